@@ -1,0 +1,1 @@
+"""Turn images into feature sets: backbones, datasets, preprocessing, planning and the engine."""

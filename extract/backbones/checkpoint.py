@@ -1,0 +1,187 @@
+"""Checkpoints: bytes read once, hashed, compared, decoded without running any of them, and loaded strictly."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from featurebank.extract.backbones.contract import Weights
+from featurebank.extract.errors import AssetError, WeightsError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from torch import nn
+
+__all__ = ["decode", "differences", "load_strictly", "read", "state_dict_of"]
+
+SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
+WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "network", "state_dict_ema", "model_ema", "teacher")
+PREFIXES = ("module.", "_orig_mod.")
+LISTED = 10
+
+
+def read(weights: Weights) -> bytes:
+    """The bytes of a checkpoint, which are the very bytes its digest stands for.
+
+    Raises:
+        AssetError: the file is missing, unreadable or has another digest.
+    """
+    path = weights.path
+    if path is None:
+        raise AssetError(
+            f"weights {weights.sha256}: expected a checkpoint file, found none; resolve the backbone again"
+        )
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise AssetError(
+            f"{path}: expected a checkpoint with SHA-256 {weights.sha256}, found: {error.strerror}; "
+            "check the path, or resolve the backbone again"
+        ) from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != weights.sha256:
+        raise AssetError(
+            f"{path}: expected SHA-256 {weights.sha256}, found {found}; the file is damaged or has changed: "
+            "delete it to fetch it again, or resolve the backbone again"
+        )
+    return data
+
+
+def state_dict_of(weights: Weights) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint file by name, unwrapped.
+
+    Raises:
+        AssetError: as `read`.
+        WeightsError: as `decode`.
+    """
+    data = read(weights)
+    assert weights.path is not None  # noqa: S101 - read() has just used it
+    return decode(data, weights.path)
+
+
+def decode(data: bytes, path: Path) -> dict[str, torch.Tensor]:
+    """Tensors by name from the bytes of a ``.pth``, ``.pt``, ``.bin`` or ``.safetensors`` file.
+
+    A wrapper (``{"state_dict": …}``) and a prefix that all names share (``module.``) are taken off where there is one
+    way to do so. Only tensors and plain containers are unpickled.
+
+    Args:
+        data: the file's bytes.
+        path: the file's name, which tells the format; nothing is read from it.
+
+    Raises:
+        WeightsError: the bytes are not such a file, or hold no tensors, or more than one set of them.
+    """
+    import torch
+
+    name = path.resolve().name if path.suffix not in SUFFIXES else path.name
+    try:
+        if name.endswith(".safetensors"):
+            from safetensors.torch import load
+
+            return _without_prefix(load(data))
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, _safetensors_error()) as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise WeightsError(
+            f"{path}: expected a checkpoint of tensors only ({', '.join(SUFFIXES)}), found a file that cannot be "
+            f"read as one: {reason}"
+        ) from error
+    return _without_prefix(_unwrap(content, path))
+
+
+def _safetensors_error() -> type[Exception]:
+    try:
+        from safetensors import SafetensorError
+    except ImportError:
+        return RuntimeError
+    return SafetensorError
+
+
+def _unwrap(content: object, path: Path) -> dict[str, torch.Tensor]:
+    if _is_state_dict(content):
+        return content  # type: ignore[return-value]
+    found = [key for key in WRAPPERS if isinstance(content, Mapping) and _is_state_dict(content.get(key))]
+    if len(found) == 1 and isinstance(content, Mapping):
+        return content[found[0]]  # type: ignore[no-any-return]
+    if found:
+        raise WeightsError(
+            f"{path}: expected one set of tensors, found several ({', '.join(found)}); save the one you mean on its own"
+        )
+    kind = f"keys {sorted(map(str, content))[:LISTED]}" if isinstance(content, Mapping) else type(content).__name__
+    raise WeightsError(f"{path}: expected tensors by name, found {kind}; save a model's state_dict()")
+
+
+def _is_state_dict(content: object) -> bool:
+    import torch
+
+    return (
+        isinstance(content, Mapping)
+        and bool(content)
+        and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in content.items())
+    )
+
+
+def _without_prefix(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    for prefix in PREFIXES:
+        if all(name.startswith(prefix) for name in tensors):
+            return {name.removeprefix(prefix): value for name, value in tensors.items()}
+    return tensors
+
+
+def differences(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """What keeps tensors from being a module's, a line each: missing, unexpected, wrong shape.
+
+    Counters of batches seen (``num_batches_tracked``) may be missing, as older checkpoints have none and inference
+    never uses them.
+
+    Args:
+        module: the architecture.
+        tensors: the checkpoint's tensors by name.
+
+    Returns:
+        the differences, none where the tensors fit.
+    """
+    wanted = module.state_dict()
+    lines = [
+        f"{name}: expected {tuple(value.shape)}, found nothing"
+        for name, value in wanted.items()
+        if name not in tensors and not name.endswith("num_batches_tracked")
+    ]
+    lines += [
+        f"{name}: expected {tuple(value.shape)}, found {tuple(tensors[name].shape)}"
+        for name, value in wanted.items()
+        if name in tensors and tensors[name].shape != value.shape
+    ]
+    lines += [
+        f"{name}: expected nothing, found {tuple(value.shape)}" for name, value in tensors.items() if name not in wanted
+    ]
+    return lines
+
+
+def load_strictly(module: nn.Module, tensors: Mapping[str, torch.Tensor], *, what: str) -> None:
+    """Puts tensors into a module whose names and shapes they must match exactly.
+
+    Args:
+        module: the architecture.
+        tensors: the checkpoint's tensors by name.
+        what: how the architecture and the checkpoint are called in the error.
+
+    Raises:
+        WeightsError: they do not match; up to ten differences are named.
+    """
+    lines = differences(module, tensors)
+    if lines:
+        shown = "".join(f"\n  {line}" for line in lines[:LISTED])
+        more = f"\n  … and {len(lines) - LISTED} more" if len(lines) > LISTED else ""
+        raise WeightsError(
+            f"{what}: the checkpoint is not of this architecture, {len(lines)} of its tensors differ:{shown}{more}\n"
+            "give a checkpoint of this architecture, or the name of the backbone it belongs to"
+        )
+    counters = {name: value for name, value in module.state_dict().items() if name not in tensors}
+    module.load_state_dict({**counters, **tensors}, strict=True)

@@ -1,0 +1,85 @@
+"""Names of backbones: ``<source prefix><name>[@random[:<seed>]]``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from featurebank.extract.assets import sha256_of
+from featurebank.extract.backbones.contract import Weights
+from featurebank.extract.errors import UnknownNameError, WeightsError
+
+__all__ = ["checked_outputs", "given_weights", "random_seed", "split_random"]
+
+_RANDOM = re.compile(r"@random(?::(?P<seed>\d+))?")
+_OUTPUT = re.compile(r"[a-z][a-z0-9_]*(\.(0|[1-9]\d*)\.[a-z][a-z0-9_]*)?")
+
+
+def split_random(name: str) -> tuple[str, int | None]:
+    """A name without its ``@random`` suffix, and the seed the suffix asks for.
+
+    >>> split_random("mobilenetv2@random:7"), split_random("timm:resnet18@random"), split_random("mobilenetv2")
+    (('mobilenetv2', 7), ('timm:resnet18', 0), ('mobilenetv2', None))
+
+    Raises:
+        UnknownNameError: there is another suffix.
+    """
+    base, at, _ = name.partition("@")
+    if not at:
+        return name, None
+    match = _RANDOM.fullmatch(name, len(base))
+    if match is None:
+        raise UnknownNameError(
+            f"unknown backbone {name!r}; what follows '@' must be 'random' or 'random:<seed>', as in '{base}@random:0'"
+        )
+    return base, int(match["seed"] or 0)
+
+
+def random_seed(weights: Weights) -> int | None:
+    """The seed of random weights, ``None`` for those of a checkpoint.
+
+    >>> random_seed(Weights(sha256="random:7"))
+    7
+    """
+    kind, _, seed = weights.sha256.partition(":")
+    return int(seed) if kind == "random" else None
+
+
+def given_weights(name: str, seed: int | None, checkpoint: Path | None) -> Weights | None:
+    """The weights a user asked for himself: a random initialisation or a local file; ``None`` for the source's own.
+
+    Raises:
+        WeightsError: both were asked for.
+        AssetError: the checkpoint cannot be read.
+    """
+    if seed is not None and checkpoint is not None:
+        raise WeightsError(f"{name}: expected random weights or a checkpoint, found both ({checkpoint}); drop one")
+    if seed is not None:
+        return Weights(sha256=f"random:{seed}", origin=f"random initialisation, seed {seed}")
+    if checkpoint is None:
+        return None
+    path = Path(checkpoint).expanduser().absolute()
+    return Weights(sha256=sha256_of(path), path=path, origin=path.name)
+
+
+def checked_outputs(name: str, outputs: Sequence[str] | None, default: tuple[str, ...]) -> tuple[str, ...]:
+    """The outputs asked for, as a spec holds them; whether the network has them shows when it is built.
+
+    >>> checked_outputs("mobilenetv2", ["pooled", "stages.3.mean"], ("pooled",))
+    ('pooled', 'stages.3.mean')
+
+    Raises:
+        UnknownNameError: none, or one twice, or one that no network can have.
+    """
+    if outputs is None:
+        return default
+    chosen = tuple(outputs)
+    if isinstance(outputs, str) or not chosen or len(set(chosen)) != len(chosen):
+        raise UnknownNameError(f"{name}: outputs must be a list of distinct names, at least one, got {outputs!r}")
+    for output in chosen:
+        if not _OUTPUT.fullmatch(output):
+            raise UnknownNameError(
+                f"{name}: unknown output {output!r}; expected a name such as 'pooled', 'logits' or 'blocks.9.cls'"
+            )
+    return chosen

@@ -1,0 +1,202 @@
+"""``timm:NAME``: every model of timm, with its own preprocessing, and weights from a file or timm's hub."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from featurebank.extract.assets import is_offline, sha256_of
+from featurebank.extract.backbones import adapters
+from featurebank.extract.backbones.checkpoint import differences, load_strictly, state_dict_of
+from featurebank.extract.backbones.contract import BackboneSpec, Network, Weights
+from featurebank.extract.backbones.naming import checked_outputs, given_weights, random_seed, split_random
+from featurebank.extract.errors import AssetError, WeightsError, nearest
+from featurebank.extract.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from timm.models import PretrainedCfg
+    from torch import nn
+
+__all__ = ["TimmSource", "load_into", "preprocessing_of"]
+
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+class TimmSource:
+    """timm's model zoo; see `Backbone` for what the methods promise.
+
+    A name is ``timm:<architecture>[.<tag>]``, as ``timm.create_model`` takes it; without a tag the one timm uses by
+    default is meant, and recorded.
+    """
+
+    prefix = "timm:"
+
+    def names(self) -> Sequence[str]:
+        """All architectures, alone and with each of their tags."""
+        import timm
+
+        plain, tagged = timm.list_models(), timm.list_models(include_tags=True)
+        return [f"{self.prefix}{name}" for name in sorted({*plain, *tagged})]
+
+    def resolve(
+        self, name: str, *, checkpoint: Path | None = None, outputs: Sequence[str] | None = None
+    ) -> BackboneSpec:
+        """The spec behind a name; see `Backbone.resolve`."""
+        base, seed = split_random(name)
+        cfg = self._config(base)
+        architecture = f"{cfg.architecture}.{cfg.tag}" if cfg.tag else str(cfg.architecture)
+        weights = given_weights(name, seed, checkpoint) or _own_weights(name, cfg)
+        default = ("pooled", "logits") if cfg.num_classes else ("pooled",)
+        return BackboneSpec(
+            name=name,
+            source="timm",
+            architecture=architecture,
+            weights=weights,
+            preprocessing=preprocessing_of(asdict(cfg)),
+            outputs=checked_outputs(name, outputs, default),
+            adapter="timm",
+        )
+
+    def build(self, spec: BackboneSpec) -> Network:
+        """The network behind a spec; see `Backbone.build`."""
+        import timm
+
+        from featurebank.extract.backbones.network import TimmNetwork, seeded
+
+        with seeded(random_seed(spec.weights) or 0):
+            model = timm.create_model(spec.architecture, pretrained=False)
+        load_into(model, spec)
+        return TimmNetwork(spec, model)
+
+    def describe(self, name: str) -> Mapping[str, object]:
+        """Licence, paper, classes and input size, as timm states them."""
+        cfg = self._config(split_random(name)[0])
+        facts = {
+            "licence": cfg.license,
+            "paper": cfg.paper_ids,
+            "classes": cfg.num_classes,
+            "input": cfg.input_size,
+            "origin": cfg.origin_url or cfg.hf_hub_id or cfg.url,
+        }
+        return {key: value for key, value in facts.items() if value}
+
+    def _config(self, name: str) -> PretrainedCfg:
+        """The pretrained configuration behind a name, with architecture and tag filled in; nothing is built."""
+        import timm
+        from timm.models import PretrainedCfg, get_pretrained_cfg
+
+        model = name.removeprefix(self.prefix)
+        architecture = model.partition(".")[0]
+        try:
+            cfg = get_pretrained_cfg(model) if timm.is_model(architecture) else None
+        except RuntimeError:
+            cfg = None
+        if cfg is None:
+            if "." not in model and timm.is_model(model):
+                return PretrainedCfg(architecture=model)
+            raise nearest("backbone", name, self.names())
+        cfg.architecture = architecture
+        return cfg
+
+
+def preprocessing_of(cfg: Mapping[str, Any]) -> Preprocessing:
+    """The evaluation transform ``timm.data.create_transform`` makes of a pretrained configuration, as a record.
+
+    Args:
+        cfg: timm's pretrained configuration as a dict.
+
+    Raises:
+        WeightsError: it asks for something the record cannot say.
+    """
+    from timm.data.config import resolve_data_config
+
+    config = resolve_data_config(pretrained_cfg=dict(cfg))  # type: ignore[no-untyped-call]
+    channels, height, width = config["input_size"]
+    scaled = [math.floor(side / config["crop_pct"]) for side in (height, width)]
+    mode = config["crop_mode"]
+    if channels != 3 or len(config["mean"]) != 3 or len(config["std"]) != 3:
+        raise WeightsError(f"timm:{cfg.get('architecture')}: expected 3 colour channels, found {channels}")
+    if mode not in {"center", "squash", "border"} or (mode == "center" and scaled[0] != scaled[1]):
+        raise WeightsError(
+            f"timm:{cfg.get('architecture')}: expected crop mode center (square), squash or border, found {mode} at "
+            f"{height}x{width}"
+        )
+    mean, std = (tuple(map(float, config[key])) for key in ("mean", "std"))
+    fill = tuple(round(255 * value) for value in mean) if mode == "border" else (0, 0, 0)
+    return Preprocessing(
+        height=height,
+        width=width,
+        resize={"center": "shorter", "squash": "exact", "border": "longer"}[mode],  # type: ignore[arg-type]
+        resize_height=scaled[0],
+        resize_width=scaled[1],
+        interpolation=config["interpolation"],
+        fill=fill,  # type: ignore[arg-type]
+        mean=mean,  # type: ignore[arg-type]
+        std=std,  # type: ignore[arg-type]
+    )
+
+
+def load_into(model: nn.Module, spec: BackboneSpec) -> None:
+    """Loads a spec's checkpoint into a timm model, directly or through timm's converter for foreign layouts.
+
+    Raises:
+        AssetError: the file is missing or has another digest.
+        WeightsError: it is not of this architecture.
+    """
+    if random_seed(spec.weights) is not None:
+        return
+    tensors = state_dict_of(spec.weights)
+    if differences(model, tensors):
+        tensors = adapters.foreign_timm(tensors, model, spec.weights.path)
+    load_strictly(model, tensors, what=f"{spec.name} from {spec.weights.path}")
+
+
+def _own_weights(name: str, cfg: PretrainedCfg) -> Weights:
+    if cfg.hf_hub_id:
+        return _from_hub(name, cfg.hf_hub_id, cfg.hf_hub_filename)
+    if cfg.url:
+        from featurebank.extract.backbones.torch_hub import fetch_url
+
+        url, file_name = (cfg.url, None) if isinstance(cfg.url, str) else cfg.url
+        path = fetch_url(url, file_name)
+        return Weights(sha256=sha256_of(path), path=path, origin=url)
+    raise AssetError(
+        f"{name}: expected pretrained weights, but timm publishes none for it; give checkpoint=, another tag, "
+        f"or '{name}@random'"
+    )
+
+
+def _from_hub(name: str, hub_id: str, file_name: str | None) -> Weights:
+    """The checkpoint from the hub's local cache, else from the hub: safetensors where there is one."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError
+
+    repository, _, revision = hub_id.partition("@")
+    files = (file_name,) if file_name else HUB_FILES
+    for file in files:
+        found = try_to_load_from_cache(repository, file, revision=revision or None)
+        if isinstance(found, str):
+            return _hub_weights(Path(found), hub_id)
+    advice = f"give checkpoint=, fill the hub's cache on another machine, or use '{name}@random'"
+    if is_offline() or os.environ.get("HF_HUB_OFFLINE", "0").upper() in {"1", "ON", "YES", "TRUE"}:
+        raise AssetError(f"{name}: expected {hub_id} in the hub's local cache, found nothing, and offline; {advice}")
+    for file in files:
+        try:
+            return _hub_weights(Path(hf_hub_download(repository, file, revision=revision or None)), hub_id)
+        except EntryNotFoundError:
+            continue
+        except Exception as error:  # the hub's client raises its transport's errors, whichever that is
+            raise AssetError(f"{name}: cannot download {file} of {hub_id}: {error}; {advice}") from error
+    raise AssetError(f"{name}: expected one of {', '.join(files)} in {hub_id}, found none; {advice}")
+
+
+def _hub_weights(path: Path, hub_id: str) -> Weights:
+    # The hub's cache names large files by their SHA-256; build() hashes what it loads in any case.
+    blob = path.resolve().name
+    digest = blob if re.fullmatch(r"[0-9a-f]{64}", blob) else sha256_of(path)
+    return Weights(sha256=digest, path=path, origin=hub_id)

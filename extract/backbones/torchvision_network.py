@@ -1,0 +1,92 @@
+"""Networks of torchvision's classification models: the features are what enters the last linear layer.
+
+Shapes: B batch, H, W input size, D dimension of a feature, K classes, h, w size of the last feature map.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from featurebank.extract.backbones.contract import BackboneSpec
+from featurebank.extract.backbones.network import FrozenNetwork, linear_head, probe
+from featurebank.extract.errors import WeightsError
+
+__all__ = ["LinearEnd", "SqueezeNet", "network_for"]
+
+
+def network_for(spec: BackboneSpec, model: nn.Module) -> FrozenNetwork:
+    """The network for a torchvision model, by how it ends.
+
+    Raises:
+        UnknownNameError: an output it does not have.
+        WeightsError: it does not end in a linear layer and is not a SqueezeNet.
+    """
+    from torchvision.models import SqueezeNet as TorchvisionSqueezeNet  # type: ignore[import-untyped]
+
+    return SqueezeNet(spec, model) if isinstance(model, TorchvisionSqueezeNet) else LinearEnd(spec, model)
+
+
+class LinearEnd(FrozenNetwork):
+    """A model that ends in one linear layer: ``pooled`` (B, D) enters it, ``logits`` (B, K) leave it.
+
+    Args:
+        spec: what to give.
+        model: a torchvision model with its weights loaded; its last linear layer is taken out of it.
+    """
+
+    def __init__(self, spec: BackboneSpec, model: nn.Module) -> None:
+        super().__init__(spec, model)
+        self._require(spec.outputs)
+        name, classifier = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)][-1]
+        with torch.no_grad():
+            images = probe(spec)
+            logits = model(images)
+            parent, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(parent), attribute, nn.Identity())
+            self.classifier = classifier
+            self._head = linear_head(classifier, model(images), logits)
+        if self._head is None:
+            raise WeightsError(
+                f"{spec.name}: expected {spec.architecture} to end in its linear layer {name}; it does not"
+            )
+
+    def available(self) -> list[str]:
+        """Names of all outputs."""
+        return ["pooled", "logits"]
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """(B, 3, H, W) to one tensor (B, …) per output."""
+        pooled = self.backbone(images)
+        return {name: pooled if name == "pooled" else self.classifier(pooled) for name in self.spec.outputs}
+
+
+class SqueezeNet(FrozenNetwork):
+    """SqueezeNet: a convolution classifies each position, and the rectified scores are averaged.
+
+    ``pooled`` (B, 512) is the mean of the last feature map, ``features`` (B, 512, h, w) that map, ``logits`` (B, K).
+    Because of the rectification logits are not linear in ``pooled``, so there is no head.
+
+    Args:
+        spec: what to give.
+        model: torchvision's SqueezeNet with its weights loaded.
+    """
+
+    def __init__(self, spec: BackboneSpec, model: nn.Module) -> None:
+        super().__init__(spec, model)
+        self._require(spec.outputs)
+
+    def available(self) -> list[str]:
+        """Names of all outputs."""
+        return ["pooled", "logits", "features"]
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """(B, 3, H, W) to one tensor (B, …) per output."""
+        features = self.backbone.features(images)  # type: ignore[operator]
+        outputs = {}
+        for name in self.spec.outputs:
+            if name == "logits":
+                outputs[name] = self.backbone.classifier(features).flatten(1)  # type: ignore[operator]
+            else:
+                outputs[name] = features if name == "features" else features.mean((2, 3))
+        return outputs

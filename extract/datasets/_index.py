@@ -1,0 +1,166 @@
+"""Content hashes of files, remembered between runs.
+
+A file's hash is filed under the XXH3-128 of its absolute path, size, modification time and inode. The index is a folder
+of segments, each written whole and renamed into place, so that a crash or a second process can lose entries but never
+damage one. A segment is entries of 32 bytes (key, hash) sorted by key, then the XXH3-128 of them all.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from featurebank.extract.assets import cache_dir
+
+__all__ = ["file_hashes"]
+
+log = logging.getLogger("featurebank")
+
+Hashes = NDArray[np.uint8]
+"""(N, 16) XXH3-128, big-endian; or (N, 32), key and hash."""
+
+DIGEST = 16
+ENTRY = 2 * DIGEST
+SUFFIX = ".hashes"
+MAX_SEGMENTS = 12
+FILES_A_BATCH = 256
+RACY_NS = 2_000_000_000
+"""A file changed less than this before it was hashed may change again within its clock's tick: it is not remembered."""
+
+
+def file_hashes(paths: Sequence[str], *, folder: Path | None = None, threads: int | None = None) -> Hashes:
+    """(N, 16) XXH3-128 of each file's bytes, all zero where it cannot be read; unchanged files are not read again.
+
+    Args:
+        paths: N absolute paths.
+        folder: where the index is kept; ``index`` in the asset cache by default.
+        threads: how many files are read at once.
+    """
+    folder = cache_dir() / "index" if folder is None else folder
+    batches = [paths[first : first + FILES_A_BATCH] for first in range(0, len(paths), FILES_A_BATCH)]
+    with ThreadPoolExecutor(threads or min(32, 4 * (os.cpu_count() or 1)), "hash") as pool:
+        keys = np.concatenate([np.empty((0, DIGEST), np.uint8), *pool.map(_keys, batches)])
+        hashes, known = _look_up(_load(folder), keys)
+        missing = np.flatnonzero(~known)
+        if not len(missing):
+            return hashes
+        log.info("hashing %d of %d files", len(missing), len(paths))
+        rows = [missing[first : first + FILES_A_BATCH] for first in range(0, len(missing), FILES_A_BATCH)]
+        read = np.concatenate(list(pool.map(lambda part: _read([paths[row] for row in part]), rows)))
+    hashes[missing] = read[:, DIGEST:]
+    _save(folder, read[read[:, :DIGEST].any(axis=1)])
+    return hashes
+
+
+def _key(path: str, status: os.stat_result) -> bytes:
+    facts = f"{status.st_size} {status.st_mtime_ns} {status.st_ino} "
+    return xxhash.xxh3_128_digest(facts.encode() + os.fsencode(path))
+
+
+def _keys(paths: Sequence[str]) -> Hashes:
+    """(n, 16) keys of the files as they are now, all zero for those that are not there."""
+    keys = []
+    for path in paths:
+        try:
+            keys.append(_key(path, os.stat(path)))  # noqa: PTH116 (called a million times)
+        except (OSError, ValueError):
+            keys.append(bytes(DIGEST))
+    return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, DIGEST)
+
+
+def _read(paths: Sequence[str]) -> Hashes:
+    """(n, 32) entries of freshly read files; the key is all zero where the entry must not be remembered."""
+    entries = []
+    for path in paths:
+        key = digest = bytes(DIGEST)
+        try:
+            with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (called a million times)
+                before = os.fstat(file.fileno())
+                content = file.read()
+                now = time.time_ns()
+                after = os.fstat(file.fileno())
+            digest = xxhash.xxh3_128_digest(content)
+            if before.st_mtime_ns == after.st_mtime_ns < now - RACY_NS and len(content) == after.st_size:
+                key = _key(path, after)
+        except (OSError, ValueError) as error:
+            log.debug("cannot hash %s: %s", path, error)
+        entries.append(key + digest)
+    return np.frombuffer(b"".join(entries), np.uint8).reshape(-1, ENTRY)
+
+
+def _look_up(entries: Hashes, keys: Hashes) -> tuple[Hashes, NDArray[np.bool_]]:
+    """Hashes (n, 16) of the keys (n, 16), and which (n,) were found."""
+    hashes = np.zeros((len(keys), DIGEST), np.uint8)
+    if not len(entries):
+        return hashes, np.zeros(len(keys), np.bool_)
+    order = _first_half(entries)
+    at = np.minimum(np.searchsorted(order, _first_half(keys)), len(entries) - 1)
+    # Two keys that share their first half cost one re-reading, at odds of one in 10^7 for a million files.
+    known = (entries[at, :DIGEST] == keys).all(axis=1) & keys.any(axis=1)
+    hashes[known] = entries[at[known], DIGEST:]
+    return hashes, known
+
+
+def _first_half(entries: Hashes) -> NDArray[np.uint64]:
+    return np.ascontiguousarray(entries[:, :8]).view(">u8").reshape(-1).astype(np.uint64)
+
+
+def _load(folder: Path) -> Hashes:
+    """All entries of the index, sorted by key."""
+    parts = [
+        entries for segment in sorted(folder.glob(f"*{SUFFIX}")) if (entries := _load_segment(segment)) is not None
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    return _sorted(np.concatenate([np.empty((0, ENTRY), np.uint8), *parts]))
+
+
+def _load_segment(path: Path) -> Hashes | None:
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None  # Another process has just merged it.
+    body, digest = content[:-DIGEST], content[-DIGEST:]
+    if len(body) % ENTRY or xxhash.xxh3_128_digest(body) != digest:
+        log.warning("%s is damaged and is removed; its files are hashed again", path)
+        path.unlink(missing_ok=True)
+        return None
+    return np.frombuffer(body, np.uint8).reshape(-1, ENTRY)
+
+
+def _sorted(entries: Hashes) -> Hashes:
+    return entries[np.argsort(_first_half(entries), kind="stable")]
+
+
+def _save(folder: Path, entries: Hashes) -> None:
+    """Adds a segment, or one merged segment in place of all once there are many. A full disk is no error."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        merged = sorted(folder.glob(f"*{SUFFIX}"))
+        if len(merged) < MAX_SEGMENTS:
+            merged = []
+        old = [part for segment in merged if (part := _load_segment(segment)) is not None]
+        entries = np.concatenate([entries, *old])
+        if not len(entries):
+            return
+        _, first = np.unique(_first_half(entries), return_index=True)
+        body = entries[first].tobytes()
+        descriptor, name = tempfile.mkstemp(dir=folder)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(body + xxhash.xxh3_128_digest(body))
+        Path(name).rename(f"{name}{SUFFIX}")
+        for segment in merged:
+            segment.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning(
+            "the index of file hashes in %s cannot be written (%s); files are hashed again next time", folder, error
+        )

@@ -1,0 +1,281 @@
+"""What all splits share: their records' checks, the subset, the digest, and the two ways of holding images.
+
+Shapes: N records, L labels a record, H, W an image's size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurebank.extract.datasets._index import file_hashes
+from featurebank.extract.datasets.contract import Columns, DatasetSpec, Split, Subset
+from featurebank.extract.errors import DatasetError
+from featurebank.store.fingerprint import content_hash
+
+__all__ = ["ArraySplit", "FileSplit", "Records", "dataset_digest", "subset_rows"]
+
+DIGEST_HEADER = b"featurebank dataset 1\n"
+
+
+class Records:
+    """The records of a split without their images; checked when built.
+
+    Args:
+        spec: what was asked for; its subset is not yet taken (see `subset`).
+        ids: N distinct non-empty strings.
+        labels: (N,) or (N, L) integers.
+        class_names: K names, or none.
+        columns: extra columns, each (N,).
+
+    Raises:
+        DatasetError: no records, ids that repeat, are empty or hold NUL, labels of the wrong shape or out of range.
+    """
+
+    def __init__(
+        self,
+        spec: DatasetSpec,
+        ids: Sequence[str],
+        labels: NDArray[np.integer],
+        class_names: Sequence[str] = (),
+        columns: Columns | None = None,
+    ) -> None:
+        self.spec = spec
+        self.ids: Sequence[str] = list(ids)
+        self.labels: NDArray[np.int64] = np.ascontiguousarray(labels, dtype=np.int64)
+        self.class_names: Sequence[str] = list(class_names)
+        self.columns: Columns = dict(columns or {})
+        _check(self)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.spec.name} {self.spec.split}: {len(self)} records>"
+
+    def subset(self) -> Self:
+        """The part that ``spec.subset`` asks for, in the split's order; itself where there is none.
+
+        Raises:
+            DatasetError: the subset is larger than the split.
+        """
+        if self.spec.subset is None:
+            return self
+        return self.take(subset_rows(self.labels, self.spec.subset, where=_where(self.spec)))
+
+    def take(self, rows: NDArray[np.int64]) -> Self:
+        """The records at these rows, in this order."""
+        # Not copy.copy: it goes the way of pickling, which opens the split again.
+        part = object.__new__(type(self))
+        vars(part).update(vars(self))
+        part.ids = [self.ids[row] for row in rows]
+        part.labels = self.labels[rows]
+        part.columns = {name: values[rows] for name, values in self.columns.items()}
+        return part
+
+
+class FileSplit(Records):
+    """Records whose images are files.
+
+    Args:
+        folder: what relative paths are relative to.
+        files: N paths.
+    """
+
+    def __init__(
+        self,
+        spec: DatasetSpec,
+        ids: Sequence[str],
+        labels: NDArray[np.integer],
+        class_names: Sequence[str] = (),
+        columns: Columns | None = None,
+        *,
+        folder: Path,
+        files: Sequence[str],
+    ) -> None:
+        super().__init__(spec, ids, labels, class_names, columns)
+        self._folder = str(folder.absolute())
+        self._files = files
+        self._hashes: NDArray[np.uint8] | None = None
+
+    def take(self, rows: NDArray[np.int64]) -> Self:
+        """The records at these rows, in this order."""
+        part = super().take(rows)
+        part._files = [self._files[row] for row in rows]
+        part._hashes = None
+        return part
+
+    def path(self, index: int) -> str:
+        """Where record ``index`` lies."""
+        return os.path.join(self._folder, self._files[index])  # noqa: PTH118 (called a million times)
+
+    def read(self, index: int) -> bytes:
+        """The encoded file's bytes."""
+        with open(self.path(index), "rb", buffering=0) as file:  # noqa: PTH123 (called a million times)
+            return file.read()
+
+    def content_hashes(self) -> NDArray[np.uint8]:
+        """(N, 16) hashes, the same for the life of this object; files seen before and unchanged are not read again."""
+        if self._hashes is None:
+            self._hashes = file_hashes([self.path(index) for index in range(len(self))])
+        return self._hashes
+
+
+class ArraySplit(Records):
+    """Records whose images are rows of one array in memory or mapped.
+
+    It pickles as its spec and a function that opens it again, so that no worker is sent the pixels.
+
+    Args:
+        pixels: (N, H, W) grey or (N, H, W, 3) RGB, uint8.
+        reopen: gives the same split from its spec; importable by name.
+    """
+
+    def __init__(
+        self,
+        spec: DatasetSpec,
+        ids: Sequence[str],
+        labels: NDArray[np.integer],
+        class_names: Sequence[str] = (),
+        columns: Columns | None = None,
+        *,
+        pixels: NDArray[np.uint8],
+        reopen: Callable[[DatasetSpec], Split],
+    ) -> None:
+        if pixels.dtype != np.uint8 or len(pixels) != len(ids):
+            raise DatasetError(
+                f"{_where(spec)}: expected {len(ids)} images of uint8, found {len(pixels)} of {pixels.dtype}"
+            )
+        super().__init__(spec, ids, labels, class_names, columns)
+        self._pixels = pixels
+        self._rows: NDArray[np.int64] | None = None
+        self._reopen = reopen
+
+    def __reduce__(self) -> tuple[Callable[[DatasetSpec], Split], tuple[DatasetSpec]]:
+        return self._reopen, (self.spec,)
+
+    def take(self, rows: NDArray[np.int64]) -> Self:
+        """The records at these rows, in this order."""
+        part = super().take(rows)
+        part._rows = rows if self._rows is None else self._rows[rows]
+        return part
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """The raw pixels, (H, W) or (H, W, 3)."""
+        pixels: NDArray[np.uint8] = np.asarray(self._pixels[index if self._rows is None else self._rows[index]])
+        return pixels
+
+    def content_hashes(self) -> NDArray[np.uint8]:
+        """(N, 16) hashes of the pixels."""
+        digests = b"".join([content_hash(self.read(index)) for index in range(len(self))])
+        return np.frombuffer(digests, np.uint8).reshape(-1, 16)
+
+
+def subset_rows(labels: NDArray[np.int64], subset: Subset, *, where: str = "the dataset") -> NDArray[np.int64]:
+    """The rows that a subset keeps, ascending.
+
+    Stratified, every class gets the whole part of ``size * its count / N``, and the classes with the largest remainders
+    (the lower label first among equals) one more. Records without a label (-1) count as a class of their own; where
+    there are only such records, or several labels a record, the draw is plain. NumPy's PCG64 draws, seeded with
+    ``seed``.
+
+    Args:
+        labels: (N,) or (N, L).
+        subset: how many, which way.
+        where: names the dataset in errors.
+
+    Raises:
+        DatasetError: ``size`` is below 1 or above N.
+
+    >>> subset_rows(np.array([0, 0, 0, 0, 1, 1, 2, 2]), Subset(size=4)).shape
+    (4,)
+    """
+    n = len(labels)
+    if not 1 <= subset.size <= n:
+        raise DatasetError(f"{where}: a subset must have 1 to {n} records, got size {subset.size}")
+    generator = np.random.Generator(np.random.PCG64(subset.seed))
+    if not subset.stratified or labels.ndim != 1 or (labels == labels[0]).all():
+        return np.sort(generator.permutation(n)[: subset.size])
+    _, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    # Whole-number arithmetic: a remainder must not depend on rounding.
+    shares, remainders = np.divmod(subset.size * counts, n)
+    largest = np.argsort(-remainders, kind="stable")[: subset.size - int(shares.sum())]
+    shares[largest] += 1
+    drawn = [generator.permutation(np.flatnonzero(inverse == k))[:share] for k, share in enumerate(shares)]
+    return np.sort(np.concatenate(drawn))
+
+
+def dataset_digest(split: Split) -> str:
+    """Hex SHA-256 of a split's ordered ids, labels and contents.
+
+    Over these bytes, all numbers little-endian: ``DIGEST_HEADER``; N as uint64; N id lengths in bytes as uint32; the
+    ids in UTF-8, one after the other; the number of dimensions of the labels as uint64 and their shape, each uint64;
+    the labels as int64, row by row; the (N, 16) content hashes.
+    """
+    ids = [name.encode("utf-8") for name in split.ids]
+    labels = np.ascontiguousarray(split.labels, dtype="<i8")
+    sha256 = hashlib.sha256(DIGEST_HEADER)
+    sha256.update(np.array([len(ids)], "<u8").tobytes())
+    sha256.update(np.fromiter(map(len, ids), "<u4", len(ids)).tobytes())
+    sha256.update(b"".join(ids))
+    sha256.update(np.array([labels.ndim, *labels.shape], "<u8").tobytes())
+    sha256.update(labels.tobytes())
+    sha256.update(np.ascontiguousarray(split.content_hashes(), np.uint8).tobytes())
+    return sha256.hexdigest()
+
+
+def _where(spec: DatasetSpec) -> str:
+    return f"{spec.name} {spec.split!r}"
+
+
+def _check(records: Records) -> None:
+    where, ids, labels = _where(records.spec), records.ids, records.labels
+    if not ids:
+        raise DatasetError(f"{where}: expected at least one record, found none; check the path and the split")
+    if len(set(ids)) != len(ids):
+        twice = [name for name, count in Counter(ids).items() if count > 1]
+        raise DatasetError(f"{where}: ids must be distinct, found {len(twice)} more than once: {_some(twice)}")
+    # One pass over one long string: a million separate checks take a second.
+    joined = "".join(ids)
+    if "" in ids or "\0" in joined or not _encodable(joined):
+        bad = [name for name in ids if not name or "\0" in name or not _encodable(name)]
+        raise DatasetError(f"{where}: ids must be non-empty UTF-8 without NUL, found {_some(bad)}; rename them")
+    if labels.ndim not in {1, 2} or len(labels) != len(ids):
+        raise DatasetError(f"{where}: expected labels of shape ({len(ids)},) or ({len(ids)}, L), found {labels.shape}")
+    _check_labels(where, labels, len(records.class_names))
+    for name, values in records.columns.items():
+        if values.shape != (len(ids),):
+            raise DatasetError(f"{where}: column {name!r} must have shape ({len(ids)},), found {values.shape}")
+
+
+def _check_labels(where: str, labels: NDArray[np.int64], n_classes: int) -> None:
+    if labels.ndim == 2:
+        if not ((labels >= -1) & (labels <= 1)).all() or (n_classes and n_classes != labels.shape[1]):
+            raise DatasetError(
+                f"{where}: several labels a record must be 0, 1 or -1 for each of the {n_classes or 'L'} classes, "
+                f"found shape {labels.shape}, values {labels.min()} to {labels.max()}"
+            )
+        return
+    low, high = int(labels.min()), int(labels.max())
+    if low < -1 or (n_classes and high >= n_classes):
+        upper = f"to {n_classes - 1} ({n_classes} class names)" if n_classes else "upwards"
+        raise DatasetError(f"{where}: labels must be -1 (none) or 0 {upper}, found {low} to {high}")
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(ascii(name) for name in names[:5]) + (", …" if len(names) > 5 else "")

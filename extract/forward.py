@@ -1,0 +1,168 @@
+"""The forward pass: 8-bit pixels in, stored values out, in one call that knows precision, compilation and memory.
+
+Shapes: B batch, H, W the network's input, C = 3 channels.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from featurebank.extract.key import Precision, StoredType
+from featurebank.extract.transform import normalisation
+
+if TYPE_CHECKING:
+    from featurebank.extract.backbones.contract import BackboneSpec, Network
+
+__all__ = ["COMPILE_FROM_ROWS", "PixelsToFeatures", "Runner", "can_compile", "is_out_of_memory"]
+
+log = logging.getLogger("featurebank")
+
+COMPILE_FROM_ROWS = 2048
+"""Compiling costs about as much as it saves on this many images (benchmarks/extract_peer.py prints both)."""
+
+AGREEMENT = 0.999
+"""A compiled network whose features have a smaller cosine to the eager ones than this is not used."""
+
+
+class PixelsToFeatures(nn.Module):
+    """Normalisation in float32, the network in its own precision, outputs in the stored dtype."""
+
+    def __init__(self, network: Network, spec: BackboneSpec, precision: Precision, dtype: StoredType) -> None:
+        super().__init__()
+        self.scale: torch.Tensor
+        self.shift: torch.Tensor
+        scale, shift = normalisation(spec.preprocessing)
+        self.register_buffer("scale", torch.from_numpy(scale).view(1, 3, 1, 1).clone(), persistent=False)
+        self.register_buffer("shift", torch.from_numpy(shift).view(1, 3, 1, 1).clone(), persistent=False)
+        self.compute = getattr(torch, precision)
+        self.stored = getattr(torch, dtype)
+        assert isinstance(network, nn.Module)  # noqa: S101 - narrows the type, the contract says so
+        self.network = network.to(self.compute).to(memory_format=torch.channels_last)
+        self.eval().requires_grad_(False)
+
+    def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """(B, H, W, C) uint8 to one tensor (B, ...) per output."""
+        images = pixels.permute(0, 3, 1, 2).to(torch.float32) * self.scale + self.shift
+        outputs = self.network(images.to(self.compute))
+        return {name: value.to(self.stored) for name, value in outputs.items()}
+
+
+class Runner:
+    """One backbone on one device.
+
+    A pass never holds more than ``batch_size`` images; when memory runs out that number is halved for good and the
+    images are passed again. Halves nest, so rows stay where they are. Calls from several threads are safe.
+
+    Args:
+        module: what to run; moved to the device.
+        device: ``cpu``, ``cuda``, ``cuda:1`` …
+        batch_size: the most images a pass.
+        compiled: whether to compile; falls back to eager, with a warning, where that fails.
+    """
+
+    def __init__(self, module: PixelsToFeatures, *, device: str, batch_size: int, compiled: bool) -> None:
+        self.device = torch.device(device)
+        self.module = module.to(self.device)
+        self.batch_size = batch_size
+        self.compiled = False
+        self.note = ""
+        self._call: Callable[[torch.Tensor], dict[str, torch.Tensor]] = self.module
+        self._lock = threading.Lock()
+        if compiled:
+            self._compile()
+
+    def __call__(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """(B, H, W, C) uint8 to one tensor (B, ...) per output, on the device."""
+        parts: list[dict[str, torch.Tensor]] = []
+        start = 0
+        while start < len(pixels):
+            size = self.batch_size
+            try:
+                parts.append(self._pass(pixels[start : start + size], size))
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or size == 1:
+                    raise
+                self._halve(size)
+                continue
+            start += size
+        if len(parts) == 1:
+            return parts[0]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _pass(self, pixels: torch.Tensor, size: int) -> dict[str, torch.Tensor]:
+        n = len(pixels)
+        with torch.inference_mode():
+            on_device = pixels.to(self.device, non_blocking=True)
+            if self.compiled and n < size:
+                padding = on_device.new_zeros((size - n, *on_device.shape[1:]))
+                return {name: value[:n] for name, value in self._call(torch.cat([on_device, padding])).items()}
+            return self._call(on_device)
+
+    def _halve(self, size: int) -> None:
+        with self._lock:
+            if self.batch_size == size:
+                self.batch_size = size // 2
+                self.note = f"out of memory at {size} images: the batch is {size // 2} from here on"
+                log.warning("%s", self.note)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _compile(self) -> None:
+        spec = self.module.network.spec.preprocessing
+        generator = torch.Generator().manual_seed(0)
+        sample = torch.randint(
+            0, 256, (self.batch_size, spec.height, spec.width, 3), dtype=torch.uint8, generator=generator
+        )
+        eager = self._pass(sample, self.batch_size)
+        from torch._inductor.async_compile import shutdown_compile_workers
+
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self._call = torch.compile(self.module, dynamic=False, options={"freezing": True})
+                compiled = self._pass(sample, self.batch_size)
+        except Exception as error:
+            self._use_eager(f"compilation failed, running eagerly: {str(error).splitlines()[0][:200]}")
+            return
+        finally:
+            shutdown_compile_workers()
+        agreement = min(_cosine(eager[name], compiled[name]) for name in eager)
+        if agreement < AGREEMENT:
+            self._use_eager(f"compiled features differ from eager ones (cosine {agreement:.5f}), running eagerly")
+            return
+        self.compiled = True
+
+    def _use_eager(self, note: str) -> None:
+        self._call = self.module
+        self.note = note
+        log.warning("%s", note)
+
+
+def can_compile(device: str) -> bool:
+    """Whether there is a compiler for generated code: a C++ one for a CPU, Triton for a GPU."""
+    if device.startswith("cuda"):
+        from torch.utils._triton import has_triton
+
+        return bool(has_triton())
+    return shutil.which("g++") is not None or shutil.which("clang++") is not None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or a CPU."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return "DefaultCPUAllocator" in text and "memory" in text
+
+
+def _cosine(a: torch.Tensor, b: torch.Tensor) -> float:
+    a, b = a.flatten(1).double(), b.flatten(1).double()
+    return float(nn.functional.cosine_similarity(a, b).min())

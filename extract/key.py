@@ -1,0 +1,77 @@
+"""The key of a feature set: everything that determines its numbers, and nothing else.
+
+In it: format version, backbone (source, name, architecture, digest of the weights, conversion, outputs), the whole
+preprocessing record, precision policy, stored dtype, dataset (name, split, subset, digest of ordered ids, labels and
+contents). Not in it: batch size, device, workers, paths, times, library versions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from featurebank.extract.backbones.contract import BackboneSpec
+from featurebank.extract.datasets.contract import Subset
+from featurebank.store.fingerprint import fingerprint, record
+
+__all__ = ["DatasetKey", "Precision", "StoredType", "feature_fingerprint", "feature_key"]
+
+KEY_VERSION = 1
+
+Precision = Literal["float32", "bfloat16", "float16"]
+StoredType = Literal["float16", "float32"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetKey:
+    """A split as the key sees it.
+
+    Attributes:
+        name: what the store's folder is called.
+        split: as the source calls it.
+        digest: SHA-256 over the ordered ids, labels and content hashes.
+        subset: which part of the split.
+    """
+
+    name: str
+    split: str
+    digest: str
+    subset: Subset | None = None
+
+
+def feature_key(
+    backbone: BackboneSpec, dataset: DatasetKey, *, precision: Precision, dtype: StoredType
+) -> Mapping[str, Any]:
+    """The key as plain JSON.
+
+    Raises:
+        ValueError: a precision, a dtype or a set of outputs that does not exist.
+    """
+    for name, value, allowed in (
+        ("precision", precision, get_args(Precision)),
+        ("dtype", dtype, get_args(StoredType)),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+    if not backbone.outputs or len(set(backbone.outputs)) != len(backbone.outputs):
+        raise ValueError(f"outputs must be distinct and at least one, got {list(backbone.outputs)}")
+    if not backbone.weights.sha256:
+        raise ValueError(f"the weights of {backbone.name} have no digest; a key without one would match any weights")
+    spec = record(backbone)
+    spec["weights"] = backbone.weights.sha256
+    spec["outputs"] = list(backbone.outputs)
+    preprocessing = spec.pop("preprocessing")
+    return {
+        "version": KEY_VERSION,
+        "backbone": spec,
+        "preprocessing": preprocessing,
+        "precision": precision,
+        "dtype": dtype,
+        "dataset": record(dataset),
+    }
+
+
+def feature_fingerprint(backbone: BackboneSpec, dataset: DatasetKey, *, precision: Precision, dtype: StoredType) -> str:
+    """SHA-256 of the key's canonical JSON, 64 hex digits."""
+    return fingerprint(feature_key(backbone, dataset, precision=precision, dtype=dtype))

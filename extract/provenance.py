@@ -1,0 +1,41 @@
+"""What a feature set tells of its making that does not determine its numbers: versions, device, execution."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+from featurebank.extract.backbones.contract import BackboneSpec
+from featurebank.extract.datasets.contract import Split
+
+__all__ = ["provenance"]
+
+LIBRARIES = ("featurebank", "torch", "torchvision", "timm", "pillow", "numpy", "h5py")
+
+
+def provenance(device: str, execution: Mapping[str, Any], split: Split, spec: BackboneSpec) -> dict[str, Any]:
+    """Plain JSON for the manifest; names no host, no user and no path."""
+    return {
+        "versions": {name: _version(name) for name in LIBRARIES} | {"python": platform.python_version()},
+        "device": _device_name(device),
+        "execution": dict(execution),
+        "class_names": list(split.class_names),
+        "weights_origin": spec.weights.origin,
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _device_name(device: str) -> str:
+    if device.startswith("cuda"):
+        import torch
+
+        return str(torch.cuda.get_device_name(device))
+    return f"cpu {platform.machine()}"

@@ -1,0 +1,270 @@
+"""How the stages of a pass overlap, on a CPU and on a GPU.
+
+CPU: one lane per core, each decoding and forwarding its own batches on one thread. The lanes never wait for one
+another, a core is never idle while there is work, and a row's numbers do not depend on how many lanes there are.
+GPU: decode threads fill pinned batches slice by slice, one thread feeds the device without ever synchronising, and the
+writing thread waits for results. Reading runs ahead, and writing lags behind, in threads of their own on both.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from featurebank.extract.batches import Batch, Preparer, Reader
+from featurebank.extract.forward import Runner
+from featurebank.extract.progress import Clock
+from featurebank.extract.sink import Assembler, Sink
+
+__all__ = ["Line", "Pass", "run_pass"]
+
+T = TypeVar("T")
+
+READERS = 2
+SLICE = 16
+IN_FLIGHT = 4
+
+
+@dataclass(frozen=True)
+class Line:
+    """One feature set of a pass: its network, the pixels it takes, and where its rows go."""
+
+    runner: Runner
+    pixels: object
+    assembler: Assembler
+
+
+@dataclass
+class Pass:
+    """Everything the threads of one pass share.
+
+    Attributes:
+        lines: the feature sets that are fed.
+        work: the batches, in order.
+        read: fills a batch's contents.
+        prepare: fills a batch's pixels.
+        sink: takes results.
+        clock: where busy seconds go.
+        workers: lanes or decode threads.
+        stop: set when the pass shall end early.
+        errors: what threads died of.
+        rows_done: images that went through.
+    """
+
+    lines: Sequence[Line]
+    work: Iterator[Batch]
+    read: Reader
+    prepare: Preparer
+    sink: Sink
+    clock: Clock
+    workers: int
+    stop: threading.Event = field(default_factory=threading.Event)
+    errors: list[BaseException] = field(default_factory=list)
+    rows_done: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def finished(self, batch: Batch) -> None:
+        """Counts a batch that went through."""
+        with self.lock:
+            self.rows_done += len(batch)
+
+    def live(self, batch: Batch) -> Iterator[Line]:
+        """The feature sets that still want this batch."""
+        for member in batch.members:
+            line = self.lines[member]
+            if line.assembler.error is None:
+                yield line
+
+
+def run_pass(shared: Pass, *, cuda: bool, poll: Callable[[], None]) -> None:
+    """Runs all batches through all lines; returns when everything is in the sink's queue.
+
+    Args:
+        shared: what the threads share.
+        cuda: whether the networks are on a GPU.
+        poll: called about ten times a second from the calling thread; may set ``shared.stop``.
+
+    Raises:
+        BaseException: the first error of any thread.
+    """
+    schedule = _GpuSchedule(shared) if cuda else _CpuSchedule(shared)
+    threads = [
+        threading.Thread(target=_guarded, args=(shared, target), name=f"featurebank-{name}", daemon=True)
+        for name, target in schedule.targets()
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(0.1)
+                if shared.sink.error is not None:
+                    shared.stop.set()
+                poll()
+    finally:
+        shared.stop.set()
+        for thread in threads:
+            thread.join()
+    if shared.errors:
+        raise shared.errors[0]
+
+
+def _guarded(shared: Pass, target: Callable[[], None]) -> None:
+    try:
+        target()
+    except BaseException as error:
+        shared.errors.append(error)
+        shared.stop.set()
+
+
+class _Schedule:
+    """Reading ahead, common to both."""
+
+    def __init__(self, shared: Pass, ahead: int) -> None:
+        self.shared = shared
+        self.read_queue: queue.Queue[Batch | None] = queue.Queue(ahead)
+        self._readers = READERS
+        self._lock = threading.Lock()
+
+    def readers(self) -> list[tuple[str, Callable[[], None]]]:
+        return [(f"read-{i}", self._read) for i in range(READERS)]
+
+    def _read(self) -> None:
+        try:
+            while not self.shared.stop.is_set():
+                with self._lock:
+                    batch = next(self.shared.work, None)
+                if batch is None:
+                    return
+                self.shared.read(batch)
+                put(self.read_queue, batch, self.shared.stop)
+        finally:
+            with self._lock:
+                self._readers -= 1
+                last = self._readers == 0
+            if last:
+                put(self.read_queue, None, self.shared.stop)
+
+    def next_read(self) -> Batch | None:
+        """The next batch, or ``None`` at the end; the end is passed on to the other threads."""
+        batch = get(self.read_queue, self.shared.stop)
+        if batch is None:
+            put(self.read_queue, None, self.shared.stop)
+        return batch
+
+
+class _CpuSchedule(_Schedule):
+    def __init__(self, shared: Pass) -> None:
+        super().__init__(shared, ahead=shared.workers + READERS)
+
+    def targets(self) -> list[tuple[str, Callable[[], None]]]:
+        return [*self.readers(), *((f"lane-{i}", self._lane) for i in range(self.shared.workers))]
+
+    def _lane(self) -> None:
+        torch.set_num_threads(1)
+        shared = self.shared
+        while (batch := self.next_read()) is not None:
+            shared.prepare.allocate(batch)
+            shared.prepare(batch, batch.start, batch.stop)
+            for line in shared.live(batch):
+                with shared.clock.stage("forward"):
+                    outputs = line.runner(batch.pixels[line.pixels])
+                    arrays = {name: value.numpy() for name, value in outputs.items()}
+                shared.sink.put(line.assembler, batch.start, lambda arrays=arrays: arrays, batch.failed)  # type: ignore[misc]
+            shared.finished(batch)
+
+
+class _GpuSchedule(_Schedule):
+    def __init__(self, shared: Pass) -> None:
+        super().__init__(shared, ahead=1)
+        self._slices: queue.Queue[tuple[Batch, int, int] | None] = queue.Queue(4 * shared.workers)
+        self._prepared: queue.Queue[Batch | None] = queue.Queue()
+        self._in_flight = threading.Semaphore(IN_FLIGHT)
+        self._preparers = shared.workers
+
+    def targets(self) -> list[tuple[str, Callable[[], None]]]:
+        return [
+            *self.readers(),
+            ("slice", self._slice),
+            *((f"prepare-{i}", self._prepare) for i in range(self.shared.workers)),
+            ("forward", self._forward),
+        ]
+
+    def _slice(self) -> None:
+        stop = self.shared.stop
+        while (batch := self.next_read()) is not None:
+            while not self._in_flight.acquire(timeout=0.1):
+                if stop.is_set():
+                    return
+            self.shared.prepare.allocate(batch)
+            for first in range(batch.start, batch.stop, SLICE):
+                put(self._slices, (batch, first, min(first + SLICE, batch.stop)), stop)
+        for _ in range(self.shared.workers):
+            put(self._slices, None, stop)
+
+    def _prepare(self) -> None:
+        try:
+            while (part := get(self._slices, self.shared.stop)) is not None:
+                if self.shared.prepare(*part):
+                    put(self._prepared, part[0], self.shared.stop)
+        finally:
+            with self._lock:
+                self._preparers -= 1
+                last = self._preparers == 0
+            if last:
+                put(self._prepared, None, self.shared.stop)
+
+    def _forward(self) -> None:
+        shared = self.shared
+        while (batch := get(self._prepared, shared.stop)) is not None:
+            lines = list(shared.live(batch))
+            for line in lines:
+                with shared.clock.stage("forward"):
+                    fetch = _on_host(line.runner(batch.pixels[line.pixels]), batch)
+                shared.sink.put(line.assembler, batch.start, fetch, batch.failed)
+            self._in_flight.release()
+            shared.finished(batch)
+
+
+def _on_host(outputs: Mapping[str, torch.Tensor], batch: Batch) -> Callable[[], dict[str, NDArray[np.generic]]]:
+    """Starts the copy back; the answer waits for it. Holds the batch, whose pinned pixels may still be in use."""
+    host = {name: torch.empty(value.shape, dtype=value.dtype, pin_memory=True) for name, value in outputs.items()}
+    for name, value in outputs.items():
+        host[name].copy_(value, non_blocking=True)
+    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    copied.record(torch.cuda.current_stream(next(iter(outputs.values())).device))
+    held: list[Batch] = [batch]
+
+    def fetch() -> dict[str, NDArray[np.generic]]:
+        copied.synchronize()
+        held.clear()
+        return {name: value.numpy() for name, value in host.items()}
+
+    return fetch
+
+
+def put(to: queue.Queue[T], item: T, stop: threading.Event) -> None:
+    """Puts, but gives up when the pass is stopped."""
+    while not stop.is_set():
+        try:
+            to.put(item, timeout=0.1)
+        except queue.Full:
+            continue
+        return
+
+
+def get(source: queue.Queue[T | None], stop: threading.Event) -> T | None:
+    """Gets, or ``None`` when the pass is stopped."""
+    while not stop.is_set():
+        try:
+            return source.get(timeout=0.1)
+        except queue.Empty:
+            continue
+    return None

@@ -1,0 +1,140 @@
+"""Resize and centre crop of one image, pixel for pixel what torchvision and timm do with a PIL image.
+
+Shapes: H, W the preprocessing's height and width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from featurebank.extract.errors import ImageError
+from featurebank.extract.preprocessing import Interpolation, Preprocessing
+
+__all__ = ["Transform", "normalisation"]
+
+_RESAMPLING: Final[dict[Interpolation, Image.Resampling]] = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+}
+
+
+class Transform:
+    """Image to network input, up to the normalisation, which the engine does on whole batches.
+
+    Equal, pixel by pixel, to torchvision's ``ImageClassification`` preset and timm's ``create_transform`` in evaluation
+    (crop modes ``center``, ``squash`` and ``border``). One difference: timm fails on an image so narrow that a side
+    would become 0 pixels long; here that side becomes 1.
+
+    Args:
+        preprocessing: what the weights expect.
+
+    Raises:
+        ValueError: a size below 1, or an unknown resize mode or interpolation.
+    """
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        p = preprocessing
+        if min(p.height, p.width, p.resize_height, p.resize_width) < 1:
+            raise ValueError(
+                f"sizes must be at least 1, got crop {p.height}x{p.width}, resize {p.resize_height}x{p.resize_width}"
+            )
+        if p.interpolation not in _RESAMPLING:
+            raise ValueError(f"interpolation must be one of {', '.join(_RESAMPLING)}, got {p.interpolation!r}")
+        if p.resize not in {"shorter", "exact", "longer", "none"}:
+            raise ValueError(f"resize must be shorter, exact, longer or none, got {p.resize!r}")
+        self.preprocessing = preprocessing
+        self._resample = _RESAMPLING[p.interpolation]
+
+    @property
+    def geometry(self) -> Hashable:
+        """What two records must agree on to share the pixels (`pixels`), besides how the image was decoded."""
+        p = self.preprocessing
+        resize = None if p.resize == "none" else (p.resize, p.resize_height, p.resize_width, p.interpolation)
+        return (resize, p.height, p.width, p.fill)
+
+    def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8 in the record's channel order, read-only or not, of an RGB image.
+
+        Raises:
+            ImageError: the resized image would have more pixels than the record allows (extreme aspect ratios).
+        """
+        rgb = self.pixels(image)
+        return rgb if self.preprocessing.channels == "RGB" else np.ascontiguousarray(rgb[..., ::-1])
+
+    def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
+        """As calling it, always in RGB order: what all records of one `geometry` share."""
+        width, height = self._resized_size(image.width, image.height)
+        if (width, height) != image.size:
+            if width * height > self.preprocessing.decode.max_pixels:
+                raise ImageError(
+                    f"{image.width}x{image.height} pixels, resized to {width}x{height}: too many (max_pixels)"
+                )
+            image = image.resize((width, height), self._resample)
+        return self._crop(image)
+
+    def _resized_size(self, width: int, height: int) -> tuple[int, int]:
+        p = self.preprocessing
+        if p.resize == "none":
+            return width, height
+        if p.resize == "exact":
+            return p.resize_width, p.resize_height
+        if p.resize == "shorter" and p.resize_height == p.resize_width:
+            short, long = sorted((width, height))
+            # The quotient is taken of the product, and truncated: torchvision's order of operations.
+            other = int(p.resize_height * long / short)
+            return (p.resize_height, other) if width <= height else (other, p.resize_height)
+        ratios = (height / p.resize_height, width / p.resize_width)
+        ratio = min(ratios) if p.resize == "shorter" else max(ratios)
+        return max(1, round(width / ratio)), max(1, round(height / ratio))
+
+    def _crop(self, image: Image.Image) -> NDArray[np.uint8]:
+        p = self.preprocessing
+        if image.size == (p.width, p.height):
+            return np.asarray(image)
+        left, pad_left, width = _centre(image.width, p.width)
+        top, pad_top, height = _centre(image.height, p.height)
+        if image.size != (width, height):
+            image = image.crop((left, top, left + width, top + height))
+        if image.size == (p.width, p.height):
+            return np.asarray(image)
+        canvas = np.full((p.height, p.width, 3), p.fill, np.uint8)
+        canvas[pad_top : pad_top + height, pad_left : pad_left + width] = np.asarray(image)
+        return canvas
+
+
+def _centre(size: int, crop: int) -> tuple[int, int, int]:
+    """Along one axis: first pixel kept, pixels of border before it, pixels kept.
+
+    Python's round, to even, decides odd margins, as in torchvision.
+    """
+    if size < crop:
+        return 0, (crop - size) // 2, size
+    return round((size - crop) / 2.0), 0, crop
+
+
+def normalisation(preprocessing: Preprocessing) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """``scale`` and ``shift``, (3,) float32 in channel order: ``x * scale + shift == (x / 255 - mean) / std``.
+
+    Raises:
+        ValueError: a standard deviation that is not positive.
+
+    >>> record = Preprocessing(height=1, width=1, resize_height=1, resize_width=1, interpolation="bilinear",
+    ...                        mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    >>> scale, shift = normalisation(record)
+    >>> np.array([0, 255], np.uint8) * scale[0] + shift[0]
+    array([-1.,  1.], dtype=float32)
+    """
+    mean = np.asarray(preprocessing.mean, np.float64)
+    std = np.asarray(preprocessing.std, np.float64)
+    if not (std > 0).all():
+        raise ValueError(f"std must be positive, got {preprocessing.std}")
+    return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)

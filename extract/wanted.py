@@ -1,0 +1,121 @@
+"""What a run wants, under which key, and what of it the store already has. Imports no torch: asking is quick."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from featurebank.extract.backbones.contract import BackboneSpec
+from featurebank.extract.datasets import dataset_digest, label_of
+from featurebank.extract.datasets.contract import Split
+from featurebank.extract.key import DatasetKey, Precision, StoredType, feature_key
+from featurebank.extract.plan import Job
+from featurebank.store import FeatureStore
+from featurebank.store.fingerprint import fingerprint
+
+__all__ = ["Outcome", "Request", "Wanted", "want"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One feature set that is wanted: a backbone on a split, by position in the list of splits."""
+
+    backbone: BackboneSpec
+    split: int
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """What became of a request.
+
+    Attributes:
+        backbone: the backbone's name.
+        dataset: the store's folder.
+        split: of the dataset.
+        fingerprint: of the key.
+        path: where the sealed file lies or would lie.
+        state: ``missing``, ``present`` (was sealed before), ``sealed`` (made now), ``failed`` or ``interrupted``.
+        n_rows: records.
+        computed: rows that went through the network in this run.
+        failed: row to reason, for images that could not be decoded.
+        seconds: busy seconds per stage, of the pass this set was part of.
+        images_per_second: of that pass, by the clock on the wall.
+        execution: how it was computed: ``eager`` or ``compiled`` and the batch size.
+        error: why it failed.
+    """
+
+    backbone: str
+    dataset: str
+    split: str
+    fingerprint: str
+    path: Path
+    state: str = "missing"
+    n_rows: int
+    computed: int = 0
+    failed: dict[int, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    images_per_second: float = 0.0
+    execution: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """A request with its key, its place in the store and its part in the plan."""
+
+    request: Request
+    key: Mapping[str, Any]
+    job: Job
+    outcome: Outcome
+
+
+def want(
+    requests: Sequence[Request],
+    splits: Sequence[Split],
+    store: FeatureStore,
+    *,
+    precision: Precision,
+    dtype: StoredType = "float16",
+) -> list[Wanted]:
+    """The key of every request, and whether the store has it. A request that is made twice is wanted once.
+
+    Args:
+        requests: what is wanted, in the order in which it shall be reported.
+        splits: the opened splits the requests point into.
+        store: where the sets are looked up.
+        precision: the arithmetic of the networks; part of the key.
+        dtype: what is stored; part of the key.
+    """
+    digests = {index: dataset_digest(splits[index]) for index in sorted({request.split for request in requests})}
+    found: dict[str, Wanted] = {}
+    for request in requests:
+        split, spec = splits[request.split], request.backbone
+        dataset = DatasetKey(
+            name=label_of(split.spec),
+            split=split.spec.split,
+            digest=digests[request.split],
+            subset=split.spec.subset,
+        )
+        key = feature_key(spec, dataset, precision=precision, dtype=dtype)
+        digest = fingerprint(key)
+        path = store.path_for(dataset.name, dataset.split, spec.name, digest)
+        outcome = Outcome(
+            backbone=spec.name,
+            dataset=dataset.name,
+            split=dataset.split,
+            fingerprint=digest,
+            path=path,
+            state="present" if path.exists() else "missing",
+            n_rows=len(split),
+        )
+        job = Job(
+            fingerprint=digest,
+            backbone=fingerprint({"backbone": key["backbone"], "preprocessing": key["preprocessing"]}),
+            split=request.split,
+            decode=spec.preprocessing.decode,
+            n_rows=len(split),
+        )
+        found.setdefault(digest, Wanted(request=request, key=key, job=job, outcome=outcome))
+    return list(found.values())

@@ -1,0 +1,218 @@
+"""The command line: one verb each. Results go to stdout, progress and messages to stderr.
+
+Exit codes: 0 done, 1 something failed, 2 wrong use.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+
+from featurebank import __version__
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Extract every backbone's frozen features once; ask the cached features anything.",
+)
+
+StoreOption = Annotated[Path, typer.Option("--store", help="The store's folder.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables for people.")]
+DEFAULT_STORE = Path("features")
+WIDTH_WITHOUT_TERMINAL = 150
+
+
+def _console(*, stderr: bool = False) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, width=None if stream.isatty() else WIDTH_WITHOUT_TERMINAL)
+
+
+def _messages(console: Console) -> None:
+    handler = RichHandler(console=console, show_time=False, show_path=False, show_level=False, markup=False)
+    log = logging.getLogger("featurebank")
+    log.handlers = [handler]
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+@app.command()
+def features(
+    config: Annotated[
+        Path | None, typer.Argument(help="A YAML configuration; without one, the packaged demonstration runs.")
+    ] = None,
+    store: Annotated[Path | None, typer.Option("--store", help="Where features go, instead of the file's own.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first image that cannot be decoded.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Extract what the store does not have yet; what is sealed is left alone, what was begun goes on."""
+    from featurebank.pipelines.config import RunConfig
+    from featurebank.pipelines.display import live, render_report
+    from featurebank.pipelines.features import run_features
+
+    start = time.perf_counter()
+    err = _console(stderr=True)
+    _messages(err)
+    if config is None:
+        with importlib.resources.as_file(importlib.resources.files("featurebank.pipelines") / "demo.yaml") as demo:
+            run = RunConfig.read(demo)
+        run = run.model_copy(update={"store": DEFAULT_STORE})
+    else:
+        run = RunConfig.read(config)
+    if store is not None:
+        run = run.model_copy(update={"store": store})
+    if strict:
+        run = run.model_copy(update={"extraction": run.extraction.model_copy(update={"strict": True})})
+    with live(err) as observer:
+        report = run_features(run, observer=observer)
+    if as_json:
+        _print_json(_report_json(report))
+    else:
+        render_report(report, _console(), seconds=time.perf_counter() - start)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def ls(
+    store: StoreOption = DEFAULT_STORE,
+    dataset: Annotated[str | None, typer.Option(help="Only this dataset.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Only this backbone.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the feature sets of a store, the unfinished and damaged ones too."""
+    from featurebank.pipelines.inspection import entries_table, entry_json
+    from featurebank.store import FeatureStore
+
+    entries = FeatureStore(store).ls(dataset=dataset, backbone=backbone)
+    if as_json:
+        _print_json([entry_json(entry) for entry in entries])
+    else:
+        _console().print(entries_table(entries, store))
+
+
+@app.command()
+def show(
+    dataset: Annotated[str, typer.Argument(help="DATASET/SPLIT")],
+    backbone: Annotated[str, typer.Argument(help="The backbone's name.")],
+    store: StoreOption = DEFAULT_STORE,
+    fingerprint: Annotated[str | None, typer.Option(help="Which one, where several keys match.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one feature set: its key, how it was made, its outputs and its failed rows."""
+    from featurebank.pipelines.inspection import set_json, set_view
+    from featurebank.store import FeatureStore
+
+    with FeatureStore(store).open(dataset, backbone, fingerprint=fingerprint) as feature_set:
+        if as_json:
+            _print_json(set_json(feature_set))
+        else:
+            _console().print(set_view(feature_set))
+
+
+@app.command()
+def verify(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
+    """Hash every byte of every sealed set again; exit 1 if one is not what it was."""
+    from featurebank.pipelines.inspection import verify_json, verify_table
+    from featurebank.store import FeatureStore
+
+    reports = FeatureStore(store).verify()
+    if as_json:
+        _print_json(verify_json(reports))
+    else:
+        _console().print(verify_table(reports, store))
+    if not all(report.ok for report in reports):
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Check this machine: libraries, devices, compiler, cache, and what a run would use."""
+    from featurebank.pipelines.doctor import doctor_table, examine
+
+    findings = examine()
+    if as_json:
+        _print_json([{"check": f.check, "found": f.found, "ok": f.ok, "advice": f.advice} for f in findings])
+    else:
+        _console().print(doctor_table(findings))
+    if not all(f.ok for f in findings):
+        raise typer.Exit(1)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Extract every backbone's frozen features once; ask the cached features anything."""
+
+
+def _report_json(report: Any) -> dict[str, Any]:
+    return {
+        "ok": report.ok,
+        "device": report.device,
+        "precision": report.precision,
+        "sets": [
+            {**vars(outcome), "path": str(outcome.path), "failed": {str(k): v for k, v in outcome.failed.items()}}
+            for outcome in report.outcomes
+        ],
+        "unavailable": report.unavailable,
+        "probes": [
+            {
+                "backbone": probe.backbone,
+                "train": probe.probe.train,
+                "test": probe.probe.test,
+                "accuracy": probe.row.value if probe.row else None,
+                "interval": [probe.row.low, probe.row.high] if probe.row else None,
+                "error": probe.error,
+            }
+            for probe in report.probes
+        ],
+    }
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def main() -> None:
+    """The console script: every error the project raises on purpose is one clear message, not a traceback."""
+    sys.exit(_run(app))
+
+
+def _run(application: Callable[..., Any]) -> int:
+    from featurebank.extract.errors import ExtractError
+    from featurebank.store import StoreError
+
+    try:
+        application()
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
+    except KeyboardInterrupt:
+        _console(stderr=True).print("interrupted; what was committed is kept, run again to go on", style="yellow")
+        return 130
+    except (StoreError, ExtractError, OSError, ValueError) as error:
+        text = str(error) if str(error) else type(error).__name__
+        _console(stderr=True).print(f"[red]error:[/] {escape(text)}", highlight=False, soft_wrap=True)
+        return 2 if isinstance(error, KeyError) or type(error).__name__ == "ConfigError" else 1
+    return 0

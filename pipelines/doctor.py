@@ -1,0 +1,98 @@
+"""What this machine has, and what a run would do with it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from featurebank.extract.assets import cache_dir
+from featurebank.extract.device import cpu_cores, has_bfloat16, resolve_device, resolve_precision
+
+__all__ = ["Finding", "doctor_table", "examine"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at; ``advice`` says what to do where ``ok`` is false, or what follows from it."""
+
+    check: str
+    found: str
+    ok: bool = True
+    advice: str = ""
+
+
+def examine() -> list[Finding]:
+    """Looks at everything; fetches nothing."""
+    return [*_libraries(), *_devices(), *_places()]
+
+
+def _libraries() -> Iterator[Finding]:
+    yield Finding(check="python", found=platform.python_version())
+    for name, extra in (
+        ("h5py", ""),
+        ("torch", "extract"),
+        ("torchvision", "extract"),
+        ("timm", "extract"),
+        ("pillow", "extract"),
+        ("scikit-learn", "probes"),
+    ):
+        try:
+            yield Finding(check=name, found=importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding(check=name, found="missing", ok=False, advice=f"pip install 'featurebank[{extra or 'all'}]'")
+    try:
+        import torch
+        import torchvision  # type: ignore[import-untyped]
+
+        torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+    except (ImportError, RuntimeError) as error:
+        advice = "install the torchvision that was built for this torch"
+        yield Finding(check="torch and torchvision", found=str(error).splitlines()[0], ok=False, advice=advice)
+    else:
+        yield Finding(check="torch and torchvision", found="fit together")
+
+
+def _devices() -> Iterator[Finding]:
+    device = resolve_device("auto")
+    yield Finding(check="device", found=device, advice="what `device: auto` means here")
+    native = has_bfloat16(device)
+    yield Finding(
+        check="precision",
+        found=resolve_precision("auto", device),
+        advice="what `precision: auto` means here" + ("" if native else "; no bfloat16 in hardware"),
+    )
+    yield Finding(check="cores", found=str(cpu_cores()))
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    advice = "" if compiler else "install g++ to let networks be compiled: about twice as fast on a CPU"
+    yield Finding(check="C++ compiler", found=compiler or "none", advice=advice)
+
+
+def _places() -> Iterator[Finding]:
+    folder = cache_dir()
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    writable = os.access(existing, os.W_OK)
+    yield Finding(
+        check="cache",
+        found=str(folder),
+        ok=writable,
+        advice="" if writable else "not writable: set FEATUREBANK_CACHE to a folder that is",
+    )
+    free = shutil.disk_usage(existing).free / 2**30
+    yield Finding(
+        check="free space there", found=f"{free:.0f} GiB", ok=free > 1, advice="" if free > 1 else "make room"
+    )
+
+
+def doctor_table(findings: list[Finding]) -> Table:
+    """The findings for a person."""
+    table = Table("check", "found", "", title="This machine", title_justify="left")
+    for finding in findings:
+        mark = finding.found if finding.ok else f"[red]{finding.found}[/]"
+        table.add_row(finding.check, mark, finding.advice)
+    return table

@@ -1,0 +1,233 @@
+"""The batch run: from a configuration to sealed feature sets and, where asked for, a linear probe of each backbone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from featurebank.extract import backbones, datasets
+from featurebank.extract.backbones.contract import BackboneSpec
+from featurebank.extract.datasets.contract import DatasetSpec, Split, Subset
+from featurebank.extract.device import Execution, resolve_device, resolve_precision
+from featurebank.extract.errors import ExtractError
+from featurebank.extract.progress import Observer
+from featurebank.extract.wanted import Outcome, Request, Wanted, want
+from featurebank.pipelines.config import ConfigError, DatasetConfig, ProbeConfig, RunConfig
+from featurebank.pipelines.results import Results, Row
+from featurebank.store import FeatureSet, FeatureStore
+
+__all__ = ["ProbeOutcome", "Report", "run_features"]
+
+log = logging.getLogger("featurebank")
+
+
+@dataclass(kw_only=True)
+class ProbeOutcome:
+    """What became of one probe of one backbone; ``row`` is its accuracy, ``error`` why there is none."""
+
+    backbone: str
+    probe: ProbeConfig
+    row: Row | None = None
+    known: bool = False
+    error: str = ""
+
+
+@dataclass(kw_only=True)
+class Report:
+    """What a batch run did.
+
+    Attributes:
+        outcomes: one per feature set.
+        unavailable: backbone or dataset to the reason it could not be had.
+        probes: one per probe and backbone.
+        precision: what ``auto`` became.
+        device: what ``auto`` became.
+    """
+
+    outcomes: list[Outcome]
+    unavailable: dict[str, str] = field(default_factory=dict)
+    probes: list[ProbeOutcome] = field(default_factory=list)
+    precision: str
+    device: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything that was asked for is there."""
+        sets = all(outcome.state in ("present", "sealed") for outcome in self.outcomes)
+        return sets and not self.unavailable and not any(probe.error for probe in self.probes)
+
+    @property
+    def nothing_to_do(self) -> bool:
+        """Whether every feature set was sealed before."""
+        return not self.unavailable and all(outcome.state == "present" for outcome in self.outcomes)
+
+
+def run_features(
+    config: RunConfig, *, observer: Observer | None = None, say: Callable[[str], None] = log.info
+) -> Report:
+    """Resolves everything, extracts what the store lacks, probes what was asked for.
+
+    A backbone or dataset that cannot be had is reported and does not stop the others.
+
+    Args:
+        config: the run.
+        observer: called with snapshots while images move.
+        say: called with one line at a time, for people.
+
+    Raises:
+        ConfigError: two datasets under one name, or a probe of a split that is not in the run.
+        ExtractError, StoreError: see ``featurebank.extract.engine.extract``.
+    """
+    _check_probes(config)
+    wish = config.extraction
+    device = resolve_device(wish.device)
+    precision = resolve_precision(wish.precision, device)
+    store = FeatureStore(config.store)
+    unavailable: dict[str, str] = {}
+    specs = _resolve_all(config, unavailable)
+    splits = _open_all(config, unavailable)
+    requests = [Request(backbone=spec, split=index) for spec in specs for index in range(len(splits))]
+    wanted = want(requests, splits, store, precision=precision, dtype=wish.dtype)
+    missing = sum(w.outcome.state == "missing" for w in wanted)
+    say(f"{len(wanted)} feature sets wanted: {len(wanted) - missing} sealed already, {missing} to make")
+    if missing:
+        execution = Execution(
+            device=device,
+            batch_size=wish.batch_size,
+            workers=wish.workers,
+            compile=wish.compile,
+            strict=wish.strict,
+            backbones_per_pass=wish.backbones_per_pass,
+        )
+        say(f"device {device}, precision {precision}, stored as {wish.dtype}")
+        _extract(wanted, splits, execution, observer)
+    report = Report(outcomes=[w.outcome for w in wanted], unavailable=unavailable, precision=precision, device=device)
+    report.probes = _probe_all(config, wanted, store, say)
+    return report
+
+
+def _extract(
+    wanted: Sequence[Wanted], splits: Sequence[Split], execution: Execution, observer: Observer | None
+) -> None:
+    from featurebank.extract.engine import extract
+
+    extract(wanted, splits, execution=execution, observer=observer)
+
+
+def _resolve_all(config: RunConfig, unavailable: dict[str, str]) -> list[BackboneSpec]:
+    specs = []
+    for entry in config.backbones:
+        try:
+            specs.append(backbones.resolve(entry.name, checkpoint=entry.checkpoint, outputs=entry.outputs))
+        except (ExtractError, ImportError) as error:
+            unavailable[entry.name] = str(error)
+            log.error("backbone %s: %s", entry.name, error)
+    return specs
+
+
+def _open_all(config: RunConfig, unavailable: dict[str, str]) -> list[Split]:
+    splits: list[Split] = []
+    seen: dict[tuple[str, str], str] = {}
+    for dataset in config.datasets:
+        for spec in _dataset_specs(dataset):
+            place = (datasets.label_of(spec), spec.split)
+            if place in seen:
+                raise ConfigError(
+                    f"{dataset.name} and {seen[place]} would both be {place[0]}/{place[1]} in the store; "
+                    "give one of them a label, or one of the subsets another configuration"
+                )
+            seen[place] = dataset.name
+            try:
+                splits.append(datasets.open_split(spec))
+            except (ExtractError, ImportError) as error:
+                unavailable[f"{spec.name}/{spec.split}"] = str(error)
+                log.error("dataset %s/%s: %s", spec.name, spec.split, error)
+    return splits
+
+
+def _dataset_specs(dataset: DatasetConfig) -> list[DatasetSpec]:
+    return [
+        DatasetSpec(
+            name=dataset.name,
+            split=entry.split,
+            subset=None
+            if entry.subset is None
+            else Subset(size=entry.subset.size, stratified=entry.subset.stratified, seed=entry.subset.seed),
+            label=dataset.label,
+            root=dataset.root,
+        )
+        for entry in dataset.splits
+    ]
+
+
+def _check_probes(config: RunConfig) -> None:
+    known = [f"{datasets.label_of(spec)}/{spec.split}" for d in config.datasets for spec in _dataset_specs(d)]
+    for index, probe in enumerate(config.probes):
+        for place in (probe.train, probe.test):
+            if place not in known:
+                raise ConfigError(f"probes.{index}: {place!r} is no split of this run; its splits: {', '.join(known)}")
+
+
+def _probe_all(
+    config: RunConfig, wanted: Sequence[Wanted], store: FeatureStore, say: Callable[[str], None]
+) -> list[ProbeOutcome]:
+    sealed: dict[tuple[str, str], Outcome] = {}
+    for w in wanted:
+        if w.outcome.state in ("present", "sealed"):
+            sealed[w.job.backbone, f"{w.outcome.dataset}/{w.outcome.split}"] = w.outcome
+    names = {w.job.backbone: w.request.backbone for w in wanted}
+    results = Results(store.root)
+    found = []
+    for probe in config.probes:
+        for job, spec in names.items():
+            pair = (sealed.get((job, probe.train)), sealed.get((job, probe.test)))
+            if pair[0] is None or pair[1] is None:
+                continue
+            say(f"linear probe of {spec.name}: {probe.train} -> {probe.test}")
+            found.append(_probe(probe, spec, pair[0], pair[1], results))
+    return found
+
+
+def _probe(probe: ProbeConfig, spec: BackboneSpec, train: Outcome, test: Outcome, results: Results) -> ProbeOutcome:
+    from featurebank.probes.linear import CS
+
+    outcome = ProbeOutcome(backbone=spec.name, probe=probe)
+    settings: Mapping[str, object] = {"output": probe.output, "Cs": list(CS), "seed": 0, "train": probe.train}
+    try:
+        rows, outcome.known = results.once(
+            "linear",
+            settings,
+            [train.fingerprint, test.fingerprint],
+            lambda: [_accuracy(probe, spec, train, test, settings)],
+        )
+        outcome.row = rows[0]
+    except (ValueError, KeyError) as error:
+        outcome.error = str(error)
+        log.error("probe of %s: %s", spec.name, error)
+    return outcome
+
+
+def _accuracy(
+    probe: ProbeConfig, spec: BackboneSpec, train: Outcome, test: Outcome, settings: Mapping[str, object]
+) -> Row:
+    from featurebank.probes.linear import linear_probe
+
+    with FeatureSet(train.path) as fitted, FeatureSet(test.path) as scored:
+        result = linear_probe(
+            fitted[probe.output][fitted.ok],
+            fitted.labels[fitted.ok],
+            scored[probe.output][scored.ok],
+            scored.labels[scored.ok],
+        )
+    return Row(
+        backbone=spec.name,
+        dataset=probe.test,
+        task="linear",
+        metric="accuracy",
+        value=result.accuracy,
+        low=result.low,
+        high=result.high,
+        fingerprints=(train.fingerprint, test.fingerprint),
+        settings={**settings, "C": result.C},
+    )

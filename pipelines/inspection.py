@@ -1,0 +1,131 @@
+"""Tables and JSON of what lies in a store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from featurebank.store import Entry, FeatureSet, VerifyReport
+
+__all__ = ["entries_table", "entry_json", "set_json", "set_view", "verify_json", "verify_table"]
+
+STATE_STYLE = {"sealed": "green", "partial": "yellow", "damaged": "red"}
+
+
+def entries_table(entries: Sequence[Entry], root: Path) -> Table:
+    """What ``ls`` prints."""
+    table = Table(title=f"{root}: {len(entries)} feature sets", title_justify="left")
+    for name in ("dataset", "backbone", "key", "state"):
+        table.add_column(name, no_wrap=True)
+    for name in ("rows", "size"):
+        table.add_column(name, justify="right")
+    table.add_column("outputs")
+    for e in entries:
+        state = f"[{STATE_STYLE[e.state]}]{e.state}[/]"
+        outputs = escape(e.message) if e.message else ", ".join(output.name for output in e.outputs)
+        table.add_row(
+            f"{e.dataset}/{e.split}", e.backbone, e.fingerprint[:8], state, f"{e.n_rows:,}", _size(e.nbytes), outputs
+        )
+    return table
+
+
+def entry_json(entry: Entry) -> dict[str, Any]:
+    """One entry for programs."""
+    return {**asdict(entry), "path": str(entry.path)}
+
+
+def set_json(feature_set: FeatureSet) -> dict[str, Any]:
+    """One feature set for programs: the manifest, the arrays and the failed rows."""
+    return {
+        "path": str(feature_set.path),
+        "fingerprint": feature_set.fingerprint,
+        "n_rows": feature_set.n_rows,
+        "n_ok": int(feature_set.ok.sum()),
+        "outputs": {name: _array_json(feature_set, name) for name in feature_set.outputs},
+        "failed": {str(row): reason for row, reason in feature_set.reasons.items()},
+        "manifest": feature_set.manifest,
+    }
+
+
+def _array_json(feature_set: FeatureSet, name: str) -> dict[str, Any]:
+    info = feature_set.info(name)
+    return {
+        "shape": [feature_set.n_rows, *info.shape],
+        "dtype": info.dtype,
+        "chunk_rows": feature_set.chunk_rows(name),
+    }
+
+
+def set_view(feature_set: FeatureSet) -> RenderableType:
+    """What ``show`` prints."""
+    facts = Table.grid(padding=(0, 2))
+    for name, value in (
+        ("path", feature_set.path),
+        ("fingerprint", feature_set.fingerprint),
+        ("rows", f"{feature_set.n_rows:,} ({int(feature_set.ok.sum()):,} ok, {len(feature_set.reasons):,} failed)"),
+        ("labels", f"{feature_set.labels.shape}"),
+        ("columns", ", ".join(feature_set.columns) or "none"),
+        ("head", "none" if feature_set.head is None else f"{feature_set.head[0].shape}"),
+    ):
+        facts.add_row(f"[bold]{name}[/]", escape(str(value)))
+    outputs = Table("output", "shape", "dtype", "rows a chunk", title="Outputs", title_justify="left")
+    for name in feature_set.outputs:
+        array = _array_json(feature_set, name)
+        outputs.add_row(name, str(tuple(array["shape"])), array["dtype"], str(array["chunk_rows"]))
+    parts: list[RenderableType] = [facts, outputs, _tree("Key", feature_set.key)]
+    parts.append(_tree("Provenance", {k: v for k, v in feature_set.provenance.items() if k != "class_names"}))
+    for row, reason in list(feature_set.reasons.items())[:20]:
+        parts.append(f"[yellow]row {row}[/] {escape(str(feature_set.ids[row]))}: {escape(reason)}")
+    return Group(*parts)
+
+
+def _tree(title: str, value: Mapping[str, Any]) -> Table:
+    table = Table("field", "value", title=title, title_justify="left")
+    for name, item in _leaves(value):
+        table.add_row(name, escape(json.dumps(item, ensure_ascii=False)))
+    return table
+
+
+def _leaves(value: Mapping[str, Any], path: str = "") -> list[tuple[str, Any]]:
+    leaves: list[tuple[str, Any]] = []
+    for name, item in value.items():
+        below = f"{path}.{name}" if path else name
+        leaves += _leaves(item, below) if isinstance(item, Mapping) else [(below, item)]
+    return leaves
+
+
+def verify_table(reports: Sequence[VerifyReport], root: Path) -> Table:
+    """What ``verify`` prints."""
+    table = Table(title=f"{root}: {len(reports)} files verified", title_justify="left")
+    for name in ("file", "result", "bytes"):
+        table.add_column(name)
+    for report in reports:
+        result = "[green]as sealed[/]" if report.ok else f"[red]{escape(report.error)}[/]"
+        table.add_row(escape(str(report.path.relative_to(root))), result, _size(report.nbytes))
+    return table
+
+
+def verify_json(reports: Sequence[VerifyReport]) -> list[dict[str, Any]]:
+    """The reports for programs."""
+    return [{"path": str(r.path), "ok": r.ok, "error": r.error, "nbytes": r.nbytes} for r in reports]
+
+
+def _size(nbytes: int) -> str:
+    """Bytes as a person says them.
+
+    >>> _size(2_560_000), _size(100)
+    ('2.4 MiB', '100 B')
+    """
+    value = float(nbytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"

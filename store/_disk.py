@@ -1,0 +1,167 @@
+"""Positional reads and writes of one file: the only place where the store touches a file after its layout.
+
+Everything a writer does to a partial goes through `Disk.write` and `Disk.sync`; that is where the tests inject faults.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import stat
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurebank.store.errors import CorruptError, LockedError, NotAFeatureSetError, NotFoundError, StorageError
+
+__all__ = ["Disk", "lock", "storage_error", "sync_directory"]
+
+_PIECE = 64 << 20
+_ADVICE = {
+    errno.ENOSPC: "free some space, then resume: every committed chunk is kept",
+    errno.EDQUOT: "the quota is used up; free some space, then resume: every committed chunk is kept",
+    errno.EFBIG: "the file system or a limit of this process does not allow a file of this size",
+    errno.EROFS: "the file system is mounted read-only; choose another place for the store",
+    errno.EACCES: "check the permissions of the file and its folder",
+    errno.EPERM: "check the permissions of the file and its folder",
+    errno.EIO: "the disk failed; check it, then resume: every committed chunk is checked first",
+}
+
+
+class Disk:
+    """One open regular file, read and written at given addresses.
+
+    Raises:
+        NotFoundError: there is no such file.
+        NotAFeatureSetError: it is no regular file.
+        StorageError: the operating system refuses.
+    """
+
+    def __init__(self, path: Path, *, writable: bool = False) -> None:
+        self.path = path
+        try:
+            # O_NONBLOCK: opening a FIFO by mistake must not hang.
+            self.fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_NONBLOCK | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise NotFoundError(f"no feature set at {path}: there is no such file; check the path") from error
+        except IsADirectoryError as error:
+            raise _not_regular(path, stat.S_IFDIR) from error
+        except OSError as error:
+            raise storage_error(error, path, "open") from error
+        self.close = weakref.finalize(self, os.close, self.fd)
+        mode = os.fstat(self.fd).st_mode
+        if not stat.S_ISREG(mode):
+            self.close()
+            raise _not_regular(path, mode)
+
+    @property
+    def size(self) -> int:
+        """The size of the file in bytes, now."""
+        return os.fstat(self.fd).st_size
+
+    def read(self, address: int, nbytes: int) -> NDArray[np.uint8]:
+        """``nbytes`` fresh bytes from ``address`` on."""
+        data = np.empty(nbytes, np.uint8)
+        self.read_into(data, address)
+        return data
+
+    def read_into(self, data: NDArray[Any], address: int) -> None:
+        """Fills a C-contiguous array from ``address`` on.
+
+        Raises:
+            CorruptError: the file ends before the array is full.
+        """
+        view = data.reshape(-1).view(np.uint8).data
+        done = 0
+        while done < len(view):
+            try:
+                got = os.preadv(self.fd, [view[done : done + _PIECE]], address + done)
+            except OSError as error:
+                raise storage_error(error, self.path, "read") from error
+            if got == 0:
+                raise CorruptError(
+                    f"{self.path}: expected {len(view)} bytes at {address}; the file ends after {done} of them; "
+                    f"it was truncated: restore it from a copy or extract it again"
+                )
+            done += got
+
+    def write(self, address: int, data: bytes | NDArray[np.uint8]) -> None:
+        """Writes all of ``data`` at ``address``."""
+        view = memoryview(data) if isinstance(data, bytes) else data.data
+        done = 0
+        while done < len(view):
+            try:
+                done += os.pwrite(self.fd, view[done:], address + done)
+            except OSError as error:
+                raise storage_error(error, self.path, "write", len(view) - done) from error
+
+    def sync(self) -> None:
+        """Returns once everything written is on the disk."""
+        try:
+            os.fdatasync(self.fd)
+        except OSError as error:
+            raise storage_error(error, self.path, "sync") from error
+
+    def allocate(self, address: int, nbytes: int) -> None:
+        """Reserves the disk's blocks for an extent, so that a full disk shows now and not hours later."""
+        try:
+            os.posix_fallocate(self.fd, address, nbytes)
+        except OSError as error:
+            raise storage_error(error, self.path, "reserve", nbytes) from error
+
+
+def lock(disk: Disk) -> None:
+    """Takes the advisory lock that a writer holds for as long as it has the partial open.
+
+    Raises:
+        LockedError: another writer holds it.
+    """
+    try:
+        fcntl.flock(disk.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise LockedError(
+            f"{disk.path} is being written by another writer, in this process or another one; "
+            f"wait until it is done or end it, then resume"
+        ) from error
+    except OSError as error:
+        raise storage_error(error, disk.path, "lock") from error
+
+
+def sync_directory(folder: Path) -> None:
+    """Makes a rename in ``folder`` durable."""
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise storage_error(error, folder, "sync") from error
+
+
+def storage_error(error: OSError, path: Path, action: str, nbytes: int | None = None) -> StorageError:
+    """One clear error for what the operating system refused: path, needed, free, what to do."""
+    needed = "" if nbytes is None else f" {nbytes} bytes"
+    space = ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        space = f" ({_free(path)} bytes are free)"
+    advice = _ADVICE.get(error.errno or 0, "see the operating system's message")
+    text = f"cannot {action}{needed} in {path}: {error.strerror or error}{space}; {advice}"
+    return StorageError(error.errno or errno.EIO, text)
+
+
+def _free(path: Path) -> int | str:
+    try:
+        return shutil.disk_usage(path.parent).free
+    except OSError:
+        return "an unknown number of"
+
+
+def _not_regular(path: Path, mode: int) -> NotAFeatureSetError:
+    kind = "a directory" if stat.S_ISDIR(mode) else "no regular file"
+    return NotAFeatureSetError(f"{path} must be a feature set's file; it is {kind}; check the path")

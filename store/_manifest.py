@@ -1,0 +1,70 @@
+"""The manifest: the key, which never changes, then the provenance, which the writer rewrites in place.
+
+The text is ``{"key":K,"provenance":P}`` in canonical JSON, padded with spaces to a fixed capacity. The bytes up to and
+including ``"provenance":`` are the same in every version of the text, so a rewrite cut short can cost the provenance,
+never the key.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from featurebank.store.errors import InvalidInputError
+from featurebank.store.fingerprint import canonical_json
+
+__all__ = ["capacity", "decode", "encode", "salvage"]
+
+_SLACK = 64 << 10
+
+
+def encode(key: Mapping[str, Any], provenance: Mapping[str, Any]) -> bytes:
+    """The manifest's text, unpadded.
+
+    >>> encode({"b": 1, "a": 2}, {})
+    b'{"key":{"a":2,"b":1},"provenance":{}}'
+    """
+    for name, value in (("key", key), ("provenance", provenance)):
+        if not isinstance(value, Mapping):
+            raise InvalidInputError(f"the {name} must be a mapping; found {type(value).__name__}")
+    return b'{"key":' + canonical_json(key) + b',"provenance":' + canonical_json(provenance) + b"}"
+
+
+def capacity(key: Mapping[str, Any], provenance: Mapping[str, Any]) -> int:
+    """The bytes to set aside: a multiple of 4,096 that leaves at least 64 KiB for provenance.
+
+    The provenance given at first has no influence until it is large, so that it does not move any array.
+    """
+    room = max(_SLACK, 2 * len(canonical_json(provenance)))
+    return -(-(len(encode(key, {})) + room) // 4096) * 4096
+
+
+def decode(data: bytes) -> dict[str, Any]:
+    """The manifest as a dict with ``key`` and ``provenance``.
+
+    Raises:
+        ValueError: the text is no manifest.
+    """
+    try:
+        manifest = json.loads(data)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    parts = [manifest.get("key"), manifest.get("provenance")] if isinstance(manifest, dict) else []
+    if len(parts) != len(manifest) or not all(isinstance(part, dict) for part in parts):
+        raise ValueError("it must be an object of two objects, key and provenance")
+    return dict(manifest)
+
+
+def salvage(data: bytes) -> dict[str, Any]:
+    """The manifest of a partial whose last rewrite may have been cut short: then without provenance.
+
+    Raises:
+        ValueError: not even the key can be read.
+    """
+    try:
+        return decode(data)
+    except ValueError:
+        start = len('{"key":')
+        key, _ = json.JSONDecoder().raw_decode(data.decode("utf-8", "replace"), start)
+        return decode(encode(key, {}))

@@ -1,0 +1,98 @@
+"""Names as path components, and the nearest spellings of a name nobody knows."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from urllib.parse import quote, unquote_to_bytes
+
+from featurebank.store.errors import InvalidInputError, NotFoundError
+
+__all__ = ["check_file_name", "decode_component", "encode_component", "final_path", "not_found", "partial_path"]
+
+_SAFE = "._-:+@=,"
+_LONGEST = 255
+_FINGERPRINT_STEM = re.compile(r"[0-9a-f]{16}")
+
+
+def encode_component(name: str, what: str) -> str:
+    """A name as one path component: everything but letters, digits and ``._-:+@=,`` percent-encoded.
+
+    Raises:
+        InvalidInputError: empty, ``.``, ``..``, not Unicode, or more than 255 bytes once encoded.
+
+    >>> encode_component("timm/vit_small", "backbone")
+    'timm%2Fvit_small'
+    """
+    if name in ("", ".", ".."):
+        raise InvalidInputError(f"a {what}'s name must be able to name a folder; found {name!r}")
+    try:
+        encoded = quote(name, safe=_SAFE).replace("~", "%7E")
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(f"a {what}'s name must be valid Unicode; found {name!r}") from error
+    if len(encoded) > _LONGEST:
+        raise InvalidInputError(
+            f"a {what}'s name must have at most {_LONGEST} bytes once encoded; found {len(encoded)} in {name[:40]!r}…"
+        )
+    return encoded
+
+
+def decode_component(component: str) -> str:
+    """The name that `encode_component` made a path component of.
+
+    Raises:
+        InvalidInputError: it is nobody's encoding.
+
+    >>> decode_component("timm%2Fvit_small")
+    'timm/vit_small'
+    """
+    try:
+        name = unquote_to_bytes(component).decode("utf-8")
+    except UnicodeError:
+        name = ""
+    if not name or encode_component(name, "folder") != component:
+        raise InvalidInputError(f"a folder of a store must be a percent-encoded name; found {component!r}")
+    return name
+
+
+def final_path(path: str | os.PathLike[str]) -> Path:
+    """The path of a feature set, checked to end in ``.h5``."""
+    path = Path(path)
+    if path.suffix != ".h5":
+        raise InvalidInputError(f"a feature set's path must end in .h5; found {path}")
+    return path
+
+
+def partial_path(path: Path) -> Path:
+    """Where a feature set lies until it is sealed."""
+    return path.with_name(path.name + ".partial")
+
+
+def check_file_name(path: Path, fingerprint: str, error: type[Exception] = InvalidInputError) -> None:
+    """Raises unless the file name, where it is 16 hex digits, begins the fingerprint."""
+    stem = path.name.split(".", 1)[0]
+    if _FINGERPRINT_STEM.fullmatch(stem) and not fingerprint.startswith(stem):
+        raise error(
+            f"{path} must be named after its fingerprint, {fingerprint[:16]}.h5; found {path.name}: "
+            f"it was renamed, or belongs to another key; name it so, or choose a name that is not 16 hex digits"
+        )
+
+
+def not_found(where: str, what: str, name: str, known: Iterable[str]) -> NotFoundError:
+    """The error for an unknown name, with the nearest spellings of those there are.
+
+    >>> print(not_found("demo.h5", "output", "poold", ["pooled", "tokens"]))
+    demo.h5: there is no output 'poold'; did you mean 'pooled'?
+    """
+    names = sorted(set(known))
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    if near:
+        hint = f"did you mean {' or '.join(map(repr, near))}?"
+    elif names:
+        hint = f"there is {', '.join(map(repr, names[:20]))}{', …' if len(names) > 20 else ''}"
+    else:
+        hint = "there is none at all"
+    return NotFoundError(f"{where}: there is no {what} {name!r}; {hint}")

@@ -1,0 +1,94 @@
+"""Everything the store raises.
+
+::
+
+    StoreError
+    ├── InvalidInputError    (ValueError)         what was handed in cannot be stored
+    │   └── NonFiniteError                        features with NaN or infinity
+    ├── NotAFeatureSetError  (ValueError)         the file is something else
+    ├── FormatVersionError   (ValueError)         written by a newer featurebank
+    ├── CorruptError         (ValueError)         the bytes are not those that were sealed
+    ├── NotSealedError       (ValueError)         still being written
+    ├── IncompleteError      (ValueError)         cannot be sealed yet
+    ├── NotFoundError        (KeyError)           no such file, feature set, output
+    ├── AmbiguousError       (KeyError)           several feature sets match
+    ├── ExistsError          (FileExistsError)    would overwrite
+    ├── LockedError          (BlockingIOError)    another writer has it
+    └── StorageError         (OSError)            the disk is full, read-only, failing
+
+Each also is the built-in a caller would expect, and its text says what must hold, what was found and what to do.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AmbiguousError",
+    "CorruptError",
+    "ExistsError",
+    "FormatVersionError",
+    "IncompleteError",
+    "InvalidInputError",
+    "LockedError",
+    "NonFiniteError",
+    "NotAFeatureSetError",
+    "NotFoundError",
+    "NotSealedError",
+    "StorageError",
+    "StoreError",
+]
+
+
+class StoreError(Exception):
+    """The base of every error of the store."""
+
+    def __str__(self) -> str:
+        # KeyError would show the repr of the message, with its line breaks escaped.
+        return str(self.args[0]) if len(self.args) == 1 else super().__str__()
+
+
+class InvalidInputError(StoreError, ValueError):
+    """Outputs, records, a key, a name or a path that cannot be stored."""
+
+
+class NonFiniteError(InvalidInputError):
+    """Features hold NaN or infinity after the cast to the stored dtype; the text names the rows."""
+
+
+class NotAFeatureSetError(StoreError, ValueError):
+    """The path is no regular file, or the file does not begin as a feature set."""
+
+
+class FormatVersionError(StoreError, ValueError):
+    """The file has a format version that this release does not know."""
+
+
+class CorruptError(StoreError, ValueError):
+    """The file is damaged: truncated, overwritten, or at odds with its own header."""
+
+
+class NotSealedError(StoreError, ValueError):
+    """The file is a partial: it can be resumed, not read."""
+
+
+class IncompleteError(StoreError, ValueError):
+    """Sealing was asked for while chunks or rows are missing."""
+
+
+class NotFoundError(StoreError, KeyError):
+    """Nothing has that name; the text lists the nearest names there are."""
+
+
+class AmbiguousError(StoreError, KeyError):
+    """Several feature sets match; the text lists their fingerprints and where their keys differ."""
+
+
+class ExistsError(StoreError, FileExistsError):
+    """A feature set, or a partial of it, is already there."""
+
+
+class LockedError(StoreError, BlockingIOError):
+    """Another writer holds the partial."""
+
+
+class StorageError(StoreError, OSError):
+    """The operating system refused: no space, read-only, no permission, a failing disk."""

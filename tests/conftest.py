@@ -1,0 +1,63 @@
+"""What every test gets: two torch threads, CUDA tests skipped where there is no GPU, and a check for leaks."""
+
+from __future__ import annotations
+
+import importlib.util
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Iterator
+from multiprocessing import forkserver, resource_tracker
+from pathlib import Path
+
+import pytest
+
+THREADS = "2"
+GRACE = 2.0  # seconds for what a test started to end by itself
+
+# Before torch is imported, and inherited by the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", THREADS)
+os.environ.setdefault("MKL_NUM_THREADS", THREADS)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips what needs a GPU where there is none; torch is asked only if a test needs the answer."""
+    needing = [item for item in items if item.get_closest_marker("cuda")]
+    if needing and not _has_gpu():
+        for item in needing:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def _has_gpu() -> bool:
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if not thread.daemon}
+
+
+def _children() -> set[int]:
+    """Process ids of the live children, without the two that multiprocessing keeps for itself."""
+    multiprocessing.active_children()  # reaps the finished ones
+    own = {vars(resource_tracker._resource_tracker)["_pid"], vars(forkserver._forkserver)["_forkserver_pid"]}
+    listed = [path.read_text() for path in Path("/proc/self/task").glob("*/children")]
+    return {int(pid) for pids in listed for pid in pids.split()} - own
+
+
+@pytest.fixture(autouse=True)
+def no_leaks() -> Iterator[None]:
+    """Fails a test that leaves a non-daemon thread or a child process behind."""
+    threads, children = _threads(), _children()
+    yield
+    deadline = time.monotonic() + GRACE
+    while (left := (_threads() - threads, _children() - children)) != (set(), set()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if left != (set(), set()):
+        pytest.fail(
+            f"left behind after {GRACE:g} s: threads {sorted(t.name for t in left[0])}, processes {sorted(left[1])}"
+        )

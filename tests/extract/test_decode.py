@@ -1,0 +1,340 @@
+"""Every mode and format against pixels computed in NumPy; every damaged file against one kind of error."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+
+from featurebank.extract.decode import decode
+from featurebank.extract.errors import ImageError
+from featurebank.extract.preprocessing import Decode
+
+RECORD = Decode()
+GENERATOR = np.random.default_rng(0)
+RGB = GENERATOR.integers(0, 256, (37, 53, 3), dtype=np.uint8)
+GREY16 = GENERATOR.integers(0, 65536, (37, 53), dtype=np.uint16)
+GREY16[0, :3] = 0, 255, 65535
+ALPHA = GENERATOR.integers(0, 256, (37, 53), dtype=np.uint8)
+ALPHA[0, :2] = 0, 255
+
+
+def encoded(image: Image.Image, format: str, **options: Any) -> bytes:  # noqa: A002
+    buffer = BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def pixels(data: bytes | NDArray[Any], record: Decode = RECORD) -> NDArray[np.uint8]:
+    image = decode(data, record)
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+def over(rgb: NDArray[np.uint8], alpha: NDArray[np.uint8], background: tuple[int, int, int]) -> NDArray[np.float64]:
+    share = alpha[..., None] / 255
+    result: NDArray[np.float64] = np.rint(rgb * share + np.array(background) * (1 - share))
+    return result
+
+
+def png(width: int, height: int, depth: int, colour: int, rows: bytes, *extra: tuple[bytes, bytes]) -> bytes:
+    """A PNG written by hand, for what Pillow itself does not write."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    chunks = [(b"IHDR", header), *extra, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, body) for kind, body in chunks)
+
+
+@pytest.fixture(autouse=True)
+def no_warning() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0, "quality": 100}, {"optimize": True}])
+def test_rgb_jpeg_is_what_pillow_reads(options: dict[str, Any]) -> None:
+    data = encoded(Image.fromarray(RGB), "JPEG", **options)
+    with Image.open(BytesIO(data)) as file:
+        np.testing.assert_array_equal(pixels(data), np.asarray(file.convert("RGB")))
+
+
+@pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "PPM", "WEBP", "QOI", "JPEG2000"])
+def test_lossless_rgb(format: str) -> None:  # noqa: A002
+    options = {"lossless": True} if format == "WEBP" else {}
+    np.testing.assert_array_equal(pixels(encoded(Image.fromarray(RGB), format, **options)), RGB)
+
+
+def test_cmyk_jpeg_is_not_inverted() -> None:
+    smooth = np.tile(np.linspace(0, 255, 64, dtype=np.uint8), (64, 1))
+    cmyk = np.stack([smooth, smooth.T, 255 - smooth, smooth // 4], axis=-1)
+    data = encoded(Image.fromarray(cmyk, "CMYK"), "JPEG", quality=100, subsampling=0)
+    ink = cmyk.astype(np.float64) / 255
+    expected = 255 * (1 - ink[..., :3]) * (1 - ink[..., 3:])
+    assert b"Adobe" in data
+    assert np.abs(pixels(data) - expected).max() <= 4
+
+
+def test_ycck_jpeg() -> None:
+    smooth = np.tile(np.linspace(40, 215, 64), (64, 1))
+    ycc = np.stack([smooth, np.full((64, 64), 110.0), smooth.T * 0.3 + 90, 255 - smooth / 4], axis=-1)
+    # Pillow stores CMYK inverted, so these are the raw components of the file; the marker then calls them YCCK.
+    stored = Image.fromarray(255 - np.rint(ycc).astype(np.uint8), "CMYK")
+    data = encoded(stored, "JPEG", quality=100, subsampling=0)
+    marker = data.index(b"Adobe")
+    data = data[: marker + 11] + b"\x02" + data[marker + 12 :]
+    y, cb, cr, k = (ycc[..., i] for i in range(4))
+    # libjpeg turns YCC into inverted CMY as if it were RGB; the K component is stored inverted as it is.
+    rgb = np.stack([y + 1.402 * (cr - 128), y - 0.344136 * (cb - 128) - 0.714136 * (cr - 128), y + 1.772 * (cb - 128)])
+    inverted_cmy = 255 - np.clip(rgb, 0, 255)
+    expected = np.moveaxis(inverted_cmy * k / 255, 0, -1)
+    assert np.abs(pixels(data) - expected).max() <= 4
+
+
+def test_sixteen_bit_grey_keeps_its_high_byte() -> None:
+    expected = np.repeat((GREY16 >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    np.testing.assert_array_equal(pixels(encoded(Image.fromarray(GREY16), "PNG")), expected)
+    np.testing.assert_array_equal(pixels(encoded(Image.fromarray(GREY16), "TIFF")), expected)
+    pgm = b"P5 53 37 65535\n" + GREY16.astype(">u2").tobytes()
+    np.testing.assert_array_equal(pixels(pgm), expected)
+
+
+def test_sixteen_bit_colour_and_grey_agree() -> None:
+    rows = np.repeat(GREY16[..., None], 3, axis=2).astype(">u2")
+    colour = png(53, 37, 16, 2, b"".join(b"\0" + row.tobytes() for row in rows))
+    np.testing.assert_array_equal(pixels(colour), pixels(encoded(Image.fromarray(GREY16), "PNG")))
+
+
+def test_dark_sixteen_bit_grey_is_black() -> None:
+    assert pixels(encoded(Image.fromarray(np.full((4, 4), 200, np.uint16)), "PNG")).max() == 0
+
+
+def test_sixteen_bit_grey_with_a_transparent_value() -> None:
+    rows = b"\0" + np.array([300, 40000], ">u2").tobytes()
+    data = png(2, 1, 16, 0, rows, (b"tRNS", struct.pack(">H", 300)))
+    assert pixels(data)[0, :, 0].tolist() == [255, 40000 >> 8]
+    assert pixels(data, Decode(background=None))[0, :, 0].tolist() == [300 >> 8, 40000 >> 8]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.array([[0, 17, 255]], np.int32), [0, 17, 255]),
+        (np.array([[0, 256, 65535]], np.int32), [0, 1, 255]),
+        (np.array([[0, 0.5, 1.0]], np.float32), [0, 128, 255]),
+        (np.array([[0, 1.4, 254.6]], np.float32), [0, 1, 255]),
+    ],
+)
+def test_integers_and_floats(values: NDArray[Any], expected: list[int]) -> None:
+    assert pixels(encoded(Image.fromarray(values), "TIFF"))[0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.array([[-1]], np.int32),
+        np.array([[65536]], np.int32),
+        np.array([[256.0]], np.float32),
+        np.array([[np.nan, 0]], np.float32),
+        np.array([[-0.1]], np.float32),
+        np.array([[np.inf]], np.float32),
+    ],
+)
+def test_numbers_without_an_eight_bit_range_are_refused(values: NDArray[Any]) -> None:
+    with pytest.raises(ImageError, match="no defined 8-bit range"):
+        decode(encoded(Image.fromarray(values), "TIFF"), RECORD)
+
+
+@pytest.mark.parametrize("background", [(255, 255, 255), (0, 0, 0), (10, 200, 77)])
+def test_alpha_is_composited(background: tuple[int, int, int]) -> None:
+    record = Decode(background=background)
+    rgba = np.dstack([RGB, ALPHA])
+    np.testing.assert_array_equal(pixels(encoded(Image.fromarray(rgba), "PNG"), record), over(RGB, ALPHA, background))
+    grey = np.dstack([RGB[..., 0], ALPHA])
+    expected = over(np.repeat(RGB[..., :1], 3, axis=2), ALPHA, background)
+    np.testing.assert_array_equal(pixels(encoded(Image.fromarray(grey), "PNG"), record), expected)
+
+
+def test_alpha_can_be_dropped() -> None:
+    record = Decode(background=None)
+    rgba = encoded(Image.fromarray(np.dstack([RGB, ALPHA])), "PNG")
+    np.testing.assert_array_equal(pixels(rgba, record), RGB)
+
+
+@pytest.mark.parametrize("transparency", [3, bytes([255, 0, 128, 255])])
+def test_palette_with_transparency(transparency: int | bytes) -> None:
+    palette = np.array([[10, 20, 30], [200, 0, 0], [0, 200, 0], [9, 9, 9]], np.uint8)
+    indices = np.arange(12, dtype=np.uint8).reshape(3, 4) % 4
+    image = Image.fromarray(indices, "P")
+    image.putpalette(palette.tobytes())
+    alphas = np.array([255, 255, 255, 0] if transparency == 3 else [255, 0, 128, 255], np.uint8)
+    data = encoded(image, "PNG", transparency=transparency)
+    np.testing.assert_array_equal(pixels(data), over(palette[indices], alphas[indices], (255, 255, 255)))
+    np.testing.assert_array_equal(pixels(data, Decode(background=None)), palette[indices])
+
+
+def test_palette_grey_and_bilevel_without_transparency() -> None:
+    palette = np.array([[10, 20, 30], [200, 0, 0]], np.uint8)
+    indices = np.arange(12, dtype=np.uint8).reshape(3, 4) % 2
+    image = Image.fromarray(indices, "P")
+    image.putpalette(palette.tobytes())
+    np.testing.assert_array_equal(pixels(encoded(image, "PNG")), palette[indices])
+    np.testing.assert_array_equal(pixels(encoded(Image.fromarray(ALPHA), "PNG"))[..., 1], ALPHA)
+    np.testing.assert_array_equal(pixels(encoded(Image.fromarray(indices == 1), "PNG"))[..., 2], indices * 255)
+
+
+def test_a_transparent_colour_in_rgb() -> None:
+    rgb = np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8)
+    data = encoded(Image.fromarray(rgb), "PNG", transparency=(1, 2, 3))
+    assert pixels(data).tolist() == [[[255, 255, 255], [4, 5, 6]]]
+    assert pixels(data, Decode(background=None)).tolist() == rgb.tolist()
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_the_first_frame_of_an_animation(format: str) -> None:  # noqa: A002
+    frames = [Image.new("RGB", (8, 6), colour) for colour in ((250, 0, 0), (0, 250, 0), (0, 0, 250))]
+    options = {"lossless": True} if format == "WEBP" else {}
+    data = encoded(frames[0], format, save_all=True, append_images=frames[1:], **options)
+    assert (pixels(data) == (250, 0, 0)).all()
+
+
+TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda a: np.rot90(a, 1),
+}
+
+
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_exif_orientation(orientation: int, format: str) -> None:  # noqa: A002
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options: dict[str, Any] = {"lossless": True} if format == "WEBP" else {}
+    plain = pixels(encoded(Image.fromarray(RGB), format, **options))
+    data = encoded(Image.fromarray(RGB), format, exif=exif, **options)
+    np.testing.assert_array_equal(pixels(data), TURNS.get(orientation, TURNS[1])(plain))
+    if format != "TIFF":
+        np.testing.assert_array_equal(pixels(data, Decode(exif=False)), plain)
+
+
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0", b"Exif\0\0garbage!", b"Exif\0\0II*\0\x08\0\0\0\xff\xff\1\2\3", b"MM\0*\0\0"]
+)
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_damaged_exif_is_ignored(exif: bytes, format: str) -> None:  # noqa: A002
+    image = Image.fromarray(RGB)
+    np.testing.assert_array_equal(pixels(encoded(image, format, exif=exif)), pixels(encoded(image, format)))
+
+
+def test_one_pixel() -> None:
+    for format_ in ("PNG", "JPEG", "GIF", "WEBP", "BMP"):
+        assert decode(encoded(Image.new("RGB", (1, 1), (8, 8, 8)), format_), RECORD).size == (1, 1)
+
+
+def test_a_hundred_megapixels_are_decoded_and_more_than_allowed_are_not() -> None:
+    data = encoded(Image.new("L", (10_000, 10_000), 7), "PNG")
+    image = decode(data, RECORD)
+    assert image.size == (10_000, 10_000)
+    assert image.getpixel((9_999, 9_999)) == (7, 7, 7)
+    with pytest.raises(ImageError, match="10000x10000 pixels, more than the 99999999 allowed"):
+        decode(data, Decode(max_pixels=99_999_999))
+
+
+def test_a_bomb_is_refused_by_its_header() -> None:
+    with pytest.raises(ImageError, match="100000x100000 pixels"):
+        decode(png(100_000, 100_000, 8, 2, b""), RECORD)
+
+
+def damaged() -> list[Any]:
+    photo = Image.fromarray(np.kron(RGB, np.ones((4, 4, 1), np.uint8)))
+    cases = {"empty": b"", "text": b"not an image\n", "zeros": bytes(5000), "html": b"<!DOCTYPE html><html></html>"}
+    for format_ in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "JPEG2000", "AVIF", "QOI", "PPM"):
+        whole = encoded(photo, format_)
+        cases |= {f"{format_}-head": whole[:20], f"{format_}-half": whole[: len(whole) // 2]}
+    cases["JPEG-most"] = encoded(photo, "JPEG")[:-200]
+    cases["PNG-checksum"] = encoded(photo, "PNG").replace(b"IDAT", b"IDAU", 1)
+    cases["EPS"] = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+    return [pytest.param(data, id=name) for name, data in cases.items()]
+
+
+@pytest.mark.parametrize("data", damaged())
+def test_damaged_files_are_image_errors(data: bytes) -> None:
+    with pytest.raises(ImageError) as caught:
+        decode(data, RECORD)
+    reason = str(caught.value)
+    assert reason
+    assert len(reason.encode()) <= 96
+    assert "\n" not in reason
+    assert " at 0x" not in reason, "an address would make every run's reason different"
+
+
+def test_noise_in_files_never_raises_anything_else() -> None:
+    image = Image.fromarray(RGB)
+    dice = random.Random(0)  # noqa: S311
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for format_ in ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "JPEG2000", "ICO"):
+        whole = encoded(image, format_, **({"exif": exif} if format_ in {"JPEG", "PNG", "WEBP", "TIFF"} else {}))
+        for _ in range(60):
+            data = bytearray(whole)
+            for _ in range(dice.randint(1, 6)):
+                data[dice.randrange(min(len(data), 400))] = dice.randrange(256)
+            with contextlib.suppress(ImageError):
+                assert decode(bytes(data), Decode(max_pixels=10**6)).mode == "RGB"
+
+
+def test_raw_pixels() -> None:
+    np.testing.assert_array_equal(pixels(RGB), RGB)
+    np.testing.assert_array_equal(pixels(RGB[::2, ::-1]), RGB[::2, ::-1])
+    np.testing.assert_array_equal(pixels(ALPHA), np.repeat(ALPHA[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4), np.float32), np.zeros((0, 4), np.uint8), np.zeros(4, np.uint8)],
+)
+def test_other_raw_pixels_are_refused(raw: NDArray[Any]) -> None:
+    with pytest.raises(ImageError, match="raw pixels must be uint8"):
+        decode(raw, RECORD)
+
+
+def test_threads_that_do_not_decode_keep_their_warnings() -> None:
+    from PIL import TiffImagePlugin
+
+    heard: list[bool] = []
+    silenced: Any = TiffImagePlugin
+
+    def listen() -> None:
+        with pytest.warns(UserWarning, match="heard"):
+            silenced.warnings.warn("heard")
+        heard.append(True)
+
+    decode(encoded(Image.fromarray(RGB), "TIFF"), RECORD)
+    thread = threading.Thread(target=listen)
+    thread.start()
+    thread.join()
+    assert heard == [True]
+
+
+def test_truncated_files_are_not_completed() -> None:
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is False

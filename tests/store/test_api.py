@@ -1,0 +1,41 @@
+"""The public face: `__all__` is exactly it, and the error tree in the docstring is the real one."""
+
+from __future__ import annotations
+
+import re
+from types import ModuleType
+
+import pytest
+
+from featurebank import store
+from featurebank.store import errors
+
+
+def test_all_is_exactly_the_public_names() -> None:
+    public = {
+        name for name, value in vars(store).items() if not name.startswith("_") and not isinstance(value, ModuleType)
+    }
+    assert sorted(public) == store.__all__
+
+
+def test_errors_are_drawn_as_they_are() -> None:
+    assert errors.__doc__ is not None
+    lines = re.findall(r"^    ([│├└─ ]*)(\w+Error)(?: +\((\w+)\))?", errors.__doc__, re.MULTILINE)
+    above: list[type[Exception]] = []
+    seen = set()
+    for branch, name, builtin in lines:
+        depth = len(branch) // 4
+        error = getattr(errors, name)
+        seen.add(name)
+        if depth:
+            assert issubclass(error, above[depth - 1])
+        if builtin:
+            assert issubclass(error, getattr(__import__("builtins"), builtin))
+        above[depth:] = [error]
+    assert sorted(seen) == errors.__all__
+    assert set(errors.__all__) <= set(store.__all__)
+
+
+@pytest.mark.parametrize("name", errors.__all__)
+def test_messages_are_shown_as_written(name: str) -> None:
+    assert str(getattr(errors, name)("expected 'a'\nfound 'b'")) == "expected 'a'\nfound 'b'"

@@ -1,0 +1,217 @@
+"""The catalogue: folders and names, near misses, ambiguity, partials and damage."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from feature_sets import KEY, N_ROWS, OUTPUTS, fill, make_sealed, make_values, make_writer
+from hypothesis import given
+from hypothesis import strategies as st
+
+from featurebank.store import (
+    AmbiguousError,
+    CorruptError,
+    FeatureStore,
+    InvalidInputError,
+    NotFoundError,
+    NotSealedError,
+)
+from featurebank.store.fingerprint import fingerprint
+
+HEX = "0123456789abcdef" * 4
+
+
+def key_of(dataset: str, split: str, backbone: str, **more: Any) -> dict[str, Any]:
+    return {"dataset": {"name": dataset, "split": split}, "backbone": {"name": backbone}, **more}
+
+
+def add(store: FeatureStore, dataset: str, split: str, backbone: str, *, sealed: bool = True, **more: Any) -> Path:
+    key = key_of(dataset, split, backbone, **more)
+    path = store.path_for(dataset, split, backbone, fingerprint(key))
+    if sealed:
+        make_sealed(path, key=key).close()
+    else:
+        make_writer(path, key=key).close()
+    return path
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FeatureStore:
+    return FeatureStore(tmp_path / "features")
+
+
+def test_empty_store(store: FeatureStore) -> None:
+    assert store.ls() == []
+    assert store.find(HEX) is None
+    assert store.state("a", "b", "c", HEX) == "absent"
+    with pytest.raises(NotFoundError, match="there is none at all"):
+        store.open("mnist/test", "resnet18")
+    assert not store.root.exists()
+
+
+def test_ls_names_what_is_there(store: FeatureStore) -> None:
+    b = add(store, "fashion_mnist", "train", "timm/resnet18")
+    a = add(store, "cifar/10", "test", "resnet18", sealed=False)
+    entries = store.ls()
+    assert [(e.dataset, e.split, e.backbone, e.state) for e in entries] == [
+        ("cifar/10", "test", "resnet18", "partial"),
+        ("fashion_mnist", "train", "timm/resnet18", "sealed"),
+    ]
+    sealed = entries[1]
+    assert (sealed.path, sealed.n_rows, sealed.outputs, sealed.message) == (b, N_ROWS, OUTPUTS, "")
+    assert sealed.nbytes == b.stat().st_size
+    assert sealed.fingerprint == fingerprint(key_of("fashion_mnist", "train", "timm/resnet18"))
+    assert entries[0].path == a.with_name(a.name + ".partial")
+    assert [e.backbone for e in store.ls(dataset="fashion_mnist")] == ["timm/resnet18"]
+    assert [e.backbone for e in store.ls(dataset="cifar/10/test")] == ["resnet18"]
+    assert [e.dataset for e in store.ls(backbone="resnet18")] == ["cifar/10"]
+    assert store.ls(dataset="fashion_mnist/test") == []
+
+
+def test_open_and_find(store: FeatureStore) -> None:
+    path = add(store, "a/b", "train", "x/y")
+    fp = fingerprint(key_of("a/b", "train", "x/y"))
+    for opened in (store.open("a/b/train", "x/y"), store.open("a/b/train", "x/y", fingerprint=fp[:5]), store.find(fp)):
+        assert opened is not None
+        assert (opened.path, opened.fingerprint) == (path, fp)
+        opened.close()
+    assert store.find(fp[:16] + "0" * 48) is None
+    assert store.state("a/b", "train", "x/y", fp) == "sealed"
+    with pytest.raises(NotFoundError, match=rf"no fingerprint '{HEX}'"):
+        store.open("a/b/train", "x/y", fingerprint=HEX)
+
+
+def test_misses_name_the_nearest(store: FeatureStore) -> None:
+    add(store, "fashion_mnist", "train", "efficientnet_lite0")
+    with pytest.raises(NotFoundError, match="no dataset 'fashion-mnist/train'; did you mean 'fashion_mnist/train'"):
+        store.open("fashion-mnist/train", "efficientnet_lite0")
+    with pytest.raises(KeyError, match="no backbone 'efficientnet_lite'; did you mean 'efficientnet_lite0'"):
+        store.open("fashion_mnist/train", "efficientnet_lite")
+    with pytest.raises(InvalidInputError, match="'dataset/split'; found 'fashion_mnist'"):
+        store.open("fashion_mnist", "efficientnet_lite0")
+
+
+def test_ambiguity_says_how_the_keys_differ(store: FeatureStore) -> None:
+    for size in (160, 224):
+        add(store, "a", "train", "x", preprocessing={"size": size, "crop": "center"})
+    prints = [e.fingerprint for e in store.ls()]
+    with pytest.raises(AmbiguousError) as caught:
+        store.open("a/train", "x")
+    text = str(caught.value)
+    assert all(fp[:16] in text for fp in prints)
+    first = store.open("a/train", "x", fingerprint=prints[0])
+    size = first.key["preprocessing"]["size"]
+    first.close()
+    assert f"preprocessing.size: {size} and {384 - size}" in text
+    assert "crop" not in text
+
+
+def test_partials_are_pointed_out(store: FeatureStore) -> None:
+    path = add(store, "a", "train", "x", sealed=False)
+    fp = fingerprint(key_of("a", "train", "x"))
+    assert store.state("a", "train", "x", fp) == "partial"
+    assert store.find(fp) is None
+    with pytest.raises(NotSealedError, match=re.escape(f"{path}.partial is still a partial; resume")):
+        store.open("a/train", "x")
+
+
+def test_damage_is_listed_and_stops_nothing(store: FeatureStore) -> None:
+    broken, whole, shifted = (add(store, "a", "train", name) for name in ("broken", "whole", "shifted"))
+    os.truncate(broken, 5000)
+    data = bytearray(shifted.read_bytes())
+    data[data.index(make_values()["pooled"][40].tobytes())] ^= 1
+    shifted.write_bytes(data)
+    (whole.parent / "notes.txt").write_text("mine")
+    states = {e.backbone: (e.state, e.fingerprint, "its size" in e.message) for e in store.ls()}
+    assert states["broken"] == ("damaged", broken.name[:16], True)
+    assert states["whole"][0] == states["shifted"][0] == "sealed"
+    reports = {report.path: report for report in store.verify()}
+    assert [reports[path].ok for path in (broken, whole, shifted)] == [False, True, False]
+    assert "output 'pooled', 1 chunk (1)" in reports[shifted].error
+    assert str(broken) in reports[broken].error
+    with pytest.raises(CorruptError, match=re.escape(str(broken))):
+        store.open("a/train", "broken")
+    store.open("a/train", "whole").close()
+
+
+def test_moved_and_renamed_files_are_damaged(store: FeatureStore) -> None:
+    moved, renamed = add(store, "a", "train", "x"), add(store, "a", "test", "x")
+    target = store.root / "a" / "train" / "y" / moved.name
+    target.parent.mkdir()
+    moved.rename(target)
+    renamed.rename(renamed.with_name("0123456789abcdef.h5"))
+    messages = {e.path.name: e.message for e in store.ls()}
+    assert "must lie in the folders of its key, a / train / x; found a / train / y" in messages[moved.name]
+    assert "must be named after its fingerprint" in messages["0123456789abcdef.h5"]
+
+
+def test_links_out_of_the_store_are_refused(store: FeatureStore, tmp_path: Path) -> None:
+    outside = FeatureStore(tmp_path / "outside")
+    add(outside, "a", "train", "x")
+    store.root.mkdir()
+    (store.root / "a").symlink_to(outside.root / "a")
+    (entry,) = store.ls()
+    assert (entry.state, entry.n_rows) == ("damaged", 0)
+    assert "must lie within" in entry.message
+    assert store.find(fingerprint(key_of("a", "train", "x"))) is None
+    with pytest.raises(InvalidInputError, match="a link leads to"):
+        store.path_for("a", "train", "x", HEX)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "\ud800", "x" * 256, "é" * 43])
+def test_names_that_name_no_folder_are_refused(store: FeatureStore, name: str) -> None:
+    for names in ((name, "b", "c"), ("a", name, "c"), ("a", "b", name)):
+        with pytest.raises(InvalidInputError):
+            store.path_for(*names, HEX)
+
+
+@pytest.mark.parametrize("fp", ["", "0" * 16, "../" * 21 + "x", HEX.upper(), HEX + "\n"])
+def test_fingerprints_are_64_hex_digits(store: FeatureStore, fp: str) -> None:
+    with pytest.raises(InvalidInputError, match="64 hex digits"):
+        store.path_for("a", "b", "c", fp)
+
+
+@pytest.mark.parametrize(
+    "name", ["../../etc", "/etc/passwd", "a\\b", "~root", "%2F", "%2e%2e", "a\nb", "a\0b", "-rf", "a b", "ü", ".hidden"]
+)
+def test_hostile_names_stay_inside_and_come_back(store: FeatureStore, name: str) -> None:
+    path = add(store, name, name, name)
+    assert path.resolve().parent.parent.parent.parent == store.root.resolve()
+    assert re.fullmatch(r"[A-Za-z0-9._:+@=,%-]+", path.parent.name)
+    (entry,) = store.ls()
+    assert (entry.dataset, entry.split, entry.backbone, entry.state) == (name, name, name, "sealed")
+    store.open(f"{name}/{name}", name).close() if "/" not in name else None
+
+
+@given(st.lists(st.text(min_size=1, max_size=20), min_size=3, max_size=3))
+def test_paths_are_reversible_and_inside(names: list[str]) -> None:
+    from featurebank.store._names import decode_component
+
+    store = FeatureStore("/tmp/features")  # noqa: S108
+    try:
+        path = store.path_for(names[0], names[1], names[2], HEX)
+    except InvalidInputError:
+        assert any(
+            name in (".", "..") or len(name.encode("utf-8", "surrogatepass")) > 80 or _surrogate(name) for name in names
+        )
+        return
+    assert path.relative_to(store.root).parts[3:] == (HEX[:16] + ".h5",)
+    assert [decode_component(part) for part in path.relative_to(store.root).parts[:3]] == names
+
+
+def _surrogate(name: str) -> bool:
+    return any(0xD800 <= ord(character) < 0xE000 for character in name)
+
+
+def test_sealing_turns_a_partial_into_a_set(store: FeatureStore) -> None:
+    key = {**KEY, "dataset": {"name": "demo", "split": "test"}}
+    path = store.path_for("demo", "test", "tiny/net", fingerprint(key))
+    with make_writer(path, key=key) as writer:
+        assert [e.state for e in store.ls()] == ["partial"]
+        fill(writer, make_values())
+        writer.seal().close()
+    assert [e.state for e in store.ls()] == ["sealed"]

@@ -1,0 +1,145 @@
+"""The layout: folders, links and wheel in step, storeys kept apart, nothing of one machine in what is committed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "src" / "featurebank"
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+FOLDERS = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "benchmarks"}
+
+
+def command(*words: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        words, cwd=cwd, env=os.environ | environment, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def modules_loaded_by(imports: str, *, after: str = "sys") -> set[str]:
+    """The top-level modules outside the standard library that a fresh interpreter loads for an import."""
+    done = command(
+        sys.executable,
+        "-c",
+        f"import sys, {after}; before = set(sys.modules); import {imports}; print(*(set(sys.modules) - before))",
+    )
+    assert done.returncode == 0, done.stderr
+    return {name.partition(".")[0] for name in done.stdout.split()} - sys.stdlib_module_names
+
+
+def committed() -> list[str]:
+    """The files that git holds and those that it would take, from the root."""
+    done = (
+        command("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard") if shutil.which("git") else None
+    )
+    if done is None or done.returncode != 0:
+        pytest.skip("not a git checkout")
+    return [name for name in sorted(set(done.stdout.split("\0")) - {""}) if (ROOT / name).is_file()]
+
+
+# Folders, links, wheel.
+
+
+def test_each_folder_has_one_relative_link() -> None:
+    links = {path.name: path.readlink().as_posix() for path in PACKAGE.iterdir() if path.is_symlink()}
+    assert links == {name: f"../../{name}" for name in FOLDERS}
+
+
+def test_the_wheel_mapping_names_each_folder() -> None:
+    build = PYPROJECT["tool"]["hatch"]["build"]
+    own = {path.relative_to(ROOT).as_posix() for path in PACKAGE.iterdir() if path.is_file() and path.suffix != ".pyc"}
+    assert set(build["only-include"]) == FOLDERS | own
+    assert build["targets"]["wheel"]["sources"] == {
+        "src/featurebank": "featurebank",
+        **{name: f"featurebank/{name}" for name in FOLDERS},
+    }
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
+    done = command(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert {"featurebank/py.typed", "featurebank/pipelines/demo.yaml", "featurebank/store/FORMAT.md"} <= names
+    wanted = {name.removeprefix("src/") for name in committed() if name.startswith("src/featurebank/")}
+    assert names == wanted | {f"featurebank/{name}" for name in committed() if name.partition("/")[0] in FOLDERS}
+
+
+# Storeys.
+
+
+def test_importing_the_store_loads_numpy_h5py_and_xxhash_only() -> None:
+    loaded = modules_loaded_by("featurebank.store", after="h5py, numpy, xxhash")
+    assert loaded - {"h5py", "numpy", "xxhash"} == {"featurebank"}
+
+
+def test_importing_extract_loads_no_package_of_the_command_line() -> None:
+    assert modules_loaded_by("featurebank.extract").isdisjoint({"pydantic", "rich", "sklearn", "typer", "yaml"})
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "broken"),
+    [
+        ("store/errors.py", "import featurebank.extract.errors", "storeys"),
+        ("probes/__init__.py", "import featurebank.extract.errors", "storeys"),
+        ("retrieval/__init__.py", "import featurebank.probes", "storeys"),
+        ("extract/backbones/contract.py", "import featurebank.pipelines", "storeys"),
+        ("store/errors.py", "import pandas", "the store needs"),
+        ("extract/errors.py", "from yaml import safe_load", "extraction needs"),
+        ("probes/__init__.py", "import timm", "probes and retrieval"),
+    ],
+)
+def test_the_import_rules_refuse(file: str, line: str, broken: str, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "src", tmp_path / "src", symlinks=True)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    with (tmp_path / file).open("a", encoding="utf-8") as module:
+        module.write(f"\n{line}\n")
+    lint = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+    done = command(sys.executable, "-c", lint, "--no-cache", cwd=tmp_path, PYTHONPATH=str(tmp_path / "src"))
+    contracts = [entry["name"] for entry in PYPROJECT["tool"]["importlinter"]["contracts"]]
+    told = " ".join(done.stdout.split())  # names are wrapped
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert [name for name in contracts if f"{name} BROKEN" in told] == [
+        name for name in contracts if name.startswith(broken)
+    ]
+
+
+# What is committed.
+
+
+def lines_with(pattern: str) -> list[str]:
+    """Where a pattern stands in the committed text, as ``file:line: text``; binary files are passed over."""
+    found = []
+    for name in committed():
+        content = (ROOT / name).read_bytes()
+        if b"\0" not in content:
+            lines = content.decode("utf-8", errors="replace").splitlines()
+            found += [f"{name}:{number}: {line}" for number, line in enumerate(lines, 1) if re.search(pattern, line)]
+    return found
+
+
+def test_no_registry_is_named_by_its_address() -> None:
+    registries = r"pypi|pythonhosted|npmjs|debian|download\.pytorch|conda|crates"  # no address, so not found here
+    assert lines_with(rf"\b(?:{registries})\.(?:org|com|io)\b") == []
+
+
+def test_no_path_of_one_machine_is_named() -> None:
+    assert lines_with(r"(?<![\w.~})\]-])/(?:work|home|root|Users)/[\w.]") == []
+
+
+def test_constraints_pin_each_package_once_by_name_and_version() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*==[0-9][\w.!+]*", line)] == []
+    names = [line.partition("==")[0] for line in lines]
+    assert names == sorted(set(names))
