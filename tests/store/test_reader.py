@@ -110,7 +110,7 @@ def test_load_gives_fresh_arrays(sealed: Path, rows: Any) -> None:
     outputs=st.sampled_from([None, ["pooled"], ["tokens", "pooled"], []]),
 )  # fmt: skip
 @settings(max_examples=40, deadline=None)
-def test_batches_have_every_row_once(
+def test_batches_have_every_row_once(  # noqa: PLR0917
     batch_size: int, shuffle: bool, seed: int, drop_failed: bool, outputs: list[str] | None, golden: Path
 ) -> None:
     labels = make_records().labels

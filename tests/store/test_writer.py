@@ -285,7 +285,7 @@ def test_closed_writer_says_so(path: Path) -> None:
 
 
 def test_an_error_does_not_commit(path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), create(path) as writer:
+    with pytest.raises(ZeroDivisionError), create(path) as writer:  # noqa: PT012
         writer.write_chunk("pooled", 0, make_values()["pooled"][:32])
         raise ZeroDivisionError
     with FeatureSetWriter.resume(path) as writer:
