@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+import feature_sets
 import pytest
 from feature_sets import N_ROWS, OUTPUTS, fill, make_values, make_writer
 from numpy.typing import NDArray
@@ -110,7 +111,7 @@ def test_resume_after_every_prefix(
     monkeypatch.undo()
     path.unlink()
 
-    chance = random.Random(7)  # noqa: S311 - a reproducible sequence, not a secret
+    chance = random.Random(7)  # noqa: S311 - damage, not secrets  # noqa: S311 - a reproducible sequence, not a secret
     for end in range(len(operations)):
         safe = last_sync(operations, end) if power_cut else end
         # What was valid when everything before `safe` was done, and was not written again since.
@@ -149,7 +150,7 @@ sys.stdin.read()
 
 def test_kill_9_costs_what_was_not_committed(tmp_path: Path) -> None:
     path = tmp_path / "demo.h5"
-    command = [sys.executable, "-c", CHILD, str(path), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", CHILD, str(path), str(Path(feature_sets.__file__).parent)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"ready\n"
