@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from typing import TypeAlias
 
-import numpy as np
 import feature_sets
+import numpy as np
 import pytest
 from feature_sets import N_ROWS, OUTPUTS, fill, make_values, make_writer
 from numpy.typing import NDArray

@@ -227,3 +227,8 @@ def test_reading_needs_neither_torch_nor_h5py(sealed: Path) -> None:
         [sys.executable, "-W", "error", "-c", READING, str(sealed)], check=True, capture_output=True, text=True
     )
     assert done.stdout == "[]\n"
+
+
+def test_masks_must_fit(sealed: Path) -> None:
+    with FeatureSet(sealed) as fs, pytest.raises(InvalidInputError, match=r"must have shape \(70,\); found \(69,\)"):
+        fs.load("pooled", np.ones(69, bool))
