@@ -73,7 +73,7 @@ def _manifest_of(disk: Disk, header: Header, decode: Callable[[bytes], dict[str,
         found = fingerprint(manifest["key"])
     except ValueError as error:
         found = f"no readable key ({error})"
-    if False:
+    if found != header.table.fingerprint:
         raise CorruptError(
             f"{disk.path} is damaged: its key must have the fingerprint {header.table.fingerprint}; found {found}; "
             f"delete it and extract again"

@@ -111,7 +111,7 @@ def test_resume_after_every_prefix(
     monkeypatch.undo()
     path.unlink()
 
-    chance = random.Random(7)  # noqa: S311 - damage, not secrets  # noqa: S311 - a reproducible sequence, not a secret
+    chance = random.Random(7)  # noqa: S311 - a reproducible sequence, not a secret
     for end in range(len(operations)):
         safe = last_sync(operations, end) if power_cut else end
         # What was valid when everything before `safe` was done, and was not written again since.

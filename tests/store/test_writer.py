@@ -86,6 +86,34 @@ def test_pending_until_committed(path: Path) -> None:
         assert writer.pending("pooled").tolist() == [True, True, True]
 
 
+def test_a_chunk_written_during_a_commit_goes_to_the_next(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values, sync = make_values()["pooled"], Disk.sync
+    with create(path) as writer:
+        writer.write_chunk("pooled", 0, values[32:64])
+        writer.write_chunk("pooled", 1, values[32:64])
+
+        def sync_meanwhile(disk: Disk) -> None:
+            writer.write_chunk("pooled", 0, values[:32])
+            writer.write_chunk("pooled", 2, values[64:])
+            sync(disk)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Disk, "sync", sync_meanwhile)
+            assert writer.commit() == 2
+        assert writer.pending("pooled").tolist() == [True, False, True]
+        assert writer.commit() == 2
+    with FeatureSetWriter.resume(path) as writer:
+        assert writer.pending("pooled").tolist() == [False, False, False]
+
+
+def test_chunks_have_at_most_2048_rows(tmp_path: Path) -> None:
+    outputs = [Output(name="a", shape=())]
+    with create(
+        tmp_path / "a.h5", outputs=outputs, records=make_records(5000), head=None, chunk_bytes=2 << 20
+    ) as writer:
+        assert (writer.chunk_rows("a"), writer.n_chunks("a")) == (2048, 3)
+
+
 def test_resume_finds_what_was_committed(path: Path) -> None:
     values = make_values()["pooled"]
     with create(path) as writer:
