@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import multiprocessing
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -38,7 +39,11 @@ def _has_gpu() -> bool:
 
 
 def _threads() -> set[threading.Thread]:
-    return {thread for thread in threading.enumerate() if not thread.daemon}
+    """The live threads, without those of the pool that torch's compiler keeps for the life of a process."""
+    compiler = sys.modules.get("torch._inductor.async_compile")
+    pool = compiler.AsyncCompile.pool if compiler else None
+    kept = vars(pool())["_threads"] if pool and pool.cache_info().currsize else set()
+    return {thread for thread in threading.enumerate() if not thread.daemon and thread not in kept}
 
 
 def _children() -> set[int]:
