@@ -98,13 +98,14 @@ class Runner:
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _pass(self, pixels: torch.Tensor, size: int) -> dict[str, torch.Tensor]:
+        # Compiled code tells tensors made in inference mode from others, so the input is always made outside.
         n = len(pixels)
+        images = pixels.to(self.device, non_blocking=True)
+        if self.compiled and n < size:
+            images = torch.cat([images, images.new_zeros((size - n, *images.shape[1:]))])
         with torch.inference_mode():
-            on_device = pixels.to(self.device, non_blocking=True)
-            if self.compiled and n < size:
-                padding = on_device.new_zeros((size - n, *on_device.shape[1:]))
-                return {name: value[:n] for name, value in self._call(torch.cat([on_device, padding])).items()}
-            return self._call(on_device)
+            outputs = self._call(images)
+        return outputs if len(images) == n else {name: value[:n] for name, value in outputs.items()}
 
     def _halve(self, size: int) -> None:
         with self._lock:
@@ -127,7 +128,10 @@ class Runner:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                self._call = torch.compile(self.module, dynamic=False, options={"freezing": True})
+                # All networks share this module's forward, and with it, unless told otherwise, one limit of compilations.
+                self._call = torch.compile(
+                    self.module, dynamic=False, isolate_recompiles=True, options={"freezing": True}
+                )
                 compiled = self._pass(sample, self.batch_size)
         except Exception as error:
             self._use_eager(f"compilation failed, running eagerly: {str(error).splitlines()[0][:200]}")
