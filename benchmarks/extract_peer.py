@@ -1,14 +1,17 @@
 """Against the loop a user writes today: timm model, create_transform, DataLoader with two workers, float32.
 
-The same JPEGs, the same weights. Images per second of both, compilation not counted and printed apart, and the
-smallest cosine between both sets of pooled features. ResNet-50 has random weights here: speed does not depend on them.
+The same JPEGs, the same weights, the same size, crop, mean and std, each side in a process of its own. Images per
+second of both, compilation not counted and printed apart, and the smallest cosine between both sets of pooled features.
+ResNet-50 has random weights here: speed does not depend on them.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +20,12 @@ from harness import environment, report
 from numpy.typing import NDArray
 from photographs import photographs
 from stages import Setting, median, open_folder, runner_of, setting
-from timm.data import create_transform, resolve_data_config  # type: ignore[attr-defined]
-from torch import nn
+from timm.data import create_transform  # type: ignore[attr-defined]
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder  # type: ignore[import-untyped]
 
 from featurebank.extract import backbones
+from featurebank.extract.backbones.network import FrozenNetwork
 from featurebank.extract.datasets.contract import Split
 from featurebank.extract.device import CompileMode, Execution
 from featurebank.extract.engine import extract
@@ -32,10 +35,20 @@ from featurebank.store import FeatureSet, FeatureStore
 CASES = {"resnet50": ("timm:resnet50@random:0", 5.0), "efficientnet_lite0": ("efficientnet_lite0", 4.0)}
 
 
-def peer(model: nn.Module, folder: Path, device: str) -> tuple[NDArray[np.float32], float]:
+def peer(name: str, folder: Path, device: str) -> tuple[NDArray[np.float32], float]:
     """The loop a user writes: features (N, D) and images per second."""
-    config = resolve_data_config({}, model=model)  # type: ignore[no-untyped-call]
-    images = ImageFolder(str(folder), transform=create_transform(**config))
+    spec = backbones.resolve(name, outputs=["pooled"])
+    network = backbones.build(spec)
+    assert isinstance(network, FrozenNetwork)  # noqa: S101 - narrows the type
+    model, size = network.backbone.to(device), spec.preprocessing
+    transform = create_transform(
+        input_size=(3, size.height, size.width),
+        crop_pct=size.height / size.resize_height,
+        interpolation=size.interpolation,
+        mean=size.mean,
+        std=size.std,
+    )
+    images = ImageFolder(str(folder), transform=transform)
     loader = DataLoader(images, batch_size=64, num_workers=2, pin_memory=device.startswith("cuda"))
     features = []
     start = time.perf_counter()
@@ -67,7 +80,6 @@ def compare(case: str, images: int, repeats: int) -> None:
     name, bound = CASES[case]
     use = setting()
     spec = backbones.resolve(name, outputs=["pooled"])
-    model = backbones.build(spec).timm_model.to(use.device)  # type: ignore[attr-defined]
     rates: dict[str, list[float]] = {"peer": [], "ours": []}
     start = time.perf_counter()
     eager = runner_of(spec, use, compiled=False)
@@ -75,10 +87,10 @@ def compare(case: str, images: int, repeats: int) -> None:
     runner_of(spec, use, compiled=not use.device.startswith("cuda"))
     compile_seconds = (time.perf_counter() - built) - (built - start)
     del eager
-    with photographs(images) as folder:
+    with photographs(images) as folder, ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
         split = open_folder(folder)
         for _ in range(repeats):
-            expected, rate = peer(model, folder, use.device)
+            expected, rate = other.submit(peer, name, folder, use.device).result()
             rates["peer"].append(rate)
             found, rate, how = ours(split, name, use)
             rates["ours"].append(rate)

@@ -21,6 +21,7 @@ from featurebank.extract.device import Execution, cpu_cores, resolve_device, res
 from featurebank.extract.engine import extract
 from featurebank.extract.forward import PixelsToFeatures, Runner
 from featurebank.extract.key import Precision
+from featurebank.extract.memory import keep_freed_memory
 from featurebank.extract.progress import Clock
 from featurebank.extract.wanted import Outcome, Request, want
 from featurebank.store import FeatureStore
@@ -41,7 +42,8 @@ class Setting:
 
 
 def setting() -> Setting:
-    """The engine's own defaults."""
+    """The engine's own defaults, and its allocator's."""
+    keep_freed_memory()
     device = resolve_device("auto")
     batch_size = 256 if device.startswith("cuda") else 16
     return Setting(device, resolve_precision("auto", device), batch_size, cpu_cores())

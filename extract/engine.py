@@ -22,6 +22,7 @@ from featurebank.extract.datasets.contract import Split
 from featurebank.extract.device import Execution, cpu_cores, resolve_device
 from featurebank.extract.forward import COMPILE_FROM_ROWS, PixelsToFeatures, Runner, can_compile
 from featurebank.extract.key import Precision, StoredType
+from featurebank.extract.memory import keep_freed_memory
 from featurebank.extract.plan import Task, plan
 from featurebank.extract.progress import Clock, JobProgress, Observer
 from featurebank.extract.provenance import provenance
@@ -97,6 +98,8 @@ class _Engine:
 
     def run(self) -> list[Outcome]:
         """Everything, pass by pass."""
+        if not self.cuda:
+            keep_freed_memory()
         with _numerics(), self._writers():
             self._resume()
             tasks = plan(

@@ -128,8 +128,8 @@ class Runner:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                # All networks share this module's forward, and with it, unless told otherwise, one limit of compilations.
-                self._call = torch.compile(
+                # All networks share this module's forward, and so, unless isolated, one limit of compilations.
+                self._call = torch.compile(  # type: ignore[call-overload]  # lacks the flag in torch 2.15
                     self.module, dynamic=False, isolate_recompiles=True, options={"freezing": True}
                 )
                 compiled = self._pass(sample, self.batch_size)

@@ -331,7 +331,7 @@ def test_compiled_features_are_the_eager_ones(folder: Path, tmp_path: Path) -> N
     for a, b in zip(*made, strict=True):
         cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
         assert cosine.min() > 0.99999
-    assert graphs["unique_graphs"] - before == 2, "each network is compiled once, short batches and all threads included"
+    assert graphs["unique_graphs"] - before == 2, "short batches or threads had it compiled again"
 
 
 def test_images_of_every_kind_go_through(tmp_path: Path) -> None:
