@@ -11,15 +11,21 @@ import pytest
 from featurebank.extract import memory
 
 PAGE_FAULTS = """
-import resource, sys, threading
-import numpy as np
+import ctypes, resource, sys, threading
 from featurebank.extract.memory import keep_freed_memory
 
 assert sys.argv[1] == "as it comes" or (keep_freed_memory() and keep_freed_memory())
 
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.malloc.argtypes = [ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+
 def layers():
     for _ in range(20):
-        np.ones(40 << 20, np.uint8)
+        block = libc.malloc(40 << 20)
+        ctypes.memset(block, 1, 40 << 20)
+        libc.free(block)
 
 threads = [threading.Thread(target=layers) for _ in range(2)]
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
