@@ -1,6 +1,7 @@
 """The command line: one verb each. Results go to stdout, progress and messages to stderr.
 
-Exit codes: 0 done, 1 something failed, 2 wrong use.
+Exit codes: 0 done, 1 something failed, 2 wrong use (arguments, a configuration, a name that does not exist),
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -20,6 +21,9 @@ from rich.logging import RichHandler
 from rich.markup import escape
 
 from featurebank import __version__
+
+if TYPE_CHECKING:
+    from featurebank.store import FeatureStore
 
 __all__ = ["app", "main"]
 
@@ -34,6 +38,7 @@ StoreOption = Annotated[Path, typer.Option("--store", help="The store's folder."
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables for people.")]
 DEFAULT_STORE = Path("features")
 WIDTH_WITHOUT_TERMINAL = 150
+INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 
 def _console(*, stderr: bool = False) -> Console:
@@ -94,10 +99,17 @@ def ls(
     as_json: JsonOption = False,
 ) -> None:
     """List the feature sets of a store, the unfinished and damaged ones too."""
+    from featurebank.extract.errors import nearest
     from featurebank.pipelines.inspection import entries_table, entry_json
-    from featurebank.store import FeatureStore
 
-    entries = FeatureStore(store).ls(dataset=dataset, backbone=backbone)
+    found = _existing(store)
+    entries = found.ls(dataset=dataset, backbone=backbone)
+    if not entries and (everything := found.ls()):
+        datasets = {name for e in everything for name in (e.dataset, f"{e.dataset}/{e.split}")}
+        backbones = {e.backbone for e in everything}
+        for kind, name, known in (("dataset", dataset, datasets), ("backbone", backbone, backbones)):
+            if name is not None and name not in known:
+                raise nearest(kind, name, known)
     if as_json:
         _print_json([entry_json(entry) for entry in entries])
     else:
@@ -114,9 +126,10 @@ def show(
 ) -> None:
     """Show one feature set: its key, how it was made, its outputs and its failed rows."""
     from featurebank.pipelines.inspection import set_json, set_view
-    from featurebank.store import FeatureStore
 
-    with FeatureStore(store).open(dataset, backbone, fingerprint=fingerprint) as feature_set:
+    if "/" not in dataset:
+        raise typer.BadParameter(f"expected DATASET/SPLIT, as ls lists them, found {dataset!r}")
+    with _existing(store).open(dataset, backbone, fingerprint=fingerprint) as feature_set:
         if as_json:
             _print_json(set_json(feature_set))
         else:
@@ -127,9 +140,8 @@ def show(
 def verify(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
     """Hash every byte of every sealed set again; exit 1 if one is not what it was."""
     from featurebank.pipelines.inspection import verify_json, verify_table
-    from featurebank.store import FeatureStore
 
-    reports = FeatureStore(store).verify()
+    reports = _existing(store).verify()
     if as_json:
         _print_json(verify_json(reports))
     else:
@@ -165,6 +177,17 @@ def _root(
     ] = False,
 ) -> None:
     """Extract every backbone's frozen features once; ask the cached features anything."""
+
+
+def _existing(folder: Path) -> FeatureStore:
+    from featurebank.store import FeatureStore, NotFoundError
+
+    if not folder.is_dir():
+        raise NotFoundError(
+            f"{folder}: expected a store's folder, found {'a file' if folder.exists() else 'nothing'}; "
+            f"name another with --store, or make one: featurebank features CONFIG --store {folder}"
+        )
+    return FeatureStore(folder)
 
 
 def _report_json(report: Any) -> dict[str, Any]:
@@ -207,12 +230,18 @@ def _run(application: Callable[..., Any]) -> int:
     try:
         application()
     except SystemExit as done:
-        return done.code if isinstance(done.code, int) else int(done.code is not None)
-    except KeyboardInterrupt:
-        _console(stderr=True).print("interrupted; what was committed is kept, run again to go on", style="yellow")
-        return 130
+        code = done.code if isinstance(done.code, int) else int(done.code is not None)
+        if code == INTERRUPTED:
+            _console(stderr=True).print("interrupted; what was committed is kept, run again to go on", style="yellow")
+        return code
     except (StoreError, ExtractError, OSError, ValueError) as error:
         text = str(error) if str(error) else type(error).__name__
         _console(stderr=True).print(f"[red]error:[/] {escape(text)}", highlight=False, soft_wrap=True)
-        return 2 if isinstance(error, KeyError) or type(error).__name__ == "ConfigError" else 1
+        return _exit_code(error)
     return 0
+
+
+def _exit_code(error: Exception) -> int:
+    from featurebank.pipelines.config import ConfigError
+
+    return 2 if isinstance(error, (KeyError, ConfigError)) else 1

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -15,6 +16,7 @@ from rich.text import Text
 from featurebank.extract.progress import Observer, Snapshot
 from featurebank.extract.wanted import Outcome
 from featurebank.pipelines.features import ProbeOutcome, Report
+from featurebank.pipelines.tables import titled_table
 
 __all__ = ["live", "outcome_table", "probe_table", "render_report", "render_snapshot"]
 
@@ -26,6 +28,7 @@ STATES = {
     "interrupted": "[yellow]interrupted[/]",
 }
 PLAIN_EVERY_SECONDS = 10.0
+SHOWN = 10  # failed rows of one feature set
 
 
 @contextmanager
@@ -56,8 +59,10 @@ class _Lines:
 
 
 def render_snapshot(snapshot: Snapshot) -> RenderableType:
-    """One line per feature set that is not finished, and one about speed and what limits it."""
+    """One line per feature set that is being made, and one about speed and what limits it."""
     table = Table.grid(padding=(0, 2))
+    for fixed in (False, False, False, True):
+        table.add_column(no_wrap=fixed, overflow="fold")
     waiting = 0
     for job in snapshot.jobs:
         if job.state in ("present", "sealed"):
@@ -65,14 +70,13 @@ def render_snapshot(snapshot: Snapshot) -> RenderableType:
         if job.done == 0 and job.state == "missing":
             waiting += 1
             continue
-        failed = f"[yellow]{job.failed_rows} failed[/]" if job.failed_rows else ""
         table.add_row(
             job.backbone,
             job.dataset,
-            ProgressBar(total=max(job.total, 1), completed=job.done, width=30),
+            ProgressBar(total=max(job.total, 1), completed=job.done, width=20),
             f"{job.done:,}/{job.total:,}",
-            failed,
-            f"[yellow]{job.note}[/]" if job.note else "",
+            Text(f"{job.failed_rows} failed" if job.failed_rows else "", style="yellow"),
+            Text(job.note, style="yellow"),
         )
     finished = sum(job.state in ("present", "sealed") for job in snapshot.jobs)
     counts = f"{finished} of {len(snapshot.jobs)} feature sets sealed, {waiting} waiting"
@@ -99,68 +103,83 @@ def _duration(seconds: float) -> str:
 
 
 def outcome_table(outcomes: Sequence[Outcome]) -> Table:
-    """One row per feature set: what it is, what became of it, how fast, and where the time went."""
-    table = Table(title="Feature sets", title_justify="left")
-    for name in ("backbone", "dataset", "key", "state"):
-        table.add_column(name, no_wrap=True)
-    for name in ("rows", "failed", "images/s"):
-        table.add_column(name, justify="right")
-    table.add_column("decode+transform / forward / write")
-    for o in outcomes:
-        table.add_row(
-            o.backbone,
-            f"{o.dataset}/{o.split}",
-            o.fingerprint[:8],
-            STATES[o.state],
-            f"{o.n_rows:,}",
-            str(len(o.failed)) if o.failed else "-",
-            f"{o.images_per_second:,.0f}" if o.images_per_second else "",
-            _where(o.seconds),
-        )
+    """One row per feature set: what it is, what became of it, how fast, and where the time went, in percent.
+
+    What no feature set has, such as failed rows, gets no column.
+    """
+    names = {"backbone": [o.backbone for o in outcomes], "dataset": [f"{o.dataset}/{o.split}" for o in outcomes]}
+    numbers = {
+        "rows": [f"{o.n_rows:,}" for o in outcomes],
+        "failed": [f"[yellow]{len(o.failed):,}[/]" if o.failed else "" for o in outcomes],
+        "images/s": [f"{o.images_per_second:,.0f}" if o.images_per_second else "" for o in outcomes],
+        "decode,\nforward,\nwrite %": [_where(o.seconds) for o in outcomes],
+    }
+    table = titled_table("Feature sets", *names)
+    table.add_column("state", no_wrap=True)
+    shown = {name: cells for name, cells in numbers.items() if any(cells)}
+    for name in shown:
+        table.add_column(name, justify="right", no_wrap=True)
+    for index, outcome in enumerate(outcomes):
+        described = (escape(cells[index]) for cells in names.values())
+        table.add_row(*described, STATES[outcome.state], *(cells[index] for cells in shown.values()))
     return table
 
 
 def _where(seconds: Mapping[str, float]) -> str:
+    """Shares of reading, decoding and transforming; of the networks; of writing.
+
+    >>> _where({"read": 1, "decode": 2, "transform": 1, "forward": 15, "write": 1})
+    '20/75/5'
+    """
     total = sum(seconds.values())
     if not total:
         return ""
     prepare = seconds["read"] + seconds["decode"] + seconds["transform"]
-    return f"{prepare / total:.0%} / {seconds['forward'] / total:.0%} / {seconds['write'] / total:.0%}"
+    return "/".join(f"{100 * part / total:.0f}" for part in (prepare, seconds["forward"], seconds["write"]))
 
 
 def probe_table(probes: Sequence[ProbeOutcome]) -> Table:
-    """One row per backbone and probe, best first."""
-    table = Table(title="Linear probes: accuracy on the test split, C chosen on validation rows", title_justify="left")
-    for name in ("backbone", "train", "test"):
-        table.add_column(name, no_wrap=True)
+    """One row per backbone and probe, best first; why one failed stands in `render_report`."""
+    title = "Linear probes: accuracy on the test split, C chosen on validation rows"
+    table = titled_table(title, "backbone", "train", "test")
     for name in ("accuracy", "95 % interval", "C"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for p in sorted(probes, key=lambda p: -(p.row.value if p.row else -1.0)):
-        if p.row is None:
-            table.add_row(p.backbone, p.probe.train, p.probe.test, "[red]failed[/]", p.error)
-            continue
-        interval = f"{p.row.low:.3f} - {p.row.high:.3f}" if p.row.low is not None else ""
-        chosen = str((p.row.settings or {}).get("C", ""))
-        table.add_row(p.backbone, p.probe.train, p.probe.test, f"{p.row.value:.3f}", interval, chosen)
+        cells = ["[red]failed[/]", "", ""]
+        if p.row is not None:
+            interval = f"{p.row.low:.3f} - {p.row.high:.3f}" if p.row.low is not None else ""
+            cells = [f"{p.row.value:.3f}", interval, str((p.row.settings or {}).get("C", ""))]
+        table.add_row(escape(p.backbone), escape(p.probe.train), escape(p.probe.test), *cells)
     return table
 
 
 def render_report(report: Report, console: Console, *, seconds: float) -> None:
-    """The closing tables of ``featurebank features``."""
-    console.print(outcome_table(report.outcomes))
+    """The closing tables of ``featurebank features``, and below each what failed and why."""
+    if report.outcomes:
+        console.print(outcome_table(report.outcomes))
     for outcome in report.outcomes:
-        for row, reason in list(outcome.failed.items())[:10]:
-            console.print(f"  [yellow]{outcome.dataset}/{outcome.split} row {row}[/]: {reason}", highlight=False)
-        if len(outcome.failed) > 10:
-            console.print(f"  … {len(outcome.failed) - 10} more: featurebank show {outcome.path}", highlight=False)
+        place = f"{outcome.dataset}/{outcome.split}"
+        for row, reason in list(outcome.failed.items())[:SHOWN]:
+            _line(console, f"{place} row {row}", "yellow", reason)
+        if (more := len(outcome.failed) - SHOWN) > 0:
+            _line(console, f"{place}", "yellow", f"{more} more: featurebank show {place} {outcome.backbone}")
         if outcome.error:
-            console.print(f"  [red]{outcome.backbone} on {outcome.dataset}/{outcome.split}[/]: {outcome.error}")
+            _line(console, f"{outcome.backbone} on {place}", "red", outcome.error)
     for name, reason in report.unavailable.items():
-        console.print(f"  [red]{name}[/]: {reason}", highlight=False)
+        _line(console, name, "red", reason)
     if report.probes:
+        console.print()
         console.print(probe_table(report.probes))
+    for probe in report.probes:
+        if probe.error:
+            _line(console, f"{probe.backbone}, {probe.probe.train} to {probe.probe.test}", "red", probe.error)
+    console.print()
     if report.nothing_to_do:
         console.print(f"Everything is sealed already: nothing was computed or fetched ({seconds:.1f} s).")
     else:
         made = sum(o.state == "sealed" for o in report.outcomes)
-        console.print(f"{made} feature sets made in {_duration(seconds)}.")
+        console.print(f"Feature sets made: {made}, in {_duration(seconds)}.")
+
+
+def _line(console: Console, what: str, style: str, why: str) -> None:
+    console.print(Text.assemble("  ", (what, style), f": {why}"), soft_wrap=True)

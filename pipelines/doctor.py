@@ -9,10 +9,13 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from featurebank.extract.assets import cache_dir
 from featurebank.extract.device import cpu_cores, has_bfloat16, resolve_device, resolve_precision
+from featurebank.pipelines.tables import titled_table
 
 __all__ = ["Finding", "doctor_table", "examine"]
 
@@ -91,8 +94,7 @@ def _places() -> Iterator[Finding]:
 
 def doctor_table(findings: list[Finding]) -> Table:
     """The findings for a person."""
-    table = Table("check", "found", "", title="This machine", title_justify="left")
+    table = titled_table("This machine", "check", "found", "advice")
     for finding in findings:
-        mark = finding.found if finding.ok else f"[red]{finding.found}[/]"
-        table.add_row(finding.check, mark, finding.advice)
+        table.add_row(finding.check, Text(finding.found, style="" if finding.ok else "red"), escape(finding.advice))
     return table

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from featurebank.extract import backbones, datasets
 from featurebank.extract.backbones.contract import BackboneSpec
 from featurebank.extract.datasets.contract import DatasetSpec, Split, Subset
 from featurebank.extract.device import Execution, resolve_device, resolve_precision
 from featurebank.extract.errors import ExtractError
+from featurebank.extract.key import Precision
 from featurebank.extract.progress import Observer
 from featurebank.extract.wanted import Outcome, Request, Wanted, want
-from featurebank.pipelines.config import ConfigError, DatasetConfig, ProbeConfig, RunConfig
+from featurebank.pipelines.config import ConfigError, DatasetConfig, ExtractionConfig, ProbeConfig, RunConfig
 from featurebank.pipelines.results import Results, Row
 from featurebank.store import FeatureSet, FeatureStore
 
@@ -76,13 +77,14 @@ def run_features(
         say: called with one line at a time, for people.
 
     Raises:
-        ConfigError: two datasets under one name, or a probe of a split that is not in the run.
+        ConfigError: two datasets under one name, a probe of a split that is not in the run, or settings of the
+            extraction that this machine cannot follow.
         ExtractError, StoreError: see ``featurebank.extract.engine.extract``.
     """
     _check_probes(config)
     wish = config.extraction
-    device = resolve_device(wish.device)
-    precision = resolve_precision(wish.precision, device)
+    device, precision = _resolve_device(wish)
+    execution = _execution(wish)
     store = FeatureStore(config.store)
     unavailable: dict[str, str] = {}
     specs = _resolve_all(config, unavailable)
@@ -92,19 +94,33 @@ def run_features(
     missing = sum(w.outcome.state == "missing" for w in wanted)
     say(f"{len(wanted)} feature sets wanted: {len(wanted) - missing} sealed already, {missing} to make")
     if missing:
-        execution = Execution(
-            device=device,
+        say(f"device {device}, precision {precision}, stored as {wish.dtype}")
+        _extract(wanted, splits, replace(execution, device=device), observer)
+    report = Report(outcomes=[w.outcome for w in wanted], unavailable=unavailable, precision=precision, device=device)
+    report.probes = _probe_all(config, wanted, store, say)
+    return report
+
+
+def _resolve_device(wish: ExtractionConfig) -> tuple[str, Precision]:
+    try:
+        device = "cpu" if wish.device == "cpu" else resolve_device(wish.device)  # which imports torch
+        return device, resolve_precision(wish.precision, device)
+    except ValueError as error:
+        raise ConfigError(f"extraction: {error}") from error
+
+
+def _execution(wish: ExtractionConfig) -> Execution:
+    try:
+        return Execution(
+            device=wish.device,
             batch_size=wish.batch_size,
             workers=wish.workers,
             compile=wish.compile,
             strict=wish.strict,
             backbones_per_pass=wish.backbones_per_pass,
         )
-        say(f"device {device}, precision {precision}, stored as {wish.dtype}")
-        _extract(wanted, splits, execution, observer)
-    report = Report(outcomes=[w.outcome for w in wanted], unavailable=unavailable, precision=precision, device=device)
-    report.probes = _probe_all(config, wanted, store, say)
-    return report
+    except ValueError as error:
+        raise ConfigError(f"extraction: {error}") from error
 
 
 def _extract(

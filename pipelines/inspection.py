@@ -11,7 +11,9 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from featurebank.pipelines.tables import titled_table
 from featurebank.store import Entry, FeatureSet, VerifyReport
 
 __all__ = ["entries_table", "entry_json", "set_json", "set_view", "verify_json", "verify_table"]
@@ -19,20 +21,21 @@ __all__ = ["entries_table", "entry_json", "set_json", "set_view", "verify_json",
 STATE_STYLE = {"sealed": "green", "partial": "yellow", "damaged": "red"}
 
 
-def entries_table(entries: Sequence[Entry], root: Path) -> Table:
+def entries_table(entries: Sequence[Entry], root: Path) -> RenderableType:
     """What ``ls`` prints."""
-    table = Table(title=f"{root}: {len(entries)} feature sets", title_justify="left")
-    for name in ("dataset", "backbone", "key", "state"):
+    if not entries:
+        return Text(f"{root}: no feature sets")
+    table = titled_table(f"Feature sets in {root}: {len(entries)}", "dataset", "backbone")
+    for name in ("key", "state"):
         table.add_column(name, no_wrap=True)
     for name in ("rows", "size"):
-        table.add_column(name, justify="right")
-    table.add_column("outputs")
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("outputs", overflow="fold")
     for e in entries:
         state = f"[{STATE_STYLE[e.state]}]{e.state}[/]"
         outputs = escape(e.message) if e.message else ", ".join(output.name for output in e.outputs)
-        table.add_row(
-            f"{e.dataset}/{e.split}", e.backbone, e.fingerprint[:8], state, f"{e.n_rows:,}", _size(e.nbytes), outputs
-        )
+        names = (escape(f"{e.dataset}/{e.split}"), escape(e.backbone))
+        table.add_row(*names, e.fingerprint[:8], state, f"{e.n_rows:,}", _size(e.nbytes), outputs)
     return table
 
 
@@ -66,6 +69,8 @@ def _array_json(feature_set: FeatureSet, name: str) -> dict[str, Any]:
 def set_view(feature_set: FeatureSet) -> RenderableType:
     """What ``show`` prints."""
     facts = Table.grid(padding=(0, 2))
+    facts.add_column()
+    facts.add_column(overflow="fold")
     for name, value in (
         ("path", feature_set.path),
         ("fingerprint", feature_set.fingerprint),
@@ -75,21 +80,22 @@ def set_view(feature_set: FeatureSet) -> RenderableType:
         ("head", "none" if feature_set.head is None else f"{feature_set.head[0].shape}"),
     ):
         facts.add_row(f"[bold]{name}[/]", escape(str(value)))
-    outputs = Table("output", "shape", "dtype", "rows a chunk", title="Outputs", title_justify="left")
+    outputs = titled_table("Outputs", "output", "shape", "dtype", "rows a chunk")
     for name in feature_set.outputs:
         array = _array_json(feature_set, name)
         outputs.add_row(name, str(tuple(array["shape"])), array["dtype"], str(array["chunk_rows"]))
-    parts: list[RenderableType] = [facts, outputs, _tree("Key", feature_set.key)]
-    parts.append(_tree("Provenance", {k: v for k, v in feature_set.provenance.items() if k != "class_names"}))
+    provenance = {k: v for k, v in feature_set.provenance.items() if k != "class_names"}
+    parts: list[RenderableType] = [facts, "", outputs, "", _tree("Key", feature_set.key), ""]
+    parts += [_tree("Provenance", provenance), ""]
     for row, reason in list(feature_set.reasons.items())[:20]:
         parts.append(f"[yellow]row {row}[/] {escape(str(feature_set.ids[row]))}: {escape(reason)}")
     return Group(*parts)
 
 
 def _tree(title: str, value: Mapping[str, Any]) -> Table:
-    table = Table("field", "value", title=title, title_justify="left")
+    table = titled_table(title, "field", "value")
     for name, item in _leaves(value):
-        table.add_row(name, escape(json.dumps(item, ensure_ascii=False)))
+        table.add_row(escape(name), escape(json.dumps(item, ensure_ascii=False)))
     return table
 
 
@@ -101,11 +107,12 @@ def _leaves(value: Mapping[str, Any], path: str = "") -> list[tuple[str, Any]]:
     return leaves
 
 
-def verify_table(reports: Sequence[VerifyReport], root: Path) -> Table:
+def verify_table(reports: Sequence[VerifyReport], root: Path) -> RenderableType:
     """What ``verify`` prints."""
-    table = Table(title=f"{root}: {len(reports)} files verified", title_justify="left")
-    for name in ("file", "result", "bytes"):
-        table.add_column(name)
+    if not reports:
+        return Text(f"{root}: no sealed feature sets")
+    table = titled_table(f"Files verified in {root}: {len(reports)}", "file", "result")
+    table.add_column("size", justify="right", no_wrap=True)
     for report in reports:
         result = "[green]as sealed[/]" if report.ok else f"[red]{escape(report.error)}[/]"
         table.add_row(escape(str(report.path.relative_to(root))), result, _size(report.nbytes))
