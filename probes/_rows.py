@@ -1,0 +1,92 @@
+"""Features as the probes read them: checked, then passed over in blocks of rows, never copied whole.
+
+Shapes: N rows, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+__all__ = ["as_features", "check_finite", "query_data", "row_blocks", "row_mean", "training_data"]
+
+BLOCK_VALUES = 2**24  # 128 MiB of float64
+FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
+
+
+def as_features(features: ArrayLike, name: str = "features") -> NDArray[Any]:
+    """(N, D) float16, float32 or float64 as they come, a memory map included; other numbers become float64.
+
+    Raises:
+        ValueError: not two axes, no row or no column.
+    """
+    array = np.asarray(features)
+    if array.ndim != 2 or 0 in array.shape:
+        raise ValueError(f"{name} must be (N, D) with at least one row and one column; found shape {array.shape}")
+    return array if array.dtype in FLOATS else array.astype(np.float64)
+
+
+def training_data(estimator: object, X: ArrayLike, y: ArrayLike, **checks: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Features (N, D) and labels through scikit-learn's checks; sets the estimator's ``n_features_in_``.
+
+    Whether the features are finite is left to the first pass over the rows.
+    """
+    from sklearn.utils.validation import validate_data  # type: ignore[import-untyped]
+
+    features, labels = validate_data(estimator, X, y, dtype="numeric", ensure_all_finite=False, **checks)
+    return as_features(features), labels
+
+
+def query_data(estimator: object, X: ArrayLike) -> NDArray[Any]:
+    """Features (M, D) for a fitted estimator, of the width that it was fitted on; finiteness is left as above."""
+    from sklearn.utils.validation import check_is_fitted, validate_data
+
+    check_is_fitted(estimator)
+    return as_features(validate_data(estimator, X, reset=False, dtype="numeric", ensure_all_finite=False))
+
+
+def row_blocks(
+    features: NDArray[Any], dtype: DTypeLike, *, rows: int | None = None, name: str = "features"
+) -> Iterator[tuple[slice, NDArray[Any]]]:
+    """Each block of rows once, in order: where it stands, and a fresh, contiguous copy in another dtype.
+
+    Args:
+        features: (N, D).
+        dtype: of the blocks.
+        rows: per block at most; never more than make `BLOCK_VALUES` values.
+        name: what the error calls the features.
+
+    Raises:
+        ValueError: a value that is not finite in that dtype.
+    """
+    most = max(1, BLOCK_VALUES // features.shape[1])
+    step = most if rows is None else min(rows, most)
+    for start in range(0, len(features), step):
+        where = slice(start, min(start + step, len(features)))
+        with np.errstate(over="ignore"):
+            block = np.array(features[where], dtype=dtype, order="C")
+        finite = np.isfinite(block)
+        if not finite.all():
+            row, column = np.argwhere(~finite)[0]
+            raise ValueError(
+                f"{name} must be finite in {np.dtype(dtype).name}; found NaN or infinity (inf) "
+                f"in row {start + row}, column {column}; leave out failed rows"
+            )
+        yield where, block
+
+
+def check_finite(features: NDArray[Any], dtype: DTypeLike = np.float32) -> None:
+    """Passes over all rows and raises ValueError at the first value that is not finite in the dtype."""
+    for _ in row_blocks(features, dtype):
+        pass
+
+
+def row_mean(features: NDArray[Any]) -> NDArray[np.float64]:
+    """The mean row (D,), accumulated in float64."""
+    total = np.zeros(features.shape[1])
+    for _, block in row_blocks(features, np.float64):
+        total += block.sum(0)
+    return total / len(features)

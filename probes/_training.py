@@ -1,0 +1,197 @@
+"""What probes that are trained by gradient steps share: checked rows, a held-out part, batches and the learning rate.
+
+Shapes: N rows, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "check_device",
+    "check_number",
+    "checked_array",
+    "class_codes",
+    "cosine_factor",
+    "count_batches",
+    "held_out",
+    "row_slices",
+    "shuffled_batches",
+    "to_torch",
+    "validation_codes",
+]
+
+_BLOCK_VALUES = 1 << 23  # numbers worked on at a time
+_FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
+
+
+def checked_array(values: ArrayLike, axes: str, name: str) -> NDArray[Any]:
+    """Floats of as many axes as ``axes`` has names, as they come; read once in blocks to see that they are finite.
+
+    Raises:
+        ValueError: another number of axes, an axis of length 0, no real numbers, or NaN or infinity.
+
+    >>> checked_array(np.ones((2, 3), np.float16), "N, D", "features").dtype
+    dtype('float16')
+    """
+    array = np.asarray(values)
+    if array.ndim != axes.count(",") + 1 or 0 in array.shape:
+        raise ValueError(f"{name} must be ({axes}) with no axis of length 0; found shape {array.shape}")
+    if array.dtype not in _FLOATS:
+        if array.dtype.kind not in "biuf":
+            raise ValueError(f"{name} must be real numbers, float16, float32 or float64; found {array.dtype}")
+        array = array.astype(np.float32)
+    for rows in row_slices(len(array), array[0].size):
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(array[rows].astype(np.float32, copy=False)).reshape(rows.stop - rows.start, -1).all(1)
+        if not finite.all():
+            row = rows.start + int(finite.argmin())
+            raise ValueError(
+                f"{name} must be finite in float32; found NaN or infinity (inf) in row {row}; leave out failed rows"
+            )
+    return array
+
+
+def row_slices(n_rows: int, values_per_row: int) -> Iterator[slice]:
+    """Blocks of rows that hold about 8 million values each.
+
+    >>> list(row_slices(5, 2**22))
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    step = max(1, _BLOCK_VALUES // values_per_row)
+    for start in range(0, n_rows, step):
+        yield slice(start, min(start + step, n_rows))
+
+
+def check_number(name: str, value: float, *, above: float | None = None, least: float | None = None) -> None:
+    """Raises ValueError for a parameter that is not finite or out of its range."""
+    if math.isfinite(value) and (above is None or value > above) and (least is None or value >= least):
+        return
+    bound = f"above {above:g}" if above is not None else f"at least {least:g}"
+    raise ValueError(f"{name} must be a number {bound}; found {value!r}")
+
+
+def check_device(name: str) -> None:
+    """Raises ValueError where torch has no such device."""
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"device must be one that torch can use here, such as 'cpu'; found {name!r}: {reason}"
+        ) from error
+
+
+def class_codes(labels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """The classes, sorted, and each row's position among them.
+
+    Raises:
+        ValueError: fewer than two classes, or numbers that are no classes.
+    """
+    from sklearn.utils.multiclass import check_classification_targets  # type: ignore[import-untyped]
+
+    check_classification_targets(labels)
+    classes, codes = np.unique(labels, return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(f"a probe needs at least two classes; found one class, {classes[0]}, in the training rows")
+    return classes, codes.astype(np.int64)
+
+
+def validation_codes(classes: NDArray[Any], labels: ArrayLike, n_rows: int) -> NDArray[np.int64]:
+    """The positions of validation labels (N,) among the classes of the training rows.
+
+    Raises:
+        ValueError: another number of labels than rows, or a class that is not among the training rows.
+    """
+    found = np.asarray(labels)
+    if found.shape != (n_rows,):
+        raise ValueError(f"validation labels must be one class per row, ({n_rows},); found shape {found.shape}")
+    if unknown := sorted(set(found.tolist()) - set(classes.tolist())):
+        raise ValueError(
+            f"validation labels must be among the {len(classes)} classes of the training rows; found also "
+            f"{', '.join(map(repr, unknown[:5]))}; leave those rows out"
+        )
+    return np.searchsorted(classes, found).astype(np.int64)
+
+
+def held_out(
+    codes: NDArray[np.int64], fraction: float, generator: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows to fit on and rows to validate on, both ascending: that fraction of every class, rounded, at least one row.
+
+    A class of one row stays with the rows to fit on.
+
+    >>> fitting, validating = held_out(np.repeat([0, 1, 2], [5, 10, 1]), 0.2, np.random.default_rng(0))
+    >>> len(fitting), len(validating)
+    (13, 3)
+
+    Raises:
+        ValueError: the fraction is not within 0 and 1, or no class has two rows.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"validation_fraction must be above 0 and below 1; found {fraction!r}")
+    chosen = np.zeros(len(codes), bool)
+    order = generator.permutation(len(codes))
+    order = order[np.argsort(codes[order], kind="stable")]
+    counts = np.bincount(codes)
+    taken = np.clip(np.rint(counts * fraction).astype(np.int64), 1, np.maximum(counts - 1, 0))
+    for start, n in zip(np.cumsum(counts) - counts, np.where(counts < 2, 0, taken), strict=True):
+        chosen[order[start : start + n]] = True
+    if not chosen.any():
+        raise ValueError(
+            f"a class must have at least two rows to validate on one; found one row in each of {len(counts)} classes; "
+            "give validation=(features, labels)"
+        )
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def count_batches(n_rows: int, batch_size: int) -> int:
+    """Batches of an epoch: of at most ``batch_size`` rows each, unless one would be a single row that can be avoided.
+
+    Batch normalisation has no variance of a single row.
+
+    >>> count_batches(10, 4), count_batches(3, 2), count_batches(3, 1)
+    (3, 1, 3)
+    """
+    n_batches = -(-n_rows // batch_size)
+    return n_batches if batch_size == 1 else max(1, min(n_batches, n_rows // 2))
+
+
+def shuffled_batches(
+    rows: NDArray[np.int64], batch_size: int, generator: np.random.Generator
+) -> list[NDArray[np.int64]]:
+    """One epoch: every row once, in random batches of as equal a size as possible, each in ascending order.
+
+    >>> [len(batch) for batch in shuffled_batches(np.arange(10), 4, np.random.default_rng(0))]
+    [4, 3, 3]
+    """
+    n_batches = count_batches(len(rows), batch_size)
+    return [np.sort(batch) for batch in np.array_split(generator.permutation(rows), n_batches)]
+
+
+def cosine_factor(step: int, steps: int, warmup: int = 0) -> float:
+    """The learning rate's factor at a step: from 0 up in a line during the warm-up, then down to 0 in half a cosine.
+
+    >>> [round(cosine_factor(step, 6, warmup=2), 3) for step in range(7)]
+    [0.0, 0.5, 1.0, 0.854, 0.5, 0.146, 0.0]
+    """
+    if step < warmup:
+        return step / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
+
+
+def to_torch(values: NDArray[Any], rows: NDArray[np.int64] | slice, device: str) -> Tensor:
+    """Some rows as a float32 tensor of its own."""
+    import torch
+
+    return torch.from_numpy(np.array(values[rows], np.float32, order="C")).to(device)

@@ -1,0 +1,205 @@
+"""Is one backbone better than another on the same test rows, or was it luck?
+
+Shapes: M test rows, B backbones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from featurebank.probes.metrics import bootstrap_means
+
+__all__ = ["Comparison", "McNemar", "PairedBootstrap", "compare_all", "holm", "mcnemar", "paired_bootstrap"]
+
+EXACT_BELOW = 25
+
+
+@dataclass(frozen=True, kw_only=True)
+class McNemar:
+    """What McNemar's test found.
+
+    Attributes:
+        only_first: rows only the first has right.
+        only_second: rows only the second has right.
+        statistic: chi-square with continuity correction; None where the test was exact.
+        p_value: two-sided.
+    """
+
+    only_first: int
+    only_second: int
+    statistic: float | None
+    p_value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedBootstrap:
+    """A difference in mean score, first minus second, on the same rows.
+
+    Attributes:
+        difference: of the means.
+        low: lower end of the percentile bootstrap interval.
+        high: upper end.
+        p_value: two-sided, of no difference.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Every backbone against every other; entry (i, j) is i minus j, or the test of i against j.
+
+    Attributes:
+        names: B.
+        accuracy: (B,) float64.
+        difference: (B, B) float64, of accuracies.
+        low: (B, B) float64, lower end of the difference's 95 % paired bootstrap interval.
+        high: (B, B) float64, upper end.
+        p_value: (B, B) float64, McNemar's, 1 on the diagonal.
+        p_holm: (B, B) float64, the same corrected for the B (B - 1) / 2 tests.
+    """
+
+    names: tuple[str, ...]
+    accuracy: NDArray[np.float64]
+    difference: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    p_value: NDArray[np.float64]
+    p_holm: NDArray[np.float64]
+
+
+def mcnemar(first: ArrayLike, second: ArrayLike, *, exact_below: int = EXACT_BELOW) -> McNemar:
+    """McNemar's test of two classifiers that were right or wrong on the same rows (McNemar 1947, Edwards 1948).
+
+    Of the n rows that only one of them has right, equal classifiers get half each. Below ``exact_below`` such rows the
+    two-sided binomial probability, exactly; else chi-square with one degree of freedom of (|b - c| - 1)^2 / (b + c).
+
+    >>> mcnemar([True] * 9 + [False], [False] * 8 + [True] * 2).p_value  # 8 against 1: 2 * (1 + 9) / 2**9
+    0.0390625
+
+    Args:
+        first: (M,) bool, right or wrong.
+        second: (M,) bool, on the same rows.
+        exact_below: discordant rows from which on chi-square is used.
+
+    Raises:
+        ValueError: the arrays are not bool of one shape (M,), or have no rows.
+    """
+    left, right = _correct("first", first), _correct("second", second)
+    if left.shape != right.shape:
+        raise ValueError(f"first and second must be of the same rows, got {left.shape} and {right.shape}")
+    b, c = int((left & ~right).sum()), int((right & ~left).sum())
+    n = b + c
+    if n < exact_below:
+        tail = sum(math.comb(n, wins) for wins in range(min(b, c) + 1))
+        return McNemar(only_first=b, only_second=c, statistic=None, p_value=min(1.0, 2 * tail / 2**n))
+    statistic = max(abs(b - c) - 1, 0) ** 2 / n
+    return McNemar(only_first=b, only_second=c, statistic=statistic, p_value=math.erfc(math.sqrt(statistic / 2)))
+
+
+def paired_bootstrap(
+    first: ArrayLike, second: ArrayLike, *, draws: int = 10000, level: float = 0.95, seed: int = 0
+) -> PairedBootstrap:
+    """The difference in mean of a per-row score, rows drawn with replacement for both at once.
+
+    The p-value is the share of draws, the observed one counted in, whose difference lies at least as far from the
+    observed difference as that lies from 0 (Efron and Tibshirani 1993, chapter 16); it is at least 1 / (draws + 1).
+
+    Args:
+        first: (M,) numbers or bool.
+        second: (M,), of the same rows.
+        draws: resamples.
+        level: of the interval.
+        seed: of the draws.
+
+    Raises:
+        ValueError: the arrays are not finite numbers of one shape (M,), there are no rows, ``draws`` is below 1 or
+            ``level`` is not between 0 and 1.
+    """
+    if not 0 < level < 1 or draws < 1:
+        raise ValueError(f"level must be between 0 and 1 and draws at least 1, got {level} and {draws}")
+    left, right = np.asarray(first), np.asarray(second)
+    if left.ndim != 1 or left.shape != right.shape:
+        raise ValueError(f"first and second must be (M,) of the same rows, got {left.shape} and {right.shape}")
+    differences = left.astype(np.float64) - right.astype(np.float64)
+    means = bootstrap_means(differences, draws=draws, seed=seed)
+    observed = float(differences.mean())
+    low, high = np.quantile(means, ((1 - level) / 2, (1 + level) / 2))
+    beyond = int((np.abs(means - observed) >= abs(observed) * (1 - 1e-9)).sum())
+    return PairedBootstrap(difference=observed, low=float(low), high=float(high), p_value=(beyond + 1) / (draws + 1))
+
+
+def holm(p_values: ArrayLike) -> NDArray[np.float64]:
+    """The p-values (T,) of T tests, corrected so that one false rejection is as likely as the level (Holm 1979).
+
+    >>> holm([0.01, 0.04, 0.03, 0.005])
+    array([0.03, 0.06, 0.06, 0.02])
+
+    Raises:
+        ValueError: they are not (T,), or one is outside 0..1.
+    """
+    p = np.asarray(p_values, np.float64)
+    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
+        raise ValueError(f"p_values must be of shape (T,) and in 0..1, got {p.shape}: {p}")
+    order = p.argsort(kind="stable")
+    corrected = np.empty_like(p)
+    corrected[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
+    return corrected
+
+
+def compare_all(correct: Mapping[str, ArrayLike], *, draws: int = 10000, seed: int = 0) -> Comparison:
+    """Every pair of backbones: difference in accuracy, its interval, and McNemar's test with Holm's correction.
+
+    Args:
+        correct: per backbone, (M,) bool: right or wrong on each of the same test rows.
+        draws: resamples of the intervals.
+        seed: of the draws.
+
+    Raises:
+        ValueError: there are fewer than two backbones, or their arrays are not bool of one shape (M,).
+    """
+    names = tuple(correct)
+    if len(names) < 2:
+        raise ValueError(f"a comparison needs at least two backbones, got {len(names)}")
+    rows = {name: _correct(name, correct[name]) for name in names}
+    if len({len(values) for values in rows.values()}) != 1:
+        raise ValueError(
+            f"all backbones must be scored on the same rows, got { ({n: len(v) for n, v in rows.items()}) } rows"
+        )
+    size = len(names)
+    difference, low, high = np.zeros((3, size, size))
+    p_value, p_holm = np.ones((2, size, size))
+    upper = np.triu_indices(size, 1)
+    for i, j in zip(*upper, strict=True):
+        left, right = rows[names[i]], rows[names[j]]
+        paired = paired_bootstrap(left, right, draws=draws, seed=seed)
+        difference[i, j], low[i, j], high[i, j] = paired.difference, paired.low, paired.high
+        difference[j, i], low[j, i], high[j, i] = -paired.difference, -paired.high, -paired.low
+        p_value[i, j] = p_value[j, i] = mcnemar(left, right).p_value
+    p_holm[upper] = p_holm.T[upper] = holm(p_value[upper])
+    return Comparison(
+        names=names,
+        accuracy=np.array([rows[name].mean() for name in names]),
+        difference=difference,
+        low=low,
+        high=high,
+        p_value=p_value,
+        p_holm=p_holm,
+    )
+
+
+def _correct(name: str, values: ArrayLike) -> NDArray[np.bool_]:
+    array = np.asarray(values)
+    if array.ndim != 1 or array.dtype != np.bool_ or not len(array):
+        raise ValueError(
+            f"{name} must be bool of shape (M,), right or wrong per row, at least one, got {array.dtype} {array.shape}"
+        )
+    return array

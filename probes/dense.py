@@ -1,0 +1,261 @@
+"""A linear classifier of every patch token: semantic segmentation from frozen features.
+
+Shapes: N training images, M test images, (h, w) the grid of patches, D features, K classes, (H, W) the size of a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator  # type: ignore[import-untyped]
+
+from featurebank.probes._training import (
+    check_device,
+    check_number,
+    checked_array,
+    cosine_factor,
+    count_batches,
+    shuffled_batches,
+    to_torch,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["DenseLinearProbe"]
+
+EPS = 1e-6
+
+
+class DenseLinearProbe(BaseEstimator):  # type: ignore[misc]
+    """Logits (K, h, w) of each image, one linear layer on every token, enlarged bilinearly to the size of the mask.
+
+    The linear segmentation head of DINOv2 (Oquab et al. 2023, arXiv:2304.07193): batch normalisation over images and
+    patches (here without scale and shift, eps 1e-6), a linear layer, bilinear interpolation (corners not aligned) and
+    the cross-entropy of every pixel whose class is not ``ignore_index``, averaged over the batch. AdamW, the learning
+    rate falling to 0 in half a cosine.
+
+    Args:
+        n_classes: K; one more than the highest class of the training masks if None.
+        ignore_index: The value of pixels that are left out.
+        learning_rate: At the beginning.
+        weight_decay: Of AdamW.
+        epochs: Passes over the training images.
+        batch_size: Images at most; the batches of an epoch are of as equal a size as possible.
+        device: Of torch.
+        random_state: Seed of the weights and the batches.
+
+    Attributes:
+        n_classes_: K.
+        n_features_in_: D.
+        grid_: (h, w).
+        mask_size_: (H, W) of the training masks.
+        loss_: Mean loss of the batches of each epoch.
+        network_: The torch module, tokens (P, D) to logits (P, K).
+
+    >>> tokens = np.zeros((4, 4, 2), np.float16)
+    >>> tokens[:, :2, 0] = tokens[:, 2:, 1] = 1  # the upper half of each image, and the lower
+    >>> masks = np.repeat([[0], [1]], 4, axis=0).repeat(8, axis=1)[None].repeat(4, axis=0)
+    >>> probe = DenseLinearProbe(learning_rate=0.1).fit(tokens, masks, grid=(2, 2))
+    >>> probe.predict(tokens).shape, probe.score(tokens, masks)
+    ((4, 8, 8), 1.0)
+    """
+
+    def __init__(
+        self,
+        n_classes: int | None = None,
+        *,
+        ignore_index: int = 255,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 1e-4,
+        epochs: int = 30,
+        batch_size: int = 16,
+        device: str = "cpu",
+        random_state: int = 0,
+    ) -> None:
+        self.n_classes = n_classes
+        self.ignore_index = ignore_index
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.device = device
+        self.random_state = random_state
+
+    def fit(self, tokens: ArrayLike, masks: ArrayLike, *, grid: tuple[int, int]) -> Self:
+        """Trains on the patch tokens (N, h * w, D), row by row from the upper left, and integer masks (N, H, W).
+
+        Raises:
+            ValueError: NaN or infinity, tokens that are not h * w, masks of another number, type or class, no pixel
+                that counts, fewer than two classes, parameters that are not allowed, or a loss that is not finite.
+        """
+        import torch
+
+        self._check_parameters()
+        features = checked_array(tokens, "N, h * w, D", "tokens")
+        self.grid_ = _checked_grid(grid, features.shape[1])
+        truth = self._checked_masks(masks, len(features))
+        self.n_classes_ = self._count_classes(truth)
+        self.n_features_in_, self.mask_size_ = features.shape[2], (truth.shape[1], truth.shape[2])
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.random_state)
+            self.network_ = self._network().to(self.device)
+        self._train(features, truth)
+        return self
+
+    def logits(self, tokens: ArrayLike) -> NDArray[np.float32]:
+        """(M, K, h, w), before they are enlarged."""
+        return np.concatenate([some.cpu().numpy() for _, some in self._logits(tokens)])
+
+    def predict(self, tokens: ArrayLike, *, size: tuple[int, int] | None = None) -> NDArray[np.int64]:
+        """The most probable class of each pixel (M, H, W), at the size of the training masks or another."""
+        return np.concatenate([masks for _, masks in self.predict_batches(tokens, size=size)])
+
+    def predict_batches(
+        self, tokens: ArrayLike, *, size: tuple[int, int] | None = None
+    ) -> Iterator[tuple[slice, NDArray[np.int64]]]:
+        """Which images, and their predicted masks (B, H, W), a batch at a time."""
+        for rows, logits in self._logits(tokens):
+            yield rows, _enlarged(logits, size or self.mask_size_).argmax(1).cpu().numpy()
+
+    def score(self, tokens: ArrayLike, masks: ArrayLike) -> float:
+        """The share of pixels with the right class, among those that are not ignored, at the size of the masks."""
+        features = checked_array(tokens, "M, h * w, D", "tokens")
+        truth = self._checked_masks(masks, len(features))
+        right = counted = 0
+        for rows, found in self.predict_batches(features, size=(truth.shape[1], truth.shape[2])):
+            counts = truth[rows] != self.ignore_index
+            right, counted = right + int((found == truth[rows])[counts].sum()), counted + int(counts.sum())
+        if not counted:
+            raise ValueError(f"masks must have pixels other than ignore_index, {self.ignore_index}; found none")
+        return right / counted
+
+    def _network(self) -> nn.Module:
+        from torch import nn
+
+        norm = nn.BatchNorm1d(self.n_features_in_, affine=False, eps=EPS)
+        return nn.Sequential(norm, nn.Linear(self.n_features_in_, self.n_classes_))
+
+    def _train(self, features: NDArray[Any], truth: NDArray[np.integer]) -> None:
+        import torch
+
+        optimizer = torch.optim.AdamW(
+            self.network_.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, foreach=False
+        )
+        generator = np.random.default_rng(self.random_state)
+        rows = np.arange(len(features))
+        steps, done = self.epochs * count_batches(len(rows), self.batch_size), 0
+        self.loss_: list[float] = []
+        self.network_.train()
+        for _ in range(self.epochs):
+            losses = []
+            for batch in shuffled_batches(rows, self.batch_size, generator):
+                optimizer.param_groups[0]["lr"] = self.learning_rate * cosine_factor(done, steps)
+                logits = _enlarged(self._forward(to_torch(features, batch, self.device)), self.mask_size_)
+                pixels = torch.from_numpy(truth[batch].astype(np.int64)).to(self.device)
+                loss = _cross_entropy(logits, pixels, self.ignore_index)
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                losses.append(loss.detach())
+                done += 1
+            self.loss_.append(torch.stack(losses).mean().item())
+            if not np.isfinite(self.loss_[-1]):
+                rate = self.learning_rate
+                raise ValueError(
+                    f"the loss must stay finite; found {self.loss_[-1]} with learning_rate={rate}; lower it"
+                )
+        self.network_.eval()
+
+    def _logits(self, tokens: ArrayLike) -> Iterator[tuple[slice, Tensor]]:
+        import torch
+        from sklearn.utils.validation import check_is_fitted  # type: ignore[import-untyped]
+
+        check_is_fitted(self, "network_")
+        features = checked_array(tokens, "M, h * w, D", "tokens")
+        expected = (self.grid_[0] * self.grid_[1], self.n_features_in_)
+        if features.shape[1:] != expected:
+            raise ValueError(
+                f"tokens must be (M, {expected[0]}, {expected[1]}), as in fit; found shape {features.shape}; "
+                "use the same output of the same backbone"
+            )
+        for start in range(0, len(features), self.batch_size):
+            rows = slice(start, min(start + self.batch_size, len(features)))
+            with torch.inference_mode():
+                logits = self._forward(to_torch(features, rows, self.device))
+            yield rows, logits
+
+    def _forward(self, tokens: Tensor) -> Tensor:
+        """(B, h * w, D) to (B, K, h, w)."""
+        logits = self.network_(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
+        return logits.transpose(1, 2).unflatten(2, self.grid_)  # type: ignore[no-any-return]
+
+    def _checked_masks(self, masks: ArrayLike, n_images: int) -> NDArray[np.integer]:
+        truth = np.asarray(masks)
+        if truth.ndim != 3 or len(truth) != n_images or 0 in truth.shape:
+            raise ValueError(f"masks must be (N, H, W) for {n_images} images; found shape {truth.shape}")
+        if truth.dtype.kind not in "iu":
+            raise ValueError(f"masks must be integers; found {truth.dtype}")
+        return truth
+
+    def _count_classes(self, truth: NDArray[np.integer]) -> int:
+        found: set[int] = set()
+        for mask in truth:
+            found |= set(np.unique(mask).tolist())
+        found.discard(self.ignore_index)
+        if not found:
+            raise ValueError(f"masks must have pixels other than ignore_index, {self.ignore_index}; found none")
+        n_classes = max(found) + 1 if self.n_classes is None else self.n_classes
+        if min(found) < 0 or max(found) >= n_classes:
+            raise ValueError(
+                f"masks must hold classes 0 to {n_classes - 1} or ignore_index, {self.ignore_index}; "
+                f"found classes from {min(found)} to {max(found)}; set n_classes or ignore_index"
+            )
+        if n_classes < 2:
+            raise ValueError(f"a probe needs at least two classes; found one class, {max(found)}; set n_classes")
+        return n_classes
+
+    def _check_parameters(self) -> None:
+        if self.n_classes is not None:
+            check_number("n_classes", self.n_classes, least=2)
+        check_number("learning_rate", self.learning_rate, above=0)
+        check_number("weight_decay", self.weight_decay, least=0)
+        check_number("epochs", self.epochs, least=1)
+        check_number("batch_size", self.batch_size, least=1)
+        check_device(self.device)
+
+
+def _checked_grid(grid: tuple[int, int], n_tokens: int) -> tuple[int, int]:
+    h, w = grid
+    if h < 1 or w < 1 or h * w != n_tokens:
+        raise ValueError(
+            f"grid must be (h, w) with h * w = {n_tokens}, the number of tokens; found {tuple(grid)}; "
+            "leave out class and register tokens"
+        )
+    return int(h), int(w)
+
+
+def _enlarged(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """``interpolate(mode="bilinear", align_corners=False)`` as two matrix products, which repeat exactly on a GPU."""
+    rows, columns = (_bilinear(old, new, logits) for old, new in zip(logits.shape[2:], size, strict=True))
+    return rows @ logits @ columns.T
+
+
+def _bilinear(old: int, new: int, like: Tensor) -> Tensor:
+    """The weights (new, old) of linear interpolation along one axis."""
+    import torch
+
+    eye = torch.eye(old, dtype=like.dtype, device=like.device)[None]
+    return torch.nn.functional.interpolate(eye, new, mode="linear", align_corners=False)[0].T
+
+
+def _cross_entropy(logits: Tensor, pixels: Tensor, ignore_index: int) -> Tensor:
+    """The mean over the pixels that count, 0 where none does; logits (B, K, H, W), pixels (B, H, W)."""
+    import torch
+
+    flat = logits.movedim(1, -1).flatten(0, 2)
+    total = torch.nn.functional.cross_entropy(flat, pixels.flatten(), ignore_index=ignore_index, reduction="sum")
+    return total / (pixels != ignore_index).sum().clamp(min=1)
