@@ -1,1 +1,1 @@
-"""Questions asked of frozen features: linear probes now; kNN, few-shot, dense and OOD scores build here."""
+"""Questions asked of frozen features: linear, kNN, few-shot, zero-shot, multi-label, dense; how sure they are."""

@@ -1,0 +1,116 @@
+"""The rows of a logistic problem: centred, scaled, in memory where they fit and streamed where they do not.
+
+Shapes: N rows, D features, n rows of a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from featurebank.probes._rows import row_blocks
+
+__all__ = ["Design"]
+
+SAMPLE_VALUES = 2**27  # values of a streamed design that are kept in memory for curvature, in bfloat16: 256 MiB
+
+
+class Design:
+    """Rows (x - shift) * scale, without changing what they were made from.
+
+    Args:
+        features: (N, D) float16, float32 or float64, a memory map included.
+        weights: (N,) float64, of the rows in mean and variance.
+        centre: whether the weighted mean is taken off. Only for problems with an unpenalised intercept, whose
+            solution it leaves alone.
+        standardize: whether features are divided by their standard deviation; constant ones are left as they are.
+        dtype: torch.float32 or torch.float64.
+        device: where the arithmetic happens.
+        memory: bytes that the rows may take; beyond it they are streamed.
+        seed: of the rows that stand for all when streaming.
+
+    Raises:
+        ValueError: a value that is not finite.
+    """
+
+    def __init__(
+        self,
+        features: NDArray[Any],
+        weights: NDArray[np.float64],
+        *,
+        centre: bool,
+        standardize: bool,
+        dtype: torch.dtype,
+        device: torch.device,
+        memory: int,
+        seed: int = 0,
+    ) -> None:
+        self.features = features
+        self.n_rows, self.n_features = features.shape
+        self.dtype, self.device = dtype, device
+        self.low = torch.bfloat16 if dtype == torch.float32 else dtype
+        self._numpy = np.dtype(str(dtype).removeprefix("torch."))
+        mean, variance = _moments(features, weights, self._numpy)
+        self.shift: NDArray[np.float64] = mean if centre else np.zeros_like(mean)
+        self.scale: NDArray[np.float64] = np.ones_like(mean)
+        if standardize:
+            varies = variance > (np.finfo(self._numpy).eps * np.abs(mean)) ** 2
+            self.scale[varies] = 1 / np.sqrt(variance[varies])
+        self._shift = torch.from_numpy(self.shift).to(device, dtype)
+        self._scale = torch.from_numpy(self.scale).to(device, dtype)
+        bytes_per_value = dtype.itemsize + (self.low.itemsize if self.low != dtype else 0)
+        self.in_memory = self.n_rows * self.n_features * bytes_per_value <= memory
+        if self.in_memory:
+            self.rows = torch.cat([block for _, block in self._read(1 << 14)])
+            self.rows_low = self.rows.to(self.low)
+            self.sample: torch.Tensor | None = None
+        else:
+            generator = np.random.default_rng(seed)
+            n = min(self.n_rows, max(SAMPLE_VALUES // self.n_features, 4 * self.n_features))
+            chosen = np.sort(generator.choice(self.n_rows, n, replace=False))
+            self.sample = torch.from_numpy(chosen).to(device)
+            self.rows_low = torch.cat(
+                [self._prepared(features[part]).to(self.low) for part in np.array_split(chosen, 64)]
+            )
+
+    def blocks(self, size: int) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Each block of at most ``size`` prepared rows (n, D) once, in order."""
+        if not self.in_memory:
+            yield from self._read(size)
+            return
+        for start in range(0, self.n_rows, size):
+            where = slice(start, min(start + size, self.n_rows))
+            yield where, self.rows[where]
+
+    def _read(self, size: int) -> Iterator[tuple[slice, torch.Tensor]]:
+        for where, block in row_blocks(self.features, self._numpy, rows=size):
+            yield where, self._on_device(block)
+
+    def _prepared(self, rows: NDArray[Any]) -> torch.Tensor:
+        return self._on_device(rows.astype(self._numpy))
+
+    def _on_device(self, block: NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(block).to(self.device).sub_(self._shift).mul_(self._scale)
+
+
+def _moments(
+    features: NDArray[Any], weights: NDArray[np.float64], dtype: np.dtype[Any]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weighted mean and variance (D,) in one pass, about a provisional mean so that large offsets cost no digits."""
+    d = features.shape[1]
+    total, first, second = 0.0, np.zeros(d), np.zeros(d)
+    about: NDArray[Any] | None = None
+    for where, block in row_blocks(features, dtype):
+        if about is None:
+            about = block.mean(0)
+        w, offsets = weights[where].astype(dtype), block - about
+        first += w @ offsets
+        second += w @ np.square(offsets)
+        total += float(w.sum())
+    assert about is not None  # noqa: S101 - features have rows
+    offset = first / total
+    return about + offset, np.maximum(second / total - offset**2, 0)

@@ -1,0 +1,339 @@
+"""Logistic probes: multinomial logistic regression with an L2 penalty, exact, for a whole path of penalties at once.
+
+Objective, as scikit-learn's ``LogisticRegression``: C * sum of s_i * loss_i + |w|^2 / 2 with a free intercept; two
+classes have one weight vector. Features may be standardised on the way; the coefficients are those of the features as
+given.
+
+Shapes: N rows, D features, K classes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin  # type: ignore[import-untyped]
+from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
+from sklearn.model_selection import StratifiedShuffleSplit  # type: ignore[import-untyped]
+from sklearn.utils.class_weight import compute_class_weight  # type: ignore[import-untyped]
+from sklearn.utils.multiclass import check_classification_targets  # type: ignore[import-untyped]
+from sklearn.utils.validation import _check_sample_weight  # type: ignore[import-untyped]
+
+from featurebank.probes._design import Design
+from featurebank.probes._newton import Convergence, Solution, solve_path
+from featurebank.probes._rows import query_data, row_blocks, training_data
+
+__all__ = ["CS", "Convergence", "LogisticProbe", "LogisticProbeCV"]
+
+CS = tuple(float(f"{C:.4g}") for C in np.logspace(-6, 1, 15))
+"""The path that `LogisticProbeCV` searches: two values a decade."""
+
+SMALL = 2e7
+"""Problems of fewer rows x features x classes are solved in float64."""
+
+MEMORY = 4 * 2**30
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Labels and weights, ready for the solver."""
+
+    design: Design
+    y: torch.Tensor
+    s: torch.Tensor
+    classes: NDArray[Any]
+    intercept: bool
+
+    def path(
+        self, Cs: Sequence[float], tol: float, max_iter: int
+    ) -> Iterator[tuple[Solution, NDArray[Any], NDArray[Any]]]:
+        """Solutions with coefficients and intercepts of the features as given, in the order of ``Cs``."""
+        k = len(self.classes)
+        # With two classes one weight vector, the difference, is penalised: the softmax form at half the C.
+        binary = k == 2
+        order = np.argsort(Cs, kind="stable")
+        scaled = [Cs[i] / 2 if binary else Cs[i] for i in order]
+        solved = solve_path(
+            self.design, self.y, self.s, k, scaled, intercept=self.intercept, tol=tol, max_iter=max_iter
+        )
+        found = dict(zip(order.tolist(), solved, strict=True))
+        for index, C in enumerate(Cs):
+            solution = found[index]
+            at = solution.convergence
+            if binary:
+                at = replace(
+                    at, C=C, objective=2 * at.objective, gap=2 * at.gap, gradient_norm=2**0.5 * at.gradient_norm
+                )
+            yield replace(solution, convergence=replace(at, C=C)), *self._unfolded(solution, binary=binary)
+
+    def _unfolded(self, solution: Solution, *, binary: bool) -> tuple[NDArray[Any], NDArray[Any]]:
+        W = solution.W.double().cpu().numpy() * self.design.scale
+        b = solution.b.double().cpu().numpy()
+        if self.intercept:
+            b = b - W @ self.design.shift
+            b -= b.mean()
+        if binary:
+            W, b = W[1:] - W[:1], b[1:] - b[:1]
+        return W, b
+
+
+class _Logistic(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """What both probes share: the settings of the solver, and prediction."""
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = False
+        return tags
+
+    def _problem(self, X: NDArray[Any], y: NDArray[Any], sample_weight: ArrayLike | None) -> _Problem:
+        check_classification_targets(y)
+        classes, encoded = np.unique(y, return_inverse=True)
+        if len(classes) < 2:
+            raise ValueError(f"a probe needs at least two classes; found 1 class in the training rows: {classes[0]!r}")
+        weights: NDArray[np.float64] = _check_sample_weight(
+            sample_weight, X, dtype=np.float64, ensure_non_negative=True
+        )
+        if self.class_weight is not None:
+            factors = compute_class_weight(self.class_weight, classes=classes, y=y, sample_weight=weights)
+            weights = weights * factors[encoded]
+        present = np.bincount(encoded, weights, minlength=len(classes)) > 0
+        if not present.all():
+            raise ValueError(f"every class needs a row of positive weight; found none for {classes[~present].tolist()}")
+        device = torch.device(self.device)
+        design = Design(
+            X,
+            weights,
+            centre=self.fit_intercept,
+            standardize=self.standardize,
+            dtype=self._dtype(X, len(classes)),
+            device=device,
+            memory=self.memory,
+        )
+        return _Problem(
+            design,
+            torch.from_numpy(encoded.astype(np.int64)).to(device),
+            torch.from_numpy(weights).to(device, design.dtype),
+            classes,
+            self.fit_intercept,
+        )
+
+    def _dtype(self, X: NDArray[Any], k: int) -> torch.dtype:
+        if self.dtype == "auto":
+            return torch.float64 if X.shape[0] * X.shape[1] * k <= SMALL else torch.float32
+        if self.dtype not in ("float32", "float64"):
+            raise ValueError(f"dtype must be 'auto', 'float32' or 'float64', got {self.dtype!r}")
+        found: torch.dtype = getattr(torch, self.dtype)
+        return found
+
+    def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
+        """(N, K) logits; (N,) of the second class against the first where there are two."""
+        features = query_data(self, X)
+        logits = np.empty((len(features), len(self.coef_)))
+        for where, block in row_blocks(features, np.float64):
+            logits[where] = block @ self.coef_.T + self.intercept_
+        return logits[:, 0] if len(self.classes_) == 2 else logits
+
+    def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """(N, K) log probabilities."""
+        logits = self.decision_function(X)
+        if logits.ndim == 1:
+            logits = np.stack([np.zeros_like(logits), logits], 1)
+        logits -= logits.max(1, keepdims=True)
+        logits -= np.log(np.exp(logits).sum(1, keepdims=True))
+        return logits
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """(N, K) probabilities."""
+        return np.exp(self.predict_log_proba(X))
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """(N,) classes."""
+        logits = self.decision_function(X)
+        index = (logits > 0).astype(np.intp) if logits.ndim == 1 else logits.argmax(1)
+        predicted: NDArray[Any] = self.classes_[index]
+        return predicted
+
+
+class LogisticProbe(_Logistic):
+    """Logistic regression at one C.
+
+    Args:
+        C: inverse strength of the L2 penalty.
+        standardize: whether features are centred and divided by their standard deviation before they are penalised.
+        fit_intercept: whether there is an intercept.
+        class_weight: ``None``, ``"balanced"`` or class to weight.
+        tol: the objective is at most this much, relative, above its minimum; proved by the duality gap.
+        max_iter: Newton steps.
+        dtype: ``"float32"``, ``"float64"``, or ``"auto"``: float64 for small problems.
+        device: ``"cpu"``, ``"cuda"`` …
+        memory: bytes that the rows may take; beyond it they are streamed from ``X``, which may be a memory map.
+
+    Attributes:
+        classes_: (K,).
+        coef_: (K, D) float64, (1, D) for two classes.
+        intercept_: (K,) float64, (1,) for two classes.
+        convergence_: objective, duality gap, gradient and iterations.
+        n_iter_: Newton steps.
+
+    >>> import numpy as np
+    >>> X = np.array([[0.0], [1.0], [2.0], [3.0]])
+    >>> LogisticProbe(C=1.0).fit(X, [0, 0, 1, 1]).predict([[0.5], [2.5]]).tolist()
+    [0, 1]
+    """
+
+    def __init__(
+        self,
+        C: float = 1.0,
+        *,
+        standardize: bool = True,
+        fit_intercept: bool = True,
+        class_weight: str | Mapping[Any, float] | None = None,
+        tol: float = 1e-4,
+        max_iter: int = 200,
+        dtype: str = "auto",
+        device: str = "cpu",
+        memory: int = MEMORY,
+    ) -> None:
+        self.C = C
+        self.standardize = standardize
+        self.fit_intercept = fit_intercept
+        self.class_weight = class_weight
+        self.tol = tol
+        self.max_iter = max_iter
+        self.dtype = dtype
+        self.device = device
+        self.memory = memory
+
+    def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
+        """Fits on (N, D) features and (N,) labels.
+
+        Raises:
+            ValueError: one class, features that are not finite, a class without weight, or C that is not positive.
+        """
+        features, labels = training_data(self, X, y)
+        _check_penalties([self.C])
+        problem = self._problem(features, labels, sample_weight)
+        ((solution, self.coef_, self.intercept_),) = problem.path([self.C], self.tol, self.max_iter)
+        self.classes_ = problem.classes
+        self.convergence_ = solution.convergence
+        self.n_iter_ = solution.convergence.iterations
+        _warn([solution.convergence], self.tol)
+        return self
+
+
+class LogisticProbeCV(_Logistic):
+    """Logistic regression, its C chosen on validation rows.
+
+    Without validation rows a stratified part of the training rows is held out for the choice; then all rows are
+    fitted at the chosen C. Ties go to the smaller C. Test rows are never asked for.
+
+    Args:
+        Cs: candidates.
+        validation_fraction: of the training rows, where ``fit`` is given none.
+        random_state: of that split.
+
+    The other arguments and attributes are those of `LogisticProbe`; moreover
+
+    Attributes:
+        C_: the chosen candidate.
+        validation_accuracy_: candidate to accuracy on the validation rows.
+        path_: candidate to `Convergence`, of the search.
+    """
+
+    def __init__(
+        self,
+        Cs: Sequence[float] = CS,
+        *,
+        validation_fraction: float = 0.2,
+        random_state: int = 0,
+        standardize: bool = True,
+        fit_intercept: bool = True,
+        class_weight: str | Mapping[Any, float] | None = None,
+        tol: float = 1e-4,
+        max_iter: int = 200,
+        dtype: str = "auto",
+        device: str = "cpu",
+        memory: int = MEMORY,
+    ) -> None:
+        self.Cs = Cs
+        self.validation_fraction = validation_fraction
+        self.random_state = random_state
+        self.standardize = standardize
+        self.fit_intercept = fit_intercept
+        self.class_weight = class_weight
+        self.tol = tol
+        self.max_iter = max_iter
+        self.dtype = dtype
+        self.device = device
+        self.memory = memory
+
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        validation: tuple[ArrayLike, ArrayLike] | None = None,
+    ) -> Self:
+        """Fits on (N, D) features and (N,) labels; ``validation`` is such a pair.
+
+        Raises:
+            ValueError: as `LogisticProbe`, and a class with too few rows to be split.
+        """
+        features, labels = training_data(self, X, y)
+        check_classification_targets(labels)
+        _check_penalties(self.Cs)
+        weights = None if sample_weight is None else np.asarray(sample_weight)
+        if validation is None:
+            splitter = StratifiedShuffleSplit(
+                n_splits=1, test_size=self.validation_fraction, random_state=self.random_state
+            )
+            fitting, held = next(splitter.split(np.empty((len(labels), 1)), labels))
+            part = np.sort(fitting)
+            problem = self._problem(features[part], labels[part], None if weights is None else weights[part])
+            held_features, held_labels = features[held], labels[held]
+        else:
+            problem = self._problem(features, labels, weights)
+            held_features, held_labels = np.asarray(validation[0]), np.asarray(validation[1])
+        self.classes_ = problem.classes
+        self.validation_accuracy_: dict[float, float] = {}
+        self.path_: dict[float, Convergence] = {}
+        fits = {}
+        for solution, coef, intercept in problem.path(list(self.Cs), self.tol, self.max_iter):
+            self.coef_, self.intercept_ = coef, intercept
+            C = solution.convergence.C
+            fits[C] = (solution.convergence, coef, intercept)
+            self.path_[C] = solution.convergence
+            self.validation_accuracy_[C] = float((self.predict(held_features) == held_labels).mean())
+        self.C_ = min(fits, key=lambda C: (-self.validation_accuracy_[C], C))
+        self.convergence_, self.coef_, self.intercept_ = fits[self.C_]
+        if validation is None:
+            problem = self._problem(features, labels, weights)
+            ((solution, self.coef_, self.intercept_),) = problem.path([self.C_], self.tol, self.max_iter)
+            self.convergence_, self.classes_ = solution.convergence, problem.classes
+        self.n_iter_ = self.convergence_.iterations
+        _warn([*self.path_.values(), self.convergence_], self.tol)
+        return self
+
+
+def _check_penalties(Cs: Sequence[float]) -> None:
+    if not len(Cs) or not all(np.isfinite(C) and C > 0 for C in Cs):
+        raise ValueError(f"C must be positive and finite, got {list(Cs)}")
+
+
+def _warn(reached: Sequence[Convergence], tol: float) -> None:
+    short = [c for c in reached if not c.converged]
+    if short:
+        worst = max(short, key=lambda c: c.gap / c.objective)
+        warnings.warn(
+            f"{len(short)} of {len(reached)} fits stopped above tol={tol:g}; the worst, C={worst.C:g}, may be "
+            f"{worst.gap / worst.objective:.1e} (relative) above its minimum. A larger tol, dtype='float64', more "
+            f"iterations or a smaller C would do",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
