@@ -5,7 +5,6 @@ Shapes: N training rows, M test rows, D features, K classes.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 __all__ = ["LinearProbe", "bootstrap_interval", "linear_probe"]
 
-CS = (1e-4, 1e-3, 1e-2, 1e-1)
+CS = tuple(float(f"{C:.4g}") for C in np.logspace(-5, 0, 11))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,33 +61,20 @@ def linear_probe(
     Raises:
         ValueError: fewer than two classes in the training rows, unlabelled rows, or features of another width.
     """
-    from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
-    from sklearn.model_selection import StratifiedShuffleSplit  # type: ignore[import-untyped]
+    from featurebank.probes.logistic import LogisticProbeCV
 
     _check(train, train_labels, test, test_labels)
-    mean, std = train.mean(0, dtype=np.float64), train.std(0, dtype=np.float64)
-    std[std == 0] = 1.0
-    x = ((train - mean) / std).astype(np.float32)
-    x_test = ((test - mean) / std).astype(np.float32)
-    fitting, validating = next(
-        StratifiedShuffleSplit(n_splits=1, test_size=0.2, random_state=seed).split(x, train_labels)
-    )
-
-    def fit(C: float, rows: NDArray[np.intp]) -> LogisticRegression:
-        model = LogisticRegression(C=C, max_iter=500, tol=1e-3)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a C that has not converged loses on the validation rows by itself
-            return model.fit(x[rows], train_labels[rows])
-
-    validation = {
-        C: float((fit(C, fitting).predict(x[validating]) == train_labels[validating]).mean()) for C in sorted(Cs)
-    }
-    best = max(validation, key=lambda C: (validation[C], -C))
-    predictions = fit(best, np.arange(len(x))).predict(x_test).astype(np.int64)
+    search = LogisticProbeCV(Cs, random_state=seed).fit(train, train_labels)
+    predictions = search.predict(test).astype(np.int64)
     correct = predictions == test_labels
     low, high = bootstrap_interval(correct, seed=seed)
     return LinearProbe(
-        accuracy=float(correct.mean()), low=low, high=high, C=best, validation=validation, predictions=predictions
+        accuracy=float(correct.mean()),
+        low=low,
+        high=high,
+        C=search.C_,
+        validation=search.validation_accuracy_,
+        predictions=predictions,
     )
 
 
