@@ -28,7 +28,7 @@ from featurebank.probes._design import Design
 from featurebank.probes._newton import Convergence, Solution, solve_path
 from featurebank.probes._rows import query_data, row_blocks, training_data
 
-__all__ = ["CS", "Convergence", "LogisticProbe", "LogisticProbeCV"]
+__all__ = ["CS", "Convergence", "LogisticProbe", "LogisticProbeCV", "logistic_path"]
 
 CS = tuple(float(f"{C:.4g}") for C in np.logspace(-6, 1, 15))
 """The path that `LogisticProbeCV` searches: two values a decade."""
@@ -319,6 +319,30 @@ class LogisticProbeCV(_Logistic):
         self.n_iter_ = self.convergence_.iterations
         _warn([*self.path_.values(), self.convergence_], self.tol)
         return self
+
+
+def logistic_path(
+    X: ArrayLike, y: ArrayLike, Cs: Sequence[float] = CS, *, sample_weight: ArrayLike | None = None, **settings: Any
+) -> list[tuple[NDArray[np.float64], NDArray[np.float64], Convergence]]:
+    """Coefficients (K, D), intercepts (K,) and convergence at every C, in the order of ``Cs``.
+
+    Args:
+        X: (N, D) features.
+        y: (N,) labels.
+        Cs: inverse strengths of the penalty.
+        sample_weight: (N,).
+        settings: as `LogisticProbe`'s.
+
+    Raises:
+        ValueError: as `LogisticProbe.fit`.
+    """
+    probe = LogisticProbe(**settings)
+    features, labels = training_data(probe, X, y)
+    _check_penalties(Cs)
+    problem = probe._problem(features, labels, sample_weight)
+    found = [(coef, b, at.convergence) for at, coef, b in problem.path(list(Cs), probe.tol, probe.max_iter)]
+    _warn([convergence for _, _, convergence in found], probe.tol)
+    return found
 
 
 def _check_penalties(Cs: Sequence[float]) -> None:

@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline  # type: ignore[import-untyped]
 from sklearn.preprocessing import StandardScaler  # type: ignore[import-untyped]
 from sklearn.utils.estimator_checks import parametrize_with_checks  # type: ignore[import-untyped]
 
-from featurebank.probes.logistic import LogisticProbe, LogisticProbeCV
+from featurebank.probes.logistic import LogisticProbe, LogisticProbeCV, logistic_path
 
 Data = tuple[NDArray[Any], NDArray[Any]]
 
@@ -219,3 +219,13 @@ def test_it_is_an_estimator(estimator: Any, check: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         check(estimator)
+
+
+def test_a_path_on_plain_arrays_comes_in_the_order_asked_for() -> None:
+    X, y = PROBLEMS["two classes"]
+    Cs = [1.0, 0.01, 10.0]
+    for C, (W, b, at) in zip(Cs, logistic_path(X, y, Cs, standardize=False, tol=1e-12), strict=True):
+        expected = reference(C, X, y)
+        assert at.C == C
+        np.testing.assert_allclose(W, expected.coef_, atol=1e-7)
+        np.testing.assert_allclose(b, expected.intercept_, atol=1e-7)
