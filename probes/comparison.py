@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featurebank.probes.metrics import bootstrap_means
+from featurebank.probes.bootstrap import bootstrap_means
 
 __all__ = ["Comparison", "McNemar", "PairedBootstrap", "compare_all", "holm", "mcnemar", "paired_bootstrap"]
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featurebank.probes.metrics import as_labels, bootstrap_interval, predicted_classes
+from featurebank.probes.bootstrap import bootstrap_interval
+from featurebank.probes.metrics import as_labels, predicted_classes
 
 __all__ = ["GroupReport", "RateGaps", "group_report"]
 

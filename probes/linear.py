@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LinearProbe", "bootstrap_interval", "linear_probe"]
+from featurebank.probes.bootstrap import bootstrap_interval
+
+__all__ = ["LinearProbe", "linear_probe"]
 
 CS = tuple(float(f"{C:.4g}") for C in np.logspace(-5, 0, 11))
 
@@ -76,18 +78,6 @@ def linear_probe(
         validation=search.validation_accuracy_,
         predictions=predictions,
     )
-
-
-def bootstrap_interval(correct: NDArray[np.bool_], *, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """The 95 % percentile bootstrap interval of the mean of (M,) rows drawn with replacement.
-
-    >>> bootstrap_interval(np.ones(10, bool))
-    (1.0, 1.0)
-    """
-    generator = np.random.default_rng(seed)
-    means = generator.binomial(len(correct), correct.mean(), size=draws) / len(correct)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high)
 
 
 def _check(

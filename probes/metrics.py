@@ -1,4 +1,4 @@
-"""Scores of predictions against labels: classification, calibration, ranking, multi-label, segmentation, bootstrap.
+"""Scores of predictions against labels: classification, calibration, ranking, multi-label.
 
 Shapes: M rows, K classes, L labels of a multi-label task. Labels come first, as in scikit-learn. Scores (M, K) may be
 float16, float32 or float64, memory-mapped or not; they are read in blocks of rows and summed in float64.
@@ -18,17 +18,14 @@ __all__ = [
     "accuracy",
     "as_labels",
     "as_scores",
+    "as_values",
     "auroc",
     "average_precision",
     "balanced_accuracy",
-    "bootstrap_interval",
-    "bootstrap_means",
     "brier",
+    "class_scores",
     "confidence_bins",
-    "confusion_matrix",
-    "dice",
     "ece",
-    "mean_iou",
     "multilabel_auroc",
     "multilabel_map",
     "nll",
@@ -41,7 +38,6 @@ __all__ = [
 Closed = Literal["right", "left"]
 
 _BLOCK = 1 << 20  # numbers worked on at a time
-_FEW = 32  # distinct values up to which resampled rows are drawn as counts
 _SUM_TOLERANCE = 0.01  # float16 moves the sum of a row of probabilities by 0.001, of rounded logarithms by 0.004
 
 
@@ -167,7 +163,7 @@ def per_class_accuracy(labels: ArrayLike, predictions: ArrayLike, *, classes: in
     """
     truth, predicted, width = _pair(labels, predictions, classes)
     counts = np.bincount(truth, minlength=width)
-    return _class_scores(np.bincount(truth[truth == predicted], minlength=width), counts)
+    return class_scores(np.bincount(truth[truth == predicted], minlength=width), counts)
 
 
 def balanced_accuracy(labels: ArrayLike, predictions: ArrayLike) -> float:
@@ -336,147 +332,6 @@ def multilabel_map(labels: ArrayLike, scores: ArrayLike, *, known: ArrayLike | N
     return _per_label(average_precision, labels, scores, known)
 
 
-def confusion_matrix(
-    labels: ArrayLike, predictions: ArrayLike, *, classes: int, ignore_index: int | None = None
-) -> NDArray[np.int64]:
-    """How often each class (row) is predicted as each class (column), (K, K).
-
-    Matrices of parts add up to the matrix of the whole: ``total += confusion_matrix(…)`` streams any amount.
-
-    >>> confusion_matrix([[0, 1], [1, 255]], [[0, 1], [0, 0]], classes=2, ignore_index=255)
-    array([[1, 0],
-           [1, 1]])
-
-    Args:
-        labels: integers of any shape.
-        predictions: integers of the same shape.
-        classes: K.
-        ignore_index: a label whose places are left out, whatever is predicted there.
-
-    Raises:
-        ValueError: the shapes differ, or a class that is not left out lies outside 0..K-1.
-    """
-    truth, predicted = np.asarray(labels), np.asarray(predictions)
-    if truth.shape != predicted.shape or truth.dtype.kind not in "biu" or predicted.dtype.kind not in "biu":
-        raise ValueError(
-            "labels and predictions must be integers of the same shape, "
-            f"got {truth.dtype} {truth.shape} and {predicted.dtype} {predicted.shape}"
-        )
-    truth, predicted = truth.reshape(-1), predicted.reshape(-1)
-    matrix = np.zeros(classes * classes, np.int64)
-    for block in row_blocks(len(truth), 1):
-        kept = slice(None) if ignore_index is None else truth[block] != ignore_index
-        rows, columns = truth[block][kept].astype(np.int64), predicted[block][kept].astype(np.int64)
-        for name, values in (("labels", rows), ("predictions", columns)):
-            if values.size and (values.min() < 0 or values.max() >= classes):
-                raise ValueError(
-                    f"{name} must lie in 0..{classes - 1}, got {values.min()}..{values.max()}; "
-                    "give more classes, or the ignore_index of places without a class"
-                )
-        matrix += np.bincount(rows * classes + columns, minlength=classes * classes)
-    return matrix.reshape(classes, classes)
-
-
-def mean_iou(matrix: ArrayLike, *, ignore_index: int | None = None) -> ClassScores:
-    """Intersection over union of each class from a (K, K) confusion matrix: TP / (TP + FP + FN).
-
-    NaN, and not in the mean, for ``ignore_index`` and for a class that is neither a label nor predicted.
-
-    Raises:
-        ValueError: the matrix is not (K, K) counts, or no class is left.
-    """
-    hits, wrong = _hits_and_errors(matrix, ignore_index)
-    return _class_scores(hits, hits + wrong)
-
-
-def dice(matrix: ArrayLike, *, ignore_index: int | None = None) -> ClassScores:
-    """The Dice score (F1) of each class from a (K, K) confusion matrix: 2 TP / (2 TP + FP + FN).
-
-    NaN and errors as for `mean_iou`.
-    """
-    hits, wrong = _hits_and_errors(matrix, ignore_index)
-    return _class_scores(2 * hits, 2 * hits + wrong)
-
-
-def bootstrap_means(values: ArrayLike, *, draws: int = 2000, seed: int = 0) -> NDArray[np.float64]:
-    """The means, (draws,), of (M,) rows drawn with replacement.
-
-    Rows of few distinct values are drawn as counts of each value, which has the same distribution and is quick.
-
-    Raises:
-        ValueError: there are no rows, or a value is not finite.
-    """
-    rows = _as_values(values)
-    generator = np.random.default_rng(seed)
-    n = len(rows)
-    if rows.dtype == np.bool_:
-        return generator.binomial(n, rows.mean(), size=draws) / n
-    distinct, counts = np.unique(rows, return_counts=True)
-    if len(distinct) <= _FEW:
-        drawn = generator.multinomial(n, counts / n, size=draws)
-        return np.asarray(drawn @ distinct.astype(np.float64) / n)
-    means = np.empty(draws)
-    for block in row_blocks(draws, n):
-        means[block] = rows[generator.integers(0, n, (block.stop - block.start, n))].mean(1, dtype=np.float64)
-    return means
-
-
-def bootstrap_interval(
-    *arrays: ArrayLike,
-    metric: Callable[..., float] | None = None,
-    strata: ArrayLike | None = None,
-    draws: int = 2000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """The percentile bootstrap interval of a metric over rows drawn with replacement.
-
-    >>> bootstrap_interval(np.ones(10, bool))
-    (1.0, 1.0)
-
-    Args:
-        arrays: (M, …) each, in the order the metric takes them; without a metric one (M,) array, whose mean is meant.
-        metric: a function of the drawn rows of ``arrays``, such as `auroc`.
-        strata: (M,) integers; each is drawn from on its own and keeps its size. The labels as strata keep every class
-            in every draw, which ranking metrics need.
-        draws: resamples.
-        level: of the interval.
-        seed: of the draws.
-
-    Raises:
-        ValueError: the arrays differ in rows or have none, ``level`` is not between 0 and 1, or the metric raises it.
-    """
-    if not 0 < level < 1 or draws < 1:
-        raise ValueError(f"level must be between 0 and 1 and draws at least 1, got {level} and {draws}")
-    if metric is None and strata is None and len(arrays) == 1:
-        drawn = bootstrap_means(arrays[0], draws=draws, seed=seed)
-    else:
-        drawn = _drawn_metrics([np.asarray(array) for array in arrays], metric, strata, draws, seed)
-    low, high = np.quantile(drawn, ((1 - level) / 2, (1 + level) / 2))
-    return float(low), float(high)
-
-
-def _drawn_metrics(
-    arrays: list[NDArray[Any]], metric: Callable[..., float] | None, strata: ArrayLike | None, draws: int, seed: int
-) -> NDArray[np.float64]:
-    if not arrays or any(array.ndim < 1 or len(array) != len(arrays[0]) for array in arrays) or not len(arrays[0]):
-        raise ValueError(f"arrays must have the same rows, at least one, got {[array.shape for array in arrays]}")
-    if metric is None and len(arrays) > 1:
-        raise ValueError(f"{len(arrays)} arrays need a metric of as many arguments, got None")
-    rows = len(arrays[0])
-    members = [np.arange(rows)]
-    if strata is not None:
-        numbers = np.unique(as_labels(strata, rows=rows, name="strata"), return_inverse=True)[1]
-        members = np.split(np.argsort(numbers, kind="stable"), np.bincount(numbers).cumsum()[:-1])
-    of = metric or (lambda values: float(_as_values(values).mean(dtype=np.float64)))
-    generator = np.random.default_rng(seed)
-    drawn = np.empty(draws)
-    for draw in range(draws):
-        taken = np.concatenate([own[generator.integers(0, len(own), len(own))] for own in members])
-        drawn[draw] = of(*(array[taken] for array in arrays))
-    return drawn
-
-
 def _pair(
     labels: ArrayLike, predictions: ArrayLike, classes: int | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
@@ -511,7 +366,7 @@ def _check_sums(sums: NDArray[np.float64], block: slice, name: str, remedy: str)
 def _counts_by_score(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows of class 1 and of class 0 at each distinct score, ascending."""
     truth = as_labels(labels, classes=2)
-    values = _as_values(scores, "scores")
+    values = as_values(scores, "scores")
     if len(values) != len(truth):
         raise ValueError(f"scores must have one value per label, {len(truth)}, got {len(values)}")
     if truth.min() == truth.max():
@@ -521,7 +376,8 @@ def _counts_by_score(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.i
     return positives, np.bincount(index, minlength=len(distinct)) - positives
 
 
-def _as_values(values: ArrayLike, name: str = "values") -> NDArray[Any]:
+def as_values(values: ArrayLike, name: str = "values") -> NDArray[Any]:
+    """Finite numbers (M,), at least one, as they come; else ValueError."""
     array = np.asarray(values)
     if array.ndim != 1 or not len(array) or array.dtype.kind not in "biuf":
         raise ValueError(f"{name} must be numbers of shape (M,), at least one, got {array.dtype} {array.shape}")
@@ -554,19 +410,8 @@ def _per_label(
     return ClassScores(values=values, mean=float(np.nanmean(values)))
 
 
-def _hits_and_errors(matrix: ArrayLike, ignore_index: int | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """True positives, and false positives plus false negatives, of each class; zeros for the one left out."""
-    counts = np.asarray(matrix)
-    if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or counts.dtype.kind not in "iu" or (counts < 0).any():
-        raise ValueError(f"matrix must be (K, K) counts from confusion_matrix, got {counts.dtype} {counts.shape}")
-    hits = counts.diagonal().astype(np.int64)
-    wrong = (counts.sum(0) + counts.sum(1)).astype(np.int64) - 2 * hits
-    if ignore_index is not None and 0 <= ignore_index < len(hits):
-        hits[ignore_index] = wrong[ignore_index] = 0
-    return hits, wrong
-
-
-def _class_scores(hits: NDArray[np.int64], totals: NDArray[np.int64]) -> ClassScores:
+def class_scores(hits: NDArray[np.int64], totals: NDArray[np.int64]) -> ClassScores:
+    """The share hits / totals of each class (K,), NaN where a total is 0; ValueError where all are."""
     if not totals.any():
         raise ValueError(f"at least one of {len(totals)} classes must occur, got none")
     with np.errstate(invalid="ignore"):

@@ -16,7 +16,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin  # type: ignore[import-u
 
 from featurebank.probes._rows import as_features, check_finite, query_data, row_blocks, training_data
 from featurebank.probes._search import Metric, check_choice, check_k, nearest
-from featurebank.probes.linear import bootstrap_interval
+from featurebank.probes.bootstrap import bootstrap_interval
 
 __all__ = ["KNNProbe", "KNNSweep", "NearestClassMean", "knn_sweep", "nearest"]
 

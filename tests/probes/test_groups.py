@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from featurebank.probes.bootstrap import bootstrap_interval
 from featurebank.probes.groups import GroupReport, RateGaps, group_report
-from featurebank.probes.metrics import bootstrap_interval
 
 M, K = 800, 4
 

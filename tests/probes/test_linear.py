@@ -10,7 +10,8 @@ from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
 from sklearn.preprocessing import StandardScaler  # type: ignore[import-untyped]
 
-from featurebank.probes.linear import bootstrap_interval, linear_probe
+from featurebank.probes.bootstrap import bootstrap_interval
+from featurebank.probes.linear import linear_probe
 
 
 def digits() -> tuple[Any, Any, Any, Any]:

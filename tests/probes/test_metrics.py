@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,26 +15,23 @@ from scipy import special, stats  # type: ignore[import-untyped]
 from sklearn import metrics as sk  # type: ignore[import-untyped]
 from torchmetrics.functional import classification as tm
 
-from featurebank.probes import linear, metrics
+from featurebank.probes import bootstrap, metrics, segmentation
+from featurebank.probes.bootstrap import bootstrap_interval, bootstrap_means
 from featurebank.probes.metrics import (
     accuracy,
     auroc,
     average_precision,
     balanced_accuracy,
-    bootstrap_interval,
-    bootstrap_means,
     brier,
     confidence_bins,
-    confusion_matrix,
-    dice,
     ece,
-    mean_iou,
     multilabel_auroc,
     multilabel_map,
     nll,
     per_class_accuracy,
     top_k_accuracy,
 )
+from featurebank.probes.segmentation import confusion_matrix, dice, mean_iou
 
 M, K = 600, 7
 DTYPES = ("float16", "float32", "float64")
@@ -214,9 +212,11 @@ def test_confusion_matrices_of_parts_add_up() -> None:
     assert total.tolist() == sk.confusion_matrix(labels, predicted).tolist()
 
 
-def test_the_interval_of_right_and_wrong_is_the_probes() -> None:
+def test_the_interval_of_right_and_wrong_is_the_binomials() -> None:
     correct = np.arange(500) % 5 != 0
-    assert bootstrap_interval(correct, seed=4) == linear.bootstrap_interval(correct, seed=4)
+    low, high = bootstrap_interval(correct, draws=200_000, seed=4)
+    assert (low * 500, high * 500) == (stats.binom.ppf(0.025, 500, 0.8), stats.binom.ppf(0.975, 500, 0.8))
+    assert (low, high) == bootstrap_interval(correct, draws=200_000, seed=4)
 
 
 @pytest.mark.parametrize("kind", ["bool", "few values", "float16", "metric", "strata"])
@@ -321,6 +321,7 @@ def test_bad_input_is_one_clear_error(call: Callable[[], object], message: str) 
         call()
 
 
-def test_all_is_exactly_the_public_names() -> None:
-    own = {name for name, value in vars(metrics).items() if getattr(value, "__module__", None) == metrics.__name__}
-    assert sorted(name for name in own if not name.startswith("_")) == metrics.__all__
+@pytest.mark.parametrize("module", [bootstrap, metrics, segmentation])
+def test_all_is_exactly_the_public_names(module: ModuleType) -> None:
+    own = {name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__}
+    assert sorted(name for name in own if not name.startswith("_")) == module.__all__
