@@ -54,11 +54,13 @@ def cpu_cores() -> int:
 
 
 def resolve_device(wanted: str) -> str:
-    """``auto`` becomes ``cuda`` where there is one, else ``cpu``.
+    """``auto`` becomes ``cuda`` where there is one, else ``cpu``; only ``cpu`` is answered without importing torch.
 
     Raises:
         ValueError: CUDA is asked for and there is none, or the name is no device.
     """
+    if wanted == "cpu":
+        return wanted
     import torch
 
     if wanted == "auto":

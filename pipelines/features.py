@@ -103,7 +103,7 @@ def run_features(
 
 def _resolve_device(wish: ExtractionConfig) -> tuple[str, Precision]:
     try:
-        device = "cpu" if wish.device == "cpu" else resolve_device(wish.device)  # which imports torch
+        device = resolve_device(wish.device)
         return device, resolve_precision(wish.precision, device)
     except ValueError as error:
         raise ConfigError(f"extraction: {error}") from error

@@ -41,7 +41,7 @@ class Convergence:
     Attributes:
         C: the inverse strength of the penalty.
         objective: C * sum of weighted losses + |W|^2 / 2.
-        gap: duality gap: the objective is at most this much above its minimum.
+        gap: duality gap: the objective is at most this much above its minimum, to first order in the gradient of b.
         gradient_norm: Euclidean norm of the objective's gradient.
         iterations: Newton steps.
         converged: whether gap <= tol * objective.
