@@ -1,7 +1,9 @@
 """A path of 16 values of C against scikit-learn's LogisticRegression at its default tolerance, on the same cores.
 
 - fashion: 20,000 x 1,280 features of efficientnet_lite0 on Fashion-MNIST, extracted first where the store has none.
-- hundred: 50,000 x 768 made-up features of 100 overlapping classes with a spectrum like that of real ones.
+- hundred: 50,000 x 768 made-up features of 100 classes. As in real ones (those of Fashion-MNIST), variance falls with
+  about the inverse of its rank, and classes differ mostly in the leading directions; they make up a third of it, and a
+  probe is right on 78 % of new rows.
 
 Both sides get the same standardised float32 features. For every C the objective of both, in float64, by one function:
 ours must not be higher. scikit-learn may take as many iterations as it likes; torch's L-BFGS is run as CLIP_benchmark
@@ -48,10 +50,9 @@ def fashion(store: Path) -> Data:
 def hundred() -> Data:
     rng = np.random.default_rng(0)
     n, d, k = 50_000, 768, 100
-    spread = (1 / np.arange(1, d + 1)) ** 0.5
+    order = np.arange(1, d + 1)
     y = rng.integers(0, k, n)
-    centres = rng.standard_normal((k, d)) * spread
-    X = centres[y] + 1.5 * rng.standard_normal((n, d)) * spread
+    X = 1.5 * (rng.standard_normal((k, d)) / order)[y] + rng.standard_normal((n, d)) / order**0.5
     return standardised((X @ np.linalg.qr(rng.standard_normal((d, d)))[0]).astype(np.float32)), y
 
 

@@ -16,7 +16,7 @@ from featurebank.probes._rows import row_blocks
 
 __all__ = ["Design"]
 
-SAMPLE_VALUES = 2**27  # values of a streamed design that are kept in memory for curvature, in bfloat16: 256 MiB
+FEW = 4096  # rows that tell enough of the second moments
 
 
 class Design:
@@ -31,7 +31,11 @@ class Design:
         dtype: torch.float32 or torch.float64.
         device: where the arithmetic happens.
         memory: bytes that the rows may take; beyond it they are streamed.
-        seed: of the rows that stand for all when streaming.
+
+    Attributes:
+        rows: (N, D) where they are in memory.
+        rows_low: the same in low precision: bfloat16 for float32, else as they are.
+        few: (n, D), evenly spaced ones, in low precision.
 
     Raises:
         ValueError: a value that is not finite.
@@ -47,7 +51,6 @@ class Design:
         dtype: torch.dtype,
         device: torch.device,
         memory: int,
-        seed: int = 0,
     ) -> None:
         self.features = features
         self.n_rows, self.n_features = features.shape
@@ -64,18 +67,19 @@ class Design:
         self._scale = torch.from_numpy(self.scale).to(device, dtype)
         bytes_per_value = dtype.itemsize + (self.low.itemsize if self.low != dtype else 0)
         self.in_memory = self.n_rows * self.n_features * bytes_per_value <= memory
+        step = max(1, self.n_rows // max(FEW, 4 * self.n_features))
         if self.in_memory:
             self.rows = torch.cat([block for _, block in self._read(1 << 14)])
             self.rows_low = self.rows.to(self.low)
-            self.sample: torch.Tensor | None = None
+            self.few = self.rows_low[::step]
         else:
-            generator = np.random.default_rng(seed)
-            n = min(self.n_rows, max(SAMPLE_VALUES // self.n_features, 4 * self.n_features))
-            chosen = np.sort(generator.choice(self.n_rows, n, replace=False))
-            self.sample = torch.from_numpy(chosen).to(device)
-            self.rows_low = torch.cat(
-                [self._prepared(features[part]).to(self.low) for part in np.array_split(chosen, 64)]
-            )
+            self.few = self._on_device(features[::step].astype(self._numpy)).to(self.low)
+
+    def rounded(self, V: torch.Tensor) -> torch.Tensor:
+        """V (J, K, D + 1) with its first D columns representable in low precision."""
+        if self.low != self.dtype:
+            V[..., :-1] = V[..., :-1].to(self.low)
+        return V
 
     def blocks(self, size: int) -> Iterator[tuple[slice, torch.Tensor]]:
         """Each block of at most ``size`` prepared rows (n, D) once, in order."""
@@ -89,9 +93,6 @@ class Design:
     def _read(self, size: int) -> Iterator[tuple[slice, torch.Tensor]]:
         for where, block in row_blocks(self.features, self._numpy, rows=size):
             yield where, self._on_device(block)
-
-    def _prepared(self, rows: NDArray[Any]) -> torch.Tensor:
-        return self._on_device(rows.astype(self._numpy))
 
     def _on_device(self, block: NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(block).to(self.device).sub_(self._shift).mul_(self._scale)

@@ -25,7 +25,7 @@ from sklearn.utils.multiclass import check_classification_targets  # type: ignor
 from sklearn.utils.validation import _check_sample_weight  # type: ignore[import-untyped]
 
 from featurebank.probes._design import Design
-from featurebank.probes._newton import Convergence, Solution, solve_path
+from featurebank.probes._lbfgs import Convergence, Solution, solve_path
 from featurebank.probes._rows import query_data, row_blocks, training_data
 
 __all__ = ["CS", "Convergence", "LogisticProbe", "LogisticProbeCV", "logistic_path"]
@@ -37,6 +37,7 @@ SMALL = 2e7
 """Problems of fewer rows x features x classes are solved in float64."""
 
 MEMORY = 4 * 2**30
+TOL = 5e-5
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,7 @@ class _Problem:
             solution = found[index]
             at = solution.convergence
             if binary:
-                at = replace(
-                    at, C=C, objective=2 * at.objective, gap=2 * at.gap, gradient_norm=2**0.5 * at.gradient_norm
-                )
+                at = replace(at, objective=2 * at.objective, gap=2 * at.gap)
             yield replace(solution, convergence=replace(at, C=C)), *self._unfolded(solution, binary=binary)
 
     def _unfolded(self, solution: Solution, *, binary: bool) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -167,8 +166,9 @@ class LogisticProbe(_Logistic):
         standardize: whether features are centred and divided by their standard deviation before they are penalised.
         fit_intercept: whether there is an intercept.
         class_weight: ``None``, ``"balanced"`` or class to weight.
-        tol: the objective is at most this much, relative, above its minimum; proved by the duality gap.
-        max_iter: Newton steps.
+        tol: largest component of the gradient of the objective divided by C times the sum of weights, which is what
+            scikit-learn means by it (its default is 1e-4).
+        max_iter: steps of the solver.
         dtype: ``"float32"``, ``"float64"``, or ``"auto"``: float64 for small problems.
         device: ``"cpu"``, ``"cuda"`` …
         memory: bytes that the rows may take; beyond it they are streamed from ``X``, which may be a memory map.
@@ -178,7 +178,7 @@ class LogisticProbe(_Logistic):
         coef_: (K, D) float64, (1, D) for two classes.
         intercept_: (K,) float64, (1,) for two classes.
         convergence_: objective, duality gap, gradient and iterations.
-        n_iter_: Newton steps.
+        n_iter_: steps of the solver.
 
     >>> import numpy as np
     >>> X = np.array([[0.0], [1.0], [2.0], [3.0]])
@@ -193,8 +193,8 @@ class LogisticProbe(_Logistic):
         standardize: bool = True,
         fit_intercept: bool = True,
         class_weight: str | Mapping[Any, float] | None = None,
-        tol: float = 1e-4,
-        max_iter: int = 200,
+        tol: float = TOL,
+        max_iter: int = 2000,
         dtype: str = "auto",
         device: str = "cpu",
         memory: int = MEMORY,
@@ -254,8 +254,8 @@ class LogisticProbeCV(_Logistic):
         standardize: bool = True,
         fit_intercept: bool = True,
         class_weight: str | Mapping[Any, float] | None = None,
-        tol: float = 1e-4,
-        max_iter: int = 200,
+        tol: float = TOL,
+        max_iter: int = 2000,
         dtype: str = "auto",
         device: str = "cpu",
         memory: int = MEMORY,
@@ -353,11 +353,10 @@ def _check_penalties(Cs: Sequence[float]) -> None:
 def _warn(reached: Sequence[Convergence], tol: float) -> None:
     short = [c for c in reached if not c.converged]
     if short:
-        worst = max(short, key=lambda c: c.gap / c.objective)
+        worst = max(short, key=lambda c: c.gradient)
         warnings.warn(
-            f"{len(short)} of {len(reached)} fits stopped above tol={tol:g}; the worst, C={worst.C:g}, may be "
-            f"{worst.gap / worst.objective:.1e} (relative) above its minimum. A larger tol, dtype='float64', more "
-            f"iterations or a smaller C would do",
+            f"{len(short)} of {len(reached)} fits stopped above tol={tol:g}; the worst, C={worst.C:g}, at a "
+            f"gradient of {worst.gradient:.1e}. A larger tol, dtype='float64', more iterations or a smaller C would do",
             ConvergenceWarning,
             stacklevel=3,
         )

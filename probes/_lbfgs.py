@@ -1,0 +1,503 @@
+"""The whole path of penalties at once: L-BFGS on all problems together, two matrix products a step for all of them.
+
+Minimised is f = sum of s_i * loss_i / sum of s_i + |W|^2 / (2 C sum of s_i) with a free intercept, for several C. A
+problem is done when no component of its gradient is larger than ``tol``, as scikit-learn's; the duality gap, half the
+squared gradient in W in the units of C * loss + |W|^2 / 2, comes with it (for the dual see Yu, Huang and Lin 2011,
+Machine Learning 85).
+
+What makes it fast:
+
+- Logits and residuals of all problems are kept. A step costs one product for the change of the logits and one for the
+  change of the gradient, however many points the line search (Wolfe's conditions, on the logits) looks at.
+- Both products are of changes, so bfloat16 matrix units do where the design is float32: their error is relative to the
+  step. Now and then, and before a problem counts as done, everything is computed afresh in the design's precision.
+- The initial inverse Hessian is ((mean of diag(p) - p p') x (second moments of the rows) + shift)^-1 in its eigenbasis.
+  The shift keeps directions that the rows hardly use from being taken for flat: with none, weak penalties take longer
+  than without a preconditioner.
+
+Shapes: N rows, D features, J problems, K classes, m remembered steps. V is (J, K, D + 1), intercepts last.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from featurebank.probes._design import Design
+from featurebank.probes._softmax import Rows
+
+__all__ = ["Convergence", "Solution", "solve_path"]
+
+KEPT = 2**30  # bytes of logits and residuals that are kept; where those of one problem take more, none are
+REMEMBERED = 20
+HISTORY = 2**28  # bytes of remembered steps
+SHIFT = 0.005  # of the largest eigenvalue of the preconditioner
+FLAT = 0.01  # of an objective, its expected decrease in the last step of a problem that is done
+ARMIJO, WOLFE = 1e-4, 0.9
+NOISE = 8  # units of rounding by which an objective may seem to rise
+TRIALS = 12
+AFRESH_STEPS, AFRESH_DECREASE = 15, 0.03
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convergence:
+    """How far a solution is from the minimum at most.
+
+    Attributes:
+        C: the inverse strength of the penalty.
+        objective: C * sum of weighted losses + |W|^2 / 2.
+        gap: duality gap: the objective is at most this much above its minimum, to first order in the gradient of b.
+            Rigorous, and pessimistic where the penalty is weak.
+        gradient: largest component of the gradient of objective / (C * sum of weights), scikit-learn's measure.
+        iterations: steps.
+        converged: whether gradient <= tol.
+    """
+
+    C: float
+    objective: float
+    gap: float
+    gradient: float
+    iterations: int
+    converged: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solution:
+    """W (K, D) and b (K,) on the design's rows, and how good they are."""
+
+    W: torch.Tensor
+    b: torch.Tensor
+    convergence: Convergence
+
+
+def solve_path(
+    design: Design,
+    y: torch.Tensor,
+    s: torch.Tensor,
+    n_classes: int,
+    Cs: Sequence[float],
+    *,
+    intercept: bool,
+    tol: float,
+    max_iter: int,
+) -> Iterator[Solution]:
+    """The solution at each C, in the order of ``Cs``, which should ascend.
+
+    Args:
+        design: the rows, centred if there is an intercept.
+        y: (N,) int64.
+        s: (N,) weights in the design's dtype.
+        n_classes: K.
+        Cs: inverse strengths of the penalty.
+        intercept: whether b is free; else it stays 0.
+        tol: largest component of the gradient of f.
+        max_iter: steps a C.
+    """
+    total = float(s.sum(dtype=torch.float64))
+    rows = Rows(design, y, None if bool((s == 1).all()) else s, total)
+    share = torch.zeros(n_classes, dtype=torch.float64, device=design.device)
+    share = share.scatter_add(0, y, s.double()) / total
+    V = torch.zeros((n_classes, design.n_features + 1), dtype=design.dtype, device=design.device)
+    if intercept:
+        b = share.clamp_min(torch.finfo(design.dtype).tiny).log()
+        V[:, -1] = (b - b.mean()).to(V.dtype)
+    path = _Path(rows, intercept=intercept, tol=tol, max_iter=max_iter)
+    one = _bytes(design, n_classes)
+    together = max(1, KEPT // one) if design.in_memory else 1
+    for part in _evenly(list(Cs), -(-len(Cs) // together)):
+        for solution in path.solve(part, V):
+            V = torch.cat([solution.W, solution.b[:, None]], 1)
+            yield solution
+
+
+def _evenly(values: list[float], groups: int) -> Iterator[list[float]]:
+    bounds = [round(i * len(values) / groups) for i in range(groups + 1)]
+    return (values[a:b] for a, b in itertools.pairwise(bounds))
+
+
+class _Path:
+    def __init__(self, rows: Rows, *, intercept: bool, tol: float, max_iter: int) -> None:
+        self.rows, self.intercept, self.tol, self.max_iter = rows, intercept, tol, max_iter
+        self.preconditioner = _Preconditioner(rows.design)
+
+    def solve(self, Cs: Sequence[float], start: torch.Tensor) -> list[Solution]:
+        """All problems of a group from one starting point (K, D + 1)."""
+        C = torch.tensor(Cs, dtype=torch.float64, device=start.device)
+        V = start.repeat(len(Cs), 1, 1)
+        values, found = self.minimise(V, (1 / (C * self.rows.total)).to(V.dtype))
+        scale = C * self.rows.total
+        gap = 0.5 * (scale * scale) * found.gradient[..., :-1].square().sum((1, 2), dtype=torch.float64)
+        gap += scale * (found.gradient[..., -1] * found.V[..., -1]).sum(1, dtype=torch.float64).abs()
+        largest = found.gradient.abs().amax((1, 2))
+        return [
+            Solution(
+                W=found.V[j, :, :-1],
+                b=found.V[j, :, -1],
+                convergence=Convergence(
+                    C=Cs[j],
+                    objective=float(scale[j] * values[j]),
+                    gap=float(gap[j]),
+                    gradient=float(largest[j]),
+                    iterations=int(found.steps[j]),
+                    converged=bool(largest[j] <= self.tol),
+                ),
+            )
+            for j in range(len(Cs))
+        ]
+
+    def minimise(self, V: torch.Tensor, lam: torch.Tensor) -> tuple[torch.Tensor, _Found]:
+        """Values (J,) and where they are lowest, from V (J, K, D + 1) at penalties lam (J,)."""
+        found = _Found(V.clone(), torch.zeros_like(V), torch.zeros(len(V), dtype=torch.int64, device=V.device))
+        values = torch.zeros(len(V), dtype=torch.float64, device=V.device)
+        kept = self.rows.design.in_memory and _bytes(self.rows.design, V.shape[0] * V.shape[1]) <= KEPT
+        steps: _Steps = _KeptLogits(self.rows, V) if kept else _Recomputed(self.rows, V)
+        at = _Active(V, lam)
+        for step in range(self.max_iter + 1):
+            full = at.G + at.penalty * at.V
+            largest = full.abs().amax((1, 2))
+            flat = (largest <= self.tol) & (at.decrease <= FLAT * at.value())
+            doubtful = flat | (at.decrease < AFRESH_DECREASE * at.decrease_afresh) | at.failed
+            if at.since >= AFRESH_STEPS or step == self.max_iter:
+                doubtful[:] = True
+            stale = torch.nonzero(doubtful & ~at.exact)[:, 0]
+            if len(stale):
+                self._afresh(steps, at, stale)
+                full = at.G + at.penalty * at.V
+                largest = full.abs().amax((1, 2))
+                flat &= largest <= self.tol
+            done = at.exact & (flat | at.stuck)
+            if step == self.max_iter:
+                done[:] = True
+            if done.any():
+                index = at.index[done]
+                found.V[index], found.gradient[index], found.steps[index] = at.V[done], full[done], step
+                values[index] = at.value()[done]
+                if done.all():
+                    break
+                at, full = at[~done], full[~done]
+                steps.keep(~done)
+            self._step(steps, at, full, step)
+        return values, found
+
+    def _afresh(self, steps: _Steps, at: _Active, index: torch.Tensor) -> None:
+        at.loss[index], G = steps.afresh(at.V, index)
+        at.G[index] = self._free(G)
+        at.exact[index] = True
+        at.decrease_afresh[index] = torch.inf
+        at.since = 0
+
+    def _free(self, G: torch.Tensor) -> torch.Tensor:
+        if not self.intercept:
+            G[..., -1] = 0
+        return G
+
+    def _step(self, steps: _Steps, at: _Active, full: torch.Tensor, step: int) -> None:
+        """One step of every active problem."""
+        if at.inverse is None or step in (5, 10, 20) or step % 40 == 0:
+            at.inverse = self.preconditioner.at(at.V, at.penalty[:, 0, 0])
+        D = self.rows.design.rounded(-at.newton(full))
+        slope = _dot(full, D)
+        downhill = slope < 0
+        D[~downhill] = 0
+        at.decrease = -slope
+        at.decrease_afresh = torch.where(torch.isinf(at.decrease_afresh), at.decrease, at.decrease_afresh)
+        steps.along(at.V, D)
+        t, at.loss = self._line_search(steps, at, D, slope, downhill)
+        dG = self._free(steps.accept(t))
+        S = t[:, None, None] * D
+        at.V = at.V + S
+        at.G = at.G + dG
+        at.failed = t == 0
+        at.stuck = at.failed & at.exact & (at.remembered == 0)
+        at.remember(S, dG + at.penalty * S)
+        at.exact[:] = not steps.drifts
+        at.since += 1
+
+    def _line_search(
+        self, steps: _Steps, at: _Active, D: torch.Tensor, slope: torch.Tensor, downhill: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Step lengths (J,), 0 where there is none that Wolfe would accept, and the losses there."""
+        lam = at.penalty[:, 0, 0].double()
+        cross, square = _dot(at.V[..., :-1], D[..., :-1]), _dot(D[..., :-1], D[..., :-1])
+        value = at.value()
+        noise = NOISE * torch.finfo(D.dtype).eps * value.abs()
+        t = torch.ones_like(slope)
+        low, low_slope, high = torch.zeros_like(t), slope.clone(), torch.full_like(t, torch.inf)
+        loss, moved = at.loss.clone(), ~downhill
+        todo = torch.nonzero(downhill)[:, 0]
+        for _ in range(TRIALS):
+            if not len(todo):
+                break
+            x = t[todo]
+            there, change = steps.trial(x, todo)
+            f = there + lam[todo] * (_square(at.V)[todo] + 2 * x * cross[todo] + x * x * square[todo]) / 2
+            s = change + lam[todo] * (cross[todo] + x * square[todo])
+            rise = f - value[todo]
+            # Close to the minimum the values are equal to rounding; their slopes still tell (Hager and Zhang 2005).
+            lower = (rise <= ARMIJO * x * slope[todo]) | (rise.abs() <= noise[todo])
+            good = lower & (s.abs() <= WOLFE * slope[todo].abs())
+            loss[todo[good]] = there[good]
+            moved[todo[good]] = True
+            todo, x, s, lower = todo[~good], x[~good], s[~good], lower[~good]
+            beyond = ~lower | (s > 0)
+            a, sa = low[todo], low_slope[todo]
+            secant = a + (x - a) * sa / (sa - s)
+            width = x - a
+            inside = torch.nan_to_num(secant, nan=0.0).clamp(a + 0.1 * width, a + 0.9 * width)
+            high[todo] = torch.where(beyond, x, high[todo])
+            low[todo], low_slope[todo] = torch.where(beyond, a, x), torch.where(beyond, sa, s)
+            ahead = torch.where(s > sa, secant, 4 * x).clamp(1.3 * x, 4 * x)
+            between = torch.where(torch.isinf(high[todo]), ahead, 0.5 * (x + high[todo]))
+            t[todo] = torch.where(beyond, inside, between)
+        t[todo] = 0.0
+        return torch.where(moved & downhill, t, torch.zeros_like(t)).to(D.dtype), loss
+
+
+@dataclass
+class _Found:
+    """Where minima are: V and gradient (J, K, D + 1), steps (J,)."""
+
+    V: torch.Tensor
+    gradient: torch.Tensor
+    steps: torch.Tensor
+
+
+class _Active:
+    """The problems that are not done yet: where they are and what they remember."""
+
+    def __init__(self, V: torch.Tensor, lam: torch.Tensor) -> None:
+        j = len(V)
+        self.index = torch.arange(j, device=V.device)
+        self.V, self.G = V, torch.zeros_like(V)
+        self.penalty = lam[:, None, None] * torch.ones(V.shape[2], dtype=V.dtype, device=V.device)
+        self.penalty[..., -1] = 0
+        self.loss = torch.zeros(j, dtype=torch.float64, device=V.device)
+        self.decrease, self.decrease_afresh = (torch.full_like(self.loss, torch.inf) for _ in range(2))
+        self.exact, self.failed, self.stuck = (torch.zeros_like(self.index, dtype=torch.bool) for _ in range(3))
+        self.remembered = torch.zeros_like(self.index)
+        self.since = AFRESH_STEPS
+        self.inverse: _Inverse | None = None
+        length = min(REMEMBERED, max(5, HISTORY // (2 * V.numel() * V.element_size())))
+        self.history: deque[tuple[torch.Tensor, ...]] = deque(maxlen=length)
+
+    def __getitem__(self, chosen: torch.Tensor) -> _Active:
+        part = object.__new__(_Active)
+        part.since = self.since
+        for name, value in vars(self).items():
+            if isinstance(value, torch.Tensor):
+                setattr(part, name, value[chosen])
+        part.inverse = None if self.inverse is None else self.inverse[chosen]
+        part.history = deque((tuple(a[chosen] for a in pair) for pair in self.history), self.history.maxlen)
+        return part
+
+    def value(self) -> torch.Tensor:
+        """(J,) float64: f."""
+        return self.loss + self.penalty[:, 0, 0].double() * _square(self.V) / 2
+
+    def newton(self, gradient: torch.Tensor) -> torch.Tensor:
+        """The inverse Hessian, as far as it is known, times the gradient (Nocedal and Wright, algorithm 7.4)."""
+        assert self.inverse is not None  # noqa: S101 - made before the first step
+        q, factors = gradient.clone(), []
+        for S, Y, rho in reversed(self.history):
+            a = rho * _dot(S, q).to(q.dtype)
+            q -= a[:, None, None] * Y
+            factors.append(a)
+        z = self.inverse(q)
+        if self.history:
+            S, Y, rho = self.history[-1]
+            curved = rho * _dot(Y, self.inverse(Y)).to(q.dtype)
+            z *= torch.where(curved > 0, 1 / curved, torch.ones_like(curved)).clamp(0.02, 50)[:, None, None]
+        for (S, Y, rho), a in zip(self.history, reversed(factors), strict=True):
+            z += (a - rho * _dot(Y, z).to(q.dtype))[:, None, None] * S
+        return z
+
+    def remember(self, S: torch.Tensor, Y: torch.Tensor) -> None:
+        """Takes a step and its change of gradient; forgets everything of a problem that could not move."""
+        for *_, rho in self.history:
+            rho[self.failed] = 0
+        product = _dot(S, Y).to(S.dtype)
+        rho = torch.where(product > 0, 1 / product, torch.zeros_like(product))
+        self.history.append((S, Y, rho))
+        self.remembered = torch.where(self.failed, 0, self.remembered + 1)
+
+
+class _Steps:
+    """How losses and gradients along a direction are had."""
+
+    drifts: bool
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+
+    def afresh(self, V: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Losses and gradients of the problems at (J',) positions, in the design's precision."""
+        raise NotImplementedError
+
+    def keep(self, chosen: torch.Tensor) -> None:
+        """Drops the problems that are not chosen."""
+
+    def along(self, V: torch.Tensor, D: torch.Tensor) -> None:
+        """The directions of the coming trials."""
+        raise NotImplementedError
+
+    def trial(self, t: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Losses and their slopes after steps of t, of the problems at (J',) positions."""
+        raise NotImplementedError
+
+    def accept(self, t: torch.Tensor) -> torch.Tensor:
+        """Moves every problem to its last trial, or not at all where t is 0; the change of the gradient."""
+        raise NotImplementedError
+
+
+class _KeptLogits(_Steps):
+    """Keeps logits and residuals of all rows; its products are of changes, in low precision."""
+
+    drifts = True
+
+    def __init__(self, rows: Rows, V: torch.Tensor) -> None:
+        super().__init__(rows)
+        shape = (*V.shape[:2], rows.design.n_rows)
+        self.Z, self.E, self.E_next = (V.new_empty(shape) for _ in range(3))
+        self.change = torch.empty(shape, dtype=rows.design.low, device=V.device)
+        self.g = torch.zeros(shape[:2], dtype=torch.float64, device=V.device)
+        self.alike = True
+
+    def afresh(self, V: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.alike:
+            self.alike = False
+            loss, G = self.rows.gradient(V[:1], self.Z[:1], self.E[:1])
+            self.Z[1:], self.E[1:] = self.Z[:1], self.E[:1]
+            return loss.repeat(len(V)), G.repeat(len(V), 1, 1)
+        if len(index) == len(V):
+            return self.rows.gradient(V, self.Z, self.E)
+        Z, E = (V.new_empty((len(index), *self.Z.shape[1:])) for _ in range(2))
+        found = self.rows.gradient(V[index], Z, E)
+        self.Z[index], self.E[index] = Z, E
+        return found
+
+    def keep(self, chosen: torch.Tensor) -> None:
+        for name in ("Z", "E", "E_next", "change", "g"):
+            setattr(self, name, getattr(self, name)[chosen])
+
+    def along(self, V: torch.Tensor, D: torch.Tensor) -> None:  # noqa: ARG002 - logits stand for V
+        j, k, d = D.shape[0], D.shape[1], D.shape[2] - 1
+        low = self.rows.design.rows_low
+        self.dZ = (D[..., :d].reshape(j * k, d).to(low.dtype) @ low.T).view(j, k, -1)
+        self.db = D[..., d:]
+
+    def trial(self, t: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        chosen = slice(None) if len(index) == len(self.Z) else index
+        x, db = t.to(self.Z.dtype)[:, None, None], self.db[chosen]
+        loss, slope = (torch.zeros(len(index), dtype=torch.float64, device=t.device) for _ in range(2))
+        g = torch.zeros_like(self.g[chosen])
+        for where in self.rows.blocks(self.Z.shape[0] * self.Z.shape[1]):
+            d = self.dZ[..., where][chosen] + db
+            part, E = self.rows.residuals(torch.addcmul(self.Z[..., where][chosen], d, x), where)
+            loss += part
+            slope += d.mul_(E).sum((1, 2), dtype=torch.float64)
+            self.E_next[chosen, :, where] = E
+            E -= self.E[..., where][chosen]
+            g += E.sum(2, dtype=torch.float64)
+            self.change[chosen, :, where] = E.to(self.change.dtype)
+        self.g[chosen] = g
+        return loss, slope / self.rows.total
+
+    def accept(self, t: torch.Tensor) -> torch.Tensor:
+        if (still := t == 0).any():
+            self.E_next[still], self.change[still], self.g[still] = self.E[still], 0, 0
+        for where in self.rows.blocks(self.Z.shape[0] * self.Z.shape[1]):
+            self.Z[..., where] += t[:, None, None] * (self.dZ[..., where] + self.db)
+        self.E, self.E_next = self.E_next, self.E
+        j, k, n = self.change.shape
+        G = (self.change.view(j * k, n) @ self.rows.design.rows_low).to(t.dtype).view(j, k, -1)
+        return torch.cat([G, self.g[..., None].to(t.dtype)], 2) / self.rows.total
+
+
+class _Recomputed(_Steps):
+    """Reads all rows again for every trial."""
+
+    drifts = False
+
+    def __init__(self, rows: Rows, V: torch.Tensor) -> None:
+        super().__init__(rows)
+        self.G, self.G_next = torch.zeros_like(V), torch.zeros_like(V)
+
+    def afresh(self, V: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        loss, self.G[index] = self.rows.gradient(V[index])
+        return loss, self.G[index]
+
+    def keep(self, chosen: torch.Tensor) -> None:
+        self.G, self.G_next = self.G[chosen], self.G_next[chosen]
+
+    def along(self, V: torch.Tensor, D: torch.Tensor) -> None:
+        self.V, self.D = V, D
+
+    def trial(self, t: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        D = self.D[index]
+        loss, G = self.rows.gradient(self.V[index] + t.to(D.dtype)[:, None, None] * D)
+        self.G_next[index] = G
+        return loss, _dot(G, D)
+
+    def accept(self, t: torch.Tensor) -> torch.Tensor:
+        self.G_next[t == 0] = self.G[t == 0]
+        self.G, self.G_next = self.G_next.clone(), self.G
+        return self.G - self.G_next
+
+
+class _Preconditioner:
+    """Eigenvectors and eigenvalues of the rows' second moments, from a few thousand rows."""
+
+    def __init__(self, design: Design) -> None:
+        self.few = design.few
+        part = self.few.to(design.dtype)
+        values, self.vectors = torch.linalg.eigh(part.T @ part / len(part))
+        self.values = values.clamp_min(0)
+
+    def at(self, V: torch.Tensor, lam: torch.Tensor) -> _Inverse:
+        """The approximate inverse Hessians at V (J, K, D + 1)."""
+        j, k, d = V.shape[0], V.shape[1], V.shape[2] - 1
+        Z = (V[..., :d].reshape(j * k, d).to(self.few.dtype) @ self.few.T).to(V.dtype).view(j, k, -1) + V[..., d:]
+        P = torch.softmax(Z, 1)
+        between = torch.diag_embed(P.mean(2)) - P @ P.transpose(1, 2) / P.shape[2]
+        strength, classes = torch.linalg.eigh(between)
+        strength.clamp_min_(0)
+        values = strength[..., None] * self.values
+        values += SHIFT * values.amax((1, 2), keepdim=True) + lam[:, None, None]
+        return _Inverse(self.vectors, classes, values, strength[..., None] + 1e-6)
+
+
+@dataclass
+class _Inverse:
+    """A preconditioner: eigenvectors of features (D, D) and classes (J, K, K), what to divide by there."""
+
+    features: torch.Tensor
+    classes: torch.Tensor
+    values: torch.Tensor
+    intercepts: torch.Tensor
+
+    def __getitem__(self, chosen: torch.Tensor) -> _Inverse:
+        return _Inverse(self.features, self.classes[chosen], self.values[chosen], self.intercepts[chosen])
+
+    def __call__(self, G: torch.Tensor) -> torch.Tensor:
+        """(J, K, D + 1) to the same shape."""
+        turned = self.classes.transpose(1, 2) @ G
+        W = (turned[..., :-1] @ self.features / self.values) @ self.features.T
+        return self.classes @ torch.cat([W, turned[..., -1:] / self.intercepts], 2)
+
+
+def _bytes(design: Design, columns: int) -> int:
+    """Of the kept logits and residuals of J x K columns."""
+    per_value: int = 3 * design.dtype.itemsize + 2 * design.low.itemsize
+    return columns * design.n_rows * per_value
+
+
+def _square(V: torch.Tensor) -> torch.Tensor:
+    return V[..., :-1].square().sum((1, 2), dtype=torch.float64)
+
+
+def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return (a * b).sum((1, 2), dtype=torch.float64)
