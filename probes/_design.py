@@ -5,6 +5,7 @@ Shapes: N rows, D features, n rows of a block.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,6 +34,7 @@ class Design:
         memory: bytes that the rows may take; beyond it they are streamed.
 
     Attributes:
+        n_bytes: that all rows would take in memory.
         rows: (N, D) where they are in memory.
         rows_low: the same in low precision: bfloat16 for float32, else as they are.
         few: (n, D), evenly spaced ones, in low precision.
@@ -66,7 +68,9 @@ class Design:
         self._shift = torch.from_numpy(self.shift).to(device, dtype)
         self._scale = torch.from_numpy(self.scale).to(device, dtype)
         bytes_per_value = dtype.itemsize + (self.low.itemsize if self.low != dtype else 0)
-        self.in_memory = self.n_rows * self.n_features * bytes_per_value <= memory
+        self.memory = memory
+        self.n_bytes = self.n_rows * self.n_features * bytes_per_value
+        self.in_memory = self.n_bytes <= memory
         step = max(1, self.n_rows // max(FEW, 4 * self.n_features))
         if self.in_memory:
             self.rows = torch.cat([block for _, block in self._read(1 << 14)])
@@ -74,6 +78,15 @@ class Design:
             self.few = self.rows_low[::step]
         else:
             self.few = self._on_device(features[::step].astype(self._numpy)).to(self.low)
+
+    def thinned(self, step: int) -> Design:
+        """Every ``step``-th row, in memory, centred and scaled as all rows are."""
+        part = copy.copy(self)
+        part.features = self.features[::step]
+        part.n_rows, part.in_memory = len(part.features), True
+        part.rows = self.rows[::step] if self.in_memory else torch.cat([block for _, block in part._read(1 << 14)])
+        part.rows_low = part.rows.to(self.low)
+        return part
 
     def rounded(self, V: torch.Tensor) -> torch.Tensor:
         """V (J, K, D + 1) with its first D columns representable in low precision."""

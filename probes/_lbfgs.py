@@ -33,6 +33,9 @@ from featurebank.probes._softmax import Rows
 __all__ = ["Convergence", "Solution", "solve_path"]
 
 KEPT = 2**30  # bytes of logits and residuals that are kept; where those of one problem take more, none are
+COLUMNS = 512  # of one product where none are kept
+THINNED = (64, 8)  # every so many rows are solved first where none are kept
+FEWEST = 8192  # rows worth that
 REMEMBERED = 20
 HISTORY = 2**28  # bytes of remembered steps
 SHIFT = 0.005  # of the largest eigenvalue of the preconditioner
@@ -97,21 +100,33 @@ def solve_path(
         tol: largest component of the gradient of f.
         max_iter: steps a C.
     """
-    total = float(s.sum(dtype=torch.float64))
-    rows = Rows(design, y, None if bool((s == 1).all()) else s, total)
+    rows = Rows.of(design, y, s)
     share = torch.zeros(n_classes, dtype=torch.float64, device=design.device)
-    share = share.scatter_add(0, y, s.double()) / total
+    share = share.scatter_add(0, y, s.double()) / rows.total
     V = torch.zeros((n_classes, design.n_features + 1), dtype=design.dtype, device=design.device)
     if intercept:
         b = share.clamp_min(torch.finfo(design.dtype).tiny).log()
         V[:, -1] = (b - b.mean()).to(V.dtype)
     path = _Path(rows, intercept=intercept, tol=tol, max_iter=max_iter)
-    one = _bytes(design, n_classes)
-    together = max(1, KEPT // one) if design.in_memory else 1
-    for part in _evenly(list(Cs), -(-len(Cs) // together)):
+    kept = design.in_memory and _bytes(design, n_classes) <= KEPT
+    together = max(1, KEPT // _bytes(design, n_classes) if kept else COLUMNS // n_classes)
+    parts = list(_evenly(list(Cs), -(-len(Cs) // together)))
+    if not kept:
+        V = _foreseen(path, parts[0][0], V)
+    for part in parts:
         for solution in path.solve(part, V):
             V = torch.cat([solution.W, solution.b[:, None]], 1)
             yield solution
+
+
+def _foreseen(path: _Path, C: float, V: torch.Tensor) -> torch.Tensor:
+    """The solution (K, D + 1) for some of the rows, then for more of them: a start that costs a fraction of a pass."""
+    design = path.rows.design
+    lam = torch.tensor([1 / (C * path.rows.total)], dtype=V.dtype, device=V.device)
+    for step in THINNED:
+        if design.n_rows // step >= FEWEST and design.n_bytes // step <= design.memory:
+            V = path.thinned(step).minimise(V[None], lam)[1].V[0]
+    return V
 
 
 def _evenly(values: list[float], groups: int) -> Iterator[list[float]]:
@@ -120,9 +135,27 @@ def _evenly(values: list[float], groups: int) -> Iterator[list[float]]:
 
 
 class _Path:
-    def __init__(self, rows: Rows, *, intercept: bool, tol: float, max_iter: int) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        preconditioner: _Preconditioner | None = None,
+        *,
+        intercept: bool,
+        tol: float,
+        max_iter: int,
+    ) -> None:
         self.rows, self.intercept, self.tol, self.max_iter = rows, intercept, tol, max_iter
-        self.preconditioner = _Preconditioner(rows.design)
+        self.preconditioner = preconditioner or _Preconditioner(rows.design)
+
+    def thinned(self, step: int) -> _Path:
+        """The same of every ``step``-th row."""
+        return _Path(
+            self.rows.thinned(step),
+            self.preconditioner,
+            intercept=self.intercept,
+            tol=self.tol,
+            max_iter=self.max_iter,
+        )
 
     def solve(self, Cs: Sequence[float], start: torch.Tensor) -> list[Solution]:
         """All problems of a group from one starting point (K, D + 1)."""
@@ -491,8 +524,8 @@ class _Inverse:
 
 def _bytes(design: Design, columns: int) -> int:
     """Of the kept logits and residuals of J x K columns."""
-    per_value: int = 3 * design.dtype.itemsize + 2 * design.low.itemsize
-    return columns * design.n_rows * per_value
+    per_value = 3 * design.dtype.itemsize + 2 * design.low.itemsize
+    return int(columns * design.n_rows * per_value)
 
 
 def _square(V: torch.Tensor) -> torch.Tensor:

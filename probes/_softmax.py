@@ -39,6 +39,16 @@ class Rows:
     s: torch.Tensor | None
     total: float
 
+    @classmethod
+    def of(cls, design: Design, y: torch.Tensor, s: torch.Tensor) -> Rows:
+        """Rows with weights s (N,)."""
+        return cls(design, y, None if bool((s == 1).all()) else s, float(s.sum(dtype=torch.float64)))
+
+    def thinned(self, step: int) -> Rows:
+        """Every ``step``-th of them."""
+        s = torch.ones_like(self.y[::step], dtype=self.design.dtype) if self.s is None else self.s[::step]
+        return Rows.of(self.design.thinned(step), self.y[::step], s)
+
     def blocks(self, columns: int) -> Iterator[slice]:
         """Ranges of rows whose (columns, n) values stay in the cache."""
         n = self.design.n_rows

@@ -16,6 +16,7 @@ from sklearn.pipeline import make_pipeline  # type: ignore[import-untyped]
 from sklearn.preprocessing import StandardScaler  # type: ignore[import-untyped]
 from sklearn.utils.estimator_checks import parametrize_with_checks  # type: ignore[import-untyped]
 
+from featurebank.probes import _lbfgs
 from featurebank.probes.logistic import LogisticProbe, LogisticProbeCV, logistic_path
 
 Data = tuple[NDArray[Any], NDArray[Any]]
@@ -151,14 +152,28 @@ def test_without_an_intercept() -> None:
     assert not probe.intercept_.any()
 
 
-def test_rows_that_do_not_fit_are_streamed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("memory", [0, 400_000])
+def test_rows_that_do_not_fit_are_streamed(tmp_path: Path, memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_lbfgs, "FEWEST", 500)
     X, y = made(6000, 24, 4)
     np.save(tmp_path / "x.npy", X.astype(np.float16))
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
-    kept = LogisticProbe(0.1, tol=1e-8, dtype="float64").fit(mapped, y)
-    streamed = LogisticProbe(0.1, tol=1e-8, dtype="float64", memory=0).fit(mapped, y)
-    np.testing.assert_allclose(streamed.coef_, kept.coef_, atol=1e-4)
-    assert streamed.convergence_.objective == pytest.approx(kept.convergence_.objective, rel=1e-8)
+    kept = LogisticProbe(0.1, tol=1e-9, dtype="float64").fit(mapped, y)
+    streamed = LogisticProbe(0.1, tol=1e-9, dtype="float64", memory=memory).fit(mapped, y)
+    np.testing.assert_allclose(streamed.coef_, kept.coef_, atol=1e-6)
+    assert streamed.convergence_.objective == pytest.approx(kept.convergence_.objective, rel=1e-12)
+    assert (streamed.n_iter_ < kept.n_iter_) == (memory > 0)
+
+
+def test_logits_that_do_not_fit_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = load_digits(return_X_y=True)
+    Cs = [1e-3, 1e-2, 0.1]
+    kept = logistic_path(X, y, Cs, tol=1e-8)
+    monkeypatch.setattr(_lbfgs, "KEPT", 0)
+    for (W, b, at), (W2, b2, at2) in zip(kept, logistic_path(X, y, Cs, tol=1e-8), strict=True):
+        np.testing.assert_allclose(W2, W, atol=1e-5)
+        np.testing.assert_allclose(b2, b, atol=1e-5)
+        assert at2.objective == pytest.approx(at.objective, rel=1e-9)
 
 
 def test_the_path_is_every_single_fit() -> None:
