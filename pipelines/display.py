@@ -148,7 +148,8 @@ def probe_table(probes: Sequence[ProbeOutcome]) -> Table:
         cells = ["[red]failed[/]", "", ""]
         if p.row is not None:
             interval = f"{p.row.low:.3f} - {p.row.high:.3f}" if p.row.low is not None else ""
-            cells = [f"{p.row.value:.3f}", interval, str((p.row.settings or {}).get("C", ""))]
+            chosen = (p.row.settings or {}).get("chosen", {})
+            cells = [f"{p.row.value:.3f}", interval, str(chosen.get("C", ""))]
         table.add_row(escape(p.backbone), escape(p.probe.train), escape(p.probe.test), *cells)
     return table
 

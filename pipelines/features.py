@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from featurebank.extract import backbones, datasets
@@ -15,8 +15,11 @@ from featurebank.extract.key import Precision
 from featurebank.extract.progress import Observer
 from featurebank.extract.wanted import Outcome, Request, Wanted, want
 from featurebank.pipelines.config import ConfigError, DatasetConfig, ExtractionConfig, ProbeConfig, RunConfig
+from featurebank.pipelines.probing.classification import LinearTask
+from featurebank.pipelines.probing.run import probe_pair
+from featurebank.pipelines.probing.selection import Pair
 from featurebank.pipelines.results import Results, Row
-from featurebank.store import FeatureSet, FeatureStore
+from featurebank.store import Entry, FeatureStore
 
 __all__ = ["ProbeOutcome", "Report", "run_features"]
 
@@ -197,53 +200,35 @@ def _probe_all(
     found = []
     for probe in config.probes:
         for job, spec in names.items():
-            pair = (sealed.get((job, probe.train)), sealed.get((job, probe.test)))
-            if pair[0] is None or pair[1] is None:
+            train, test = sealed.get((job, probe.train)), sealed.get((job, probe.test))
+            if train is None or test is None:
                 continue
             say(f"linear probe of {spec.name}: {probe.train} -> {probe.test}")
-            found.append(_probe(probe, spec, pair[0], pair[1], results))
+            pair = Pair(backbone=spec.name, train=_entry(train, spec), test=_entry(test, spec))
+            found.append(_probe(probe, pair, results))
+    if not all(outcome.known for outcome in found):
+        results.write_table()
     return found
 
 
-def _probe(probe: ProbeConfig, spec: BackboneSpec, train: Outcome, test: Outcome, results: Results) -> ProbeOutcome:
-    from featurebank.probes.linear import CS
+def _entry(outcome: Outcome, spec: BackboneSpec) -> Entry:
+    return Entry(
+        dataset=outcome.dataset,
+        split=outcome.split,
+        backbone=spec.name,
+        fingerprint=outcome.fingerprint,
+        state="sealed",
+        path=outcome.path,
+    )
 
-    outcome = ProbeOutcome(backbone=spec.name, probe=probe)
-    settings: Mapping[str, object] = {"output": probe.output, "Cs": list(CS), "seed": 0, "train": probe.train}
+
+def _probe(probe: ProbeConfig, pair: Pair, results: Results) -> ProbeOutcome:
+    outcome = ProbeOutcome(backbone=pair.backbone, probe=probe)
     try:
-        rows, outcome.known = results.once(
-            "linear",
-            settings,
-            [train.fingerprint, test.fingerprint],
-            lambda: [_accuracy(probe, spec, train, test, settings)],
-        )
-        outcome.row = rows[0]
+        result = probe_pair(pair, LinearTask(output=probe.output), results)
     except (ValueError, KeyError) as error:
         outcome.error = str(error)
-        log.error("probe of %s: %s", spec.name, error)
+        log.error("probe of %s: %s", pair.backbone, error)
+    else:
+        outcome.row, outcome.known = result.rows[0], result.known
     return outcome
-
-
-def _accuracy(
-    probe: ProbeConfig, spec: BackboneSpec, train: Outcome, test: Outcome, settings: Mapping[str, object]
-) -> Row:
-    from featurebank.probes.linear import linear_probe
-
-    with FeatureSet(train.path) as fitted, FeatureSet(test.path) as scored:
-        result = linear_probe(
-            fitted[probe.output][fitted.ok],
-            fitted.labels[fitted.ok],
-            scored[probe.output][scored.ok],
-            scored.labels[scored.ok],
-        )
-    return Row(
-        backbone=spec.name,
-        dataset=probe.test,
-        task="linear",
-        metric="accuracy",
-        value=result.accuracy,
-        low=result.low,
-        high=result.high,
-        fingerprints=(train.fingerprint, test.fingerprint),
-        settings={**settings, "C": result.C},
-    )

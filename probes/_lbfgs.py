@@ -395,7 +395,7 @@ class _KeptLogits(_Steps):
         super().__init__(rows)
         shape = (*V.shape[:2], rows.design.n_rows)
         self.Z, self.E, self.E_next = (V.new_empty(shape) for _ in range(3))
-        self.change = torch.empty(shape, dtype=rows.design.low, device=V.device)
+        self.dZ, self.change = (torch.empty(shape, dtype=rows.design.low, device=V.device) for _ in range(2))
         self.g = torch.zeros(shape[:2], dtype=torch.float64, device=V.device)
         self.alike = True
 
@@ -413,13 +413,14 @@ class _KeptLogits(_Steps):
         return found
 
     def keep(self, chosen: torch.Tensor) -> None:
-        for name in ("Z", "E", "E_next", "change", "g"):
-            setattr(self, name, getattr(self, name)[chosen])
+        self.Z, self.E, self.g = self.Z[chosen], self.E[chosen], self.g[chosen]
+        left = len(self.Z)
+        self.E_next, self.change, self.dZ = self.E_next[:left], self.change[:left], self.dZ[:left]
 
     def along(self, V: torch.Tensor, D: torch.Tensor) -> None:  # noqa: ARG002 - logits stand for V
         j, k, d = D.shape[0], D.shape[1], D.shape[2] - 1
         low = self.rows.design.rows_low
-        self.dZ = (D[..., :d].reshape(j * k, d).to(low.dtype) @ low.T).view(j, k, -1)
+        torch.mm(D[..., :d].reshape(j * k, d).to(low.dtype), low.T, out=self.dZ.view(j * k, -1))
         self.db = D[..., d:]
 
     def trial(self, t: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

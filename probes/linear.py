@@ -1,21 +1,62 @@
-"""A linear probe: multinomial logistic regression on frozen features, its regularisation chosen on validation rows.
+"""A linear probe: a linear classifier of frozen features, its settings chosen on validation rows, calibrated there.
 
-Shapes: N training rows, M test rows, D features, K classes.
+Shapes: N training rows, V validation rows, M test rows, D features, K classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from featurebank.probes.bootstrap import bootstrap_interval
 
-__all__ = ["LinearProbe", "linear_probe"]
+if TYPE_CHECKING:
+    from featurebank.probes.heads import LinearHeads
+
+__all__ = ["CS", "LinearFit", "LinearProbe", "Protocol", "both_logits", "fit_linear", "heads", "linear_probe"]
+
+Protocol = Literal["logistic", "bob", "dinov2"]
+"""``logistic``: logistic regression on standardised features, exact. ``bob`` and ``dinov2``: `LinearHeads`."""
 
 CS = tuple(float(f"{C:.4g}") for C in np.logspace(-5, 0, 11))
+LARS_RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+HELD_OUT = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearFit:
+    """A fitted linear classifier.
+
+    Attributes:
+        classes: (K,) the classes of the training rows, sorted.
+        chosen: what the validation rows chose, ``C`` or ``learning_rate`` and ``weight_decay``.
+        validation: accuracy there, per candidate.
+        temperature: what logits are divided by, fitted on the validation rows; 1 where they have no minimum.
+        uncalibrated: why the temperature was not fitted; empty if it was.
+        model: the estimator.
+    """
+
+    classes: NDArray[np.int64]
+    chosen: dict[str, float]
+    validation: dict[float, float]
+    temperature: float
+    uncalibrated: str
+    model: Any
+
+    def logits(self, X: NDArray[np.floating]) -> NDArray[np.floating]:
+        """(M, K), not yet divided by the temperature; 0 for the first of two classes under ``logistic``."""
+        return _logits(self.model, X)
+
+    def log_probabilities(self, X: NDArray[np.floating]) -> NDArray[np.floating]:
+        """(M, K), calibrated."""
+        logits = self.logits(X) / self.temperature
+        logits -= logits.max(1, keepdims=True)
+        logits -= np.log(np.exp(logits).sum(1, keepdims=True))
+        return logits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +70,9 @@ class LinearProbe:
         C: the regularisation chosen on the validation rows.
         validation: accuracy there, per candidate.
         predictions: (M,) class per test row.
+        log_probabilities: (M, K) of the classes, calibrated on the validation rows.
+        classes: (K,) the classes of the training rows, sorted.
+        temperature: what the logits were divided by.
     """
 
     accuracy: float
@@ -37,6 +81,9 @@ class LinearProbe:
     C: float
     validation: dict[float, float]
     predictions: NDArray[np.int64]
+    log_probabilities: NDArray[np.floating]
+    classes: NDArray[np.int64]
+    temperature: float
 
 
 def linear_probe(
@@ -45,56 +92,195 @@ def linear_probe(
     test: NDArray[np.floating],
     test_labels: NDArray[np.int64],
     *,
+    validation: tuple[NDArray[np.floating], NDArray[np.int64]] | None = None,
     Cs: Sequence[float] = CS,
     seed: int = 0,
+    device: str = "cpu",
 ) -> LinearProbe:
-    """Fits on training rows, chooses C on a stratified fifth of them, refits on all, reads the test rows once.
+    """Fits a logistic probe, chooses C on validation rows, reads the test rows once.
 
-    Features are standardised with the training rows' mean and standard deviation.
+    Without validation rows a stratified fifth of the training rows takes their place, and all training rows are fitted
+    again at the chosen C. Features are standardised with the training rows' mean and standard deviation.
 
     Args:
         train: (N, D).
         train_labels: (N,), 0..K-1.
         test: (M, D).
-        test_labels: (M,).
+        test_labels: (M,); a class that the training rows lack counts as wrong.
+        validation: features (V, D) and labels (V,).
         Cs: candidates, as scikit-learn's ``C`` (inverse strength of the L2 penalty).
         seed: of the validation split and the bootstrap.
+        device: of torch.
 
     Raises:
         ValueError: fewer than two classes in the training rows, unlabelled rows, or features of another width.
     """
-    from featurebank.probes.logistic import LogisticProbeCV
-
-    _check(train, train_labels, test, test_labels)
-    search = LogisticProbeCV(Cs, random_state=seed).fit(train, train_labels)
-    predictions = search.predict(test).astype(np.int64)
+    _check("test", test, test_labels)
+    fit = fit_linear(train, train_labels, validation=validation, Cs=Cs, seed=seed, device=device)
+    _check_width(test, train)
+    log_probabilities = fit.log_probabilities(test)
+    predictions = fit.classes[log_probabilities.argmax(1)]
     correct = predictions == test_labels
     low, high = bootstrap_interval(correct, seed=seed)
     return LinearProbe(
         accuracy=float(correct.mean()),
         low=low,
         high=high,
-        C=search.C_,
-        validation=search.validation_accuracy_,
+        C=fit.chosen["C"],
+        validation=fit.validation,
         predictions=predictions,
+        log_probabilities=log_probabilities,
+        classes=fit.classes,
+        temperature=fit.temperature,
     )
 
 
-def _check(
+def fit_linear(
     train: NDArray[np.floating],
     train_labels: NDArray[np.int64],
-    test: NDArray[np.floating],
-    test_labels: NDArray[np.int64],
-) -> None:
-    if train.ndim != 2 or test.ndim != 2 or train.shape[1] != test.shape[1]:
-        raise ValueError(
-            f"train and test features must be (N, D) with the same D, got {train.shape} and {test.shape}; "
-            "use the same output of the same backbone"
-        )
-    for name, labels, rows in (("train", train_labels, len(train)), ("test", test_labels, len(test))):
-        if labels.shape != (rows,):
-            raise ValueError(f"{name} labels must be one class per row, ({rows},), got {labels.shape}")
-        if rows == 0 or labels.min() < 0:
-            raise ValueError(f"{name} rows must exist and be labelled, got {rows} rows with labels below 0 among them")
+    *,
+    validation: tuple[NDArray[np.floating], NDArray[np.int64]] | None = None,
+    protocol: Protocol = "logistic",
+    Cs: Sequence[float] = CS,
+    seed: int = 0,
+    device: str = "cpu",
+) -> LinearFit:
+    """Fits a linear classifier, its settings and its temperature from validation rows; never sees a test row.
+
+    Args:
+        train: (N, D).
+        train_labels: (N,).
+        validation: features (V, D) and labels (V,); a stratified fifth of the training rows if None.
+        protocol: ``logistic``, or the gradient descent of ``bob`` (LARS, Goldblum et al. 2023, arXiv:2310.19909) or
+            ``dinov2`` (SGD, Oquab et al. 2023, arXiv:2304.07193), both a grid of learning rates; see `LinearHeads`.
+        Cs: candidates of ``logistic``.
+        seed: of the validation split.
+        device: of torch.
+
+    Raises:
+        ValueError: as `linear_probe`, or another protocol.
+    """
+    if protocol not in get_args(Protocol):
+        raise ValueError(f"protocol must be one of {', '.join(get_args(Protocol))}; found {protocol!r}")
+    _check("train", train, train_labels)
     if len(np.unique(train_labels)) < 2:
         raise ValueError(f"a probe needs at least two classes, got only class {train_labels[0]} in the train rows")
+    if validation is None:
+        fitting, held = _split(train_labels, seed)
+        first = train[fitting], train_labels[fitting]
+        validation = train[held], train_labels[held]
+    else:
+        fitting = np.arange(0)
+        first = train, train_labels
+        _check("validation", *validation)
+        _check_width(validation[0], train)
+    search = _search(protocol, Cs, seed, device).fit(*first, validation=validation)
+    chosen, accuracies = _found(search)
+    temperature, uncalibrated = _temperature(_logits(search, validation[0]), validation[1], search.classes_)
+    model = search
+    if len(fitting):
+        model = _single(protocol, chosen, seed, device)
+        model = model.fit(train, train_labels) if protocol == "logistic" else model.fit(train, train_labels, validation)
+    return LinearFit(
+        classes=model.classes_,
+        chosen=chosen,
+        validation=accuracies,
+        temperature=temperature,
+        uncalibrated=uncalibrated,
+        model=model,
+    )
+
+
+def heads(protocol: Literal["bob", "dinov2"], *, seed: int = 0, device: str = "cpu") -> LinearHeads:
+    """The heads of a protocol: ``bob`` LARS at 7 learning rates, 10 of 90 epochs of warm-up; ``dinov2`` SGD at 13."""
+    from featurebank.probes.heads import LinearHeads
+
+    if protocol == "bob":
+        return LinearHeads(LARS_RATES, optimizer="lars", warmup_epochs=10, random_state=seed, device=device)
+    return LinearHeads(random_state=seed, device=device)
+
+
+def _search(protocol: Protocol, Cs: Sequence[float], seed: int, device: str) -> Any:
+    from featurebank.probes.logistic import LogisticProbeCV
+
+    if protocol == "logistic":
+        return LogisticProbeCV(Cs, random_state=seed, device=device)
+    return heads(protocol, seed=seed, device=device)
+
+
+def _single(protocol: Protocol, chosen: dict[str, float], seed: int, device: str) -> Any:
+    """The estimator of the chosen candidate alone."""
+    from featurebank.probes.logistic import LogisticProbe
+
+    if protocol == "logistic":
+        return LogisticProbe(chosen["C"], device=device)
+    return heads(protocol, seed=seed, device=device).set_params(
+        learning_rates=(chosen["learning_rate"],), weight_decays=(chosen["weight_decay"],)
+    )
+
+
+def _found(search: Any) -> tuple[dict[str, float], dict[float, float]]:
+    """What was chosen, and the accuracy of each candidate; a diverged head has none."""
+    if hasattr(search, "C_"):
+        return {"C": float(search.C_)}, search.validation_accuracy_
+    pairs = zip(search.learning_rates, search.validation_accuracy_[:, 0].tolist(), strict=True)
+    return dict(search.best_), {float(rate): accuracy for rate, accuracy in pairs if np.isfinite(accuracy)}
+
+
+def _logits(model: Any, X: ArrayLike) -> NDArray[np.floating]:
+    return both_logits(model.logits(X) if hasattr(model, "logits") else model.decision_function(X))
+
+
+def both_logits(logits: NDArray[np.floating]) -> NDArray[np.floating]:
+    """(M, K) logits; one of two classes alone, (M,) or (M, 1), gets a 0 beside it."""
+    if logits.ndim == 2 and logits.shape[1] > 1:
+        return logits
+    second = logits.reshape(-1)
+    return np.stack([np.zeros_like(second), second], 1)
+
+
+def _temperature(
+    logits: NDArray[np.floating], labels: NDArray[np.int64], classes: NDArray[np.int64]
+) -> tuple[float, str]:
+    """The temperature, and why it is 1 where the rows have none."""
+    from featurebank.probes.calibration import TemperatureScaling
+
+    known = np.isin(labels, classes)
+    try:
+        scaling = TemperatureScaling().fit(logits[known], np.searchsorted(classes, labels[known]))
+    except ValueError as error:
+        return 1.0, str(error)
+    return scaling.temperature_, ""
+
+
+def _split(labels: NDArray[np.int64], seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """A stratified fifth held out: the rows left, the rows held out. Classes of one row are left."""
+    from sklearn.model_selection import StratifiedShuffleSplit  # type: ignore[import-untyped]
+
+    from featurebank.probes._training import held_out
+
+    _, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    if counts.min() < 2 or HELD_OUT * len(labels) < len(counts):
+        return held_out(codes, HELD_OUT, np.random.default_rng(seed))
+    splitter = StratifiedShuffleSplit(n_splits=1, test_size=HELD_OUT, random_state=seed)
+    left, held = next(splitter.split(np.empty((len(labels), 1)), labels))
+    return np.sort(left), np.sort(held)
+
+
+def _check(name: str, features: NDArray[np.floating], labels: NDArray[np.int64]) -> None:
+    if features.ndim != 2:
+        raise ValueError(f"{name} features must be (N, D), got {features.shape}; use an output of one vector a row")
+    if labels.shape != (len(features),):
+        raise ValueError(f"{name} labels must be one class per row, ({len(features)},), got {labels.shape}")
+    if len(labels) == 0 or labels.min() < 0:
+        raise ValueError(
+            f"{name} rows must exist and be labelled, got {len(labels)} rows with labels below 0 among them"
+        )
+
+
+def _check_width(features: NDArray[np.floating], train: NDArray[np.floating]) -> None:
+    if features.shape[1] != train.shape[1]:
+        raise ValueError(
+            f"all features must have the same D as the train rows', {train.shape[1]}, got {features.shape}; "
+            "use the same output of the same backbone"
+        )

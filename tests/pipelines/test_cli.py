@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
-import io
-import json
-import logging
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import h5py  # type: ignore[import-untyped]
 import pytest
+from command_line import PATIENCE, Done, featurebank_, subprocess_, words
 from runs import VIT, make_images
 
 import featurebank
-from featurebank.pipelines.cli import _run, app
 from featurebank.store import FeatureStore
 
 TRAIN, TEST = 30, 12
-PATIENCE = 120.0
 
 CONFIG = """
 store: features
@@ -39,47 +32,6 @@ extraction: {{device: cpu, compile: never, precision: float32, batch_size: 8}}
 probes:
   - {{train: pictures/train, test: pictures/test}}
 """
-
-
-@dataclass(frozen=True)
-class Done:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-def featurebank_(*arguments: str | Path) -> Done:
-    """Runs the command line in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    words = ["featurebank", *(str(argument) for argument in arguments)]
-    with mock.patch.object(sys, "argv", words), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = _run(app)
-    assert "Traceback" not in err.getvalue()
-    return Done(code, out.getvalue(), err.getvalue())
-
-
-def subprocess_(*arguments: str | Path) -> Done:
-    """Runs it in a process of its own."""
-    words = [sys.executable, "-m", "featurebank", *map(str, arguments)]
-    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=PATIENCE)
-    return Done(done.returncode, done.stdout, done.stderr)
-
-
-def words(text: str) -> str:
-    """Without the frames and the line breaks that depend on the width."""
-    return " ".join(text.replace("│", " ").split())
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
-    log = logging.getLogger("featurebank")
-    before = (log.handlers, log.level, log.propagate)
-    yield
-    log.handlers, log.level, log.propagate = before
 
 
 def make_run(folder: Path, *, backbone: str = VIT, train: int = TRAIN, test: int = TEST) -> Path:
@@ -132,6 +84,14 @@ def test_features_makes_the_sets_probes_them_and_prints_tables(first: First) -> 
     assert "2 feature sets wanted: 0 sealed already, 2 to make" in first.done.err
     assert [(e.state, e.n_rows) for e in FeatureStore(first.store).ls()] == [("sealed", TEST), ("sealed", TRAIN)]
     assert (first.store / "results" / "results.csv").is_file()
+
+
+def test_the_probes_of_a_run_are_those_of_the_probe_command(first: First) -> None:
+    probed = featurebank_("probe", "pictures", "--task", "linear", "--store", first.store, "--json").json["probes"]
+    (row,) = (row for row in probed[0]["rows"] if row["metric"] == "accuracy")
+    (own,) = featurebank_("features", first.config, "--json").json["probes"]
+    assert probed[0]["known"] is True
+    assert [row["value"], *row["interval"]] == [own["accuracy"], *own["interval"]]
 
 
 def test_a_second_run_computes_nothing_and_says_so(first: First) -> None:
@@ -451,7 +411,7 @@ def test_doctor_exits_1_where_something_is_missing(tmp_path: Path, monkeypatch: 
 
 def test_version_and_help() -> None:
     assert featurebank_("--version").out.strip() == featurebank.__version__
-    for command in ("features", "ls", "show", "verify", "doctor"):
+    for command in ("features", "probe", "ls", "show", "verify", "doctor"):
         assert command in featurebank_("--help").out
         assert featurebank_(command, "--help").code == 0
 

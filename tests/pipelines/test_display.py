@@ -59,7 +59,7 @@ def probe(value: float | None, backbone: str = "efficientnet_lite0", error: str 
             value=value,
             low=value - 0.01,
             high=value + 0.01,
-            settings={"C": 0.001},
+            settings={"chosen": {"C": 0.001}},
         )
     places = ProbeConfig(train="fashion_mnist/train", test="fashion_mnist/test")
     return ProbeOutcome(backbone=backbone, probe=places, row=row, error=error)

@@ -1,0 +1,312 @@
+"""Tasks with one class a row: linear, k nearest neighbours, few labels, zero-shot.
+
+Each is a frozen record of its settings, which name its results, with `run`.
+
+Shapes: M test rows, D features, K classes, T templates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from featurebank.pipelines.probing.inputs import Inputs, SplitRows, class_notes, labelled, left_out, load_array
+from featurebank.pipelines.probing.scores import (
+    Answer,
+    Score,
+    calibration_score,
+    class_scores,
+    likelihoods,
+    predicted,
+    probability_scores,
+    row_probabilities,
+)
+from featurebank.pipelines.probing.task import Task
+from featurebank.probes.linear import CS, LinearFit, Protocol
+
+__all__ = ["FewShotTask", "KNNTask", "LinearTask", "ZeroShotTask", "check_choice", "fit_rows"]
+
+SHOTS, FRACTIONS = (10,), (0.01, 0.1)
+
+FewProtocol = Literal["logistic", "ncm", "bob", "dinov2"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearTask(Task):
+    """A linear classifier; its settings and its temperature from validation rows.
+
+    Attributes:
+        protocol: ``logistic``, ``bob`` or ``dinov2``; see `featurebank.probes.linear.fit_linear`.
+        cs: candidates for C.
+        device: of torch.
+    """
+
+    name: ClassVar[str] = "linear"
+    predicts_classes: ClassVar[bool] = True
+    unhashed: ClassVar[tuple[str, ...]] = ("device",)
+
+    protocol: Protocol = "logistic"
+    cs: tuple[float, ...] = CS
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        check_choice("protocol", self.protocol, get_args(Protocol))
+
+    def run(self, inputs: Inputs) -> Answer:
+        """Accuracy, balanced accuracy, NLL, Brier and ECE after temperature scaling, and the ECE before it."""
+        train, test = labelled(inputs.train), labelled(inputs.test)
+        validation = None if inputs.validation is None else labelled(inputs.validation)
+        fit = fit_rows(train, validation, protocol=self.protocol, cs=self.cs, seed=self.seed, device=self.device)
+        logits = fit.logits(test.features)
+        rows = row_probabilities(test.labels, fit.classes, logits, temperature=fit.temperature)
+        unscaled = row_probabilities(test.labels, fit.classes, logits)
+        scores = [
+            *class_scores(test.labels, rows.predictions, seed=self.seed),
+            *probability_scores(rows, seed=self.seed),
+            calibration_score("ece_unscaled", unscaled, seed=self.seed),
+        ]
+        notes = class_notes(train, test, validation)
+        if fit.uncalibrated:
+            notes.append(f"the temperature is 1: {fit.uncalibrated}")
+        return Answer(
+            scores=scores,
+            chosen={**fit.chosen, "temperature": fit.temperature},
+            arrays=predicted(test, rows.predictions) | likelihoods(rows),
+            notes=notes,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class KNNTask(Task):
+    """DINO's vote of the k nearest training rows by cosine, k and T from validation rows.
+
+    Attributes:
+        k: candidates; those beyond the rows that are searched are passed over.
+        temperature: candidates for T.
+        device: of torch.
+    """
+
+    name: ClassVar[str] = "knn"
+    predicts_classes: ClassVar[bool] = True
+    unhashed: ClassVar[tuple[str, ...]] = ("device",)
+
+    k: tuple[int, ...] = (5, 10, 20, 50, 100, 200)
+    temperature: tuple[float, ...] = (0.02, 0.04, 0.07, 0.1, 0.2)
+    device: str = "cpu"
+
+    def run(self, inputs: Inputs) -> Answer:
+        """Accuracy, balanced accuracy, and how often the label is among the five classes with most votes."""
+        from featurebank.probes.neighbours import knn_sweep
+
+        train, test = labelled(inputs.train), labelled(inputs.test)
+        validation = None if inputs.validation is None else labelled(inputs.validation)
+        # A fifth of the training rows stands in for validation rows.
+        searched = len(train.labels) - (-(-len(train.labels) // 5) if validation is None else 0)
+        ks = [k for k in self.k if k <= searched]
+        if not ks:
+            raise ValueError(f"k must be at most {searched}, the rows searched; found {list(self.k)}; lower --k")
+        sweep = knn_sweep(
+            train.features,
+            train.labels,
+            test.features,
+            test.labels,
+            validation=None if validation is None else (validation.features, validation.labels),
+            ks=ks,
+            temperatures=self.temperature,
+            seed=self.seed,
+            device=self.device,
+        )
+        return Answer(
+            scores=[
+                *class_scores(test.labels, sweep.predictions, seed=self.seed),
+                Score(metric="top5_accuracy", value=sweep.top5),
+            ],
+            chosen={"k": sweep.k, "temperature": sweep.temperature},
+            arrays=predicted(test, sweep.predictions),
+            notes=class_notes(train, test, validation),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewShotTask(Task):
+    """Few labels of each class, several nested draws; 10 shots, 1 % and 10 % where nothing else is asked for.
+
+    Attributes:
+        shots: rows of each class.
+        fraction: of each class's rows.
+        draws: of every number of labels.
+        protocol: ``logistic``, C chosen by folds of the drawn rows; ``ncm``, the nearest class mean, which has nothing
+            to choose; ``bob`` or ``dinov2``, a learning rate chosen on a fifth of the drawn rows.
+        cs: candidates for C.
+        device: of torch.
+    """
+
+    name: ClassVar[str] = "fewshot"
+    unhashed: ClassVar[tuple[str, ...]] = ("device",)
+
+    shots: tuple[int, ...] = ()
+    fraction: tuple[float, ...] = ()
+    draws: int = 5
+    protocol: FewProtocol = "logistic"
+    cs: tuple[float, ...] = CS
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        check_choice("protocol", self.protocol, get_args(FewProtocol))
+        if not self.shots and not self.fraction:
+            object.__setattr__(self, "shots", SHOTS)
+            object.__setattr__(self, "fraction", FRACTIONS)
+
+    def run(self, inputs: Inputs) -> Answer:
+        """Mean accuracy over draws, with Student's interval cut to 0..1, for each number of labels."""
+        from featurebank.probes.fewshot import label_efficiency_curve
+
+        train, test = labelled(inputs.train), labelled(inputs.test)
+        recorded: list[NDArray[np.int64]] = []
+        curve = label_efficiency_curve(
+            train.features,
+            train.labels,
+            test.features,
+            test.labels,
+            shots=self.shots,
+            fractions=self.fraction,
+            draws=self.draws,
+            estimator_factory=lambda: _Recorded(self._estimator(), recorded),
+            seed=self.seed,
+        )
+        scores, kept = [], {}
+        for index, point in enumerate(curve):
+            words = f"{point.shots}-shot" if point.fraction is None else f"{100 * point.fraction:g}%"
+            kept[f"predictions {words}"] = np.stack(recorded[index * self.draws : (index + 1) * self.draws])
+            scores.append(
+                Score(
+                    metric=f"accuracy {words}",
+                    value=point.mean,
+                    low=max(point.low, 0.0),
+                    high=min(point.high, 1.0),
+                    settings={"rows": point.rows, "accuracies": list(point.accuracies)},
+                )
+            )
+        right = np.mean([found == test.labels for found in recorded], axis=0)
+        rows = {"ids": test.ids, "rows": test.rows, "labels": test.labels, "score": right}
+        return Answer(scores=scores, arrays=rows | kept, notes=class_notes(train, test))
+
+    def _estimator(self) -> Any:
+        from featurebank.probes.few_labels import FewLabelsProbe
+        from featurebank.probes.linear import heads
+        from featurebank.probes.neighbours import NearestClassMean
+
+        if self.protocol == "ncm":
+            return NearestClassMean()
+        if self.protocol == "logistic":
+            return FewLabelsProbe(self.cs, seed=self.seed)
+        return heads(self.protocol, seed=self.seed, device=self.device)
+
+
+class _Recorded:
+    """A classifier that adds its predictions to a list."""
+
+    def __init__(self, classifier: Any, predictions: list[NDArray[np.int64]]) -> None:
+        self.classifier, self.predictions = classifier, predictions
+
+    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
+        self.classifier.fit(X, y)
+        return self
+
+    def predict(self, X: ArrayLike) -> NDArray[np.int64]:
+        self.predictions.append(self.classifier.predict(X))
+        return self.predictions[-1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroShotTask(Task):
+    """Image features against text features of the class names; nothing is fitted, so no training row is read.
+
+    Attributes:
+        text: where the text features are: a ``.npy`` file of (K, D) or (K, T, D), or DATASET/SPLIT, a set of the same
+            backbone with a row for each prompt, labelled with its class, the same number for each class.
+        text_file: the same, for the result's name, if it is a file.
+        logit_scale: exp of CLIP's logit scale.
+    """
+
+    name: ClassVar[str] = "zeroshot"
+    predicts_classes: ClassVar[bool] = True
+
+    text: str = ""
+    text_file: Path | None = None
+    logit_scale: float = 100.0
+
+    def __post_init__(self) -> None:
+        if bool(self.text) == (self.text_file is not None):
+            raise ValueError("zeroshot needs --text: a .npy file of (K, D) or (K, T, D), or DATASET/SPLIT")
+
+    @property
+    def reads_train(self) -> bool:
+        """No: nothing is fitted."""
+        return False
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The set of text features, if they are in one."""
+        return (self.text,) if self.text else ()
+
+    def run(self, inputs: Inputs) -> Answer:
+        """Accuracy, balanced accuracy, NLL, Brier and ECE of the softmax of scaled cosines."""
+        from featurebank.probes.zeroshot import ZeroShotClassifier
+
+        test = labelled(inputs.test)
+        probe = ZeroShotClassifier(self.logit_scale).fit(self._text(inputs.others))
+        rows = row_probabilities(test.labels, probe.classes_, probe.logits(test.features))
+        notes = left_out(test)
+        if (beyond := int((test.labels >= len(probe.classes_)).sum())) > 0:
+            notes.append(f"{beyond:,} rows of classes without text features count as wrong")
+        return Answer(
+            scores=[
+                *class_scores(test.labels, rows.predictions, seed=self.seed),
+                *probability_scores(rows, seed=self.seed),
+            ],
+            arrays=predicted(test, rows.predictions) | likelihoods(rows),
+            notes=notes,
+        )
+
+    def _text(self, sets: Sequence[SplitRows]) -> NDArray[Any]:
+        """(K, D) or (K, T, D)."""
+        if self.text_file is not None:
+            return load_array(self.text_file)
+        prompts = labelled(sets[0])
+        classes, counts = np.unique(prompts.labels, return_counts=True)
+        if len(set(counts.tolist())) > 1 or classes.tolist() != list(range(len(classes))):
+            raise ValueError(
+                f"{prompts.name}: expected as many prompts for each of the classes 0..K-1, found {counts.min()} to "
+                f"{counts.max()} for {len(classes)} classes up to {classes.max()}"
+            )
+        order = np.argsort(prompts.labels, kind="stable")
+        return prompts.features[order].reshape(len(classes), int(counts[0]), -1)
+
+
+def fit_rows(
+    train: SplitRows, validation: SplitRows | None, *, protocol: Protocol, cs: Sequence[float], seed: int, device: str
+) -> LinearFit:
+    """`featurebank.probes.linear.fit_linear` on rows of feature sets."""
+    from featurebank.probes.linear import fit_linear
+
+    return fit_linear(
+        train.features,
+        train.labels,
+        validation=None if validation is None else (validation.features, validation.labels),
+        protocol=protocol,
+        Cs=cs,
+        seed=seed,
+        device=device,
+    )
+
+
+def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
+    """Raises ValueError where a setting is none of the allowed values."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}; found {value!r}")

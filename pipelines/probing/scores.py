@@ -1,0 +1,204 @@
+"""Numbers with their bootstrap 95 % intervals, from what a probe predicted for each test row.
+
+Shapes: M test rows, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from featurebank.pipelines.probing.inputs import SplitRows
+from featurebank.probes.bootstrap import bootstrap_interval
+from featurebank.probes.metrics import row_blocks
+
+__all__ = [
+    "Answer",
+    "RowProbabilities",
+    "Score",
+    "calibration_score",
+    "class_scores",
+    "likelihoods",
+    "mean_score",
+    "predicted",
+    "probability_scores",
+    "resampled",
+    "row_probabilities",
+]
+
+BINS = 15
+DRAWS = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One number about a test set.
+
+    Attributes:
+        metric: its name.
+        value: the number.
+        low: lower end of its 95 % interval.
+        high: upper end.
+        dataset: what it is about, where that is not the test set itself.
+        settings: what it belongs to beside the task's settings.
+    """
+
+    metric: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    dataset: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a task found.
+
+    Attributes:
+        scores: numbers, the main one first.
+        chosen: what was chosen on the validation rows; plain JSON.
+        arrays: what was predicted for each test row, by name; ``score`` (M,), greater is better, serves comparisons.
+        notes: what to know about the numbers.
+    """
+
+    scores: list[Score]
+    chosen: dict[str, Any] = field(default_factory=dict)
+    arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def mean_score(metric: str, values: ArrayLike, *, seed: int, **more: Any) -> Score:
+    """The mean of per-row values (M,) and its interval."""
+    rows = np.asarray(values)
+    low, high = bootstrap_interval(rows, seed=seed)
+    return Score(metric=metric, value=float(rows.mean(dtype=np.float64)), low=low, high=high, **more)
+
+
+def resampled(
+    metric: str,
+    of: Callable[..., float],
+    *arrays: NDArray[Any],
+    seed: int,
+    strata: NDArray[np.int64] | None = None,
+    draws: int = DRAWS,
+) -> Score:
+    """Any function of the rows of arrays, and its interval over resampled rows."""
+    low, high = bootstrap_interval(*arrays, metric=of, strata=strata, draws=draws, seed=seed)
+    return Score(metric=metric, value=of(*arrays), low=low, high=high)
+
+
+def class_scores(labels: NDArray[np.int64], predictions: NDArray[np.int64], *, seed: int) -> list[Score]:
+    """Accuracy and balanced accuracy of predicted classes (M,)."""
+    correct = predictions == labels
+    classes, codes = np.unique(labels, return_inverse=True)
+
+    def balanced(codes: NDArray[np.int64], correct: NDArray[np.bool_]) -> float:
+        counts = np.bincount(codes, minlength=len(classes))
+        right = np.bincount(codes, correct, minlength=len(classes))
+        return float((right[counts > 0] / counts[counts > 0]).mean())
+
+    return [
+        mean_score("accuracy", correct, seed=seed),
+        resampled("balanced_accuracy", balanced, codes, correct, seed=seed),
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowProbabilities:
+    """What logits say about each test row; float64 unless said otherwise.
+
+    Attributes:
+        predictions: (M,) int64 classes.
+        correct: (M,) bool.
+        log_confidence: (M,) log-probability of the predicted class.
+        log_likelihood: (M,) log-probability of the label, -inf where it is none of the classes.
+        brier: (M,) squared errors of the probabilities, summed over the classes.
+    """
+
+    predictions: NDArray[np.int64]
+    correct: NDArray[np.bool_]
+    log_confidence: NDArray[np.float64]
+    log_likelihood: NDArray[np.float64]
+    brier: NDArray[np.float64]
+
+
+def row_probabilities(
+    labels: NDArray[np.int64], classes: NDArray[np.int64], logits: NDArray[np.floating], *, temperature: float = 1.0
+) -> RowProbabilities:
+    """Softmax of logits (M, K) over a temperature, in blocks of rows; labels (M,), the columns' classes (K,) sorted.
+
+    A label that is none of the classes has probability 0.
+    """
+    known = np.isin(labels, classes)
+    own = np.minimum(np.searchsorted(classes, labels), len(classes) - 1)
+    best = np.empty(len(labels), np.int64)
+    log_confidence, log_likelihood, brier = np.empty((3, len(labels)))
+    for block in row_blocks(*logits.shape):
+        z = logits[block] / np.float64(temperature)
+        best[block] = z.argmax(1)
+        z -= z.max(1, keepdims=True)
+        z -= np.log(np.exp(z).sum(1, keepdims=True))
+        log_confidence[block] = z.max(1)
+        log_likelihood[block] = np.where(known[block], np.take_along_axis(z, own[block, None], 1)[:, 0], -np.inf)
+        brier[block] = np.exp(2 * z).sum(1) - 2 * np.exp(log_likelihood[block]) + 1
+    predictions = classes[best]
+    return RowProbabilities(
+        predictions=predictions,
+        correct=predictions == labels,
+        log_confidence=log_confidence,
+        log_likelihood=log_likelihood,
+        brier=brier,
+    )
+
+
+def probability_scores(rows: RowProbabilities, *, seed: int) -> list[Score]:
+    """NLL, Brier score and ECE. A row whose label is none of the classes has no likelihood: the NLL leaves it out."""
+    known = rows.log_likelihood[np.isfinite(rows.log_likelihood)]
+    found = [mean_score("nll", -known, seed=seed)] if len(known) else []
+    return [*found, mean_score("brier", rows.brier, seed=seed), calibration_score("ece", rows, seed=seed)]
+
+
+def calibration_score(metric: str, rows: RowProbabilities, *, seed: int) -> Score:
+    """The expected calibration error in 15 bins (a, b] of equal width (Guo et al. 2017, arXiv:1706.04599).
+
+    Resampled bins are noisier than the bins themselves and show a greater error, so that a plain percentile interval
+    may lie above the value. It is moved down by the mean excess, and cut at 0.
+    """
+    confidence = np.exp(rows.log_confidence)
+    gap = confidence - rows.correct
+    bins = (np.arange(BINS + 1) / BINS).searchsorted(confidence, "left") - 1
+    generator = np.random.default_rng(seed)
+
+    def error(bins: NDArray[np.int64], gap: NDArray[np.float64]) -> float:
+        return float(np.abs(np.bincount(bins, gap, minlength=BINS)).sum() / len(bins))
+
+    value, drawn = error(bins, gap), np.empty(DRAWS)
+    for draw in range(DRAWS):
+        taken = generator.integers(0, len(bins), len(bins))
+        drawn[draw] = error(bins[taken], gap[taken])
+    low, high = np.quantile(drawn, (0.025, 0.975)) - (drawn.mean() - value)
+    return Score(metric=metric, value=value, low=max(float(low), 0.0), high=float(high))
+
+
+def predicted(test: SplitRows, predictions: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    """What is kept of predicted classes (M,): ids, row numbers, labels, predictions, and right or wrong as score."""
+    return {
+        "ids": test.ids,
+        "rows": test.rows,
+        "labels": test.labels,
+        "predictions": predictions,
+        "score": predictions == test.labels,
+    }
+
+
+def likelihoods(rows: RowProbabilities) -> dict[str, NDArray[np.float32]]:
+    """What is kept of probabilities: the logarithms of those of the predicted class and of the label."""
+    return {
+        "log_confidence": rows.log_confidence.astype(np.float32),
+        "log_likelihood": rows.log_likelihood.astype(np.float32),
+    }

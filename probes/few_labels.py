@@ -1,0 +1,111 @@
+"""A linear classifier of a few labelled rows, its penalty chosen among those rows alone.
+
+Shapes: N training rows, M test rows, D features, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin  # type: ignore[import-untyped]
+from sklearn.model_selection import StratifiedKFold  # type: ignore[import-untyped]
+
+from featurebank.probes._rows import query_data, row_blocks, training_data
+from featurebank.probes._training import class_codes
+from featurebank.probes.linear import CS, both_logits
+from featurebank.probes.logistic import logistic_path
+
+__all__ = ["FewLabelsProbe"]
+
+ONE_ROW_C = 0.01
+
+
+class FewLabelsProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Logistic regression on few rows, its C chosen by stratified folds among them.
+
+    Features are standardised with the mean and deviation of the rows that are fitted. The penalty does not change under
+    rotation, so that up to D rows are standardised once and fitted, exactly, by their coordinates along their principal
+    axes, at most N of them. With one row in some class there is nothing to choose on, and C is ``one_row_C``.
+
+    Args:
+        Cs: Candidates; of equal accuracies the smallest wins.
+        folds: At most; no more than the rows of the smallest class.
+        one_row_C: The C of one row a class.
+        seed: Of the folds.
+
+    Attributes:
+        C_: The chosen candidate.
+        classes_: (K,) the labels found in fit, sorted.
+        coef_: (K, D) float64, (1, D) for two classes.
+        intercept_: (K,) float64, (1,) for two classes.
+
+    >>> X = np.array([[0.0, 1.0], [0.1, 1.0], [1.0, 0.0], [0.9, 0.0]])
+    >>> FewLabelsProbe(folds=2).fit(X, np.array([0, 0, 1, 1])).predict(X).tolist()
+    [0, 0, 1, 1]
+    """
+
+    def __init__(
+        self, Cs: Sequence[float] = CS, *, folds: int = 3, one_row_C: float = ONE_ROW_C, seed: int = 0
+    ) -> None:
+        self.Cs = Cs
+        self.folds = folds
+        self.one_row_C = one_row_C
+        self.seed = seed
+
+    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
+        """Fits (N, D) features, copied as float64 where N is at most D, and (N,) classes.
+
+        Raises:
+            ValueError: fewer than two classes, or features that are not finite.
+        """
+        features, labels = training_data(self, X, y)
+        self.classes_, codes = class_codes(labels)
+        if len(features) > features.shape[1]:
+            self.C_ = self._chosen(features, labels, int(np.bincount(codes).min()), standardize=True)
+            ((self.coef_, self.intercept_, _),) = logistic_path(features, labels, [self.C_])
+            return self
+        rows = np.concatenate([block for _, block in row_blocks(features, np.float64)])
+        mean, scale = rows.mean(0), rows.std(0)
+        scale = np.where(scale > 0, scale, 1.0)
+        rows = (rows - mean) / scale
+        values, vectors = np.linalg.eigh(rows @ rows.T)
+        kept = values > max(values[-1], 1.0) * len(rows) * np.finfo(np.float64).eps
+        axes = (vectors[:, kept] / np.sqrt(values[kept])).T @ rows
+        # Rows that are all alike span no axis at all.
+        axes = axes if len(axes) else np.zeros((1, rows.shape[1]))
+        coordinates = rows @ axes.T
+        self.C_ = self._chosen(coordinates, labels, int(np.bincount(codes).min()), standardize=False)
+        ((coef, intercept, _),) = logistic_path(coordinates, labels, [self.C_], standardize=False)
+        self.coef_ = coef @ axes / scale
+        self.intercept_ = intercept - self.coef_ @ mean
+        return self
+
+    def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
+        """(M, K) logits; (M,) of the second class against the first where there are two."""
+        features = query_data(self, X)
+        logits = np.empty((len(features), len(self.coef_)))
+        for where, block in row_blocks(features, np.float64):
+            logits[where] = block @ self.coef_.T + self.intercept_
+        return logits[:, 0] if len(self.classes_) == 2 else logits
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """(M,) classes."""
+        best = both_logits(self.decision_function(X)).argmax(1)
+        return self.classes_[best]  # type: ignore[no-any-return]
+
+    def _chosen(self, rows: NDArray[Any], labels: NDArray[Any], smallest: int, *, standardize: bool) -> float:
+        folds = min(self.folds, smallest)
+        if folds < 2:
+            return self.one_row_C
+        right = np.zeros(len(self.Cs))
+        splitter = StratifiedKFold(folds, shuffle=True, random_state=self.seed)
+        for fitting, held in splitter.split(rows, labels):
+            path = logistic_path(rows[fitting], labels[fitting], self.Cs, standardize=standardize)
+            for where, block in row_blocks(rows[held], np.float64):
+                for index, (coef, intercept, _) in enumerate(path):
+                    found = both_logits(block @ coef.T + intercept).argmax(1)
+                    right[index] += (self.classes_[found] == labels[held][where]).sum()
+        return self.Cs[min(range(len(right)), key=lambda index: (-right[index], self.Cs[index]))]

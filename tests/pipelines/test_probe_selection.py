@@ -1,0 +1,181 @@
+"""From the names a person writes to pairs of feature sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from probe_sets import clusters, write_pair, write_set
+
+from featurebank.extract.errors import UnknownNameError
+from featurebank.pipelines.probing.selection import Key, further_sets, parse_key, same_recipe, select
+from featurebank.store import AmbiguousError, FeatureStore, NotFoundError
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FeatureStore:
+    made = FeatureStore(tmp_path)
+    for backbone in ("net", "timm:vit@random:0"):
+        write_pair(made, "pets", backbone)
+    return made
+
+
+def add(store: FeatureStore, place: str, backbone: str = "net", **key: Any) -> None:
+    write_set(store, place, backbone, *clusters(9), **key)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("pets", Key(dataset="pets")),
+        ("pets@net", Key(dataset="pets", backbone="net")),
+        ("pets/test", Key(dataset="pets", test="test")),
+        ("pets/a:b@timm:vit@random:0", Key(dataset="pets", train="a", test="b", backbone="timm:vit@random:0")),
+        ("pets/big/test", Key(dataset="pets/big", test="test")),
+        ("torchvision:Flowers102/train:test", Key(dataset="torchvision:Flowers102", train="train", test="test")),
+    ],
+)
+def test_keys_are_taken_apart_by_the_datasets_there_are(text: str, key: Key) -> None:
+    assert parse_key(text, ["pets", "pets/big", "torchvision:Flowers102"]) == key
+
+
+def test_a_dataset_means_every_backbone_on_train_and_test(store: FeatureStore) -> None:
+    selection = select(store, ["pets"])
+    assert [(p.backbone, p.train.split, p.test.split, p.validation) for p in selection.pairs] == [
+        ("net", "train", "test", None),
+        ("timm:vit@random:0", "train", "test", None),
+    ]
+    assert len(set(selection.pairs[0].fingerprints)) == 2
+    assert select(store, ["pets@timm:vit@random:0", "pets"], backbones=["net"]).pairs == selection.pairs[::-1]
+
+
+def test_a_validation_split_is_used_where_there_is_one(store: FeatureStore) -> None:
+    add(store, "pets/val")
+    first, second = select(store, ["pets"]).pairs
+    assert first.validation is not None
+    assert first.validation.split == "val"
+    assert second.validation is None
+    (only,) = select(store, ["pets/train:val@net"]).pairs
+    assert (only.test.split, only.validation) == ("val", None)
+
+
+def test_without_a_test_split_the_validation_split_is_scored(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path)
+    for split in ("train", "val"):
+        add(store, f"imagenet/{split}")
+    (pair,) = select(store, ["imagenet"]).pairs
+    assert (pair.test.split, pair.validation) == ("val", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("pest", UnknownNameError, "unknown dataset 'pest'; did you mean 'pets'"),
+        ("pest/test", UnknownNameError, "unknown dataset 'pest'; did you mean 'pets'"),
+        ("pets/tset", UnknownNameError, "unknown split of pets 'tset'; did you mean 'test'"),
+        ("pets@nte", UnknownNameError, "unknown backbone of pets 'nte'; did you mean 'net'"),
+        ("pets/test:test", NotFoundError, "expected two different splits"),
+    ],
+)
+def test_unknown_names_get_the_nearest(store: FeatureStore, text: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        select(store, [text])
+
+
+def test_a_missing_split_is_named_with_those_there_are(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path)
+    add(store, "mnist/all")
+    with pytest.raises(UnknownNameError, match=r"split of mnist 'train'; known: all .*mnist/TRAIN:TEST"):
+        select(store, ["mnist"])
+
+
+def test_a_backbone_without_one_of_the_sets_is_passed_over_unless_it_was_named(store: FeatureStore) -> None:
+    add(store, "pets/train", "half")
+    selection = select(store, ["pets"])
+    assert [pair.backbone for pair in selection.pairs] == ["net", "timm:vit@random:0"]
+    assert selection.passed_over == [f"half has no pets/test in {store.root}"]
+    with pytest.raises(NotFoundError, match="half has no pets/test"):
+        select(store, ["pets@half"])
+
+
+def test_sets_made_in_different_ways_are_not_mixed(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path)
+    add(store, "pets/train", precision="float32")
+    add(store, "pets/test", precision="bfloat16")
+    selection = select(store, ["pets"])
+    assert selection.pairs == []
+    assert "precision: 'float32' and 'bfloat16'" in selection.failed["net", "pets/test"]
+
+
+def test_of_several_sets_those_made_alike_are_paired_or_one_is_chosen(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path)
+    add(store, "pets/train", precision="float32")
+    for precision in ("float32", "bfloat16"):
+        add(store, "pets/test", precision=precision)
+    (pair,) = select(store, ["pets"]).pairs
+    add(store, "pets/train", precision="bfloat16")
+    selection = select(store, ["pets"])
+    assert selection.pairs == []
+    assert "several sets match" in selection.failed["net", "pets/test"]
+    assert select(store, ["pets"], fingerprints=[pair.test.fingerprint[:8]]).pairs == [pair]
+
+
+def test_unfinished_and_damaged_sets_are_failures_of_their_backbone(store: FeatureStore) -> None:
+    net, vit = (pair.test.path for pair in select(store, ["pets"]).pairs)
+    net.rename(net.with_name(net.name + ".partial"))
+    vit.write_bytes(b"nothing of the kind")
+    selection = select(store, ["pets"])
+    assert selection.pairs == []
+    assert set(selection.failed) == {("net", "pets/test"), ("timm:vit@random:0", "pets/test")}
+
+
+def test_without_fitting_only_the_test_set_is_needed(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path)
+    add(store, "pets/test")
+    (pair,) = select(store, ["pets"], train=False).pairs
+    assert pair.train == pair.test
+
+
+def test_further_sets_are_one_split_the_test_split_or_all(store: FeatureStore) -> None:
+    for split in ("fog_1", "fog_2"):
+        add(store, f"pets_c/{split}")
+    entries, (pair, other) = store.ls(), select(store, ["pets"]).pairs
+    assert [e.split for e in further_sets(entries, "pets_c", pair)] == ["fog_1", "fog_2"]
+    assert [e.split for e in further_sets(entries, "pets_c/fog_2", pair)] == ["fog_2"]
+    assert [e.split for e in further_sets(entries, "pets", pair)] == ["test"]
+    with pytest.raises(UnknownNameError, match="did you mean 'fog_"):
+        further_sets(entries, "pets_c/fog_3", pair)
+    with pytest.raises(NotFoundError, match="has no pets_c/fog_1"):
+        further_sets(entries, "pets_c", other)
+
+
+def test_further_sets_made_another_way_are_refused(store: FeatureStore) -> None:
+    add(store, "pets_c/fog", precision="float32")
+    (pair, _) = select(store, ["pets"]).pairs
+    with pytest.raises(ValueError, match="precision: None and 'float32'"):
+        further_sets(store.ls(), "pets_c", pair)
+    add(store, "pets_c/fog")
+    assert len(further_sets(store.ls(), "pets_c", pair)) == 1
+    add(store, "pets_c/fog", backbone="net", dataset={"name": "pets_c", "split": "fog", "digest": "ab"})
+    with pytest.raises(AmbiguousError, match="several sets match"):
+        further_sets(store.ls(), "pets_c", pair)
+
+
+def test_the_dataset_and_the_list_of_outputs_do_not_make_a_recipe() -> None:
+    left = {"dataset": {"name": "a"}, "backbone": {"name": "x", "outputs": ["pooled"]}, "version": 1}
+    right = {"dataset": {"name": "b"}, "backbone": {"name": "x", "outputs": ["pooled", "logits"]}, "version": 1}
+    assert same_recipe(left, right) == []
+    assert same_recipe(left, {**right, "version": 2}) == ["version: 1 and 2"]
+
+
+def test_features_are_views_of_the_file(store: FeatureStore) -> None:
+    from featurebank.pipelines.probing.inputs import read_rows
+
+    (pair, _) = select(store, ["pets"]).pairs
+    rows = read_rows(pair.test, "pooled")
+    assert not rows.features.flags.writeable
+    assert rows.features.base is not None
+    assert (rows.failed, rows.total) == (0, 45)
+    np.testing.assert_array_equal(rows.rows, np.arange(45))
