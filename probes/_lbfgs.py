@@ -38,6 +38,7 @@ THINNED = (64, 8)  # every so many rows are solved first where none are kept
 FEWEST = 8192  # rows worth that
 REMEMBERED = 20
 HISTORY = 2**28  # bytes of remembered steps
+MANY_CLASSES = 1024  # beyond which the preconditioner takes each class by itself
 SHIFT = 0.005  # of the largest eigenvalue of the preconditioner
 FLAT = 0.01  # of an objective, its expected decrease in the last step of a problem that is done
 ARMIJO, WOLFE = 1e-4, 0.9
@@ -496,9 +497,13 @@ class _Preconditioner:
         j, k, d = V.shape[0], V.shape[1], V.shape[2] - 1
         Z = (V[..., :d].reshape(j * k, d).to(self.few.dtype) @ self.few.T).to(V.dtype).view(j, k, -1) + V[..., d:]
         P = torch.softmax(Z, 1)
-        between = torch.diag_embed(P.mean(2)) - P @ P.transpose(1, 2) / P.shape[2]
-        strength, classes = torch.linalg.eigh(between)
-        strength.clamp_min_(0)
+        classes: torch.Tensor | None = None
+        if k > MANY_CLASSES:
+            strength = (P * (1 - P)).mean(2)
+        else:
+            between = torch.diag_embed(P.mean(2)) - P @ P.transpose(1, 2) / P.shape[2]
+            strength, classes = torch.linalg.eigh(between)
+            strength.clamp_min_(0)
         values = strength[..., None] * self.values
         values += SHIFT * values.amax((1, 2), keepdim=True) + lam[:, None, None]
         return _Inverse(self.vectors, classes, values, strength[..., None] + 1e-6)
@@ -506,21 +511,26 @@ class _Preconditioner:
 
 @dataclass
 class _Inverse:
-    """A preconditioner: eigenvectors of features (D, D) and classes (J, K, K), what to divide by there."""
+    """A preconditioner: eigenvectors of features (D, D) and classes (J, K, K), what to divide by there.
+
+    Many classes are taken one by one, without eigenvectors.
+    """
 
     features: torch.Tensor
-    classes: torch.Tensor
+    classes: torch.Tensor | None
     values: torch.Tensor
     intercepts: torch.Tensor
 
     def __getitem__(self, chosen: torch.Tensor) -> _Inverse:
-        return _Inverse(self.features, self.classes[chosen], self.values[chosen], self.intercepts[chosen])
+        classes = None if self.classes is None else self.classes[chosen]
+        return _Inverse(self.features, classes, self.values[chosen], self.intercepts[chosen])
 
     def __call__(self, G: torch.Tensor) -> torch.Tensor:
         """(J, K, D + 1) to the same shape."""
-        turned = self.classes.transpose(1, 2) @ G
+        turned = G if self.classes is None else self.classes.transpose(1, 2) @ G
         W = (turned[..., :-1] @ self.features / self.values) @ self.features.T
-        return self.classes @ torch.cat([W, turned[..., -1:] / self.intercepts], 2)
+        scaled = torch.cat([W, turned[..., -1:] / self.intercepts], 2)
+        return scaled if self.classes is None else self.classes @ scaled
 
 
 def _bytes(design: Design, columns: int) -> int:

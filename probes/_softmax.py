@@ -19,7 +19,7 @@ from featurebank.probes._design import Design
 
 __all__ = ["Rows", "residuals"]
 
-PRODUCT_ROWS = 4096
+PRODUCT_ROWS, PRODUCT_VALUES = 4096, 2**23
 BLOCK_VALUES = {"cpu": 2**20, "cuda": 2**25}
 
 
@@ -72,7 +72,7 @@ class Rows:
         weights, offsets = V[..., :d].reshape(j * k, d), V[..., d].reshape(j * k, 1)
         loss = torch.zeros(j, dtype=torch.float64, device=V.device)
         G = torch.zeros((j * k, d + 1), dtype=torch.float64, device=V.device)
-        for where, x in self.design.blocks(PRODUCT_ROWS):
+        for where, x in self.design.blocks(min(PRODUCT_ROWS, max(256, PRODUCT_VALUES // (j * k)))):
             z = torch.addmm(offsets, weights, x.T).view(j, k, -1)
             if Z is not None:
                 Z[..., where] = z

@@ -93,6 +93,21 @@ def test_a_thousand_classes() -> None:
     assert mine <= theirs * (1 + 1e-6)
 
 
+def test_classes_taken_one_by_one_in_the_preconditioner_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = PROBLEMS["unbalanced"]
+    together = LogisticProbe(1.0, tol=1e-10).fit(X, y)
+    monkeypatch.setattr(_lbfgs, "MANY_CLASSES", 2)
+    np.testing.assert_allclose(LogisticProbe(1.0, tol=1e-10).fit(X, y).coef_, together.coef_, atol=1e-8)
+
+
+def test_ten_thousand_classes_of_one_row() -> None:
+    X = np.random.default_rng(0).standard_normal((10_000, 16)).astype(np.float16)
+    probe = LogisticProbe(1e3, dtype="float32", tol=5e-5).fit(X, np.arange(10_000))
+    assert probe.coef_.shape == (10_000, 16)
+    assert probe.convergence_.converged
+    assert (probe.predict(X[:1000]) == np.arange(1000)).mean() > 0.5
+
+
 @pytest.mark.parametrize("tol", [1e-2, 1e-4])
 def test_the_certificates_hold(tol: float) -> None:
     X, y = PROBLEMS["many rows"]
