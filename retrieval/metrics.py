@@ -1,0 +1,240 @@
+"""Metrics of rankings, from the ranks of what is relevant; and of scored pairs, ranked over all queries.
+
+Each metric of rankings gives one float64 per query, NaN for a query without relevant rows, which `mean_over_queries`
+leaves out. Relevance is binary. A metric that needs ranks deeper than were looked at raises instead of guessing.
+
+Shapes: M queries, P scored pairs.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from featurebank.retrieval.ranks import PositiveRanks
+
+__all__ = [
+    "average_precision",
+    "average_precision_at_k",
+    "hit_rate_at_k",
+    "map_at_r",
+    "mean_over_queries",
+    "micro_average_precision",
+    "ndcg_at_k",
+    "precision_at_k",
+    "r_precision",
+    "recall_at_k",
+    "recall_at_precision",
+    "reciprocal_rank",
+    "trapezoidal_average_precision",
+]
+
+
+def hit_rate_at_k(found: PositiveRanks, k: int) -> NDArray[np.float64]:
+    """1 where any of the first k is relevant, else 0: the Recall@k of metric learning (CUB, Cars, SOP, In-shop)."""
+    return _defined(found, np.minimum(_hits(found, k), 1.0))
+
+
+def recall_at_k(found: PositiveRanks, k: int) -> NDArray[np.float64]:
+    """The share of the relevant rows that stand among the first k: the recall of information retrieval, and of BoB."""
+    return _defined(found, _hits(found, k) / _at_least_one(found.n_positives))
+
+
+def precision_at_k(
+    found: PositiveRanks, k: int, *, divisor: Literal["k", "last_positive"] = "k"
+) -> NDArray[np.float64]:
+    """The share of the first k that are relevant.
+
+    With ``last_positive`` the first min(k, rank of the last relevant row, from 1) are taken, as revisited Oxford and
+    Paris do (Radenović et al. 2018, arXiv:1803.11285); this needs the whole ranking.
+    """
+    if divisor == "k":
+        return _defined(found, _hits(found, k) / k)
+    _check_complete(found)
+    last = np.zeros(len(found))
+    np.maximum.at(last, found.owners, found.ranks + 1)
+    return _defined(found, _hits(found, k) / np.maximum(np.minimum(last, k), 1))
+
+
+def r_precision(found: PositiveRanks) -> NDArray[np.float64]:
+    """The share of the first R that are relevant, where the query has R relevant rows."""
+    _check_depth(found, found.n_positives)
+    inside = found.ranks < found.n_positives[found.owners]
+    return _defined(found, _sums(found, inside) / _at_least_one(found.n_positives))
+
+
+def map_at_r(found: PositiveRanks) -> NDArray[np.float64]:
+    """MAP@R (Musgrave et al. 2020, arXiv:2003.08505): 1/R times the precisions at the relevant ones of the first R."""
+    _check_depth(found, found.n_positives)
+    inside = found.ranks < found.n_positives[found.owners]
+    return _defined(found, _sums(found, _precisions(found) * inside) / _at_least_one(found.n_positives))
+
+
+def average_precision(found: PositiveRanks) -> NDArray[np.float64]:
+    """The mean of the precisions at all R relevant rows: the step rule, as TREC and scikit-learn (without ties)."""
+    _check_complete(found)
+    return _defined(found, _sums(found, _precisions(found)) / _at_least_one(found.n_positives))
+
+
+def trapezoidal_average_precision(found: PositiveRanks) -> NDArray[np.float64]:
+    """The area under precision and recall by the trapezoidal rule, as revisited Oxford and Paris, Copydays and BoB.
+
+    The j-th relevant row, from 0, at rank r adds (j / r + (j + 1) / (r + 1)) / 2R, where 0 / 0 counts as 1.
+    """
+    _check_complete(found)
+    left = np.where(found.ranks == 0, 1.0, found.places / np.maximum(found.ranks, 1))
+    return _defined(found, _sums(found, (left + _precisions(found)) / 2) / _at_least_one(found.n_positives))
+
+
+def average_precision_at_k(found: PositiveRanks, k: int) -> NDArray[np.float64]:
+    """AP@k of Google Landmarks v2 (Weyand et al. 2020, arXiv:2004.01804): the precisions at hits, over min(R, k)."""
+    _check_depth(found, _positive(k))
+    precisions = _precisions(found) * (found.ranks < k)
+    return _defined(found, _sums(found, precisions) / _at_least_one(np.minimum(found.n_positives, k)))
+
+
+def reciprocal_rank(found: PositiveRanks, k: int | None = None) -> NDArray[np.float64]:
+    """1 / rank, from 1, of the first relevant row; 0 where none is among the first k. Without k the whole ranking."""
+    if k is None:
+        _check_complete(found)
+    else:
+        _check_depth(found, _positive(k))
+    first = found.places == 0
+    inside = first if k is None else first & (found.ranks < k)
+    return _defined(found, _sums(found, inside / (found.ranks + 1)))
+
+
+def ndcg_at_k(found: PositiveRanks, k: int | None = None) -> NDArray[np.float64]:
+    """Normalised discounted cumulative gain (Järvelin & Kekäläinen 2002) of gains 0 and 1, discount log2(rank + 1)."""
+    if k is None:
+        _check_complete(found)
+    else:
+        _check_depth(found, _positive(k))
+    inside = np.ones(len(found.ranks), bool) if k is None else found.ranks < k
+    ideal = found.n_positives if k is None else np.minimum(found.n_positives, k)
+    best = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(int(ideal.max(initial=0))) + 2))])
+    gains = _sums(found, inside / np.log2(found.ranks + 2))
+    return _defined(found, gains / np.maximum(best[ideal], 1))
+
+
+def mean_over_queries(values: NDArray[np.float64]) -> float:
+    """The mean of (M,) values without the NaN of queries that have nothing relevant; NaN if there is none.
+
+    >>> mean_over_queries(np.array([1.0, np.nan, 0.5]))
+    0.75
+    """
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def micro_average_precision(scores: ArrayLike, correct: ArrayLike, n_positives: int | None = None) -> float:
+    """Average precision over the pairs of all queries in one ranking, DISC21's micro-AP (arXiv:2106.09672).
+
+    Of equal scores the wrong pairs come first. Step rule.
+
+    >>> micro_average_precision([0.9, 0.9, 0.5], [True, False, True])
+    0.5833333333333333
+
+    Args:
+        scores: (P,) finite, the higher the more alike.
+        correct: (P,) whether the pair is a match.
+        n_positives: matches there are, those that are in no pair included; without it, those among the pairs.
+
+    Raises:
+        ValueError: arrays of other shapes, NaN, no pairs, or no or fewer positives than the pairs hold.
+    """
+    precisions, _, total = _pair_curve(scores, correct, n_positives)
+    return float(precisions.sum() / total)
+
+
+def recall_at_precision(
+    scores: ArrayLike, correct: ArrayLike, n_positives: int | None = None, *, precision: float = 0.9
+) -> float:
+    """The highest recall at a precision of at least 0.9 over the pairs of all queries; 0 where it is never reached.
+
+    >>> recall_at_precision([0.9, 0.8, 0.7, 0.6], [True, True, False, True], n_positives=4)
+    0.5
+
+    Args:
+        scores: as in `micro_average_precision`.
+        correct: likewise.
+        n_positives: likewise.
+        precision: the least precision.
+
+    Raises:
+        ValueError: likewise.
+    """
+    precisions, recalls, _ = _pair_curve(scores, correct, n_positives)
+    return float(recalls[precisions >= precision].max(initial=0.0))
+
+
+def _pair_curve(
+    scores: ArrayLike, correct: ArrayLike, n_positives: int | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+    """Precision and recall at each match, best first, and the number of matches there are."""
+    values, right = np.asarray(scores), np.asarray(correct)
+    if values.ndim != 1 or values.shape != right.shape or len(values) == 0 or right.dtype != np.bool_:
+        raise ValueError(
+            f"scores and correct must be (P,) numbers and booleans; found shapes {values.shape} and {right.shape}, "
+            f"dtypes {values.dtype} and {right.dtype}"
+        )
+    if not np.isfinite(values).all():
+        raise ValueError(f"scores must be finite; found {values[~np.isfinite(values)][0]}; leave such pairs out")
+    hits = int(right.sum())
+    total = hits if n_positives is None else n_positives
+    if total < max(hits, 1):
+        raise ValueError(f"n_positives must be at least 1 and the {hits} matches among the pairs; found {total}")
+    ranks = np.flatnonzero(right[np.lexsort((right, -values))])
+    counts = np.arange(1, hits + 1)
+    return counts / (ranks + 1), counts / total, total
+
+
+def _positive(k: int) -> int:
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+        raise ValueError(f"k must be a whole number of at least 1; found {k}")
+    return int(k)
+
+
+def _check_depth(found: PositiveRanks, k: int | NDArray[np.int64]) -> None:
+    needed = np.minimum(k, found.n_candidates)
+    if (short := np.flatnonzero(found.depth < needed)).size:
+        query = short[0]
+        raise ValueError(
+            f"the lists must reach rank {needed[query]} of query {query} once junk has left; "
+            f"found {found.depth[query]}; search deeper"
+        )
+
+
+def _check_complete(found: PositiveRanks) -> None:
+    unseen = (np.diff(found.offsets) < found.n_positives) & (found.depth < found.n_candidates)
+    if unseen.any():
+        query = np.flatnonzero(unseen)[0]
+        raise ValueError(
+            f"this metric needs the rank of every relevant row; query {query} has {found.n_positives[query]}, "
+            f"found {np.diff(found.offsets)[query]} in a list of {found.depth[query]}; "
+            "rank the whole gallery or take a metric at k"
+        )
+
+
+def _hits(found: PositiveRanks, k: int) -> NDArray[np.float64]:
+    _check_depth(found, _positive(k))
+    return _sums(found, found.ranks < k)
+
+
+def _sums(found: PositiveRanks, values: NDArray[np.float64] | NDArray[np.bool_]) -> NDArray[np.float64]:
+    return np.bincount(found.owners, weights=values, minlength=len(found)).astype(np.float64)
+
+
+def _precisions(found: PositiveRanks) -> NDArray[np.float64]:
+    """The precision at each relevant row."""
+    return np.asarray((found.places + 1) / (found.ranks + 1))
+
+
+def _at_least_one(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.maximum(counts, 1)
+
+
+def _defined(found: PositiveRanks, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(found.n_positives > 0, values, np.nan)
