@@ -1,0 +1,207 @@
+"""Scores of logits alone.
+
+Shapes: N rows, K classes, m rows of a block; p is the softmax of the logits l.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from featurebank.probes.ood.block import Block, Peak, peak
+from featurebank.probes.ood.contract import OODScore, check_positive
+from featurebank.probes.ood.statistics import TrainingSet
+
+__all__ = ["GEN", "MSP", "Energy", "Entropy", "KLMatching", "MaxLogit", "TemperatureScaling"]
+
+COLDEST, HOTTEST, STEPS = 0.01, 100.0, 100
+SMALLEST = float(np.finfo(np.float64).tiny)
+
+
+class MSP(OODScore):
+    """The largest softmax probability (Hendrycks and Gimpel, ICLR 2017, arXiv:1610.02136), as its logarithm.
+
+    score = log max_k p_k. The logarithm ranks as the probability does and does not saturate: it is minus log1p of
+    the sum over the other classes of exp(l_k - max l).
+    """
+
+    name = "msp"
+    needs = ("logits",)
+
+    def _score(self, block: Block) -> Tensor:
+        return log_largest(block.peak)
+
+
+class TemperatureScaling(OODScore):
+    """The largest softmax probability of l / T (Guo et al., ICML 2017, arXiv:1706.04599), as its logarithm.
+
+    T minimises the negative log-likelihood of held-out labels, a convex problem in 1 / T that is solved to rounding,
+    within T = 0.01..100: where every row is classified correctly the minimum may lie at T = 0.
+
+    Attributes:
+        temperature_: T.
+    """
+
+    name = "temperature"
+    needs = ("labels", "logits")
+
+    def _fit(self, train: TrainingSet) -> None:
+        low, high = 1 / HOTTEST, 1 / COLDEST
+        if _likelihood_slope(train, high)[0] <= 0:
+            low = high
+        if _likelihood_slope(train, low)[0] >= 0:
+            high = low
+        inverse = min(max(1.0, low), high)
+        for _ in range(STEPS if low < high else 0):
+            slope, curvature = _likelihood_slope(train, inverse)
+            low, high = (inverse, high) if slope < 0 else (low, inverse)
+            step = inverse - slope / curvature if curvature > 0 else high if slope < 0 else low
+            following = step if low < step < high else (low + high) / 2
+            if abs(following - inverse) <= 1e-12 * inverse:
+                break
+            inverse = following
+        self.temperature_ = 1 / inverse
+
+    def _score(self, block: Block) -> Tensor:
+        return log_largest(peak(block.logits / self.temperature_, overwrite=True))
+
+
+class MaxLogit(OODScore):
+    """The largest logit (Hendrycks et al., ICML 2022, arXiv:1911.11132): score = max_k l_k."""
+
+    name = "maxlogit"
+    needs = ("logits",)
+
+    def _score(self, block: Block) -> Tensor:
+        return block.logits.amax(1)
+
+
+class Energy(OODScore):
+    """The negative free energy (Liu et al., NeurIPS 2020, arXiv:2010.03759): score = T log sum_k exp(l_k / T).
+
+    Args:
+        temperature: T.
+    """
+
+    name = "energy"
+    needs = ("logits",)
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        self.temperature = temperature
+
+    def _fit(self, train: TrainingSet) -> None:  # noqa: ARG002
+        check_positive("temperature", self.temperature)
+
+    def _score(self, block: Block) -> Tensor:
+        if self.temperature == 1:
+            return block.energy
+        found = peak(block.logits / self.temperature, overwrite=True)
+        return self.temperature * (found.top.double() + found.rest.log1p())
+
+
+class Entropy(OODScore):
+    """Minus the entropy of the softmax: score = sum_k p_k log p_k.
+
+    It is computed as minus (log1p(r) + sum_k (max l - l_k) exp(l_k - max l) / (1 + r)), where r is the sum over the
+    other classes of exp(l_k - max l): all terms have one sign, so nothing cancels.
+    """
+
+    name = "entropy"
+    needs = ("logits",)
+
+    def _score(self, block: Block) -> Tensor:
+        return -entropy(block.peak)
+
+
+class GEN(OODScore):
+    """The generalised entropy of the largest probabilities (Liu, Lochman and Zach, CVPR 2023).
+
+    score = - sum over the M largest p_k of (p_k (1 - p_k)) ** gamma. For the largest, 1 - p is taken from the sum over
+    the others, so no probability needs clamping.
+
+    Args:
+        gamma: the paper's 0.1.
+        top: M, the paper's 100 for 1,000 classes; all classes where there are fewer.
+    """
+
+    name = "gen"
+    needs = ("logits",)
+
+    def __init__(self, gamma: float = 0.1, top: int = 100) -> None:
+        self.gamma = gamma
+        self.top = top
+
+    def _fit(self, train: TrainingSet) -> None:  # noqa: ARG002
+        check_positive("gamma", self.gamma)
+        if self.top < 1:
+            raise ValueError(f"top must be at least 1; found {self.top}")
+
+    def _score(self, block: Block) -> Tensor:
+        found = block.peak
+        log_sum = found.rest.log1p()
+        largest = (self.gamma * (found.rest.log() - 2 * log_sum)).exp()  # (1 - p) p = r / (1 + r)^2
+        others = min(self.top, found.shifted.shape[1]) - 1
+        if not others:
+            return -largest
+        shifted = found.shifted if others == found.shifted.shape[1] - 1 else found.shifted.topk(others, sorted=False)[0]
+        log_p = shifted - log_sum.float()[:, None]
+        return -largest - (self.gamma * (log_p + (-log_p.exp()).log1p())).exp().sum(1).double()
+
+
+class KLMatching(OODScore):
+    """Minus the divergence from the nearest typical posterior (Hendrycks et al., ICML 2022, arXiv:1911.11132).
+
+    score = - min_k KL(p || d_k), where d_k is the mean softmax of the held-out rows that are predicted as class k;
+    classes that are never predicted have none. The nearest is found in float32, its divergence taken in float64.
+
+    Attributes:
+        posteriors_: (C, K) float64, the d_k.
+    """
+
+    name = "klm"
+    needs = ("logits",)
+
+    def _fit(self, train: TrainingSet) -> None:
+        source = train if train.validation is None else TrainingSet(logits=train.validation[0], device=train.device)
+        means = source.posteriors
+        self.posteriors_ = means[~means[:, 0].isnan()]
+        self._log = self.posteriors_.clamp(min=SMALLEST).log()
+        self._log32 = self._log.float().T.contiguous()
+
+    def _score(self, block: Block) -> Tensor:
+        found = block.peak
+        nearest = (block.probabilities @ self._log32).argmax(1)
+        log_sum = found.rest.log1p()
+        shifted = found.shifted.double().scatter_(1, found.predicted[:, None], 0.0)
+        log_p = shifted.sub_(log_sum[:, None])
+        p = log_p.exp()
+        return -log_p.sub_(self._log[nearest]).mul_(p).sum(1)
+
+
+def log_largest(found: Peak) -> Tensor:
+    """The logarithm of the largest softmax probability (m,), float64."""
+    return -found.rest.log1p()
+
+
+def entropy(found: Peak) -> Tensor:
+    """Of the softmax, in nats (m,), float64."""
+    terms = torch.where(found.exponentials > 0, found.shifted * found.exponentials, 0.0)
+    return found.rest.log1p() - terms.sum(1).double() / (1 + found.rest)
+
+
+def _likelihood_slope(train: TrainingSet, inverse: float) -> tuple[float, float]:
+    """First and second derivative of the mean negative log-likelihood of l / T with respect to 1 / T."""
+    logits, labels = (train.logits, train.labels) if train.validation is None else train.validation
+    features = train.features if logits is None else None
+    slope = curvature = 0.0
+    for where, block in train.blocks(features, logits, needs=("logits",)):
+        values = block.logits.double()
+        own = values.gather(1, torch.from_numpy(labels[where]).to(values.device)[:, None])  # type: ignore[index]
+        values -= own
+        p = (values * inverse).softmax(1)
+        mean = (p * values).sum(1)
+        slope += float(mean.sum())
+        curvature += float(((values - mean[:, None]).square() * p).sum())
+    rows = len(labels)  # type: ignore[arg-type]
+    return slope / rows, curvature / rows

@@ -1,0 +1,155 @@
+"""Every score by name, and all of them in one pass.
+
+Shapes: N rows, D features, K classes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from featurebank.probes.ood.alignment import FDBD, MCM, NCI, SHE, GradNorm
+from featurebank.probes.ood.contract import OODScore, as_numpy
+from featurebank.probes.ood.distances import GMM, MDS, RMDS, MDSPlusPlus, RMDSPlusPlus
+from featurebank.probes.ood.logits import GEN, MSP, Energy, Entropy, KLMatching, MaxLogit, TemperatureScaling
+from featurebank.probes.ood.neighbours import KNN, GalleryScore, NNGuide, Relation, sweep
+from featurebank.probes.ood.openmax import OpenMax
+from featurebank.probes.ood.shaping import ASHB, ASHP, ASHS, DICE, LTS, SCALE, VRA, ReAct
+from featurebank.probes.ood.statistics import TrainingSet
+from featurebank.probes.ood.subspace import PNML, CoP, CoRP, Residual, ViM
+from featurebank.probes.ood.weiper import WeiPerKLD
+
+__all__ = ["ScoredSets", "get", "score_all", "scores"]
+
+_SCORES: dict[str, type[OODScore]] = {
+    score.name: score
+    for score in (
+        MSP, TemperatureScaling, MaxLogit, Energy, Entropy, GEN, KLMatching, OpenMax,
+        MDS, RMDS, MDSPlusPlus, RMDSPlusPlus, GMM, KNN, NNGuide, Relation,
+        Residual, ViM, CoP, CoRP, PNML,
+        ReAct, DICE, ASHP, ASHB, ASHS, SCALE, VRA, LTS,
+        SHE, GradNorm, FDBD, NCI, WeiPerKLD, MCM,
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ScoredSets:
+    """The scores of several sets of rows.
+
+    Attributes:
+        values: by set, then by score, (N,) float64; higher is more in-distribution.
+        skipped: score to what the training set lacks for it.
+        settings: score to its parameters.
+        seconds: score to the seconds of fitting and scoring it. What several scores share counts for the first of them;
+            the scores of similarities to the training rows divide their sweep evenly.
+        head: ``own``, ``probe``, or None without a head.
+    """
+
+    values: dict[str, dict[str, NDArray[np.float64]]]
+    skipped: dict[str, str]
+    settings: dict[str, dict[str, Any]]
+    seconds: dict[str, float]
+    head: str | None
+
+
+def scores() -> tuple[str, ...]:
+    """The names of all scores."""
+    return tuple(_SCORES)
+
+
+def get(name: str) -> type[OODScore]:
+    """The score of a name.
+
+    >>> get("vim").__name__
+    'ViM'
+
+    Raises:
+        ValueError: there is none of this name.
+    """
+    if name not in _SCORES:
+        near = difflib.get_close_matches(name, _SCORES, n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else f"the scores are {', '.join(_SCORES)}"
+        raise ValueError(f"there is no score {name!r}; {hint}")
+    return _SCORES[name]
+
+
+def score_all(
+    train: TrainingSet,
+    sets: Mapping[str, tuple[ArrayLike | None, ArrayLike | None]],
+    names: Iterable[str | OODScore] | None = None,
+) -> ScoredSets:
+    """Fits scores on the training rows and scores every set, with the work that they share done once.
+
+    Rows are read in blocks; of each block unit rows, sorted features, products with the head, probabilities and
+    cosines to the training rows are computed once for all scores. The memory beside the arrays given does not grow with
+    the number of rows, but for one number per row and score.
+
+    >>> generator = np.random.default_rng(0)
+    >>> train = TrainingSet(generator.normal(size=(200, 8)), generator.integers(0, 3, 200))
+    >>> found = score_all(train, {"test": (generator.normal(size=(5, 8)), None)}, ["mds", "knn", "msp"])
+    >>> sorted(found.values["test"]), found.skipped
+    (['knn', 'mds'], {'msp': 'logits'})
+
+    Args:
+        train: the in-distribution training rows.
+        sets: name to features (N, D) and logits (N, K), either of which may be None where no score needs it.
+        names: scores by name with their default parameters, or unfitted scores; all, if None. Those that need what
+            the training set lacks are skipped and named.
+
+    Raises:
+        ValueError: an unknown name, one name twice, none that can be computed, or bad input.
+    """
+    chosen = [get(name)() if isinstance(name, str) else name for name in (scores() if names is None else names)]
+    twice = {score.name for score in chosen if sum(other.name == score.name for other in chosen) > 1}
+    if twice:
+        raise ValueError(f"each score must be asked for once; found {', '.join(sorted(twice))} more than once")
+    lacking = {score.name: train.missing(score.needs) for score in chosen}
+    usable = [score for score in chosen if lacking[score.name] is None]
+    if not usable:
+        raise ValueError(f"no score can be computed; they lack {lacking}")
+    seconds = {}
+    for score in usable:
+        start = time.perf_counter()
+        score.fit(train)
+        seconds[score.name] = time.perf_counter() - start
+    values = {key: _scored(train, usable, features, logits, seconds) for key, (features, logits) in sets.items()}
+    return ScoredSets(
+        values=values,
+        skipped={name: need for name, need in lacking.items() if need is not None},
+        settings={score.name: score.get_params() for score in usable},
+        seconds=seconds,
+        head=train.head.source if train.head else None,
+    )
+
+
+def _scored(
+    train: TrainingSet,
+    chosen: Sequence[OODScore],
+    features: ArrayLike | None,
+    logits: ArrayLike | None,
+    seconds: dict[str, float],
+) -> dict[str, NDArray[np.float64]]:
+    """The scores of one set, block by block."""
+    needs = tuple(sorted({need for score in chosen for need in score.needs}))
+    together = [score for score in chosen if isinstance(score, GalleryScore)]
+    alone = [score for score in chosen if not isinstance(score, GalleryScore)]
+    parts: dict[str, list[NDArray[np.float64]]] = {score.name: [] for score in chosen}
+    for _, block in train.blocks(features, logits, needs=needs):
+        for score in alone:
+            start = time.perf_counter()
+            parts[score.name].append(as_numpy(score._score(block)))
+            seconds[score.name] += time.perf_counter() - start
+        if together:
+            start = time.perf_counter()
+            for score, found in zip(together, sweep(together, train, block), strict=True):
+                parts[score.name].append(as_numpy(found))
+            for score in together:
+                seconds[score.name] += (time.perf_counter() - start) / len(together)
+    return {name: np.concatenate(blocks) for name, blocks in parts.items()}

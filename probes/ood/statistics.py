@@ -1,0 +1,282 @@
+"""The training rows of out-of-distribution scores, and what several scores read from them, each at most once.
+
+Shapes: N rows, D features, K classes, m rows of a block. Sums over rows are float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from featurebank.probes._rows import BLOCK_VALUES, as_features
+from featurebank.probes.metrics import as_labels
+from featurebank.probes.ood.block import Block, argmax
+from featurebank.probes.ood.contract import Head
+from featurebank.probes.ood.moments import Moments, add_by_class, gram
+
+__all__ = ["TrainingSet"]
+
+ROWS, LOGIT_ROWS = 1024, 256  # of a block; where only logits are read, a few that stay in the cache
+REMEDIES = {
+    "features": "pass the features (N, D)",
+    "labels": "pass the classes (N,) of the training rows",
+    "logits": "pass logits (N, K) or a head",
+    "head": "pass the backbone's own classifier, or a probe's weights as Head(..., source='probe')",
+    "text": "pass the text embeddings (K, D) of the class names",
+}
+
+
+class TrainingSet:
+    """The in-distribution rows that scores are fitted on.
+
+    Features and logits are kept by reference, memory maps included, and read in blocks; statistics that several scores
+    need are computed at the first request. Without validation rows, the scores whose papers take a held-out part
+    (temperature scaling, KL matching) use the training rows.
+
+    Args:
+        features: (N, D) float16, float32 or float64.
+        labels: (N,) integers in 0..K-1.
+        logits: (N, K); computed from the head where None.
+        head: weights and bias of the classifier.
+        text: (K, D) embeddings of the class names, for MCM.
+        validation: logits (V, K) and labels (V,) of held-out in-distribution rows.
+        device: of torch.
+
+    Raises:
+        ValueError: shapes that do not match, or no rows.
+    """
+
+    def __init__(
+        self,
+        features: ArrayLike | None = None,
+        labels: ArrayLike | None = None,
+        *,
+        logits: ArrayLike | None = None,
+        head: Head | None = None,
+        text: ArrayLike | None = None,
+        validation: tuple[ArrayLike, ArrayLike] | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self.head, self.device = head, device
+        self.features = None if features is None else as_features(features)
+        self.logits = None if logits is None else as_features(logits, "logits")
+        self.text = None if text is None else as_features(text, "text")
+        if self.features is None and self.logits is None:
+            raise ValueError("a training set must have features (N, D) or logits (N, K); found neither")
+        self.rows = len(self.features if self.features is not None else self.logits)  # type: ignore[arg-type]
+        self._check_widths()
+        self.labels = None
+        if labels is not None:
+            classes = None if self.logits is None and head is None else self.classes
+            self.labels = as_labels(labels, rows=self.rows, classes=classes)
+        self.validation = validation and self._checked_validation(*validation)
+
+    @cached_property
+    def classes(self) -> int:
+        """K: of the head, the logits, or the labels."""
+        if self.head is not None:
+            return len(self.head.weight)
+        if self.logits is not None:
+            return int(self.logits.shape[1])
+        assert self.labels is not None  # noqa: S101 - only asked where one of the three was required
+        return 1 + int(self.labels.max())
+
+    def missing(self, needs: Sequence[str]) -> str | None:
+        """The first of the needs that this training set does not meet."""
+        has = {
+            "features": self.features is not None,
+            "labels": self.labels is not None,
+            "logits": self.logits is not None or (self.head is not None and self.features is not None),
+            "head": self.head is not None,
+            "text": self.text is not None,
+        }
+        return next((need for need in needs if not has[need]), None)
+
+    def require(self, needs: Sequence[str], what: str) -> None:
+        """Raises ValueError, with what to do, where a need is not met."""
+        need = self.missing(needs)
+        if need is not None:
+            raise ValueError(f"{what} needs {need}; the training set has none: {REMEDIES[need]}")
+
+    def blocks(
+        self, features: ArrayLike | None, logits: ArrayLike | None, *, needs: Sequence[str], rows: int | None = None
+    ) -> Iterator[tuple[slice, Block]]:
+        """Blocks of any rows, checked against the widths of training.
+
+        Raises:
+            ValueError: what is needed is missing, widths or rows that do not match, NaN or infinity.
+        """
+        x = as_features(features) if features is not None and (needs != ("logits",) or logits is None) else None
+        given = None if logits is None else as_features(logits, "logits")
+        if "features" in needs and x is None:
+            raise ValueError(f"features (N, D) must be given; found none: {REMEDIES['features']}")
+        if "logits" in needs and given is None and (x is None or self.head is None):
+            raise ValueError(f"logits (N, K) must be given; found none: {REMEDIES['logits']}")
+        self._check_rows(x, given)
+        arrays = {name: array for name, array in (("features", x), ("logits", given)) if array is not None}
+        most = min(max(1, BLOCK_VALUES // array.shape[1]) for array in arrays.values())
+        step = min(most, rows or (LOGIT_ROWS if x is None else ROWS))
+        total = len(next(iter(arrays.values())))
+        for start in range(0, total, step):
+            where = slice(start, min(start + step, total))
+            tensors = {name: self._read(array, where, name) for name, array in arrays.items()}
+            yield where, Block(tensors.get("features"), tensors.get("logits"), *self.head_tensors)
+
+    def training_blocks(self, *needs: str, rows: int | None = None) -> Iterator[tuple[slice, Block]]:
+        """Blocks of the training rows."""
+        logits = self.logits if "logits" in needs else None
+        return self.blocks(self.features, logits, needs=needs, rows=rows)
+
+    @cached_property
+    def head_tensors(self) -> tuple[Tensor | None, Tensor | None]:
+        """Weight (K, D) and bias (K,) of the head, float32."""
+        if self.head is None:
+            return None, None
+        return self.on_device(self.head.weight), self.on_device(self.head.bias)
+
+    def on_device(self, values: NDArray[Any]) -> Tensor:
+        """An array as float32 on the device."""
+        return torch.from_numpy(np.array(values, np.float32)).to(self.device)
+
+    @cached_property
+    def moments(self) -> Moments:
+        """Of the features."""
+        return self._moments(unit=False)
+
+    @cached_property
+    def unit_moments(self) -> Moments:
+        """Of the features scaled to unit length."""
+        return self._moments(unit=True)
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """(D,) float64, of the features."""
+        assert self.features is not None  # noqa: S101
+        total = torch.zeros(self.features.shape[1], dtype=torch.float64, device=self.device)
+        for _, block in self.training_blocks("features"):
+            total += block.features.sum(0, dtype=torch.float64)
+        return total / self.rows
+
+    @cached_property
+    def energies(self) -> Tensor:
+        """(N,) float64, log-sum-exp of each row's logits."""
+        found = [block.energy for _, block in self.training_blocks("logits")]
+        return torch.cat(found)
+
+    @cached_property
+    def posteriors(self) -> Tensor:
+        """(K, K) float64, the mean softmax of the rows predicted as each class; NaN where there are none."""
+        sums = torch.zeros(self.classes, self.classes, dtype=torch.float64, device=self.device)
+        counts = torch.zeros(self.classes, dtype=torch.float64, device=self.device)
+        for _, block in self.training_blocks("logits"):
+            add_by_class(sums, block.predicted, block.probabilities.double())
+            counts += torch.bincount(block.predicted, minlength=self.classes)
+        return sums / counts[:, None]
+
+    @cached_property
+    def pattern_rows(self) -> NDArray[np.bool_]:
+        """(N,) the rows that stand for their class: the correctly classified ones, all where a class has none.
+
+        Raises:
+            ValueError: a class has no training row.
+        """
+        assert self.labels is not None  # noqa: S101
+        absent = np.flatnonzero(np.bincount(self.labels, minlength=self.classes) == 0)
+        if absent.size:
+            raise ValueError(
+                f"every class of the logits must have a training row; found none of {absent.size} classes, the first "
+                f"{absent[0]}; use a head of the classes that the training rows have"
+            )
+        predicted = [argmax(block.logits).cpu().numpy() for _, block in self.training_blocks("logits")]
+        correct = np.concatenate(predicted) == self.labels
+        unlearned = np.bincount(self.labels[correct], minlength=self.classes) == 0
+        chosen: NDArray[np.bool_] = correct | unlearned[self.labels]
+        return chosen
+
+    def _read(self, array: NDArray[Any], where: slice, name: str) -> Tensor:
+        """Rows as float32 on the device; ValueError where a value is not finite."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = np.array(array[where], np.float32, order="C")
+            suspicious = not np.isfinite(values.sum())
+        if suspicious:  # or a sum that overflows
+            check_finite(values, name, where.start)
+        return torch.from_numpy(values).to(self.device)
+
+    def _moments(self, *, unit: bool) -> Moments:
+        d = self.features.shape[1]  # type: ignore[union-attr]
+        sums = {"dtype": torch.float64, "device": self.device}
+        k = self.classes if self.labels is not None else 1
+        class_sums, counts, scatter = torch.zeros(k, d, **sums), torch.zeros(k, **sums), torch.zeros(d, d, **sums)  # type: ignore[call-overload]
+        about = None if unit else self.mean
+        for where, block in self.training_blocks("features"):
+            rows = (block.unit if unit else block.features).double()
+            about = rows.mean(0) if about is None else about
+            rows -= about
+            codes = np.zeros(len(rows), np.int64) if self.labels is None else self.labels[where]
+            at = torch.from_numpy(codes).to(self.device)
+            add_by_class(class_sums, at, rows)
+            counts += torch.bincount(at, minlength=k)
+            scatter += gram(rows)
+        assert about is not None  # noqa: S101 - there are rows
+        offset = class_sums.sum(0) / self.rows
+        means = torch.where(counts[:, None] > 0, class_sums / counts.clamp(min=1)[:, None] + about, 0.0)
+        return Moments(
+            rows=self.rows,
+            mean=about + offset if unit else about,
+            covariance=scatter / self.rows - torch.outer(offset, offset),
+            counts=None if self.labels is None else counts,
+            class_means=None if self.labels is None else means,
+        )
+
+    def _check_widths(self) -> None:
+        widths = {
+            "features": None if self.features is None else self.features.shape[1],
+            "head": None if self.head is None else self.head.weight.shape[1],
+            "text": None if self.text is None else self.text.shape[1],
+        }
+        if len({width for width in widths.values() if width is not None}) > 1:
+            raise ValueError(f"features, head and text must have the same D; found {widths}")
+        if self.logits is not None:
+            if self.head is not None and self.logits.shape[1] != len(self.head.weight):
+                raise ValueError(
+                    f"logits and head must have the same K; found {self.logits.shape[1]} and {len(self.head.weight)}"
+                )
+            if self.logits.shape[1] < 2:
+                raise ValueError(f"logits must have at least two classes; found shape {self.logits.shape}")
+        if self.features is not None and self.logits is not None and len(self.features) != len(self.logits):
+            raise ValueError(
+                f"features and logits must have the same rows; found {len(self.features)} and {len(self.logits)}"
+            )
+
+    def _check_rows(self, x: NDArray[Any] | None, logits: NDArray[Any] | None) -> None:
+        width = self.features.shape[1] if self.features is not None else None
+        if x is not None and width is not None and x.shape[1] != width:
+            raise ValueError(f"features must be (N, {width}) as in training; found {x.shape}")
+        known = self.logits is not None or self.head is not None
+        if logits is not None and known and logits.shape[1] != self.classes:
+            raise ValueError(f"logits must be (N, {self.classes}) as in training; found {logits.shape}")
+        if x is not None and logits is not None and len(x) != len(logits):
+            raise ValueError(f"features and logits must have the same rows; found {len(x)} and {len(logits)}")
+
+    def _checked_validation(self, logits: ArrayLike, labels: ArrayLike) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        array = as_features(logits, "validation logits")
+        if array.shape[1] != self.classes:
+            raise ValueError(f"validation logits must be (V, {self.classes}); found {array.shape}")
+        return array, as_labels(labels, rows=len(array), classes=self.classes, name="validation labels")
+
+
+def check_finite(values: NDArray[np.float32], name: str, first: int) -> None:
+    """Raises ValueError at the first value that is not finite; ``first`` is the number of the first row."""
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        row, column = bad[0]
+        raise ValueError(
+            f"{name} must be finite in float32; found NaN or infinity (inf) in row {first + row}, column {column}; "
+            "leave out failed rows"
+        )
