@@ -21,7 +21,9 @@ from rich.logging import RichHandler
 from rich.markup import escape
 
 from featurebank import __version__
+from featurebank.pipelines.ood import options as ood_options
 from featurebank.pipelines.probing import options
+from featurebank.pipelines.retrieving import options as retrieve_options
 
 if TYPE_CHECKING:
     from featurebank.store import FeatureStore
@@ -151,6 +153,105 @@ def probe(  # noqa: PLR0917 - one for each option
     else:
         seconds = time.perf_counter() - start
         display.render_probes(report, _console(), seconds=seconds, comparisons=comparisons, groups=groups)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def retrieve(  # noqa: PLR0917 - one for each option
+    keys: retrieve_options.Keys,
+    store: StoreOption = DEFAULT_STORE,
+    backbone: options.OnlyBackbones = None,
+    fingerprint: options.Fingerprints = None,
+    output: retrieve_options.OutputName = None,
+    protocol: retrieve_options.Protocols = None,
+    by: retrieve_options.By = None,
+    ground_truth: retrieve_options.GroundTruth = None,
+    seed: retrieve_options.Seed = None,
+    as_json: JsonOption = False,
+    power: retrieve_options.Power = None,
+    whiten: retrieve_options.Whiten = None,
+    components: retrieve_options.Components = None,
+    augment: retrieve_options.Augment = None,
+    expand: retrieve_options.Expand = None,
+    rerank: retrieve_options.Rerank = None,
+    index: retrieve_options.Index = None,
+    nprobe: retrieve_options.NProbe = None,
+    ef_search: retrieve_options.EfSearch = None,
+    depth: retrieve_options.Depth = None,
+    html: retrieve_options.Html = None,
+    images: retrieve_options.Images = None,
+    k: retrieve_options.K = None,
+) -> None:
+    """Find the rows that belong together by cached features: a protocol's metrics with 95 % intervals, and a page."""
+    given = {
+        "output": output, "protocol": protocol, "by": by, "ground_truth": ground_truth, "seed": seed, "power": power,
+        "whiten": whiten, "components": components, "augment": augment, "rerank": rerank, "index": index,
+        "nprobe": nprobe, "ef_search": ef_search, "depth": depth, "expand": retrieve_options.parse_expand(expand),
+    }  # fmt: skip
+    from featurebank.pipelines.retrieving import display, run, selection
+    from featurebank.pipelines.retrieving.pictures import plan_page
+    from featurebank.pipelines.retrieving.task import build_task
+
+    start = time.perf_counter()
+    _messages(_console(stderr=True))
+    found = _existing(store)
+    task = build_task({**given, "indexes": found.root / "indexes"})
+    lookups = selection.look_up(found, keys, task, backbones=backbone or (), fingerprints=fingerprint or ())
+    selection.check_lookups(found, lookups, k=k)
+    page = plan_page(found, lookups, html, images=images, k=k)
+    report = run.run_lookups(found, lookups)
+    written = page is not None and page.write(report)
+    shown = html if written else None
+    if as_json:
+        _print_json(display.report_json(report, task, page=shown))
+    else:
+        display.render_retrievals(report, task, _console(), seconds=time.perf_counter() - start, page=shown)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def ood(  # noqa: PLR0917 - one for each option
+    id_key: ood_options.InKey,
+    ood_keys: ood_options.OutKeys = None,
+    near: ood_options.NearKeys = None,
+    scores: ood_options.Names = None,
+    head: ood_options.Heads = None,
+    store: StoreOption = DEFAULT_STORE,
+    backbone: options.OnlyBackbones = None,
+    fingerprint: options.Fingerprints = None,
+    output: options.OutputName = None,
+    draws: ood_options.IntervalDraws = None,
+    seed: options.Seed = None,
+    device: options.Device = None,
+    html: ood_options.Page = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell in-distribution rows from others by every post-hoc score of cached features, best score first."""
+    from featurebank.pipelines.config import ConfigError
+    from featurebank.pipelines.ood import display, selection
+    from featurebank.pipelines.ood.page import render_page
+    from featurebank.pipelines.ood.task import build_task
+    from featurebank.pipelines.probing.run import run_probes
+    from featurebank.pipelines.results import Results
+
+    start = time.perf_counter()
+    _messages(_console(stderr=True))
+    found = _existing(store)
+    sets = selection.out_sets(found.ls(), ood_keys or (), near or ())
+    given = {"scores": scores, "head": head, "output": output, "draws": draws, "seed": seed, "device": device}
+    task = build_task(sets, given)
+    selected = selection.select_backbones(found, id_key, sets, backbones=backbone or (), fingerprints=fingerprint or ())
+    if html is not None and not html.parent.is_dir():
+        raise ConfigError(f"--html: expected a folder at {html.parent}, found none; make it first")
+    report = run_probes(found, selected, [task])
+    if html is not None and any(one.result for one in report.probed):
+        html.write_text(render_page(report, Results(found.root)), encoding="utf-8")
+    if as_json:
+        _print_json(display.report_json(report))
+    else:
+        display.render_ood(report, _console(), seconds=time.perf_counter() - start)
     if not report.ok:
         raise typer.Exit(1)
 

@@ -23,7 +23,7 @@ __all__ = ["ProbeGrid", "compare_table", "group_table", "render_probes", "report
 
 SIGNIFICANT = 0.05
 LEAST_NAME = 18  # columns that a name gets at least before it folds
-STACKED_WIDTH = 11
+STACKED_WIDTH = 13
 UNBOUNDED = 10_000
 FAILED = "[red]failed[/]"
 

@@ -1,0 +1,198 @@
+"""Where logits come from: the backbone's own classifier or a probe, and the training sets that scores are fitted on.
+
+Shapes: N rows, D features, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurebank.pipelines.probing.classification import fit_rows
+from featurebank.pipelines.probing.inputs import Inputs, SplitRows, vectors
+from featurebank.probes.linear import CS
+from featurebank.probes.metrics import row_blocks
+from featurebank.probes.ood.contract import Head
+from featurebank.probes.ood.statistics import TrainingSet
+from featurebank.store import FeatureSet
+
+__all__ = ["Classifier", "find_classifier", "has_classes", "missing", "rows_with_classes", "training_sets"]
+
+LOGITS = "logits"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Classifier:
+    """What gives logits.
+
+    Attributes:
+        source: ``own``, ``probe``, or empty where there is none.
+        head: its weights; None where the backbone's logits are stored without them, or there is none.
+        stored: whether logits are read from the store instead of computed.
+        n_classes: K; 0 where there is none.
+        classes: (K,) the label that each logit stands for; None where they are not the labels of the train rows.
+        chosen: how the probe was made, or where the logits are from; plain JSON.
+        lacking: why there are no weights.
+    """
+
+    source: Literal["own", "probe", ""] = ""
+    head: Head | None = None
+    stored: bool = False
+    n_classes: int = 0
+    classes: NDArray[np.int64] | None = None
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+    lacking: str = ""
+
+    def stored_logits(self, split: SplitRows) -> NDArray[np.floating] | None:
+        """(N, K) as they are in the file, a view where no row is left out; None where they are to be computed."""
+        if not self.stored:
+            return None
+        with FeatureSet(split.path) as feature_set:
+            logits = feature_set[LOGITS]
+            return logits if len(split.rows) == split.total else logits[split.rows]
+
+    def logits(self, split: SplitRows) -> NDArray[np.floating]:
+        """(N, K), float32 where they are computed."""
+        stored = self.stored_logits(split)
+        if stored is not None:
+            return stored
+        assert self.head is not None  # noqa: S101 - asked only of a classifier
+        weight, bias = (np.asarray(part, np.float64) for part in (self.head.weight, self.head.bias))
+        found = np.empty((len(split.features), len(bias)), np.float32)
+        for block in row_blocks(*split.features.shape):
+            found[block] = split.features[block].astype(np.float64) @ weight.T + bias
+        return found
+
+    def predict(self, split: SplitRows) -> NDArray[np.int64]:
+        """The label of the greatest logit of each row (N,)."""
+        assert self.classes is not None  # noqa: S101 - asked only where logits stand for labels
+        logits = self.logits(split)
+        found = np.empty(len(logits), np.int64)
+        for block in row_blocks(*logits.shape):
+            found[block] = self.classes[logits[block].argmax(1)]
+        return found
+
+
+def rows_with_classes(split: SplitRows) -> SplitRows:
+    """The rows that have a class; all of them where none has one, for the scores that need no classes.
+
+    Raises:
+        ValueError: no row, or features that are no vectors.
+    """
+    vectors(split)
+    some = split.labels.ndim == 1 and bool((split.labels >= 0).any())
+    return split.where(split.labels >= 0) if some else split
+
+
+def has_classes(split: SplitRows) -> bool:
+    """Whether every row has one class."""
+    return split.labels.ndim == 1 and bool((split.labels >= 0).all())
+
+
+def find_classifier(
+    inputs: Inputs, *, wanted: Literal["own", "probe"] | None, output: str, seed: int, device: str
+) -> Classifier:
+    """The backbone's own classifier or a logistic probe; of itself its own, if it has the train rows' classes.
+
+    Where neither can be had and none was asked for, there is none, and `Classifier.lacking` says why.
+
+    Args:
+        inputs: rows, the train rows those `rows_with_classes`.
+        wanted: which; None to choose.
+        output: that is read; a backbone's own classifier reads ``pooled``.
+        seed: of the probe's validation rows.
+        device: of torch.
+
+    Raises:
+        ValueError: what was asked for cannot be had.
+    """
+    own = _own(inputs) if output == "pooled" else None
+    if wanted == "own" and own is None:
+        raise ValueError(
+            f"{inputs.backbone} has no classifier of its own for {output!r} in the store; leave out --head own"
+        )
+    train = inputs.train
+    fits = own is not None and (own.classes is not None or not has_classes(train))
+    if own is not None and (wanted == "own" or (wanted is None and fits)):
+        return own
+    if not has_classes(train) or len(np.unique(train.labels)) < 2:
+        found = "one class" if has_classes(train) else "none"
+        reason = f"a probe needs at least two classes in {train.name}; found {found}"
+        if wanted == "probe":
+            raise ValueError(reason)
+        return Classifier(lacking=reason)
+    return _probe(inputs, seed, device)
+
+
+def training_sets(
+    train: SplitRows, validation: SplitRows | None, classifier: Classifier, device: str
+) -> list[TrainingSet]:
+    """What scores are fitted on: one set, or one with the logits and one with the labels where they do not match."""
+    logits, head = classifier.stored_logits(train), classifier.head
+    if not has_classes(train):
+        return [TrainingSet(train.features, logits=logits, head=head, device=device)]
+    if classifier.classes is None:
+        own = [TrainingSet(train.features, logits=logits, head=head, device=device)] if classifier.source else []
+        return [*own, TrainingSet(train.features, np.unique(train.labels, return_inverse=True)[1], device=device)]
+    held = None
+    if validation is not None:
+        known = validation.where(np.isin(validation.labels, classifier.classes))
+        if len(known.labels):
+            held = classifier.logits(known), np.searchsorted(classifier.classes, known.labels)
+    labels = np.searchsorted(classifier.classes, train.labels)
+    return [TrainingSet(train.features, labels, logits=logits, head=head, validation=held, device=device)]
+
+
+def missing(need: str, *, train: SplitRows, classifier: Classifier) -> str:
+    """What to say of a score whose need (see `OODScore.needs`) is not met."""
+    if need == "text":
+        return "it needs text embeddings of the class names"
+    if need == "labels" and not has_classes(train):
+        return f"{train.name} has no classes"
+    if need == "labels":
+        return f"the head's {classifier.n_classes:,} classes are not those of {train.name}"
+    return classifier.lacking
+
+
+def _own(inputs: Inputs) -> Classifier | None:
+    splits = (inputs.train, inputs.validation, inputs.test, *inputs.others)
+    stored = all(_has_logits(split) for split in splits if split is not None)
+    if inputs.head is None and not stored:
+        return None
+    head = None if inputs.head is None else Head(*inputs.head)
+    with FeatureSet(inputs.test.path) as feature_set:
+        k = len(head.weight) if head else int(feature_set[LOGITS].shape[1])
+    train = inputs.train
+    alike = has_classes(train) and k == (len(train.class_names) or int(train.labels.max()) + 1)
+    return Classifier(
+        source="own",
+        head=head,
+        stored=stored,
+        n_classes=k,
+        classes=np.arange(k) if alike else None,
+        chosen={"head": "own", "logits": "stored" if stored else "head"},
+        lacking="" if head else f"{inputs.backbone} has logits in the store, and no weights",
+    )
+
+
+def _probe(inputs: Inputs, seed: int, device: str) -> Classifier:
+    fit = fit_rows(inputs.train, inputs.validation, protocol="logistic", cs=CS, seed=seed, device=device)
+    weight, bias = fit.model.coef_, fit.model.intercept_
+    if len(fit.classes) == 2:
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    return Classifier(
+        source="probe",
+        head=Head(weight, bias, "probe"),
+        n_classes=len(fit.classes),
+        classes=fit.classes,
+        chosen={"head": "probe", "logits": "head", **fit.chosen},
+    )
+
+
+def _has_logits(split: SplitRows) -> bool:
+    with FeatureSet(split.path) as feature_set:
+        return LOGITS in feature_set.outputs and len(feature_set.info(LOGITS).shape) == 1

@@ -1,0 +1,224 @@
+"""The page of a ranking: thumbnails of the images that the features were made from, opened once more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurebank.pipelines.config import ConfigError
+from featurebank.pipelines.probing.inputs import Inputs, SplitRows, read_rows
+from featurebank.pipelines.probing.run import ProbeReport
+from featurebank.pipelines.probing.selection import further_sets
+from featurebank.pipelines.results import Results
+from featurebank.pipelines.retrieving.selection import Lookup
+from featurebank.pipelines.retrieving.task import MAIN
+from featurebank.store import FeatureSet, FeatureStore
+from featurebank.store.fingerprint import content_hash
+
+if TYPE_CHECKING:
+    from featurebank.extract.datasets.contract import Split
+
+__all__ = ["Page", "open_images", "plan_page", "thumbnail"]
+
+SIDE = 128  # the page shows 96 pixels; screens may have more of them
+QUALITY = 85
+
+
+class Page:
+    """One ranking of one backbone as a page.
+
+    Args:
+        store: the store.
+        lookups: what was asked for; exactly one pair of sets.
+        path: of the page.
+        images: the dataset that the images are read from, ``folder:PATH`` or ``manifest:FILE``; without it, the one of
+            the name that the feature sets know.
+        k: gallery rows that are shown for each query; 10, or as many as there are.
+
+    Raises:
+        ConfigError: several pairs, a metric without average precision, no folder for the page, or images that cannot be
+            opened or are others.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        lookups: Sequence[Lookup],
+        path: Path,
+        *,
+        images: str | None = None,
+        k: int | None = None,
+    ) -> None:
+        pairs = [(pair, lookup.task) for lookup in lookups for pair in lookup.selection.pairs]
+        if len(pairs) != 1:
+            found = ", ".join(f"{pair.test.dataset}/{pair.test.split}@{pair.backbone}" for pair, _ in pairs) or "none"
+            raise ConfigError(f"--html shows one ranking; found {found}; name one: DATASET/SPLIT@BACKBONE")
+        if not path.parent.is_dir():
+            raise ConfigError(f"--html: expected a folder at {path.parent}, found none")
+        (self.pair, self.task), self.store, self.path, self.k = pairs[0], store, path, k
+        self.metric = next((name for name in MAIN if name in self.task.rules.metrics), "")
+        if not self.metric:
+            raise ConfigError(
+                f"--html needs a protocol with an average precision of each query; found {self.task.protocol}"
+            )
+        self._queries = open_images(self.pair.train.path, images)
+        self._gallery = self._queries if self.task.itself else open_images(self.pair.test.path, images)
+
+    def write(self, report: ProbeReport) -> bool:
+        """Ranks the first k rows of each query again and writes the page, unless the question has no answer.
+
+        Args:
+            report: of the lookups.
+
+        Raises:
+            ValueError: an image is not the one that the features were made from.
+            OSError: an image cannot be read, or the page not be written.
+        """
+        from featurebank.retrieval.page import render_page
+
+        result = next((one.result for one in report.probed), None)
+        if result is None:
+            return False
+        inputs = self._inputs()
+        question = self.task.question(inputs)
+        descriptors = self.task.descriptors(inputs, question)
+        k = min(self.k or 10, descriptors.findable)
+        scores, rows = self.task.first(descriptors, k)
+        kept = Results(self.store.root).arrays(result.rows[0])
+        precision = np.full(len(question.queries.rows), np.nan)
+        precision[np.isin(question.queries.rows, kept["rows"])] = kept["score"]
+        queries, gallery = question.queries, question.gallery
+        text = render_page(
+            rows,
+            question.relevance,
+            precision,
+            query_image=_shown(self._queries, queries),
+            gallery_image=_shown(self._gallery, gallery),
+            query_names=_names(queries),
+            gallery_names=_names(gallery),
+            similarity=None if self.task.rerank else scores,
+            title=self.title,
+            summary={row.metric: row.value for row in result.rows},
+        )
+        self.path.write_text(text, encoding="utf-8")
+        return True
+
+    @property
+    def title(self) -> str:
+        """Backbone, sets and what was done to the ranking."""
+        sets = [f"{entry.dataset}/{entry.split}" for entry in (self.pair.train, self.pair.test)]
+        parts = (self.pair.backbone, " in ".join(dict.fromkeys(sets)), self.task.protocol, self.task.recipe)
+        return " · ".join(part for part in parts if part)
+
+    def _inputs(self) -> Inputs:
+        output, entries = self.task.output, self.store.ls()
+        gallery = read_rows(self.pair.test, output)
+        return Inputs(
+            backbone=self.pair.backbone,
+            train=gallery if self.task.itself else read_rows(self.pair.train, output),
+            test=gallery,
+            others=tuple(
+                read_rows(entry, output)
+                for name in self.task.others
+                for entry in further_sets(entries, name, self.pair)
+            ),
+        )
+
+
+def plan_page(
+    store: FeatureStore,
+    lookups: Sequence[Lookup],
+    path: Path | None,
+    *,
+    images: str | None = None,
+    k: int | None = None,
+) -> Page | None:
+    """The page that is asked for, if one is; see `Page`.
+
+    Raises:
+        ConfigError: it cannot be made, or only its details are given.
+    """
+    if path is not None:
+        return Page(store, lookups, path, images=images, k=k)
+    if given := [name for name, value in (("--images", images), ("--k", k)) if value is not None]:
+        raise ConfigError(f"--html FILE must come with {' and '.join(given)}; found none")
+    return None
+
+
+def open_images(path: Path, images: str | None) -> Split:
+    """The dataset that a feature set was made from, opened again.
+
+    Raises:
+        ConfigError: it cannot be opened, or has other records.
+    """
+    from featurebank.extract import datasets
+    from featurebank.extract.datasets.contract import DatasetSpec, Subset
+    from featurebank.extract.errors import ExtractError
+
+    with FeatureSet(path) as feature_set:
+        key, ids = feature_set.key["dataset"], feature_set.ids
+    place = f"{key['name']}/{key['split']}"
+    subset = Subset(**key["subset"]) if key.get("subset") else None
+    spec = DatasetSpec(name=images or key["name"], split=key["split"], subset=subset, label=key["name"])
+    advice = "name where they are with --images folder:PATH or --images manifest:FILE"
+    try:
+        split = datasets.open_split(spec)
+    except (ExtractError, ImportError, OSError) as error:
+        raise ConfigError(f"--html needs the images of {place}, which cannot be opened: {error}; {advice}") from error
+    if not np.array_equal(np.array(split.ids), ids):
+        raise ConfigError(
+            f"--html needs the images of {place}, {len(ids):,} with its ids; found {len(split):,} others in "
+            f"{spec.name}; {advice}"
+        )
+    return split
+
+
+def thumbnail(content: bytes | NDArray[np.uint8]) -> bytes:
+    """A small JPEG file of an image, or a PNG file of one that is small already.
+
+    Raises:
+        ImageError: it cannot be decoded.
+    """
+    from featurebank.extract.decode import decode
+    from featurebank.extract.preprocessing import Decode
+
+    image = decode(content, Decode())
+    file = BytesIO()
+    if max(image.size) <= SIDE:
+        image.save(file, "PNG")
+    else:
+        image.thumbnail((SIDE, SIDE))
+        image.save(file, "JPEG", quality=QUALITY)
+    return file.getvalue()
+
+
+def _shown(split: Split, rows: SplitRows) -> Callable[[int], bytes]:
+    with FeatureSet(rows.path) as feature_set:
+        hashes = feature_set.content_hash
+
+    def shown(row: int) -> bytes:
+        index = int(rows.rows[row])
+        content = split.read(index)
+        if content_hash(content) != hashes[index].tobytes():
+            raise ValueError(
+                f"{split.ids[index]} of {rows.name} must be the image that the features were made from; "
+                "found another one; extract again"
+            )
+        return thumbnail(content)
+
+    return shown
+
+
+def _names(rows: SplitRows) -> list[str]:
+    ids: list[str] = rows.ids.tolist()
+    if rows.labels.ndim != 1 or not rows.class_names:
+        return ids
+    return [
+        f"{rows.class_names[label]} · {name}" if 0 <= label < len(rows.class_names) else name
+        for label, name in zip(rows.labels.tolist(), ids, strict=True)
+    ]

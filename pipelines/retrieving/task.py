@@ -1,0 +1,277 @@
+"""The retrieve task: the rows of one set are looked for in another, or each among the others of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurebank.pipelines.config import ConfigError
+from featurebank.pipelines.probing.classification import check_choice
+from featurebank.pipelines.probing.inputs import Inputs
+from featurebank.pipelines.probing.scores import Answer, Score, mean_score
+from featurebank.pipelines.probing.task import Task
+from featurebank.pipelines.retrieving.question import Question, pose
+from featurebank.retrieval.protocols import Protocol, find_protocol
+
+if TYPE_CHECKING:
+    from featurebank.pipelines.retrieving.ranking import Descriptors, Lists
+    from featurebank.retrieval.evaluation import Evaluation
+    from featurebank.retrieval.index import FeatureIndex
+
+__all__ = ["MAIN", "RERANKINGS", "RetrieveTask", "build_task", "main_metric"]
+
+RERANKINGS = ("k-reciprocal", "diffusion")
+MAIN = ("map", "map_trapezoidal", "map@100", "map@r")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrieveTask(Task):
+    """A ranking of a gallery for each query, scored by a protocol.
+
+    The features are power-normalised, then whitened, the gallery is augmented, the queries are expanded; then comes the
+    exact search, an index, or a re-ranking.
+
+    Attributes:
+        itself: the queries are the gallery, and none finds itself.
+        protocol: a name of `featurebank.retrieval.PROTOCOLS`.
+        by: an extra column that says what is relevant, instead of the labels.
+        ground_truth: JSON of the relevant rows by level, instead of both.
+        power: of power normalisation.
+        whiten: the set that PCA-whitening is learned on, DATASET/SPLIT.
+        components: that whitening keeps.
+        augment: neighbours of database-side augmentation.
+        expand: neighbours and alpha of query expansion.
+        rerank: ``k-reciprocal`` or ``diffusion``.
+        index: FAISS's name of an index that is searched instead of the gallery itself.
+        nprobe: lists that an IVF index visits.
+        ef_search: candidates that an HNSW index keeps.
+        depth: rows that an index or a re-ranking lists; 1,000 or all.
+        indexes: the folder that indexes are kept in.
+    """
+
+    name: ClassVar[str] = "retrieve"
+    unhashed: ClassVar[tuple[str, ...]] = ("indexes",)
+
+    itself: bool = True
+    protocol: str = "labels"
+    by: str | None = None
+    ground_truth: Path | None = None
+    power: float | None = None
+    whiten: str | None = None
+    components: int | None = None
+    augment: int | None = None
+    expand: tuple[int, float] | None = None
+    rerank: str | None = None
+    index: str | None = None
+    nprobe: int | None = None
+    ef_search: int | None = None
+    depth: int | None = None
+    indexes: Path | None = None
+
+    def __post_init__(self) -> None:
+        self._check_relevance()
+        if self.rerank is not None:
+            check_choice("rerank", self.rerank, RERANKINGS)
+        for given, other, together in (
+            ("components", "whiten", self.whiten is not None),
+            ("nprobe", "index", self.index is not None),
+            ("ef_search", "index", self.index is not None),
+            ("depth", "rerank or index", self.rerank is not None or self.index is not None),
+        ):
+            if getattr(self, given) is not None and not together:
+                raise ValueError(f"{given} is for {other}; found it without")
+        if self.power is not None and not 0 < self.power <= 1:
+            raise ValueError(f"power must be above 0 and at most 1; found {self.power}")
+        for name, count in self.counts.items():
+            if count < 1:
+                raise ValueError(f"{name} must be at least 1; found {count}")
+        if self.expand is not None and not (math.isfinite(self.expand[1]) and self.expand[1] >= 0):
+            raise ValueError(f"alpha of expand must be finite and at least 0; found {self.expand[1]}")
+        if self.rerank and self.index:
+            raise ValueError("rerank and index are two ways to rank; give one of them")
+        if self.itself and self.rerank and (self.augment or self.expand):
+            raise ValueError(
+                "rerank in a single set takes queries and gallery as one; found augment or expand, which change one of "
+                "them; leave them out, or name two sets: DATASET/QUERY:GALLERY"
+            )
+
+    def _check_relevance(self) -> None:
+        levels = self.rules.positives
+        if self.ground_truth is None:
+            if levels and not self.protocol.startswith("bob"):
+                raise ValueError(
+                    f"protocol {self.protocol} needs ground_truth, the {', '.join(levels)} rows of each query"
+                )
+            return
+        if not levels:
+            raise ValueError(
+                f"ground_truth is for protocols with levels, such as roxford-medium; found {self.protocol}"
+            )
+        if self.by is not None:
+            raise ValueError("by and ground_truth both say what is relevant; give one of them")
+        if self.itself:
+            raise ValueError("ground_truth needs two sets; found one; name them: DATASET/QUERY:GALLERY")
+
+    @property
+    def rules(self) -> Protocol:
+        """The protocol."""
+        return find_protocol(self.protocol)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The numbers of rows that are asked for, by setting."""
+        expand = None if self.expand is None else self.expand[0]
+        counts = {"components": self.components, "augment": self.augment, "expand": expand, "depth": self.depth}
+        return {name: count for name, count in counts.items() if count is not None}
+
+    @property
+    def recipe(self) -> str:
+        """What is done besides the plain search, in words; may be empty.
+
+        >>> RetrieveTask(power=0.5, expand=(10, 3.0)).recipe
+        'power 0.5, queries + 10 (alpha 3)'
+        """
+        parts = {
+            f"power {self.power}": self.power,
+            f"whitened on {self.whiten}": self.whiten,
+            f"gallery + {self.augment}": self.augment,
+            "queries + {} (alpha {:g})".format(*(self.expand or (0, 0.0))): self.expand,
+            f"{self.rerank}": self.rerank,
+            f"index {self.index}": self.index,
+        }
+        return ", ".join(text for text, given in parts.items() if given is not None)
+
+    @property
+    def reads_train(self) -> bool:
+        """Whether the queries are another set than the gallery."""
+        return not self.itself
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The set that whitening is learned on."""
+        return () if self.whiten is None else (self.whiten,)
+
+    def run(self, inputs: Inputs) -> Answer:
+        """The protocol's metrics with intervals over the queries, the main one first; the metrics of each query."""
+        from featurebank.pipelines.retrieving.ranking import evaluate_index, evaluate_ranking
+
+        rules = self.rules
+        extra: list[Score] = []
+        question = self.question(inputs)
+        notes, queries = question.notes, question.queries
+        about = "" if self.itself else f"{queries.name}:{inputs.test.name.rpartition('/')[2]}"
+        descriptors = self.descriptors(inputs, question)
+        if self.index is None:
+            found = evaluate_ranking(descriptors, question.relevance, rules, rerank=self.rerank, depth=self.depth)
+        else:
+            index, options = self.built(descriptors), self.search_options
+            found, report = evaluate_index(index, descriptors, question.relevance, rules, depth=self.depth, **options)
+            extra = [Score(metric=f"index_recall@{report.k}", value=report.recall, dataset=about)]
+            speeds = (report.queries_per_second, report.exact_queries_per_second)
+            notes.append("the index answers {:,.0f} queries a second, the exact search {:,.0f}".format(*speeds))
+        if found.n_without:
+            notes.append(
+                f"{queries.name}: {found.n_without:,} of {found.n_queries:,} queries have nothing relevant to find"
+            )
+        return Answer(
+            scores=[*self._scores(found, about), *extra],
+            chosen={"queries": found.n_queries, "without": found.n_without, "gallery": found.n_gallery},
+            arrays=_kept(queries.ids, queries.rows, found.per_query),
+            notes=notes,
+        )
+
+    def question(self, inputs: Inputs) -> Question:
+        """What is looked for in what; see `pose`."""
+        return pose(inputs, self.rules, by=self.by, ground_truth=self.ground_truth)
+
+    def descriptors(self, inputs: Inputs, question: Question) -> Descriptors:
+        """The rows of a question as they are compared; see `describe`."""
+        from featurebank.pipelines.retrieving.ranking import describe
+
+        if self.whiten is not None and len(inputs.others) != 1:
+            names = ", ".join(other.name for other in inputs.others)
+            raise ValueError(f"whiten must be one set, DATASET/SPLIT; found {self.whiten}, which is {names}")
+        return describe(
+            question,
+            power=self.power,
+            whitening=inputs.others[0] if self.whiten is not None else None,
+            components=self.components,
+            augment=self.augment,
+            expand=self.expand,
+        )
+
+    @property
+    def search_options(self) -> dict[str, int | None]:
+        """Of an index."""
+        return {"nprobe": self.nprobe, "ef_search": self.ef_search}
+
+    def built(self, descriptors: Descriptors) -> FeatureIndex:
+        """The index of a gallery; see `open_index`.
+
+        Raises:
+            ValueError: FAISS is not installed, or cannot make such an index of these rows.
+        """
+        from featurebank.pipelines.retrieving.ranking import open_index
+
+        try:
+            return open_index(descriptors.gallery, self.index or "Flat", self.indexes, seed=self.seed)
+        except ImportError as error:
+            raise ValueError(str(error)) from error
+
+    def first(self, descriptors: Descriptors, k: int) -> Lists:
+        """The first k gallery rows of each query, as they are ranked: scores and rows, (M, k) each."""
+        from featurebank.pipelines.retrieving.ranking import ranked
+
+        if self.index is None:
+            return ranked(descriptors, k, self.rerank)
+        return self.built(descriptors).search(descriptors.queries, k, own=descriptors.own, **self.search_options)
+
+    def _scores(self, found: Evaluation, about: str) -> list[Score]:
+        main = main_metric([*found.values])
+        scores = []
+        for name in sorted(found.values, key=lambda name: name != main):
+            if name in found.per_query:
+                values = found.per_query[name]
+                scores.append(mean_score(name, values[~np.isnan(values)], seed=self.seed, dataset=about))
+            else:
+                scores.append(Score(metric=name, value=found.values[name], dataset=about))
+        return scores
+
+
+def main_metric(names: Sequence[str]) -> str:
+    """The mean average precision among some metrics, or else the first of them.
+
+    >>> main_metric(["hit_rate@1", "map@r", "map"])
+    'map'
+    """
+    return next((name for name in MAIN if name in names), names[0])
+
+
+def build_task(options: Mapping[str, Any]) -> RetrieveTask:
+    """The task with the options that are given, for two sets; ``None`` leaves an option at its default.
+
+    Raises:
+        ConfigError: a value that is not allowed, or two that do not go together.
+    """
+    try:
+        return RetrieveTask(itself=False, **{name: value for name, value in options.items() if value is not None})
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _kept(
+    ids: NDArray[np.str_], rows: NDArray[np.intp], per_query: Mapping[str, NDArray[np.float64]]
+) -> dict[str, NDArray[Any]]:
+    """Of the queries that have something relevant: ids, row numbers, the main metric as score, and all metrics."""
+    if not per_query:
+        return {}
+    score = per_query[main_metric([*per_query])]
+    known = ~np.isnan(score)
+    every = {name: values[known].astype(np.float32) for name, values in per_query.items()}
+    return {"ids": ids[known], "rows": rows[known], "score": score[known], **every}

@@ -1,0 +1,441 @@
+"""``featurebank ood`` on small synthetic stores: numbers, exit codes, what is kept, what is said."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import Done, featurebank_, words
+from numpy.typing import NDArray
+from ood_sets import HEAD, OTHERS, outside, write_backbone, write_ood_set
+from probe_sets import clusters
+from rich.console import Console
+from sklearn.metrics import average_precision_score, roc_auc_score  # type: ignore[import-untyped]
+
+from featurebank.pipelines.ood.display import Standing, ood_table
+from featurebank.pipelines.results import Results, Row
+from featurebank.probes.linear import linear_probe
+from featurebank.probes.ood.registry import scores
+from featurebank.store import FeatureStore
+
+RANDOM = "timm:net@random:0"
+FAST: tuple[Any, ...] = ("--draws", "20")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FeatureStore:
+    """A backbone with a head, and a noisier one of random weights without."""
+    made = FeatureStore(tmp_path / "features")
+    write_backbone(made, "good", head=HEAD)
+    write_backbone(made, RANDOM, noise=0.9)
+    return made
+
+
+def ood(store: FeatureStore, *arguments: Any, sets: tuple[str, ...] = OTHERS) -> Done:
+    keys = [word for name in sets for word in ("--ood", name)]
+    return featurebank_("ood", "--id", "pets", *keys, *arguments, "--store", store.root)
+
+
+def ood_json(
+    store: FeatureStore, *arguments: Any, sets: tuple[str, ...] = OTHERS, code: int = 0, draws: int | None = 20
+) -> Any:
+    some = () if draws is None else ("--draws", draws)
+    done = ood(store, *arguments, *some, "--json", sets=sets)
+    assert done.code == code, done.err
+    return done.json
+
+
+def one_of(found: Any, backbone: str = "good") -> dict[str, Any]:
+    (one,) = (entry for entry in found["backbones"] if entry["backbone"] == backbone)
+    return dict(one)
+
+
+def metrics_of(found: Any, score: str, backbone: str = "good") -> dict[str, dict[str, float]]:
+    """Set to metric to value of one score."""
+    (own,) = (entry for entry in one_of(found, backbone)["scores"] if entry["score"] == score)
+    return {name: {metric: cell["value"] for metric, cell in rows.items()} for name, rows in own["sets"].items()}
+
+
+def usable(store: FeatureStore, place: str, backbone: str = "good") -> tuple[Any, Any]:
+    """Features in float64 and labels of the rows that have not failed."""
+    with store.open(place, backbone) as feature_set:
+        keep = feature_set.ok
+        return feature_set["pooled"][keep].astype(np.float64), feature_set.labels[keep]
+
+
+def expected(inside: NDArray[Any], out: NDArray[Any]) -> dict[str, float]:
+    """The metrics from their definitions and scikit-learn's."""
+    truth, values = np.repeat([1, 0], [len(inside), len(out)]), np.concatenate([inside, out])
+    threshold = np.sort(inside)[::-1][int(np.ceil(0.95 * len(inside))) - 1]
+    return {
+        "auroc": roc_auc_score(truth, values),
+        "fpr_at_95": float((out >= threshold).mean()),
+        "aupr_in": average_precision_score(truth, values),
+        "aupr_out": average_precision_score(1 - truth, -values),
+    }
+
+
+def log_sum_exp(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.log(np.exp(logits).sum(1)))
+
+
+# what it computes
+
+
+def test_scores_and_metrics_are_their_definitions(store: FeatureStore) -> None:
+    found = ood_json(store, "--scores", "energy", "--scores", "knn")
+    rows = {place: usable(store, place)[0] for place in ("pets/train", "pets/test", *OTHERS)}
+    unit = {place: x / np.linalg.norm(x, axis=1, keepdims=True) for place, x in rows.items()}
+    energy = {place: log_sum_exp(x @ HEAD[0].T.astype(np.float64)) for place, x in rows.items()}
+    distance = {
+        place: -np.sort(np.linalg.norm(x[:, None] - unit["pets/train"], axis=2), 1)[:, 49] for place, x in unit.items()
+    }
+    for score, of in (("energy", energy), ("knn", distance)):
+        for place in OTHERS:
+            assert metrics_of(found, score)[place] == pytest.approx(expected(of["pets/test"], of[place]), abs=1e-9)
+    one = one_of(found)
+    assert (one["head"], one["train"], one["test"]) == ("own", "pets/train", "pets/test")
+    x, labels = usable(store, "pets/test")
+    assert one["accuracy"]["value"] == (x[:, :3].argmax(1) == labels).mean()
+
+
+def test_every_score_is_the_default_and_those_that_cannot_be_are_named(store: FeatureStore) -> None:
+    found = ood_json(store)
+    for backbone in ("good", RANDOM):
+        one = one_of(found, backbone)
+        assert {entry["score"] for entry in one["scores"]} == set(scores()) - {"mcm"}
+        assert "not computed: mcm: it needs text embeddings of the class names" in one["notes"]
+        for entry in one["scores"]:
+            for rows in entry["sets"].values():
+                cell = rows["auroc"]
+                assert cell["interval"][0] <= cell["value"] <= cell["interval"][1]
+    assert one_of(ood_json(store, "--scores", "all", "--scores", "msp"))["known"]
+
+
+def test_stored_logits_of_the_own_head_are_read(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path)
+    write_backbone(store, "good", head=HEAD, logits=True)
+    found = ood_json(store, "--scores", "maxlogit")
+    of = {place: (-usable(store, place)[0][:, :3]).max(1) for place in ("pets/test", *OTHERS)}
+    for place in OTHERS:
+        assert metrics_of(found, "maxlogit")[place] == pytest.approx(expected(of["pets/test"], of[place]), abs=1e-9)
+    row = Results(store.root).rows()[0]
+    assert (row.settings or {})["chosen"] == {"head": "own", "logits": "stored"}
+    probed = ood_json(store, "--scores", "maxlogit", "--head", "probe")
+    assert one_of(probed)["accuracy"]["value"] > 0.9 > one_of(found)["accuracy"]["value"]
+
+
+def test_logits_without_weights_serve_the_scores_that_need_no_weights(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path)
+    write_backbone(store, "good", logits=True)
+    one = one_of(ood_json(store, "--scores", "msp", "--scores", "dice", "--scores", "mds"))
+    assert {entry["score"] for entry in one["scores"]} == {"mds", "msp"}
+    assert "not computed: dice: good has logits in the store, and no weights" in one["notes"]
+
+
+def test_without_a_head_a_probe_of_the_train_rows_takes_its_place(store: FeatureStore) -> None:
+    one = one_of(ood_json(store, "--scores", "msp"), RANDOM)
+    assert (one["head"], one["random_weights"]) == ("probe", True)
+    probe = linear_probe(*usable(store, "pets/train", RANDOM), *usable(store, "pets/test", RANDOM))
+    assert one["accuracy"]["value"] == pytest.approx(probe.accuracy)
+    row = next(row for row in Results(store.root).rows() if row.backbone == RANDOM)
+    assert (row.settings or {})["chosen"]["C"] == probe.C
+
+
+def test_a_probe_of_two_classes_is_a_head_of_two(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path)
+    write_backbone(store, "good", classes=(0, 1), noise=0.6)
+    one = one_of(ood_json(store, "--scores", "maxlogit", "--scores", "nci", "--scores", "fdbd"))
+    probe = linear_probe(*usable(store, "pets/train"), *usable(store, "pets/test"))
+    assert one["accuracy"]["value"] == pytest.approx(probe.accuracy)
+    confidence = {}
+    for place in ("pets/test", *OTHERS):
+        x = usable(store, place)[0]
+        fitted = linear_probe(*usable(store, "pets/train"), x, np.zeros(len(x), np.int64))
+        raw = fitted.log_probabilities * fitted.temperature
+        confidence[place] = np.abs(raw[:, 0] - raw[:, 1])
+    found = {entry["score"]: entry["sets"] for entry in one["scores"]}
+    for place in OTHERS:
+        auroc = expected(confidence["pets/test"], confidence[place])["auroc"]
+        assert found["maxlogit"][place]["auroc"]["value"] == pytest.approx(auroc, abs=1e-3)
+
+
+def test_the_numbers_of_the_classes_do_not_matter(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path)
+    write_backbone(store, "plain")
+    write_backbone(store, "gaps", classes=(1, 4, 7))
+    found = ood_json(store)
+    plain, gaps = (one_of(found, backbone) for backbone in ("plain", "gaps"))
+    assert gaps["accuracy"] == plain["accuracy"]
+    assert gaps["scores"] == plain["scores"]
+    assert len(gaps["scores"]) == len(scores()) - 1
+
+
+def test_a_head_of_other_classes_is_used_only_where_it_is_asked_for(store: FeatureStore) -> None:
+    weight = np.concatenate([HEAD[0], -HEAD[0]])
+    write_backbone(store, "other", head=(weight, np.zeros(6, np.float32)))
+    picked = ("--backbone", "other", "--scores", "msp", "--scores", "mds", "--scores", "she")
+    probed = one_of(ood_json(store, *picked), "other")
+    assert (probed["head"], len(probed["scores"])) == ("probe", 3)
+    one = one_of(ood_json(store, *picked, "--head", "own"), "other")
+    assert (one["head"], one["accuracy"]) == ("own", None)
+    assert {entry["score"] for entry in one["scores"]} == {"msp", "mds"}
+    assert "no accuracy: the head's 6 classes are not those of pets/train" in one["notes"]
+    assert "not computed: she: the head's 6 classes are not those of pets/train" in one["notes"]
+
+
+def test_a_validation_split_chooses_the_probe_and_the_temperature(store: FeatureStore) -> None:
+    values, labels = clusters(40, noise=0.9, seed=7)
+    write_ood_set(store, "pets/val", RANDOM, values, labels)
+    found = ood_json(store, "--backbone", RANDOM, "--scores", "temperature", "--scores", "msp")
+    keep = np.arange(40) != 17
+    train = usable(store, "pets/train", RANDOM)
+    probe = linear_probe(
+        *train, *usable(store, "pets/test", RANDOM), validation=(values[keep].astype(np.float64), labels[keep])
+    )
+    assert one_of(found, RANDOM)["accuracy"]["value"] == pytest.approx(probe.accuracy)
+    row = Results(store.root).rows()[0]
+    assert len(row.fingerprints) == 5
+    assert (row.settings or {})["validation"] == "pets/val"
+
+
+def test_near_and_far_are_means_over_their_sets(store: FeatureStore) -> None:
+    write_ood_set(store, "dots/test", "good", outside(50, near=False, seed=9), np.full(50, -1))
+    done = ood_json(store, "--near", "shapes/test", "--ood", "dots", "--backbone", "good", "--scores", "mds")
+    found = metrics_of(done, "mds")
+    assert list(found) == ["shapes/test", "noise/test", "dots/test", "near", "far"]
+    assert found["near"] == found["shapes/test"]
+    for metric, value in found["far"].items():
+        assert value == pytest.approx((found["noise/test"][metric] + found["dots/test"][metric]) / 2)
+    (own,) = one_of(done)["scores"]
+    assert own["sets"]["far"]["auroc"]["interval"] is None
+    assert own["mean_auroc"] == pytest.approx(np.mean([found[n]["auroc"] for n in (*OTHERS, "dots/test")]))
+
+
+def test_near_sets_alone_are_enough(store: FeatureStore) -> None:
+    found = ood_json(store, "--near", "shapes", "--scores", "msp", sets=())
+    assert list(metrics_of(found, "msp")) == ["shapes/test", "near"]
+
+
+def test_a_dataset_without_a_test_split_is_all_its_splits(store: FeatureStore) -> None:
+    for split in ("fog", "snow"):
+        write_ood_set(store, f"weather/{split}", "good", outside(50, near=True, seed=5), np.full(50, -1))
+    found = ood_json(store, "--scores", "msp", sets=("weather",))
+    assert list(metrics_of(found, "msp")) == ["weather/fog", "weather/snow"]
+
+
+def test_without_draws_there_is_no_interval(store: FeatureStore) -> None:
+    one = one_of(ood_json(store, "--scores", "msp", draws=0))
+    assert all(cell["interval"] is None for rows in one["scores"][0]["sets"].values() for cell in rows.values())
+
+
+# what is kept
+
+
+def test_a_second_run_computes_nothing_and_says_so(store: FeatureStore) -> None:
+    first = ood_json(store, "--scores", "msp", "--scores", "mds")
+    before = {path: path.stat().st_mtime_ns for path in store.root.rglob("*")}
+    done = ood(store, "--scores", "msp", "--scores", "mds", *FAST)
+    assert "Backbones: 0 computed, 2 known already" in done.out
+    assert "ood of good: pets/train -> pets/test: known" in done.err
+    assert {path: path.stat().st_mtime_ns for path in store.root.rglob("*")} == before
+    again = ood_json(store, "--scores", "msp", "--scores", "mds")
+    assert [one["known"] for one in first["backbones"] + again["backbones"]] == [False] * 2 + [True] * 2
+    assert one_of(first)["scores"] == one_of(again)["scores"]
+
+
+def test_other_settings_are_computed_and_the_same_ones_reproduce_to_the_last_digit(store: FeatureStore) -> None:
+    first = ood_json(store, "--scores", "msp", "--scores", "gmm")
+    assert not one_of(ood_json(store, "--scores", "msp", "--scores", "gmm", "--seed", 1))["known"]
+    assert not one_of(ood_json(store, "--scores", "msp"))["known"]
+    for path in (store.root / "results").rglob("*.json"):
+        path.unlink()
+    again = ood_json(store, "--scores", "msp", "--scores", "gmm")
+    for backbone in ("good", RANDOM):
+        assert one_of(again, backbone)["scores"] == one_of(first, backbone)["scores"]
+
+
+def test_rows_and_the_scores_of_each_row_are_read_back(store: FeatureStore) -> None:
+    found = ood_json(store, "--scores", "msp")
+    results = Results(store.root)
+    rows = [row for row in results.rows() if row.backbone == "good"]
+    assert {(row.dataset, row.metric) for row in rows} == {
+        ("pets/test", "accuracy"),
+        *((place, f"{metric} msp") for place in OTHERS for metric in ("auroc", "fpr_at_95", "aupr_in", "aupr_out")),
+    }
+    kept = results.arrays(rows[0])
+    for place in OTHERS:
+        auroc = expected(kept["pets/test msp"], kept[f"{place} msp"])["auroc"]
+        assert auroc == pytest.approx(metrics_of(found, "msp")[place]["auroc"])
+        assert kept[f"{place} ids"].tolist() == [f"{place}/{row:05}" for row in range(50) if row != 17]
+    assert (kept["predictions"] == kept["labels"]).mean() == one_of(found)["accuracy"]["value"]
+    assert (store.root / "results" / "results.csv").is_file()
+
+
+# the table
+
+
+def test_the_table_has_the_best_score_first_and_marks_random_weights(store: FeatureStore) -> None:
+    done = ood(store, "--scores", "msp", "--scores", "mds", *FAST)
+    assert done.code == 0
+    assert "out of distribution: pets/train -> pets/test" in done.out
+    found = ood_json(store, "--scores", "msp", "--scores", "mds")
+    ranked = sorted(
+        ((own["mean_auroc"], one["backbone"], own["score"]) for one in found["backbones"] for own in one["scores"]),
+        reverse=True,
+    )
+    lines = [line for line in done.out.splitlines() if " msp " in line or " mds " in line]
+    assert [line.split()[0][:4] for line in lines] == [backbone[:4] for _, backbone, _ in ranked]
+    assert [("msp" if " msp " in line else "mds") for line in lines] == [score for _, _, score in ranked]
+    assert "(random weights)" in words(done.out)
+    assert f"{ranked[0][0]:.3f}" in lines[0]
+
+
+def test_a_narrow_console_gets_fewer_numbers_and_no_cut_ones() -> None:
+    def row(place: str, metric: str) -> Row:
+        return Row(backbone="b", dataset=place, task="ood", metric=metric, value=0.8125, low=0.75, high=1.0)
+
+    places = [f"set{index}/test" for index in range(3)]
+    rows = {place: {metric: row(place, metric) for metric in ("auroc", "fpr_at_95")} for place in places}
+    one = Standing(backbone="resnet", score="vim", head="own", accuracy=None, rows=rows, mean=0.8125)
+    texts = []
+    for width in (160, 110, 72):
+        out = io.StringIO()
+        console = Console(width=width, file=out)
+        console.print(ood_table([one], console, title="title"))
+        texts.append(out.getvalue())
+    assert [text.count(".750-1.000") for text in texts] == [6, 0, 0]
+    assert [text.count("0.812") for text in texts] == [7, 7, 4]
+    assert [text.count("FPR@95") for text in texts] == [3, 3, 0]
+
+
+# bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--id", "pets", "--ood", "noise", "--scores", "vin"), "unknown score 'vin'; did you mean 'vim'"),
+        (("--id", "pets", "--ood", "noize"), "unknown dataset 'noize'; did you mean 'noise'?"),
+        (("--id", "pets", "--ood", "noise/tets"), "unknown split of noise 'tets'; did you mean 'test'?"),
+        (("--id", "pest", "--ood", "noise"), "unknown dataset 'pest'; did you mean 'pets'"),
+        (("--id", "pets/train:val", "--ood", "noise"), "unknown split of pets 'val'"),
+        (("--id", "pets", "--near", "noize"), "unknown dataset 'noize'; did you mean 'noise'?"),
+        (("--id", "pets", "--ood", "noise@good"), "--ood must be DATASET or DATASET/SPLIT; found 'noise@good'"),
+        (("--id", "pets", "--near", "pets/train:test"), "--near must be DATASET or DATASET/SPLIT"),
+        (("--id", "pets", "--ood", "pets/test"), "pets/test must be in or out of distribution"),
+        (("--id", "pets", "--ood", "noise", "--backbone", "goot"), "unknown backbone of pets 'goot'; did you mean"),
+        (("--id", "pets", "--ood", "noise", "--output", "poold"), "unknown output 'poold'; did you mean 'pooled'?"),
+        (("--id", "pets", "--ood", "noise", "--head", "mine"), "head must be one of own, probe; found 'mine'"),
+        (("--id", "pets", "--ood", "noise", "--html", "nowhere/page.html"), "--html: expected a folder at nowhere"),
+        (("--id", "pets"), "ood needs --ood DATASET/SPLIT"),
+        (("--ood", "noise"), "Missing option '--id'"),
+    ],
+)
+def test_wrong_use_is_one_message_and_exit_2(store: FeatureStore, arguments: tuple[Any, ...], message: str) -> None:
+    done = featurebank_("ood", *arguments, "--store", store.root)
+    assert (done.code, done.out) == (2, "")
+    assert message in words(done.err)
+    assert not (store.root / "results").exists()
+
+
+def test_a_backbone_without_one_of_the_sets_is_passed_over_unless_it_was_named(store: FeatureStore) -> None:
+    write_ood_set(store, "dots/test", "good", outside(50, near=False, seed=9), np.full(50, -1))
+    found = ood_json(store, "--scores", "msp", sets=("dots",))
+    assert [one["backbone"] for one in found["backbones"]] == ["good"]
+    assert found["passed_over"] == [f"{RANDOM} has no dots/test in {store.root}"]
+    done = ood(store, "--backbone", RANDOM, sets=("dots",))
+    assert (done.code, done.out) == (2, "")
+    assert f"{RANDOM} has no dots/test" in words(done.err)
+
+
+def test_sets_made_in_different_ways_are_a_failure_of_their_backbone(store: FeatureStore) -> None:
+    keys: dict[str, dict[str, Any]] = {"good": {"precision": "float32"}, RANDOM: {}}
+    for name, key in keys.items():
+        write_ood_set(store, "dots/test", name, outside(50, near=False, seed=9), np.full(50, -1), **key)
+    done = ood(store, "--scores", "msp", *FAST, sets=("dots",))
+    assert done.code == 1
+    assert "good: the sets of a probe must be made the same way" in words(done.out)
+    assert "precision: None and 'float32'" in words(done.out)
+    assert "Backbones: 1 computed, 0 known already, 1 failed" in done.out
+
+
+def test_failed_rows_are_left_out_and_counted(store: FeatureStore) -> None:
+    notes = one_of(ood_json(store, "--scores", "msp"))["notes"]
+    for name, total in (("pets/train", 120), ("pets/test", 60), ("shapes/test", 50), ("noise/test", 50)):
+        assert f"{name}: 1 of {total} rows left out: 1 failed" in notes
+
+
+def test_in_distribution_images_in_another_set_are_warned_of_with_their_count(store: FeatureStore) -> None:
+    with store.open("pets/test", "good") as inside, store.open("pets/train", "good") as train:
+        hashes = np.concatenate([inside.content_hash[:3], train.content_hash[20:22], np.zeros((45, 16), np.uint8)])
+    write_ood_set(store, "dots/test", "good", outside(50, near=False, seed=9), np.full(50, -1), hashes=hashes)
+    notes = one_of(ood_json(store, "--scores", "msp", "--ood", "dots"))["notes"]
+    shared = [note for note in notes if "content" in note]
+    assert len(shared) == 1
+    assert shared[0].startswith("dots/test: 5 of 49 rows have the content of rows of pets/train or pets/test")
+
+
+def test_train_rows_too_few_for_a_score_leave_out_that_score(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path)
+    for place, n_rows in (("pets/train", 40), ("pets/test", 40)):
+        write_ood_set(store, place, "good", *clusters(n_rows, seed=n_rows))
+    write_ood_set(store, "noise/test", "good", outside(40, near=False, seed=1), np.full(40, -1))
+    one = one_of(ood_json(store, "--scores", "knn", "--scores", "msp", sets=("noise",)))
+    assert [entry["score"] for entry in one["scores"]] == ["msp"]
+    (note,) = (note for note in one["notes"] if note.startswith("not computed: knn: "))
+    assert "50" in note
+    failed = one_of(ood_json(store, "--scores", "knn", sets=("noise",), code=1))
+    assert failed["error"].startswith("no score can be computed: knn: ")
+
+
+@pytest.mark.parametrize(("label", "found"), [(1, "one class"), (-1, "none")])
+def test_one_class_or_none_leaves_the_scores_that_need_no_head(tmp_path: Path, label: int, found: str) -> None:
+    store = FeatureStore(tmp_path)
+    for place, seed in (("pets/train", 0), ("pets/test", 1)):
+        write_ood_set(store, place, "good", outside(80, near=True, seed=seed), np.full(80, label))
+    write_ood_set(store, "noise/test", "good", outside(50, near=False, seed=2), np.full(50, -1))
+    one = one_of(ood_json(store, "--scores", "mds", "--scores", "knn", "--scores", "msp", sets=("noise",)))
+    assert (one["head"], one["accuracy"]) == ("", None)
+    names = {entry["score"] for entry in one["scores"]}
+    assert names == ({"mds", "knn"} if label == 1 else {"knn"})
+    reason = f"a probe needs at least two classes in pets/train; found {found}"
+    assert f"not computed: msp: {reason}" in one["notes"]
+    assert ("not computed: mds: pets/train has no classes" in one["notes"]) == (label == -1)
+    assert one_of(ood_json(store, "--head", "probe", sets=("noise",), code=1))["error"] == reason
+
+
+def test_the_own_head_needs_no_labels(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path)
+    write_backbone(store, "good", head=HEAD)
+    with store.open("pets/train", "good") as train, store.open("pets/test", "good") as test:
+        sets = {"birds/train": train["pooled"].copy(), "birds/test": test["pooled"].copy()}
+    for place, values in sets.items():
+        write_ood_set(store, place, "good", values, np.full(len(values), -1), head=HEAD)
+    done = featurebank_(
+        "ood", "--id", "birds", "--ood", "noise", "--scores", "energy", *FAST, "--json", "--store", store.root
+    )
+    one = one_of(done.json)
+    assert (one["head"], one["accuracy"]) == ("own", None)
+    assert "no accuracy: birds/train has no classes" in one["notes"]
+    labelled = metrics_of(ood_json(store, "--scores", "energy"), "energy")
+    assert metrics_of(done.json, "energy")["noise/test"] == labelled["noise/test"]
+
+
+def test_an_own_head_that_is_not_there_is_a_failure(store: FeatureStore) -> None:
+    done = ood(store, "--head", "own", "--scores", "msp", *FAST)
+    assert done.code == 1
+    assert f"{RANDOM}: {RANDOM} has no classifier of its own for 'pooled' in the store" in words(done.out)
+    assert "Backbones: 1 computed, 0 known already, 1 failed" in done.out
+
+
+def test_an_unfinished_set_is_a_failure(store: FeatureStore) -> None:
+    write_ood_set(store, "dots/test", "good", outside(50, near=False, seed=1), np.full(50, -1))
+    (path,) = (entry.path for entry in store.ls(dataset="dots/test"))
+    path.rename(path.with_name(path.name + ".partial"))
+    done = ood(store, "--backbone", "good", "--scores", "msp", *FAST, sets=("dots",))
+    assert done.code == 1
+    assert "is unfinished; extract it to the end" in words(done.out)

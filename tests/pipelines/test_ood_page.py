@@ -1,0 +1,165 @@
+"""The page of ``featurebank ood``, read back with a parser: curves, shares, names, and nothing from outside."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import PATIENCE, featurebank_
+from numpy.typing import NDArray
+from ood_sets import HEAD, OTHERS, outside, write_backbone, write_ood_set
+from PIL import Image
+
+from featurebank.pipelines.ood.page import BINS, HEIGHT, SIDE, WIDTH, histogram, roc_curve
+from featurebank.store import FeatureStore
+
+RANDOM = "timm:net@random:0"
+
+
+class Page(HTMLParser):
+    """What stands in a page: headings, the points of each line of each picture, all text, and links."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.headings: list[tuple[str, str]] = []
+        self.pictures: list[tuple[str, list[NDArray[np.float64]]]] = []
+        self.text: list[str] = []
+        self.links: list[str] = []
+        self.tags: set[str] = set()
+        self._heading = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {name: value or "" for name, value in attrs}
+        self.tags.add(tag)
+        self._heading = tag if tag in ("h2", "h3") else ""
+        if tag == "svg":
+            self.pictures.append((found["aria-label"], []))
+        if tag in ("polyline", "polygon"):
+            points = [[float(number) for number in point.split(",")] for point in found["points"].split()]
+            self.pictures[-1][1].append(np.array(points))
+        self.links += [found[name] for name in ("href", "src") if name in found]
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+        if self._heading:
+            self.headings.append((self._heading, data))
+            self._heading = ""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FeatureStore:
+    made = FeatureStore(tmp_path / "features")
+    write_backbone(made, "good", head=HEAD)
+    write_backbone(made, RANDOM, noise=0.9)
+    return made
+
+
+def make(store: FeatureStore, *arguments: Any, sets: tuple[str, ...] = OTHERS) -> tuple[Page, Any, Path]:
+    path = store.root.parent / "page.html"
+    keys = [word for name in sets for word in ("--ood", name)]
+    chosen = ("--scores", "msp", "--scores", "mds", "--draws", 0, *arguments)
+    done = featurebank_("ood", "--id", "pets", *keys, *chosen, "--html", path, "--json", "--store", store.root)
+    assert done.code == 0, done.err
+    return Page(path.read_text(encoding="utf-8")), done.json, path
+
+
+def test_sections_and_scores_are_in_order(store: FeatureStore) -> None:
+    page, found, _ = make(store)
+    ranked = sorted(found["backbones"], key=lambda one: -one["scores"][0]["mean_auroc"])
+    wanted = []
+    for one in ranked:
+        wanted.append(("h2", one["backbone"] + (" (random weights)" if one["random_weights"] else "")))
+        wanted += [("h3", entry["score"]) for entry in one["scores"]]
+    assert page.headings == wanted
+    text = "".join(page.text)
+    for one in ranked:
+        for entry in one["scores"]:
+            for place in OTHERS:
+                cells = entry["sets"][place]
+                assert f"{place}: AUROC {cells['auroc']['value']:.3f}, FPR@95 {cells['fpr_at_95']['value']:.3f}" in text
+
+
+def test_curves_enclose_the_auroc_and_histograms_all_rows(store: FeatureStore) -> None:
+    page, found, _ = make(store, "--backbone", "good")
+    entries = {entry["score"]: entry for entry in found["backbones"][0]["scores"]}
+    assert len(page.pictures) == 2 * len(entries)
+    for label, lines in page.pictures:
+        score, _, kind = label.partition(": ")
+        if kind == "ROC curves":
+            assert len(lines) == len(OTHERS)
+            for place, points in zip(OTHERS, lines, strict=True):
+                x, y = points[:, 0] / SIDE, 1 - points[:, 1] / SIDE
+                assert (points[0].tolist(), points[-1].tolist()) == ([0, SIDE], [SIDE, 0])
+                assert np.trapezoid(y, x) == pytest.approx(entries[score]["sets"][place]["auroc"]["value"], abs=0.01)
+        else:
+            assert len(lines) == 1 + len(OTHERS)
+            assert min(points[:, 1].min() for points in lines) == 0
+            for points in lines:
+                assert points[:, 0].min() >= 0
+                assert points[:, 0].max() <= WIDTH
+                assert points[:, 1].max() <= HEIGHT
+
+
+def test_a_curve_is_its_definition_with_ties() -> None:
+    generator = np.random.default_rng(0)
+    inside, others = generator.integers(2, 9, 40).astype(float), generator.integers(0, 7, 30).astype(float)
+    x, y = roc_curve(inside, others)
+    thresholds = [np.inf, *np.unique(np.concatenate([inside, others]))[::-1]]
+    np.testing.assert_allclose(x, [(others >= t).mean() for t in thresholds])
+    np.testing.assert_allclose(y, [(inside >= t).mean() for t in thresholds])
+
+
+def test_histograms_gather_the_tails() -> None:
+    inside = np.concatenate([np.linspace(0, 1, 999), [1e9]])
+    edges, own, others = histogram(inside, {"far": np.linspace(-1, 0, 500)})
+    assert edges[-1] < 2
+    assert own.sum() == pytest.approx(1)
+    assert others["far"].sum() == pytest.approx(1)
+    edges, own, _ = histogram(np.full(5, 3.0), {"same": np.full(7, 3.0)})
+    assert len(edges) == BINS + 1
+    assert own.max() == 1
+
+
+def test_the_page_needs_nothing_and_runs_nothing(store: FeatureStore) -> None:
+    hostile = "<script>alert(1)</script>&x"
+    write_ood_set(store, f"{hostile}/test", "good", outside(50, near=False, seed=3), np.full(50, -1))
+    page, _, _ = make(store, sets=(hostile,))
+    assert "script" not in page.tags
+    assert all(link.startswith("#b") for link in page.links)
+    assert any(hostile in text for text in page.text)
+
+
+def test_known_results_are_shown_too(store: FeatureStore) -> None:
+    first, _, path = make(store)
+    before = path.read_bytes()
+    again, found, _ = make(store)
+    assert all(one["known"] for one in found["backbones"])
+    assert path.read_bytes() == before
+    assert first.text == again.text
+
+
+def test_without_a_result_there_is_no_page(store: FeatureStore) -> None:
+    path = store.root.parent / "page.html"
+    arguments = ("--ood", "noise", "--backbone", RANDOM, "--head", "own", "--html", path)
+    assert featurebank_("ood", "--id", "pets", *arguments, "--store", store.root).code == 1
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(("scheme", "ink"), [(1, (200, 67, 31)), (0, (255, 138, 102))], ids=["light", "dark"])
+def test_a_browser_shows_the_colours(store: FeatureStore, tmp_path: Path, scheme: int, ink: tuple[int, ...]) -> None:
+    browser = shutil.which("chromium")
+    if browser is None:
+        pytest.skip("no Chromium")
+    _, _, path = make(store, "--backbone", "good")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--blink-settings=preferredColorScheme={scheme}"]
+    places = [f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={tmp_path / 'page.png'}"]
+    command = [browser, *options, *places, "--window-size=900,800", path.as_uri()]
+    subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE)
+    pixels = np.asarray(Image.open(tmp_path / "page.png").convert("RGB")).reshape(-1, 3)
+    assert (pixels == ink).all(1).sum() > 50

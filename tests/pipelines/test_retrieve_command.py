@@ -1,0 +1,466 @@
+"""``featurebank retrieve`` on small synthetic stores: numbers, exit codes, what is kept, what is said."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import Done, featurebank_, words
+from probe_sets import clusters, write_set
+from retrieval_sets import cosine_lists, list_metrics
+
+from featurebank.pipelines.results import Results
+from featurebank.probes.bootstrap import bootstrap_interval
+from featurebank.retrieval import (
+    LabelRelevance,
+    PCAWhitening,
+    augment_database,
+    evaluate,
+    expand_queries,
+    l2_normalise,
+    power_normalise,
+    two_level_split,
+)
+from featurebank.store import FeatureStore
+
+ROWS = {"query": 24, "gallery": 45, "test": 45}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FeatureStore:
+    """Two backbones on three splits of a dataset, the second noisier."""
+    made = FeatureStore(tmp_path / "features")
+    for backbone, noise in (("good", 0.3), ("poor", 0.9)):
+        for seed, (split, n_rows) in enumerate(ROWS.items()):
+            values, labels = clusters(n_rows, noise=noise, seed=seed)
+            columns = {"place": np.array(["Köln", "Rom", ""])[np.arange(n_rows) % 7 % 3], "even": labels % 2 == 0}
+            write_set(made, f"pets/{split}", backbone, values, labels, columns=columns, class_names=["a", "b", "c"])
+    return made
+
+
+def retrieve(store: FeatureStore, *arguments: Any) -> Done:
+    return featurebank_("retrieve", *arguments, "--store", store.root)
+
+
+def retrieve_json(store: FeatureStore, *arguments: Any, code: int = 0) -> Any:
+    done = retrieve(store, *arguments, "--json")
+    assert done.code == code, done.err
+    return done.json
+
+
+def values_of(found: Any, index: int = 0) -> dict[str, float]:
+    return {row["metric"]: row["value"] for row in found["retrievals"][index]["rows"]}
+
+
+def rows_of(store: FeatureStore, split: str, backbone: str = "poor") -> tuple[Any, Any]:
+    opened = store.open(f"pets/{split}", backbone)
+    return opened["pooled"], opened.labels
+
+
+def assert_metrics(found: dict[str, float], expected: dict[str, float]) -> None:
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-9)
+
+
+# what it computes
+
+
+def test_each_row_is_a_query_among_the_others(store: FeatureStore) -> None:
+    found = retrieve_json(store, "pets/test")
+    assert [(r["backbone"], r["queries"], r["gallery"]) for r in found["retrievals"]] == [
+        ("good", "pets/test", "pets/test"),
+        ("poor", "pets/test", "pets/test"),
+    ]
+    values, labels = rows_of(store, "test")
+    metrics = values_of(found, 1)
+    assert_metrics(metrics, list_metrics(cosine_lists(values), labels, labels))
+    assert next(iter(metrics)) == "map"
+    assert {"hit_rate@10", "map@r", "ndcg"} <= set(metrics)
+    assert values_of(found, 0)["map"] > metrics["map"]
+    first = found["retrievals"][1]["rows"][0]
+    per_query = evaluate(values, None, labels).per_query["map"]
+    assert first["interval"] == list(bootstrap_interval(per_query))
+    assert first["interval"][0] < first["value"] < first["interval"][1]
+    assert first["settings"]["chosen"] == {"queries": 45, "without": 0, "gallery": 45}
+    assert len(first["fingerprints"]) == 1
+
+
+def test_queries_and_gallery_may_be_two_sets(store: FeatureStore) -> None:
+    found = retrieve_json(store, "pets/query:gallery@poor")
+    (one,) = found["retrievals"]
+    (queries, labels), (gallery, others) = rows_of(store, "query"), rows_of(store, "gallery")
+    assert_metrics(values_of(found), list_metrics(cosine_lists(queries, gallery), labels, others))
+    assert (one["queries"], one["gallery"]) == ("pets/query", "pets/gallery")
+    assert {row["dataset"] for row in one["rows"]} == {"pets/query:gallery"}
+    assert len(one["rows"][0]["fingerprints"]) == 2
+    assert one["rows"][0]["settings"]["train"] == "pets/query"
+
+
+def test_the_same_set_twice_is_one_set(store: FeatureStore) -> None:
+    once, twice = (retrieve_json(store, key) for key in ("pets/test@good", "pets/test:test@good"))
+    assert twice["retrievals"][0]["known"]
+    assert twice["retrievals"][0]["rows"] == once["retrievals"][0]["rows"]
+
+
+def test_a_column_may_say_what_is_relevant(store: FeatureStore) -> None:
+    found = retrieve_json(store, "pets/query:gallery@poor", "--by", "place")
+    (queries, _), (gallery, _) = rows_of(store, "query"), rows_of(store, "gallery")
+    places = [store.open(f"pets/{split}", "poor").columns["place"] for split in ("query", "gallery")]
+    known = [place != "" for place in places]
+    lists = cosine_lists(queries[known[0]], gallery[known[1]])
+    assert_metrics(values_of(found), list_metrics(lists, places[0][known[0]], places[1][known[1]]))
+    lost = [int((~mask).sum()) for mask in known]
+    assert found["retrievals"][0]["notes"] == [
+        f"pets/query: {lost[0]} of 24 rows left out: {lost[0]} unlabelled",
+        f"pets/gallery: {lost[1]} of 45 rows left out: {lost[1]} unlabelled",
+    ]
+    assert retrieve_json(store, "pets/test@poor", "--by", "even")["retrievals"][0]["rows"]
+
+
+def test_better_descriptors_are_the_library_s_in_their_order(store: FeatureStore) -> None:
+    options = ("--power", 0.5, "--whiten", "pets/query", "--components", 5, "--augment", 3, "--expand", "4:2")
+    found = retrieve_json(store, "pets/test@poor", *options)
+    assert found["recipe"] == "power 0.5, whitened on pets/query, gallery + 3, queries + 4 (alpha 2)"
+    values, labels = rows_of(store, "test")
+    whitening = PCAWhitening(5).fit(power_normalise(rows_of(store, "query")[0]))
+    described = whitening.transform(power_normalise(values))
+    gallery = augment_database(described, 3)
+    own = np.arange(45)
+    queries = expand_queries(described, gallery, 4, alpha=2, own=own)
+    expected = evaluate(queries, gallery, LabelRelevance(labels, labels, own=own)).values
+    assert values_of(found) == expected
+    row = found["retrievals"][0]["rows"][0]
+    assert len(row["fingerprints"]) == 2
+    assert (row["settings"]["whiten"], row["settings"]["expand"]) == ("pets/query", [4, 2.0])
+
+
+def test_whitening_alone_takes_unit_rows(store: FeatureStore) -> None:
+    found = retrieve_json(store, "pets/query:gallery@poor", "--whiten", "pets/test")
+    whitening = PCAWhitening().fit(l2_normalise(rows_of(store, "test")[0]))
+    sets = [rows_of(store, split) for split in ("query", "gallery")]
+    queries, gallery = (whitening.transform(l2_normalise(values)) for values, _ in sets)
+    assert values_of(found) == evaluate(queries, gallery, (sets[0][1], sets[1][1])).values
+
+
+@pytest.mark.parametrize("protocol", ["cub", "gldv2", "copydays", "cross-modal", "disc21"])
+def test_protocols_by_name(store: FeatureStore, protocol: str) -> None:
+    found = retrieve_json(store, "pets/query:gallery@poor", "--protocol", protocol)
+    sets = [rows_of(store, split) for split in ("query", "gallery")]
+    expected = evaluate(sets[0][0], sets[1][0], (sets[0][1], sets[1][1]), protocol=protocol).values
+    assert values_of(found) == expected
+    assert found["protocol"] == protocol
+
+
+def test_bob_splits_a_single_set(store: FeatureStore) -> None:
+    found = retrieve_json(store, "pets/test@poor", "--protocol", "bob")
+    values, labels = rows_of(store, "test")
+    first, others = two_level_split(labels, store.open("pets/test", "poor").ids)
+    expected = evaluate(values[first], values[others], (labels[first], labels[others]), protocol="bob").values
+    assert values_of(found) == expected
+    chosen = found["retrievals"][0]["rows"][0]["settings"]["chosen"]
+    assert (chosen["queries"], chosen["gallery"]) == (9, 36)
+
+
+def test_rows_without_a_label_distract_where_the_protocol_wants_them(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path)
+    values, labels = clusters(60, noise=0.9)
+    labels[40:] = -1
+    write_set(store, "copies/test", "net", values, labels, failed=[3])
+    kept = np.delete(np.arange(60), 3)
+    codes = np.where(labels < 0, 100 + np.arange(60), labels)[kept]
+    found = retrieve_json(store, "copies/test", "--protocol", "copydays")
+    assert values_of(found) == evaluate(values[kept], None, codes, protocol="copydays").values
+    assert found["retrievals"][0]["notes"] == [
+        "copies/test: 1 of 60 rows left out: 1 failed",
+        "copies/test: 20 of 60 rows have no label and are there to distract",
+        "copies/test: 20 of 59 queries have nothing relevant to find",
+    ]
+
+
+def test_a_ground_truth_lists_ids_by_level(tmp_path: Path) -> None:
+    store, generator = FeatureStore(tmp_path / "features"), np.random.default_rng(0)
+    queries, gallery = (generator.standard_normal((n, 8)).astype(np.float16) for n in (6, 50))
+    write_set(store, "oxford/query", "net", queries, np.full(6, -1))
+    write_set(store, "oxford/gallery", "net", gallery, np.full(50, -1), failed=[7])
+    rows = [np.split(generator.permutation(50)[:20], [8, 14]) for _ in range(6)]
+    truth: list[dict[str, Any]] = [dict(zip(("easy", "hard", "junk"), parts, strict=True)) for parts in rows]
+    named = {
+        f"oxford/query/{query:05}": {level: [f"oxford/gallery/{row:05}" for row in at] for level, at in entry.items()}
+        for query, entry in enumerate(truth)
+    }
+    file = tmp_path / "truth.json"
+    file.write_text(json.dumps(named))
+    command = ("oxford/query:gallery", "--protocol", "roxford-hard", "--ground-truth", file)
+    found = retrieve_json(store, *command)
+    kept = np.delete(np.arange(50), 7)
+    place = {int(row): at for at, row in enumerate(kept)}
+    moved = [{level: [place[r] for r in at.tolist() if r != 7] for level, at in entry.items()} for entry in truth]
+    expected = evaluate(queries, gallery[kept], moved, protocol="roxford-hard").values
+    assert values_of(found) == expected
+    listed = sum(7 in at for entry in truth for at in entry.values())
+    assert f"truth.json: {listed} of 120 listed rows have no features" in found["retrievals"][0]["notes"]
+    assert found["retrievals"][0]["rows"][0]["settings"]["ground_truth"].startswith("sha256:")
+    third = "oxford/query/00002"
+    for text, message in (
+        ("[1]", "found something else"),
+        ("{", "found no JSON"),
+        (json.dumps({**named, third: {"easy": []}}), "of query 'oxford/query/00002', found no hard, junk"),
+        (json.dumps({**named, third: {"easy": ["x"], "hard": [], "junk": []}}), "found 1 others: 'x'"),
+    ):
+        file.write_text(text)
+        done = retrieve(store, *command)
+        assert done.code == 1
+        assert message in words(done.out)
+
+
+# re-ranking and indexes
+
+
+@pytest.mark.parametrize("rerank", ["k-reciprocal", "diffusion"])
+@pytest.mark.parametrize("depth", [None, 12])
+@pytest.mark.parametrize("key", ["pets/test", "pets/query:gallery"])
+def test_re_ranked_rows_come_first_and_the_others_follow_by_cosine(
+    store: FeatureStore, key: str, depth: int | None, rerank: str
+) -> None:
+    from featurebank.retrieval import diffuse, rerank_k_reciprocal
+
+    more = () if depth is None else ("--depth", depth)
+    found = retrieve_json(store, f"{key}@poor", "--rerank", rerank, *more)
+    itself = key == "pets/test"
+    queries, labels = rows_of(store, "test" if itself else "query")
+    gallery, others = (None, labels) if itself else rows_of(store, "gallery")
+    by = diffuse if rerank == "diffusion" else rerank_k_reciprocal
+    _, ranked = by(queries, gallery, depth or (44 if itself else 45))
+    lists = [
+        np.concatenate([first, [row for row in by_cosine if row not in first]]).astype(int)
+        for first, by_cosine in zip(ranked, cosine_lists(queries, gallery), strict=True)
+    ]
+    assert_metrics(values_of(found), list_metrics(lists, labels, others))
+    pairs = values_of(retrieve_json(store, f"{key}@poor", "--rerank", rerank, "--protocol", "disc21", *more))
+    assert 0 < pairs["micro_ap"] < 1
+
+
+def test_re_ranking_takes_small_galleries(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path)
+    write_set(store, "few/test", "net", *clusters(6))
+    for rerank in ("k-reciprocal", "diffusion"):
+        assert values_of(retrieve_json(store, "few/test", "--rerank", rerank))["map"] > 0
+
+
+def test_an_index_is_searched_kept_and_measured(store: FeatureStore) -> None:
+    pytest.importorskip("faiss")
+    exact = values_of(retrieve_json(store, "pets/test@poor"))
+    found = retrieve_json(store, "pets/test@poor", "--index", "Flat")
+    assert values_of(found).pop("index_recall@10") > 0.99
+    assert {name: values_of(found)[name] for name in exact} == pytest.approx(exact, abs=1e-3)
+    assert "queries a second, the exact search" in found["retrievals"][0]["notes"][0]
+    (file,) = (store.root / "indexes").glob("*.faiss")
+    before = file.stat().st_mtime_ns
+    assert retrieve(store, "pets/test@poor", "--index", "Flat", "--protocol", "cub").code == 0
+    assert file.stat().st_mtime_ns == before
+    file.write_bytes(b"damaged")
+    assert retrieve(store, "pets/test@poor", "--index", "Flat", "--protocol", "sop").code == 0
+    assert file.stat().st_size > 100
+    assert len(store.ls()) == 6
+
+
+def test_what_an_index_does_not_list_is_never_found(store: FeatureStore) -> None:
+    pytest.importorskip("faiss")
+    found = retrieve_json(store, "pets/query:gallery@poor", "--index", "Flat", "--depth", 6)
+    (queries, labels), (gallery, others) = rows_of(store, "query"), rows_of(store, "gallery")
+    totals = [int((others == label).sum()) for label in labels]
+    expected = list_metrics([rows[:6] for rows in cosine_lists(queries, gallery)], labels, others, totals)
+    assert {name: values_of(found)[name] for name in expected} == pytest.approx(expected, abs=1e-3)
+    more = ("--index", "IVF4,Flat", "--nprobe", 4, "--protocol", "disc21")
+    pairs = values_of(retrieve_json(store, "pets/query:gallery@poor", *more))
+    assert pairs["micro_ap"] == pytest.approx(
+        values_of(retrieve_json(store, "pets/query:gallery@poor", "--protocol", "disc21"))["micro_ap"], abs=1e-3
+    )
+
+
+def test_without_faiss_an_index_is_a_failure_with_advice(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    done = retrieve(store, "pets/test@good", "--index", "Flat")
+    assert done.code == 1
+    assert "an index needs FAISS: install featurebank[retrieval]" in words(done.out)
+
+
+# what is kept
+
+
+def test_a_second_run_computes_nothing_and_says_so(store: FeatureStore) -> None:
+    first = retrieve_json(store, "pets/test", "pets/query:gallery")
+    before = {path: path.stat().st_mtime_ns for path in store.root.rglob("*")}
+    done = retrieve(store, "pets/test", "pets/query:gallery")
+    assert "Retrieval: 0 computed, 4 known already" in done.out
+    assert "retrieve of good: pets/query -> pets/gallery: known" in done.err
+    assert {path: path.stat().st_mtime_ns for path in store.root.rglob("*")} == before
+    again = retrieve_json(store, "pets/test", "pets/query:gallery")
+    assert [r["known"] for r in first["retrievals"] + again["retrievals"]] == [False] * 4 + [True] * 4
+    assert [r["rows"] for r in first["retrievals"]] == [r["rows"] for r in again["retrievals"]]
+
+
+def test_other_settings_are_computed_and_the_same_ones_reproduce_to_the_last_digit(store: FeatureStore) -> None:
+    first = retrieve_json(store, "pets/test@poor", "--expand", "5")
+    for other in (("--expand", "5:0"), ("--seed", 1, "--expand", "5"), ("--protocol", "cub", "--expand", "5")):
+        assert not retrieve_json(store, "pets/test@poor", *other)["retrievals"][0]["known"]
+    for path in (store.root / "results").rglob("*.json"):
+        path.unlink()
+    again = retrieve_json(store, "pets/test@poor", "--expand", "5")
+    assert again["retrievals"][0]["rows"] == first["retrievals"][0]["rows"]
+
+
+def test_rows_and_the_metrics_of_each_query_are_read_back(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path)
+    values, labels = clusters(40, noise=0.9)
+    labels[5] = 9
+    write_set(store, "pets/test", "net", values, labels)
+    found = retrieve_json(store, "pets/test")
+    results = Results(store.root)
+    row = next(row for row in results.rows() if row.metric == "map")
+    assert (row.task, row.backbone, row.dataset) == ("retrieve", "net", "pets/test")
+    kept = results.arrays(row)
+    assert kept["score"].mean() == row.value == values_of(found)["map"]
+    assert kept["rows"].tolist() == [at for at in range(40) if at != 5]
+    assert kept["ids"][5] == "pets/test/00006"
+    assert kept["hit_rate@1"].mean() == pytest.approx(values_of(found)["hit_rate@1"])
+    assert found["retrievals"][0]["notes"] == ["pets/test: 1 of 40 queries have nothing relevant to find"]
+    with (store.root / "results" / "results.csv").open(newline="") as file:
+        assert {line["task"] for line in csv.DictReader(file)} == {"retrieve"}
+
+
+def test_what_is_known_imports_neither_scipy_nor_faiss(store: FeatureStore) -> None:
+    assert retrieve(store, "pets/test").code == 0
+    script = (
+        "import sys; from featurebank.pipelines.cli import _run, app; code = _run(app); "
+        "print(sorted({'torch', 'sklearn', 'scipy', 'faiss'} & set(sys.modules)), file=sys.stderr); sys.exit(code)"
+    )
+    command = [sys.executable, "-c", script, "retrieve", "pets/test", "--store", str(store.root)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "0 computed, 2 known already" in done.stdout
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+# bad input
+
+
+def test_the_table_says_what_was_left_out_once(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path)
+    values, labels = clusters(60)
+    labels[50:] = -1
+    for backbone in ("a", "b"):
+        write_set(store, "odd/test", backbone, values, labels, failed=[1, 2, 59])
+    done = retrieve(store, "odd/test")
+    assert done.code == 0
+    assert words(done.out).count("odd/test: 12 of 60 rows left out: 3 failed, 9 unlabelled") == 1
+    assert "retrieve: odd/test (labels)" in done.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("pest/test",), "unknown dataset 'pest'; did you mean 'pets'?"),
+        (("pets/tset",), "unknown split of pets 'tset'; did you mean 'test'"),
+        (("pets/query:galery",), "unknown split of pets 'galery'; did you mean 'gallery'"),
+        (("pets/test@goot",), "unknown backbone of pets 'goot'; did you mean 'good'"),
+        (("pets/test", "--output", "poold"), "unknown output 'poold'; did you mean 'pooled'?"),
+        (("pets/test", "--protocol", "oxford-hard"), "did you mean roxford-hard?"),
+        (("pets/test", "--protocol", "roxford-hard"), "protocol roxford-hard needs ground_truth, the hard rows"),
+        (("pets/test", "--by", "plase"), "unknown column 'plase'; did you mean 'place'?"),
+        (("pets/test", "--whiten", "pets/trian"), "unknown split of pets 'trian'"),
+        (("pets/test", "--whiten", "birds"), "unknown dataset 'birds'"),
+        (("pets/test", "--components", 3), "components is for whiten; found it without"),
+        (("pets/test", "--depth", 3), "depth is for rerank or index; found it without"),
+        (("pets/test", "--nprobe", 3), "nprobe is for index; found it without"),
+        (("pets/test", "--k", 3), "--html FILE must come with --k; found none"),
+        (("pets/test", "--expand", "45"), "--expand must be at most 44, the rows of pets/test that can be found"),
+        (("pets/query:gallery", "--expand", "46"), "--expand must be at most 45, the rows of pets/gallery"),
+        (("pets/query:gallery", "--augment", "45"), "--augment must be at most 44, the rows of pets/gallery"),
+        (("pets/test", "--rerank", "diffusion", "--depth", 45), "--depth must be at most 44"),
+        (("pets/test", "--expand", "ten"), "--expand must be N or N:ALPHA, such as 10 or 10:3; found 'ten'"),
+        (("pets/test", "--expand", "0"), "expand must be at least 1; found 0"),
+        (("pets/test", "--augment", "-1"), "augment must be at least 1; found -1"),
+        (("pets/test", "--power", 1.5), "power must be above 0 and at most 1; found 1.5"),
+        (("pets/test", "--rerank", "magic"), "rerank must be one of k-reciprocal, diffusion"),
+        (("pets/test", "--rerank", "diffusion", "--index", "Flat"), "two ways to rank; give one of them"),
+        (("pets/test", "--rerank", "diffusion", "--expand", 3), "or name two sets: DATASET/QUERY:GALLERY"),
+        ((), "Missing argument"),
+    ],
+)
+def test_wrong_use_is_one_message_and_exit_2(store: FeatureStore, arguments: tuple[Any, ...], message: str) -> None:
+    done = retrieve(store, *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert message in words(done.err)
+    assert not (store.root / "results").exists()
+
+
+def test_a_store_that_is_not_there_is_wrong_use(tmp_path: Path) -> None:
+    done = featurebank_("retrieve", "pets/test", "--store", tmp_path / "nowhere")
+    assert (done.code, done.out) == (2, "")
+    assert "expected a store's folder, found nothing" in done.err
+
+
+def test_a_ground_truth_wants_levels_and_two_sets(store: FeatureStore, tmp_path: Path) -> None:
+    file = tmp_path / "truth.json"
+    file.write_text("{}")
+    for arguments, message in (
+        (("pets/query:gallery", "--protocol", "cub"), "ground_truth is for protocols with levels"),
+        (("pets/test", "--protocol", "rparis-easy"), "ground_truth needs two sets; found one"),
+        (("pets/query:gallery", "--protocol", "bob", "--by", "place"), "give one of them"),
+    ):
+        done = retrieve(store, *arguments, "--ground-truth", file)
+        assert (done.code, done.out) == (2, "")
+        assert message in words(done.err)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.full(12, -1), "odd/test: expected labelled rows, found none among 12"),
+        (np.arange(12), "at least one query must have something relevant in the gallery; found none among 12"),
+        (np.zeros((12, 3), np.int64), "expected one class a row, found labels (3,) a row; name a column"),
+    ],
+)
+def test_rows_that_cannot_be_retrieved_are_a_failure_with_its_reason(tmp_path: Path, labels: Any, message: str) -> None:
+    store = FeatureStore(tmp_path)
+    write_set(store, "odd/test", "net", clusters(12)[0], labels)
+    done = retrieve(store, "odd/test")
+    assert done.code == 1
+    assert "failed" in done.out
+    assert message in words(done.out)
+    assert not (tmp_path / "results").exists()
+    assert message in retrieve_json(store, "odd/test", code=1)["retrievals"][0]["error"]
+
+
+def test_one_failure_does_not_stop_the_others(store: FeatureStore) -> None:
+    write_set(store, "pets/test", "broken", clusters(9)[0], np.arange(9))
+    write_set(store, "pets/gallery", "broken", *clusters(9), precision="float32")
+    write_set(store, "pets/query", "broken", *clusters(9), precision="float16")
+    done = retrieve(store, "pets/test", "pets/query:gallery")
+    assert done.code == 1
+    assert "broken: at least one query must have something relevant" in words(done.out)
+    assert "broken on pets/gallery: " in words(done.out)
+    assert "Retrieval: 4 computed, 0 known already, 2 failed" in done.out
+
+
+def test_columns_of_other_kinds_and_tokens_are_failures(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path)
+    for split, column in (("query", np.array(["1", "2"] * 6)), ("gallery", np.arange(12) % 2)):
+        tokens = np.ones((12, 2, 4), np.float16)
+        outputs = {"pooled": clusters(12)[0], "tokens": tokens}
+        write_set(store, f"odd/{split}", "net", outputs, np.arange(12) % 2, columns={"of": column})
+    done = retrieve(store, "odd/query:gallery", "--by", "of")
+    assert done.code == 1
+    assert "must have the same kind of values in that column" in words(done.out)
+    done = retrieve(store, "odd/query:gallery", "--output", "tokens")
+    assert "expected one vector a row, found (2, 4) a row" in words(done.out)
+    write_set(store, "odd/more", "net", *clusters(12))
+    done = retrieve(store, "odd/query:gallery", "--whiten", "odd")
+    assert done.code == 1
+    assert "whiten must be one set, DATASET/SPLIT; found odd, which is odd/gallery, odd/more" in words(done.out)
