@@ -1,7 +1,7 @@
 """Time and memory of the logistic probe against rows and classes; and a problem of ImageNet's size, out of core.
 
 Made-up features with a spectrum and a share of variance between classes like those of real ones, 768 wide, float16 on
-disk, one C, each fit in a process of its own:
+disk, one C (0.01; for ImageNet's size 0.001, as the losses are summed), each fit in a process of its own:
 
 - rows: 5,000 to 500,000 with 100 classes, in memory; the slope of log time over log rows.
 - classes: 10 to 1,000 with 50,000 rows; the slope of log time over log classes.
@@ -27,7 +27,7 @@ import numpy as np
 from harness import environment, report
 
 D = 768
-C = 0.01
+C, IMAGENET_C = 0.01, 0.001
 ROWS = (5_000, 15_000, 50_000, 150_000, 500_000)
 CLASSES = (10, 30, 100, 300, 1_000)
 IMAGENET = (1_281_167, 1_000)
@@ -50,7 +50,7 @@ def make(folder: Path, n: int, k: int) -> None:
     X.flush()
 
 
-def fit(folder: Path, memory: int) -> None:
+def fit(folder: Path, C: float, memory: int) -> None:
     """Fits in this process and prints what it took."""
     from featurebank.probes.logistic import LogisticProbe
 
@@ -90,10 +90,10 @@ def status(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
-def measured(n: int, k: int, memory: int) -> dict[str, float]:
+def measured(n: int, k: int, memory: int, C: float = C) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder), n, k)
-        command = [sys.executable, __file__, "--fit", folder, "--memory", str(memory)]
+        command = [sys.executable, __file__, "--fit", folder, "--c", str(C), "--memory", str(memory)]
         found: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     print(
         f"{n:>9,} rows {k:>5,} classes: {found['seconds']:>8.2f} s, {found['iterations']:>3} steps to a gradient of "
@@ -112,10 +112,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=["rows", "classes", "streamed", "imagenet"])
     parser.add_argument("--fit", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--c", type=float, default=C, help=argparse.SUPPRESS)
     parser.add_argument("--memory", type=int, default=4 * 2**30, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.fit:
-        fit(args.fit, args.memory)
+        fit(args.fit, args.c, args.memory)
         return
     print(environment())
     if args.only in (None, "rows"):
@@ -128,7 +129,7 @@ def main() -> None:
         own = [measured(n, 100, SMALL_MEMORY)["own"] for n in ROWS[2:]]
         report("probe_scale/streamed", ours=own[-1], reference=own[0], unit="bytes", bound="ratio about 1")
     if args.only in (None, "imagenet"):
-        found = measured(*IMAGENET, 2**30)
+        found = measured(*IMAGENET, 2**30, IMAGENET_C)
         report(
             "probe_scale/imagenet",
             ours=found["all"],

@@ -126,7 +126,7 @@ def _foreseen(path: _Path, C: float, V: torch.Tensor) -> torch.Tensor:
     lam = torch.tensor([1 / (C * path.rows.total)], dtype=V.dtype, device=V.device)
     for step in THINNED:
         if design.n_rows // step >= FEWEST and design.n_bytes // step <= design.memory:
-            V = path.thinned(step).minimise(V[None], lam)[1].V[0]
+            V = path.thinned(step, len(V)).minimise(V[None], lam)[1].V[0]
     return V
 
 
@@ -148,15 +148,11 @@ class _Path:
         self.rows, self.intercept, self.tol, self.max_iter = rows, intercept, tol, max_iter
         self.preconditioner = preconditioner or _Preconditioner(rows.design)
 
-    def thinned(self, step: int) -> _Path:
-        """The same of every ``step``-th row."""
-        return _Path(
-            self.rows.thinned(step),
-            self.preconditioner,
-            intercept=self.intercept,
-            tol=self.tol,
-            max_iter=self.max_iter,
-        )
+    def thinned(self, step: int, n_classes: int) -> _Path:
+        """The same of every ``step``-th row, solved no further than the gradient of so few rows is worth."""
+        rows = self.rows.thinned(step)
+        tol = max(self.tol, (n_classes * rows.design.n_rows) ** -0.5)
+        return _Path(rows, self.preconditioner, intercept=self.intercept, tol=tol, max_iter=self.max_iter)
 
     def solve(self, Cs: Sequence[float], start: torch.Tensor) -> list[Solution]:
         """All problems of a group from one starting point (K, D + 1)."""

@@ -258,7 +258,10 @@ def test_a_store_that_cannot_be_written_is_one_message(config: Path) -> None:
 def test_ctrl_c_exits_130_and_the_run_goes_on_afterwards(tmp_path: Path) -> None:
     config = changed(make_run(tmp_path, train=400, test=3), "batch_size: 8", "batch_size: 1, workers: 1")
     command = [sys.executable, "-m", "featurebank", "features", str(config)]
+    # A shell's background job is told to ignore Ctrl-C, and would hand that on.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        signal.signal(signal.SIGINT, inherited)
         deadline = time.monotonic() + PATIENCE
         while not list(tmp_path.rglob("*.partial")) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
