@@ -28,7 +28,9 @@ from dataclasses import dataclass
 import torch
 
 from featurebank.probes._design import Design
+from featurebank.probes._preconditioner import Inverse, Preconditioner
 from featurebank.probes._softmax import Rows
+from featurebank.probes._steps import KeptLogits, Recomputed, Steps, dot, kept_bytes
 
 __all__ = ["Convergence", "Solution", "solve_path"]
 
@@ -38,8 +40,6 @@ THINNED = (64, 8)  # every so many rows are solved first where none are kept
 FEWEST = 8192  # rows worth that
 REMEMBERED = 20
 HISTORY = 2**28  # bytes of remembered steps
-MANY_CLASSES = 1024  # beyond which the preconditioner takes each class by itself
-SHIFT = 0.005  # of the largest eigenvalue of the preconditioner
 FLAT = 0.01  # of an objective, its expected decrease in the last step of a problem that is done
 ARMIJO, WOLFE = 1e-4, 0.9
 NOISE = 8  # units of rounding by which an objective may seem to rise
@@ -109,8 +109,8 @@ def solve_path(
         b = share.clamp_min(torch.finfo(design.dtype).tiny).log()
         V[:, -1] = (b - b.mean()).to(V.dtype)
     path = _Path(rows, intercept=intercept, tol=tol, max_iter=max_iter)
-    kept = design.in_memory and _bytes(design, n_classes) <= KEPT
-    together = max(1, KEPT // _bytes(design, n_classes) if kept else COLUMNS // n_classes)
+    kept = design.in_memory and kept_bytes(design, n_classes) <= KEPT
+    together = max(1, KEPT // kept_bytes(design, n_classes) if kept else COLUMNS // n_classes)
     parts = list(_evenly(list(Cs), -(-len(Cs) // together)))
     if not kept:
         V = _foreseen(path, parts[0][0], V)
@@ -139,14 +139,14 @@ class _Path:
     def __init__(
         self,
         rows: Rows,
-        preconditioner: _Preconditioner | None = None,
+        preconditioner: Preconditioner | None = None,
         *,
         intercept: bool,
         tol: float,
         max_iter: int,
     ) -> None:
         self.rows, self.intercept, self.tol, self.max_iter = rows, intercept, tol, max_iter
-        self.preconditioner = preconditioner or _Preconditioner(rows.design)
+        self.preconditioner = preconditioner or Preconditioner(rows.design)
 
     def thinned(self, step: int, n_classes: int) -> _Path:
         """The same of every ``step``-th row, solved no further than the gradient of so few rows is worth."""
@@ -183,8 +183,8 @@ class _Path:
         """Values (J,) and where they are lowest, from V (J, K, D + 1) at penalties lam (J,)."""
         found = _Found(V.clone(), torch.zeros_like(V), torch.zeros(len(V), dtype=torch.int64, device=V.device))
         values = torch.zeros(len(V), dtype=torch.float64, device=V.device)
-        kept = self.rows.design.in_memory and _bytes(self.rows.design, V.shape[0] * V.shape[1]) <= KEPT
-        steps: _Steps = _KeptLogits(self.rows, V) if kept else _Recomputed(self.rows, V)
+        kept = self.rows.design.in_memory and kept_bytes(self.rows.design, V.shape[0] * V.shape[1]) <= KEPT
+        steps: Steps = KeptLogits(self.rows, V) if kept else Recomputed(self.rows, V)
         at = _Active(V, lam)
         for step in range(self.max_iter + 1):
             full = at.G + at.penalty * at.V
@@ -213,7 +213,7 @@ class _Path:
             self._step(steps, at, full, step)
         return values, found
 
-    def _afresh(self, steps: _Steps, at: _Active, index: torch.Tensor) -> None:
+    def _afresh(self, steps: Steps, at: _Active, index: torch.Tensor) -> None:
         at.loss[index], G = steps.afresh(at.V, index)
         at.G[index] = self._free(G)
         at.exact[index] = True
@@ -225,12 +225,12 @@ class _Path:
             G[..., -1] = 0
         return G
 
-    def _step(self, steps: _Steps, at: _Active, full: torch.Tensor, step: int) -> None:
+    def _step(self, steps: Steps, at: _Active, full: torch.Tensor, step: int) -> None:
         """One step of every active problem."""
         if at.inverse is None or step in (5, 10, 20) or step % 40 == 0:
             at.inverse = self.preconditioner.at(at.V, at.penalty[:, 0, 0])
         D = self.rows.design.rounded(-at.newton(full))
-        slope = _dot(full, D)
+        slope = dot(full, D)
         downhill = slope < 0
         D[~downhill] = 0
         at.decrease = -slope
@@ -248,11 +248,11 @@ class _Path:
         at.since += 1
 
     def _line_search(
-        self, steps: _Steps, at: _Active, D: torch.Tensor, slope: torch.Tensor, downhill: torch.Tensor
+        self, steps: Steps, at: _Active, D: torch.Tensor, slope: torch.Tensor, downhill: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Step lengths (J,), 0 where there is none that Wolfe would accept, and the losses there."""
         lam = at.penalty[:, 0, 0].double()
-        cross, square = _dot(at.V[..., :-1], D[..., :-1]), _dot(D[..., :-1], D[..., :-1])
+        cross, square = dot(at.V[..., :-1], D[..., :-1]), dot(D[..., :-1], D[..., :-1])
         value = at.value()
         noise = NOISE * torch.finfo(D.dtype).eps * value.abs()
         t = torch.ones_like(slope)
@@ -310,7 +310,7 @@ class _Active:
         self.exact, self.failed, self.stuck = (torch.zeros_like(self.index, dtype=torch.bool) for _ in range(3))
         self.remembered = torch.zeros_like(self.index)
         self.since = AFRESH_STEPS
-        self.inverse: _Inverse | None = None
+        self.inverse: Inverse | None = None
         length = min(REMEMBERED, max(5, HISTORY // (2 * V.numel() * V.element_size())))
         self.history: deque[tuple[torch.Tensor, ...]] = deque(maxlen=length)
 
@@ -333,211 +333,27 @@ class _Active:
         assert self.inverse is not None  # noqa: S101 - made before the first step
         q, factors = gradient.clone(), []
         for S, Y, rho in reversed(self.history):
-            a = rho * _dot(S, q).to(q.dtype)
+            a = rho * dot(S, q).to(q.dtype)
             q -= a[:, None, None] * Y
             factors.append(a)
         z = self.inverse(q)
         if self.history:
             S, Y, rho = self.history[-1]
-            curved = rho * _dot(Y, self.inverse(Y)).to(q.dtype)
+            curved = rho * dot(Y, self.inverse(Y)).to(q.dtype)
             z *= torch.where(curved > 0, 1 / curved, torch.ones_like(curved)).clamp(0.02, 50)[:, None, None]
         for (S, Y, rho), a in zip(self.history, reversed(factors), strict=True):
-            z += (a - rho * _dot(Y, z).to(q.dtype))[:, None, None] * S
+            z += (a - rho * dot(Y, z).to(q.dtype))[:, None, None] * S
         return z
 
     def remember(self, S: torch.Tensor, Y: torch.Tensor) -> None:
         """Takes a step and its change of gradient; forgets everything of a problem that could not move."""
         for *_, rho in self.history:
             rho[self.failed] = 0
-        product = _dot(S, Y).to(S.dtype)
+        product = dot(S, Y).to(S.dtype)
         rho = torch.where(product > 0, 1 / product, torch.zeros_like(product))
         self.history.append((S, Y, rho))
         self.remembered = torch.where(self.failed, 0, self.remembered + 1)
 
 
-class _Steps:
-    """How losses and gradients along a direction are had."""
-
-    drifts: bool
-
-    def __init__(self, rows: Rows) -> None:
-        self.rows = rows
-
-    def afresh(self, V: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Losses and gradients of the problems at (J',) positions, in the design's precision."""
-        raise NotImplementedError
-
-    def keep(self, chosen: torch.Tensor) -> None:
-        """Drops the problems that are not chosen."""
-
-    def along(self, V: torch.Tensor, D: torch.Tensor) -> None:
-        """The directions of the coming trials."""
-        raise NotImplementedError
-
-    def trial(self, t: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Losses and their slopes after steps of t, of the problems at (J',) positions."""
-        raise NotImplementedError
-
-    def accept(self, t: torch.Tensor) -> torch.Tensor:
-        """Moves every problem to its last trial, or not at all where t is 0; the change of the gradient."""
-        raise NotImplementedError
-
-
-class _KeptLogits(_Steps):
-    """Keeps logits and residuals of all rows; its products are of changes, in low precision."""
-
-    drifts = True
-
-    def __init__(self, rows: Rows, V: torch.Tensor) -> None:
-        super().__init__(rows)
-        shape = (*V.shape[:2], rows.design.n_rows)
-        self.Z, self.E, self.E_next = (V.new_empty(shape) for _ in range(3))
-        self.dZ, self.change = (torch.empty(shape, dtype=rows.design.low, device=V.device) for _ in range(2))
-        self.g = torch.zeros(shape[:2], dtype=torch.float64, device=V.device)
-        self.alike = True
-
-    def afresh(self, V: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.alike:
-            self.alike = False
-            loss, G = self.rows.gradient(V[:1], self.Z[:1], self.E[:1])
-            self.Z[1:], self.E[1:] = self.Z[:1], self.E[:1]
-            return loss.repeat(len(V)), G.repeat(len(V), 1, 1)
-        if len(index) == len(V):
-            return self.rows.gradient(V, self.Z, self.E)
-        Z, E = (V.new_empty((len(index), *self.Z.shape[1:])) for _ in range(2))
-        found = self.rows.gradient(V[index], Z, E)
-        self.Z[index], self.E[index] = Z, E
-        return found
-
-    def keep(self, chosen: torch.Tensor) -> None:
-        self.Z, self.E, self.g = self.Z[chosen], self.E[chosen], self.g[chosen]
-        left = len(self.Z)
-        self.E_next, self.change, self.dZ = self.E_next[:left], self.change[:left], self.dZ[:left]
-
-    def along(self, V: torch.Tensor, D: torch.Tensor) -> None:  # noqa: ARG002 - logits stand for V
-        j, k, d = D.shape[0], D.shape[1], D.shape[2] - 1
-        low = self.rows.design.rows_low
-        torch.mm(D[..., :d].reshape(j * k, d).to(low.dtype), low.T, out=self.dZ.view(j * k, -1))
-        self.db = D[..., d:]
-
-    def trial(self, t: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        chosen = slice(None) if len(index) == len(self.Z) else index
-        x, db = t.to(self.Z.dtype)[:, None, None], self.db[chosen]
-        loss, slope = (torch.zeros(len(index), dtype=torch.float64, device=t.device) for _ in range(2))
-        g = torch.zeros_like(self.g[chosen])
-        for where in self.rows.blocks(self.Z.shape[0] * self.Z.shape[1]):
-            d = self.dZ[..., where][chosen] + db
-            part, E = self.rows.residuals(torch.addcmul(self.Z[..., where][chosen], d, x), where)
-            loss += part
-            slope += d.mul_(E).sum((1, 2), dtype=torch.float64)
-            self.E_next[chosen, :, where] = E
-            E -= self.E[..., where][chosen]
-            g += E.sum(2, dtype=torch.float64)
-            self.change[chosen, :, where] = E.to(self.change.dtype)
-        self.g[chosen] = g
-        return loss, slope / self.rows.total
-
-    def accept(self, t: torch.Tensor) -> torch.Tensor:
-        if (still := t == 0).any():
-            self.E_next[still], self.change[still], self.g[still] = self.E[still], 0, 0
-        for where in self.rows.blocks(self.Z.shape[0] * self.Z.shape[1]):
-            self.Z[..., where] += t[:, None, None] * (self.dZ[..., where] + self.db)
-        self.E, self.E_next = self.E_next, self.E
-        j, k, n = self.change.shape
-        G = (self.change.view(j * k, n) @ self.rows.design.rows_low).to(t.dtype).view(j, k, -1)
-        return torch.cat([G, self.g[..., None].to(t.dtype)], 2) / self.rows.total
-
-
-class _Recomputed(_Steps):
-    """Reads all rows again for every trial."""
-
-    drifts = False
-
-    def __init__(self, rows: Rows, V: torch.Tensor) -> None:
-        super().__init__(rows)
-        self.G, self.G_next = torch.zeros_like(V), torch.zeros_like(V)
-
-    def afresh(self, V: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        loss, self.G[index] = self.rows.gradient(V[index])
-        return loss, self.G[index]
-
-    def keep(self, chosen: torch.Tensor) -> None:
-        self.G, self.G_next = self.G[chosen], self.G_next[chosen]
-
-    def along(self, V: torch.Tensor, D: torch.Tensor) -> None:
-        self.V, self.D = V, D
-
-    def trial(self, t: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        D = self.D[index]
-        loss, G = self.rows.gradient(self.V[index] + t.to(D.dtype)[:, None, None] * D)
-        self.G_next[index] = G
-        return loss, _dot(G, D)
-
-    def accept(self, t: torch.Tensor) -> torch.Tensor:
-        self.G_next[t == 0] = self.G[t == 0]
-        self.G, self.G_next = self.G_next.clone(), self.G
-        return self.G - self.G_next
-
-
-class _Preconditioner:
-    """Eigenvectors and eigenvalues of the rows' second moments, from a few thousand rows."""
-
-    def __init__(self, design: Design) -> None:
-        self.few = design.few
-        part = self.few.to(design.dtype)
-        values, self.vectors = torch.linalg.eigh(part.T @ part / len(part))
-        self.values = values.clamp_min(0)
-
-    def at(self, V: torch.Tensor, lam: torch.Tensor) -> _Inverse:
-        """The approximate inverse Hessians at V (J, K, D + 1)."""
-        j, k, d = V.shape[0], V.shape[1], V.shape[2] - 1
-        Z = (V[..., :d].reshape(j * k, d).to(self.few.dtype) @ self.few.T).to(V.dtype).view(j, k, -1) + V[..., d:]
-        P = torch.softmax(Z, 1)
-        classes: torch.Tensor | None = None
-        if k > MANY_CLASSES:
-            strength = (P * (1 - P)).mean(2)
-        else:
-            between = torch.diag_embed(P.mean(2)) - P @ P.transpose(1, 2) / P.shape[2]
-            strength, classes = torch.linalg.eigh(between)
-            strength.clamp_min_(0)
-        values = strength[..., None] * self.values
-        values += SHIFT * values.amax((1, 2), keepdim=True) + lam[:, None, None]
-        return _Inverse(self.vectors, classes, values, strength[..., None] + 1e-6)
-
-
-@dataclass
-class _Inverse:
-    """A preconditioner: eigenvectors of features (D, D) and classes (J, K, K), what to divide by there.
-
-    Many classes are taken one by one, without eigenvectors.
-    """
-
-    features: torch.Tensor
-    classes: torch.Tensor | None
-    values: torch.Tensor
-    intercepts: torch.Tensor
-
-    def __getitem__(self, chosen: torch.Tensor) -> _Inverse:
-        classes = None if self.classes is None else self.classes[chosen]
-        return _Inverse(self.features, classes, self.values[chosen], self.intercepts[chosen])
-
-    def __call__(self, G: torch.Tensor) -> torch.Tensor:
-        """(J, K, D + 1) to the same shape."""
-        turned = G if self.classes is None else self.classes.transpose(1, 2) @ G
-        W = (turned[..., :-1] @ self.features / self.values) @ self.features.T
-        scaled = torch.cat([W, turned[..., -1:] / self.intercepts], 2)
-        return scaled if self.classes is None else self.classes @ scaled
-
-
-def _bytes(design: Design, columns: int) -> int:
-    """Of the kept logits and residuals of J x K columns."""
-    per_value = 3 * design.dtype.itemsize + 2 * design.low.itemsize
-    return int(columns * design.n_rows * per_value)
-
-
 def _square(V: torch.Tensor) -> torch.Tensor:
     return V[..., :-1].square().sum((1, 2), dtype=torch.float64)
-
-
-def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    return (a * b).sum((1, 2), dtype=torch.float64)

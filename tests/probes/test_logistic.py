@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline  # type: ignore[import-untyped]
 from sklearn.preprocessing import StandardScaler  # type: ignore[import-untyped]
 from sklearn.utils.estimator_checks import parametrize_with_checks  # type: ignore[import-untyped]
 
-from featurebank.probes import _lbfgs
+from featurebank.probes import _lbfgs, _preconditioner
 from featurebank.probes.logistic import LogisticProbe, LogisticProbeCV, logistic_path
 
 Data = tuple[NDArray[Any], NDArray[Any]]
@@ -96,7 +96,7 @@ def test_a_thousand_classes() -> None:
 def test_classes_taken_one_by_one_in_the_preconditioner_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = PROBLEMS["unbalanced"]
     together = LogisticProbe(1.0, tol=1e-10).fit(X, y)
-    monkeypatch.setattr(_lbfgs, "MANY_CLASSES", 2)
+    monkeypatch.setattr(_preconditioner, "MANY_CLASSES", 2)
     np.testing.assert_allclose(LogisticProbe(1.0, tol=1e-10).fit(X, y).coef_, together.coef_, atol=1e-8)
 
 
