@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-__all__ = ["as_features", "check_finite", "query_data", "row_blocks", "row_mean", "training_data"]
+__all__ = ["as_features", "check_finite", "query_data", "row_blocks", "row_mean", "row_slices", "training_data"]
 
 BLOCK_VALUES = 2**24  # 128 MiB of float64
+SLICE_VALUES = 2**20
 FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -48,6 +49,24 @@ def query_data(estimator: object, X: ArrayLike) -> NDArray[Any]:
     return as_features(validate_data(estimator, X, reset=False, dtype="numeric", ensure_all_finite=False))
 
 
+def row_slices(n_rows: int, width: int, *, values: int | None = None, rows: int | None = None) -> Iterator[slice]:
+    """Slices that cover rows of ``width`` values, in order.
+
+    Args:
+        n_rows: in all.
+        width: values of a row.
+        values: of a slice at most, unless a single row has more; `SLICE_VALUES` if None.
+        rows: of a slice at most.
+
+    >>> list(row_slices(5, 10, values=25))
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    step = max(1, (SLICE_VALUES if values is None else values) // max(1, width))
+    step = step if rows is None else min(rows, step)
+    for start in range(0, n_rows, step):
+        yield slice(start, min(start + step, n_rows))
+
+
 def row_blocks(
     features: NDArray[Any], dtype: DTypeLike, *, rows: int | None = None, name: str = "features"
 ) -> Iterator[tuple[slice, NDArray[Any]]]:
@@ -62,10 +81,7 @@ def row_blocks(
     Raises:
         ValueError: a value that is not finite in that dtype.
     """
-    most = max(1, BLOCK_VALUES // features.shape[1])
-    step = most if rows is None else min(rows, most)
-    for start in range(0, len(features), step):
-        where = slice(start, min(start + step, len(features)))
+    for where in row_slices(*features.shape, values=BLOCK_VALUES, rows=rows):
         with np.errstate(over="ignore"):
             block = np.array(features[where], dtype=dtype, order="C")
         finite = np.isfinite(block)
@@ -73,7 +89,7 @@ def row_blocks(
             row, column = np.argwhere(~finite)[0]
             raise ValueError(
                 f"{name} must be finite in {np.dtype(dtype).name}; found NaN or infinity (inf) "
-                f"in row {start + row}, column {column}; leave out failed rows"
+                f"in row {where.start + row}, column {column}; leave out failed rows"
             )
         yield where, block
 

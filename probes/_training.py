@@ -6,31 +6,30 @@ Shapes: N rows, K classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from featurebank.probes._rows import FLOATS, row_slices
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "FORWARD_VALUES",
     "check_device",
     "check_number",
     "checked_array",
-    "class_codes",
     "cosine_factor",
     "count_batches",
     "held_out",
-    "row_slices",
     "shuffled_batches",
     "to_torch",
     "validation_codes",
 ]
 
-_BLOCK_VALUES = 1 << 23  # numbers worked on at a time
-_FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
+FORWARD_VALUES = 2**23  # numbers that a network reads or writes at a time
 
 
 def checked_array(values: ArrayLike, axes: str, name: str) -> NDArray[Any]:
@@ -45,7 +44,7 @@ def checked_array(values: ArrayLike, axes: str, name: str) -> NDArray[Any]:
     array = np.asarray(values)
     if array.ndim != axes.count(",") + 1 or 0 in array.shape:
         raise ValueError(f"{name} must be ({axes}) with no axis of length 0; found shape {array.shape}")
-    if array.dtype not in _FLOATS:
+    if array.dtype not in FLOATS:
         if array.dtype.kind not in "biuf":
             raise ValueError(f"{name} must be real numbers, float16, float32 or float64; found {array.dtype}")
         array = array.astype(np.float32)
@@ -58,17 +57,6 @@ def checked_array(values: ArrayLike, axes: str, name: str) -> NDArray[Any]:
                 f"{name} must be finite in float32; found NaN or infinity (inf) in row {row}; leave out failed rows"
             )
     return array
-
-
-def row_slices(n_rows: int, values_per_row: int) -> Iterator[slice]:
-    """Blocks of rows that hold about 8 million values each.
-
-    >>> list(row_slices(5, 2**22))
-    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
-    """
-    step = max(1, _BLOCK_VALUES // values_per_row)
-    for start in range(0, n_rows, step):
-        yield slice(start, min(start + step, n_rows))
 
 
 def check_number(name: str, value: float, *, above: float | None = None, least: float | None = None) -> None:
@@ -90,21 +78,6 @@ def check_device(name: str) -> None:
         raise ValueError(
             f"device must be one that torch can use here, such as 'cpu'; found {name!r}: {reason}"
         ) from error
-
-
-def class_codes(labels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """The classes, sorted, and each row's position among them.
-
-    Raises:
-        ValueError: fewer than two classes, or numbers that are no classes.
-    """
-    from sklearn.utils.multiclass import check_classification_targets  # type: ignore[import-untyped]
-
-    check_classification_targets(labels)
-    classes, codes = np.unique(labels, return_inverse=True)
-    if len(classes) < 2:
-        raise ValueError(f"a probe needs at least two classes; found one class, {classes[0]}, in the training rows")
-    return classes, codes.astype(np.int64)
 
 
 def validation_codes(classes: NDArray[Any], labels: ArrayLike, n_rows: int) -> NDArray[np.int64]:

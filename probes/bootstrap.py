@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featurebank.probes.metrics import as_labels, as_values, row_blocks
+from featurebank.probes._rows import row_slices
+from featurebank.probes.metrics import as_labels, as_values
 
 __all__ = ["bootstrap_interval", "bootstrap_means"]
 
@@ -36,7 +37,7 @@ def bootstrap_means(values: ArrayLike, *, draws: int = 2000, seed: int = 0) -> N
         drawn = generator.multinomial(n, counts / n, size=draws)
         return np.asarray(drawn @ distinct.astype(np.float64) / n)
     means = np.empty(draws)
-    for block in row_blocks(draws, n):
+    for block in row_slices(draws, n):
         means[block] = rows[generator.integers(0, n, (block.stop - block.start, n))].mean(1, dtype=np.float64)
     return means
 

@@ -15,7 +15,8 @@ from sklearn.base import BaseEstimator, TransformerMixin  # type: ignore[import-
 from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
 from sklearn.utils.validation import check_is_fitted  # type: ignore[import-untyped]
 
-from featurebank.probes.metrics import Closed, as_labels, as_scores, confidence_bins, row_blocks
+from featurebank.probes._rows import row_slices
+from featurebank.probes.metrics import Closed, as_labels, as_scores, confidence_bins
 
 __all__ = ["ReliabilityDiagram", "TemperatureScaling", "reliability_diagram"]
 
@@ -138,7 +139,7 @@ class TemperatureScaling(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 def _check_minimum(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> None:
     """Looks at the slopes of the NLL where 1 / T goes to 0 and to infinity: below 0 and above 0 if it has a minimum."""
     to_mean = to_greatest = 0.0
-    for block in row_blocks(*logits.shape):
+    for block in row_slices(*logits.shape):
         own = np.take_along_axis(logits[block], labels[block, None], 1)[:, 0].astype(np.float64)
         to_mean += float((logits[block].mean(1, dtype=np.float64) - own).sum())
         to_greatest += float((logits[block].max(1) - own).sum())
@@ -158,7 +159,7 @@ def _derivatives(logits: NDArray[np.floating], labels: NDArray[np.int64], log_t:
     """The mean NLL at log T, and its first and second derivative by log T."""
     beta = float(np.exp(-log_t))
     nll = first = second = 0.0
-    for block in row_blocks(*logits.shape):
+    for block in row_slices(*logits.shape):
         z = logits[block].astype(np.float64)
         z -= z.max(1, keepdims=True)
         own = np.take_along_axis(z, labels[block, None], 1)[:, 0]

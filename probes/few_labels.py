@@ -13,9 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin  # type: ignore[import-untyped]
 from sklearn.model_selection import StratifiedKFold  # type: ignore[import-untyped]
 
-from featurebank.probes._rows import query_data, row_blocks, training_data
-from featurebank.probes._training import class_codes
-from featurebank.probes.linear import CS, both_logits
+from featurebank.probes._labels import class_codes
+from featurebank.probes._prediction import LinearPredictor, both_logits
+from featurebank.probes._rows import row_blocks, training_data
+from featurebank.probes.linear import CS
 from featurebank.probes.logistic import logistic_path
 
 __all__ = ["FewLabelsProbe"]
@@ -23,7 +24,7 @@ __all__ = ["FewLabelsProbe"]
 ONE_ROW_C = 0.01
 
 
-class FewLabelsProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class FewLabelsProbe(LinearPredictor, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Logistic regression on few rows, its C chosen by stratified folds among them.
 
     Features are standardised with the mean and deviation of the rows that are fitted. The penalty does not change under
@@ -82,19 +83,6 @@ class FewLabelsProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.coef_ = coef @ axes / scale
         self.intercept_ = intercept - self.coef_ @ mean
         return self
-
-    def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
-        """(M, K) logits; (M,) of the second class against the first where there are two."""
-        features = query_data(self, X)
-        logits = np.empty((len(features), len(self.coef_)))
-        for where, block in row_blocks(features, np.float64):
-            logits[where] = block @ self.coef_.T + self.intercept_
-        return logits[:, 0] if len(self.classes_) == 2 else logits
-
-    def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """(M,) classes."""
-        best = both_logits(self.decision_function(X)).argmax(1)
-        return self.classes_[best]  # type: ignore[no-any-return]
 
     def _chosen(self, rows: NDArray[Any], labels: NDArray[Any], smallest: int, *, standardize: bool) -> float:
         folds = min(self.folds, smallest)

@@ -14,16 +14,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin  # type: ignore[import-untyped]
 
-from featurebank.probes._rows import query_data, training_data
+from featurebank.probes._labels import class_codes
+from featurebank.probes._rows import query_data, row_slices, training_data
 from featurebank.probes._training import (
+    FORWARD_VALUES,
     check_device,
     check_number,
     checked_array,
-    class_codes,
     cosine_factor,
     count_batches,
     held_out,
-    row_slices,
     shuffled_batches,
     to_torch,
     validation_codes,
@@ -155,7 +155,7 @@ class LinearHeads(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         features = query_data(self, X)
         checked_array(features, "N, D", "features")
         heads = _Heads.of(self.coef_, self.intercept_, self.mean_, self.variance_, self.device)
-        blocks = row_slices(len(features), max(self.coef_.shape))
+        blocks = row_slices(len(features), max(self.coef_.shape), values=FORWARD_VALUES)
         return np.concatenate([heads.logits(features, rows)[:, 0].cpu().numpy() for rows in blocks])
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -273,7 +273,7 @@ class _Heads:
 
         correct = torch.zeros(len(self.weight), dtype=torch.int64, device=self.weight.device)
         width = max(features.shape[1], self.bias.numel())
-        for block in row_slices(len(rows), width):
+        for block in row_slices(len(rows), width, values=FORWARD_VALUES):
             found = self.logits(features, rows[block]).argmax(2)
             correct += (found == torch.from_numpy(codes[rows[block]]).to(found.device)[:, None]).sum(0)
         share = correct.cpu().numpy() / len(rows)

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from featurebank.probes._prediction import both_logits, log_probabilities
 from featurebank.probes.bootstrap import bootstrap_interval
 
 if TYPE_CHECKING:
     from featurebank.probes.heads import LinearHeads
 
-__all__ = ["CS", "LinearFit", "LinearProbe", "Protocol", "both_logits", "fit_linear", "heads", "linear_probe"]
+__all__ = ["CS", "LinearFit", "LinearProbe", "Protocol", "fit_linear", "heads", "linear_probe"]
 
 Protocol = Literal["logistic", "bob", "dinov2"]
 """``logistic``: logistic regression on standardised features, exact. ``bob`` and ``dinov2``: `LinearHeads`."""
@@ -53,10 +54,7 @@ class LinearFit:
 
     def log_probabilities(self, X: NDArray[np.floating]) -> NDArray[np.floating]:
         """(M, K), calibrated."""
-        logits = self.logits(X) / self.temperature
-        logits -= logits.max(1, keepdims=True)
-        logits -= np.log(np.exp(logits).sum(1, keepdims=True))
-        return logits
+        return log_probabilities(self.logits(X), self.temperature)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,14 +227,6 @@ def _found(search: Any) -> tuple[dict[str, float], dict[float, float]]:
 
 def _logits(model: Any, X: ArrayLike) -> NDArray[np.floating]:
     return both_logits(model.logits(X) if hasattr(model, "logits") else model.decision_function(X))
-
-
-def both_logits(logits: NDArray[np.floating]) -> NDArray[np.floating]:
-    """(M, K) logits; one of two classes alone, (M,) or (M, 1), gets a 0 beside it."""
-    if logits.ndim == 2 and logits.shape[1] > 1:
-        return logits
-    second = logits.reshape(-1)
-    return np.stack([np.zeros_like(second), second], 1)
 
 
 def _temperature(

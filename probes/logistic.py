@@ -21,12 +21,13 @@ from sklearn.base import BaseEstimator, ClassifierMixin  # type: ignore[import-u
 from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
 from sklearn.model_selection import StratifiedShuffleSplit  # type: ignore[import-untyped]
 from sklearn.utils.class_weight import compute_class_weight  # type: ignore[import-untyped]
-from sklearn.utils.multiclass import check_classification_targets  # type: ignore[import-untyped]
 from sklearn.utils.validation import _check_sample_weight  # type: ignore[import-untyped]
 
 from featurebank.probes._design import Design
+from featurebank.probes._labels import check_classes
 from featurebank.probes._lbfgs import Convergence, Solution, solve_path
-from featurebank.probes._rows import query_data, row_blocks, training_data
+from featurebank.probes._prediction import LinearPredictor, both_logits, log_probabilities
+from featurebank.probes._rows import training_data
 
 __all__ = ["CS", "Convergence", "LogisticProbe", "LogisticProbeCV", "logistic_path"]
 
@@ -81,8 +82,8 @@ class _Problem:
         return W, b
 
 
-class _Logistic(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """What both probes share: the settings of the solver, and prediction."""
+class _Logistic(LinearPredictor, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """What both probes share: the settings of the solver, and probabilities."""
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -90,7 +91,7 @@ class _Logistic(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return tags
 
     def _problem(self, X: NDArray[Any], y: NDArray[Any], sample_weight: ArrayLike | None) -> _Problem:
-        _check_classes(y)
+        check_classes(y)
         classes, encoded = np.unique(y, return_inverse=True)
         if len(classes) < 2:
             raise ValueError(f"a probe needs at least two classes; found 1 class in the training rows: {classes[0]!r}")
@@ -129,33 +130,13 @@ class _Logistic(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         found: torch.dtype = getattr(torch, self.dtype)
         return found
 
-    def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
-        """(N, K) logits; (N,) of the second class against the first where there are two."""
-        features = query_data(self, X)
-        logits = np.empty((len(features), len(self.coef_)))
-        for where, block in row_blocks(features, np.float64):
-            logits[where] = block @ self.coef_.T + self.intercept_
-        return logits[:, 0] if len(self.classes_) == 2 else logits
-
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """(N, K) log probabilities."""
-        logits = self.decision_function(X)
-        if logits.ndim == 1:
-            logits = np.stack([np.zeros_like(logits), logits], 1)
-        logits -= logits.max(1, keepdims=True)
-        logits -= np.log(np.exp(logits).sum(1, keepdims=True))
-        return logits
+        return log_probabilities(both_logits(self.decision_function(X)))
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """(N, K) probabilities."""
         return np.exp(self.predict_log_proba(X))
-
-    def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """(N,) classes."""
-        logits = self.decision_function(X)
-        index = (logits > 0).astype(np.intp) if logits.ndim == 1 else logits.argmax(1)
-        predicted: NDArray[Any] = self.classes_[index]
-        return predicted
 
 
 class LogisticProbe(_Logistic):
@@ -286,7 +267,7 @@ class LogisticProbeCV(_Logistic):
             ValueError: as `LogisticProbe`, and a class with too few rows to be split.
         """
         features, labels = training_data(self, X, y)
-        _check_classes(labels)
+        check_classes(labels)
         _check_penalties(self.Cs)
         weights = None if sample_weight is None else np.asarray(sample_weight)
         if validation is None:
@@ -343,12 +324,6 @@ def logistic_path(
     found = [(coef, b, at.convergence) for at, coef, b in problem.path(list(Cs), probe.tol, probe.max_iter)]
     _warn([convergence for _, _, convergence in found], probe.tol)
     return found
-
-
-def _check_classes(labels: NDArray[Any]) -> None:
-    """Refuses numbers that are no classes, without scikit-learn's warning of few rows a class."""
-    if labels.dtype.kind not in "biuUS":
-        check_classification_targets(labels)
 
 
 def _check_penalties(Cs: Sequence[float]) -> None:

@@ -6,12 +6,14 @@ float16, float32 or float64, memory-mapped or not; they are read in blocks of ro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from featurebank.probes._rows import row_slices
 
 __all__ = [
     "ClassScores",
@@ -31,13 +33,11 @@ __all__ = [
     "nll",
     "per_class_accuracy",
     "predicted_classes",
-    "row_blocks",
     "top_k_accuracy",
 ]
 
 Closed = Literal["right", "left"]
 
-_BLOCK = 1 << 20  # numbers worked on at a time
 _SUM_TOLERANCE = 0.01  # float16 moves the sum of a row of probabilities by 0.001, of rounded logarithms by 0.004
 
 
@@ -91,7 +91,7 @@ def as_scores(
         raise ValueError(f"{name} must be floating-point of shape (M, K), not empty, got {array.dtype} {array.shape}")
     if rows is not None and len(array) != rows:
         raise ValueError(f"{name} must have one row per label, {rows}, got {len(array)}")
-    for block in row_blocks(*array.shape):
+    for block in row_slices(*array.shape):
         good = np.isfinite(array[block])
         if not finite:
             good |= np.isneginf(array[block])
@@ -104,19 +104,12 @@ def as_scores(
     return array
 
 
-def row_blocks(rows: int, width: int) -> Iterator[slice]:
-    """Slices that cover rows of ``width`` numbers in order, each of about a million numbers."""
-    step = max(1, _BLOCK // max(1, width))
-    for start in range(0, rows, step):
-        yield slice(start, min(start + step, rows))
-
-
 def predicted_classes(predictions: ArrayLike, *, rows: int | None = None) -> NDArray[np.int64]:
     """The (M,) predicted classes: ``predictions`` itself, or the first greatest of (M, K) scores in each row."""
     if np.ndim(predictions) != 2:
         return as_labels(predictions, rows=rows, name="predictions")
     scores = as_scores(predictions, rows=rows, name="predictions")
-    return np.concatenate([scores[block].argmax(1) for block in row_blocks(*scores.shape)]).astype(np.int64)
+    return np.concatenate([scores[block].argmax(1) for block in row_slices(*scores.shape)]).astype(np.int64)
 
 
 def accuracy(labels: ArrayLike, predictions: ArrayLike) -> float:
@@ -145,7 +138,7 @@ def top_k_accuracy(labels: ArrayLike, scores: ArrayLike, *, k: int = 5) -> float
     if not 1 <= k <= array.shape[1]:
         raise ValueError(f"k must be in 1..{array.shape[1]}, the number of classes, got {k}")
     hits = 0
-    for block in row_blocks(*array.shape):
+    for block in row_slices(*array.shape):
         part, own_class = array[block], truth[block, None]
         own = np.take_along_axis(part, own_class, 1)
         ahead = (part > own) | ((part == own) & (np.arange(part.shape[1]) < own_class))
@@ -183,7 +176,7 @@ def nll(labels: ArrayLike, log_probabilities: ArrayLike) -> float:
     """
     array = as_scores(log_probabilities, name="log_probabilities")
     truth = as_labels(labels, rows=len(array), classes=array.shape[1])
-    for block in row_blocks(*array.shape):
+    for block in row_slices(*array.shape):
         with np.errstate(over="ignore"):  # a row of logits may overflow; its sum is refused
             sums = np.exp(array[block], dtype=np.float64).sum(1)
         _check_sums(sums, block, "exponentials of log_probabilities", "pass log_softmax of the logits")
@@ -203,7 +196,7 @@ def brier(labels: ArrayLike, probabilities: ArrayLike) -> float:
     """
     array, truth = _probabilities(labels, probabilities)
     total = 0.0
-    for block in row_blocks(*array.shape):
+    for block in row_slices(*array.shape):
         errors = array[block].astype(np.float64)
         errors[np.arange(len(errors)), truth[block]] -= 1.0
         total += float(np.einsum("ij,ij->", errors, errors))
@@ -232,7 +225,7 @@ def confidence_bins(
     if bins < 1 or closed not in ("right", "left"):
         raise ValueError(f"bins must be at least 1 and closed 'right' or 'left', got {bins} and {closed!r}")
     array, truth = _probabilities(labels, probabilities)
-    confidence = np.concatenate([array[block].max(1) for block in row_blocks(*array.shape)]).clip(max=1)
+    confidence = np.concatenate([array[block].max(1) for block in row_slices(*array.shape)]).clip(max=1)
     correct = predicted_classes(array) == truth
     edges = (np.arange(bins + 1) / bins).astype(array.dtype)
     index = edges.searchsorted(confidence, "left" if closed == "right" else "right") - 1
@@ -349,7 +342,7 @@ def _pair(
 def _probabilities(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
     array = as_scores(probabilities, name="probabilities", finite=True)
     truth = as_labels(labels, rows=len(array), classes=array.shape[1])
-    for block in row_blocks(*array.shape):
+    for block in row_slices(*array.shape):
         if (lowest := array[block].min()) < 0:
             raise ValueError(f"probabilities must not be below 0, got {lowest}; pass softmax of the logits")
         sums = array[block].sum(1, dtype=np.float64)

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator  # type: ignore[import-untyped]
 
-from featurebank.probes._rows import BLOCK_VALUES, check_finite, query_data, row_blocks, row_mean, training_data
+from featurebank.probes._prediction import affine
+from featurebank.probes._rows import BLOCK_VALUES, check_finite, query_data, row_mean, row_slices, training_data
 
 if TYPE_CHECKING:
     import torch
@@ -123,11 +124,7 @@ class MultiLabelProbe(BaseEstimator):  # type: ignore[misc]
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
         """w·x + b of each label (M, L)."""
-        features = query_data(self, X)
-        logits = np.empty((len(features), len(self.coef_)))
-        for rows, block in row_blocks(features, np.float64):
-            logits[rows] = block @ self.coef_.T + self.intercept_
-        return logits
+        return affine(query_data(self, X), self.coef_, self.intercept_)
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Probability that each label is 1 (M, L); 0 or 1 for a constant label, NaN for one without labelled rows."""
@@ -187,9 +184,7 @@ class _Rows:
     def _source(self) -> Iterator[tuple[slice, Tensor]]:
         import torch
 
-        step = max(1, BLOCK_VALUES // self._features.shape[1])
-        for start in range(0, len(self._features), step):
-            rows = slice(start, start + step)
+        for rows in row_slices(*self._features.shape, values=BLOCK_VALUES):
             yield rows, torch.from_numpy(np.array(self._features[rows])).to(self._device)
 
     def _blocks(self, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin  # type: ignore[import-untyped]
 
-from featurebank.probes._rows import as_features, check_finite, query_data, row_blocks, training_data
+from featurebank.probes._labels import class_codes
+from featurebank.probes._rows import as_features, check_finite, query_data, row_blocks, row_slices, training_data
 from featurebank.probes._search import Metric, check_choice, check_k, nearest
 from featurebank.probes.bootstrap import bootstrap_interval
 
@@ -72,7 +73,7 @@ class KNNProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_choice("weights", self.weights, ("dino", "uniform"))
         _check_temperature(self.temperature)
         self._gallery, labels = training_data(self, X, y)
-        self.classes_, self._codes = _classes(labels)
+        self.classes_, self._codes = class_codes(labels)
         check_k(self.k, len(self._gallery))
         check_finite(self._gallery)
         return self
@@ -185,7 +186,7 @@ def knn_sweep(
         truth = _labels_of(validation[1], len(queries), "validation")
     for k in ks:
         check_k(k, len(gallery))
-    classes, _ = _classes(y)
+    classes, _ = class_codes(y)
     y_test = _codes_of(classes, test_labels, len(x_test))
     truth, codes = _codes_of(classes, truth, len(queries)), np.searchsorted(classes, codes_from)
 
@@ -239,7 +240,7 @@ class NearestClassMean(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_choice("metric", self.metric, ("cosine", "euclidean"))
         features, labels = training_data(self, X, y)
-        self.classes_, codes = _classes(labels)
+        self.classes_, codes = class_codes(labels)
         sums = np.zeros((len(self.classes_), features.shape[1]))
         for rows, block in row_blocks(features, np.float64):
             order = np.argsort(codes[rows], kind="stable")
@@ -278,10 +279,8 @@ def _votes(
 
     The nearest neighbour's vote is 1: exp(similarity / T) itself would overflow at a low T.
     """
-    step = max(1, VOTES // n_classes)
-    for start in range(0, len(codes), step):
-        rows = slice(start, min(start + step, len(codes)))
-        offsets = np.arange(rows.stop - start)[:, None] * n_classes
+    for rows in row_slices(len(codes), n_classes, values=VOTES):
+        offsets = np.arange(rows.stop - rows.start)[:, None] * n_classes
         weights = None
         if temperature is not None:
             some = similarity[rows].astype(np.float64)
@@ -305,17 +304,6 @@ def _ranks(
         before = (votes > own) | (votes == own) & (np.arange(n_classes) < true)
         ranks[rows] = np.where(own[:, 0] > 0, before.sum(1), NO_VOTE)
     return ranks
-
-
-def _classes(labels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """The classes, sorted, and the position there of each label."""
-    from sklearn.utils.multiclass import check_classification_targets  # type: ignore[import-untyped]
-
-    check_classification_targets(labels)
-    classes, codes = np.unique(labels, return_inverse=True)
-    if len(classes) < 2:
-        raise ValueError(f"a probe needs at least two classes; found one class, {classes[0]}")
-    return classes, codes.astype(np.int64)
 
 
 def _codes_of(classes: NDArray[Any], labels: ArrayLike, rows: int) -> NDArray[np.int64]:

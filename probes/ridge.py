@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin  # type: ignore[import-untyped]
 
+from featurebank.probes._prediction import affine
 from featurebank.probes._rows import as_features, query_data, row_blocks, row_mean, training_data
 
 __all__ = ["RegressionScores", "RidgePath", "RidgeProbe", "regression_scores"]
@@ -164,10 +165,7 @@ def _path(estimator: Any, X: ArrayLike, y: ArrayLike) -> tuple[Matrix, Matrix, M
 def _predicted(features: NDArray[Any], coef: Matrix, intercept: Matrix) -> Matrix:
     """(M, D) features through coefficients (..., D) and intercepts (...): (M, ...)."""
     flat = coef.reshape(-1, coef.shape[-1])
-    predictions = np.empty((len(features), len(flat)))
-    for rows, block in row_blocks(features, np.float64):
-        predictions[rows] = block @ flat.T + np.ravel(intercept)
-    return predictions.reshape(len(features), *coef.shape[:-1])
+    return affine(features, flat, np.ravel(intercept)).reshape(len(features), *coef.shape[:-1])
 
 
 class _Primal:

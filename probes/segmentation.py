@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featurebank.probes.metrics import ClassScores, class_scores, row_blocks
+from featurebank.probes._rows import row_slices
+from featurebank.probes.metrics import ClassScores, class_scores
 
 __all__ = ["confusion_matrix", "dice", "mean_iou"]
 
@@ -41,7 +42,7 @@ def confusion_matrix(
         )
     truth, predicted = truth.reshape(-1), predicted.reshape(-1)
     matrix = np.zeros(classes * classes, np.int64)
-    for block in row_blocks(len(truth), 1):
+    for block in row_slices(len(truth), 1):
         kept = slice(None) if ignore_index is None else truth[block] != ignore_index
         rows, columns = truth[block][kept].astype(np.int64), predicted[block][kept].astype(np.int64)
         for name, values in (("labels", rows), ("predictions", columns)):

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featurebank.probes.metrics import as_labels, as_scores, row_blocks
+from featurebank.probes._rows import row_slices
+from featurebank.probes.metrics import as_labels, as_scores
 
 __all__ = [
     "ALEXNET_CLEAN_ERROR",
@@ -95,7 +96,7 @@ def class_mask(logits: ArrayLike, classes: ArrayLike) -> ClassMask:
         twice = np.flatnonzero(np.bincount(kept) > 1)
         raise ValueError(f"classes must be named once each, got {twice.tolist()} more than once")
     restricted = np.empty((len(scores), len(kept)), scores.dtype)
-    for block in row_blocks(*scores.shape):
+    for block in row_slices(*scores.shape):
         restricted[block] = scores[block][:, kept]
     positions = restricted.argmax(1).astype(np.int64)
     return ClassMask(logits=restricted, positions=positions, predictions=kept[positions])

@@ -13,16 +13,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin  # type: ignore[import-untyped]
 
-from featurebank.probes._rows import query_data, training_data
+from featurebank.probes._labels import class_codes
+from featurebank.probes._rows import query_data, row_slices, training_data
 from featurebank.probes._training import (
+    FORWARD_VALUES,
     check_device,
     check_number,
     checked_array,
-    class_codes,
     cosine_factor,
     count_batches,
     held_out,
-    row_slices,
     shuffled_batches,
     to_torch,
     validation_codes,
@@ -93,7 +93,7 @@ class _NetworkProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def logits(self, X: ArrayLike) -> NDArray[np.float32]:
         """(M, K), computed in blocks of rows."""
         features = _unlabelled(self, X, self._axes)
-        blocks = row_slices(len(features), max(features[0].size, len(self.classes_)))
+        blocks = row_slices(len(features), max(features[0].size, len(self.classes_)), values=FORWARD_VALUES)
         return np.concatenate([self._scores(features, rows) for rows in blocks])
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -149,7 +149,7 @@ class _NetworkProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         from scipy.special import log_softmax
 
         loss = correct = 0.0
-        for block in row_slices(len(rows), max(held[0].size, len(self.classes_))):
+        for block in row_slices(len(rows), max(held[0].size, len(self.classes_)), values=FORWARD_VALUES):
             scores, truth = self._scores(held, rows[block]), codes[block]
             loss -= log_softmax(scores.astype(np.float64), axis=1)[np.arange(len(truth)), truth].sum()
             correct += (scores.argmax(1) == truth).sum()
@@ -299,7 +299,7 @@ class AttentivePoolProbe(_NetworkProbe):
         tokens = _unlabelled(self, X, self._axes)
         found = []
         with torch.inference_mode():
-            for rows in row_slices(len(tokens), tokens[0].size):
+            for rows in row_slices(len(tokens), tokens[0].size, values=FORWARD_VALUES):
                 x = to_torch(tokens, rows, self.device)
                 x = self.network_.norm(x.flatten(0, 1)).view_as(x)
                 found.append(self.network_.attention(x).transpose(1, 2).cpu().numpy())

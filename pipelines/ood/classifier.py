@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from featurebank.pipelines.probing.classification import fit_rows
 from featurebank.pipelines.probing.inputs import Inputs, SplitRows, vectors
+from featurebank.probes._rows import row_slices
 from featurebank.probes.linear import CS
-from featurebank.probes.metrics import row_blocks
 from featurebank.probes.ood.contract import Head
 from featurebank.probes.ood.statistics import TrainingSet
 from featurebank.store import FeatureSet
@@ -63,7 +63,7 @@ class Classifier:
         assert self.head is not None  # noqa: S101 - asked only of a classifier
         weight, bias = (np.asarray(part, np.float64) for part in (self.head.weight, self.head.bias))
         found = np.empty((len(split.features), len(bias)), np.float32)
-        for block in row_blocks(*split.features.shape):
+        for block in row_slices(*split.features.shape):
             found[block] = split.features[block].astype(np.float64) @ weight.T + bias
         return found
 
@@ -72,7 +72,7 @@ class Classifier:
         assert self.classes is not None  # noqa: S101 - asked only where logits stand for labels
         logits = self.logits(split)
         found = np.empty(len(logits), np.int64)
-        for block in row_blocks(*logits.shape):
+        for block in row_slices(*logits.shape):
             found[block] = self.classes[logits[block].argmax(1)]
         return found
 
@@ -129,22 +129,27 @@ def find_classifier(
 
 
 def training_sets(
-    train: SplitRows, validation: SplitRows | None, classifier: Classifier, device: str
+    train: SplitRows,
+    validation: SplitRows | None,
+    classifier: Classifier,
+    device: str,
+    text: NDArray[np.floating] | None = None,
 ) -> list[TrainingSet]:
     """What scores are fitted on: one set, or one with the logits and one with the labels where they do not match."""
     logits, head = classifier.stored_logits(train), classifier.head
     if not has_classes(train):
-        return [TrainingSet(train.features, logits=logits, head=head, device=device)]
+        return [TrainingSet(train.features, logits=logits, head=head, text=text, device=device)]
     if classifier.classes is None:
         own = [TrainingSet(train.features, logits=logits, head=head, device=device)] if classifier.source else []
-        return [*own, TrainingSet(train.features, np.unique(train.labels, return_inverse=True)[1], device=device)]
+        labels = np.unique(train.labels, return_inverse=True)[1]
+        return [*own, TrainingSet(train.features, labels, text=text, device=device)]
     held = None
     if validation is not None:
         known = validation.where(np.isin(validation.labels, classifier.classes))
         if len(known.labels):
             held = classifier.logits(known), np.searchsorted(classifier.classes, known.labels)
     labels = np.searchsorted(classifier.classes, train.labels)
-    return [TrainingSet(train.features, labels, logits=logits, head=head, validation=held, device=device)]
+    return [TrainingSet(train.features, labels, logits=logits, head=head, text=text, validation=held, device=device)]
 
 
 def missing(need: str, *, train: SplitRows, classifier: Classifier) -> str:

@@ -9,14 +9,25 @@ from typing import Any, Self
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
-from rich.measure import Measurement
 from rich.table import Table
-from rich.text import Text
 
 from featurebank.pipelines.probing.analysis import CompareTable, GroupTable
 from featurebank.pipelines.probing.run import Probed, ProbeReport
 from featurebank.pipelines.probing.transfer import robustness
-from featurebank.pipelines.results import Result, Row
+from featurebank.pipelines.reporting import (
+    failures_json,
+    interval,
+    natural_width,
+    print_count,
+    print_errors,
+    print_failures,
+    print_line,
+    print_notes,
+    result_json,
+    row_json,
+    value_cell,
+)
+from featurebank.pipelines.results import Row
 from featurebank.pipelines.tables import titled_table
 
 __all__ = ["ProbeGrid", "compare_table", "group_table", "render_probes", "report_json", "shift_table"]
@@ -24,7 +35,6 @@ __all__ = ["ProbeGrid", "compare_table", "group_table", "render_probes", "report
 SIGNIFICANT = 0.05
 LEAST_NAME = 18  # columns that a name gets at least before it folds
 STACKED_WIDTH = 13
-UNBOUNDED = 10_000
 FAILED = "[red]failed[/]"
 
 
@@ -43,24 +53,21 @@ def render_probes(
         tables = (ProbeGrid.of(others).tables(console) if others else []) + ([shift_table(shift)] if shift else [])
         for table in tables:
             console.print(table)
-        _notes(some, console)
+        print_errors(console, some, task=True)
+        print_notes(console, some)
         console.print()
     for comparison in comparisons:
         console.print(compare_table(comparison))
-        _lines(console, "", "yellow", comparison.result.notes)
+        for note in comparison.result.notes:
+            print_line(console, note)
         console.print()
     for grouped in groups:
         console.print(group_table(grouped))
-        _lines(console, "", "yellow", grouped.result.notes)
+        for note in grouped.result.notes:
+            print_line(console, note)
         console.print()
-    for (backbone, test), reason in report.failed.items():
-        _lines(console, f"{backbone} on {test}", "red", [reason])
-    _lines(console, "passed over", "yellow", report.passed_over)
-    known = sum(one.result.known for one in report.probed if one.result)
-    failed = sum(bool(one.error) for one in report.probed) + len(report.failed)
-    made = sum(one.result is not None for one in report.probed) - known
-    text = f"Probes: {made} computed, {known} known already" + (f", {failed} failed" if failed else "")
-    console.print(f"{text} ({seconds:.1f} s).", highlight=False)
+    print_failures(console, report)
+    print_count(console, "Probes", report, seconds=seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,10 +124,9 @@ class ProbeGrid:
         """One table if it fits, with the intervals below the numbers if need be, else several."""
         columns = list(self.columns)
         folded = max(max(map(len, self.cells)) - LEAST_NAME, 0)
-        unbounded = console.options.update(width=UNBOUNDED)
         for stacked in (False, True):
             table = self.table(columns, stacked=stacked)
-            if Measurement.get(console, unbounded, table).maximum - (folded if stacked else 0) <= console.width:
+            if natural_width(table, console) - (folded if stacked else 0) <= console.width:
                 return [table]
         most = max(1, (console.width - LEAST_NAME - 1) // STACKED_WIDTH)
         parts = np.array_split(np.arange(len(columns)), -(-len(columns) // most))
@@ -147,7 +153,7 @@ def shift_table(probed: Sequence[Probed]) -> Table:
                 escape(one.backbone),
                 escape(name),
                 f"{row.value:.3f}" if row.metric != "mce" else f"{row.value:.1f} %",
-                _interval(row),
+                interval(row),
                 f"{lost[row.dataset]:.3f}" if row.metric == "accuracy" and row.dataset in lost else "",
                 f"{extra:+.3f}" if extra is not None and row.metric == "accuracy" else "",
             )
@@ -200,11 +206,11 @@ def group_table(table: GroupTable) -> Table:
     rows = [row for row in table.result.rows if row.metric == "accuracy"]
     for row in sorted(rows, key=lambda row: row.value):
         settings = row.settings or {}
-        shown.add_row(escape(settings["group"]), f"{settings['rows']:,}", f"{row.value:.3f}", _interval(row))
+        shown.add_row(escape(settings["group"]), f"{settings['rows']:,}", f"{row.value:.3f}", interval(row))
     shown.add_section()
     for row in table.result.rows:
         if row.metric not in ("accuracy", "worst_group_accuracy"):
-            shown.add_row(row.metric.replace("_", " "), "", f"{row.value:.3f}", _interval(row))
+            shown.add_row(row.metric.replace("_", " "), "", f"{row.value:.3f}", interval(row))
     return shown
 
 
@@ -222,39 +228,28 @@ def report_json(
                 "test": one.test,
                 "error": one.error,
                 "seconds": one.seconds,
-                **_result_json(one.result),
+                **result_json(one.result, _row_json),
             }
             for one in report.probed
         ],
-        "failed": [
-            {"backbone": backbone, "test": test, "error": error} for (backbone, test), error in report.failed.items()
-        ],
-        "passed_over": report.passed_over,
+        **failures_json(report),
         "effective_robustness": effective_robustness(report.probed),
-        "comparisons": [{"task": c.task, "test": c.test, **_result_json(c.result)} for c in comparisons],
+        "comparisons": [{"task": c.task, "test": c.test, **result_json(c.result, _row_json)} for c in comparisons],
         "groups": [
-            {"task": g.task, "test": g.test, "backbone": g.backbone, "column": g.column, **_result_json(g.result)}
+            {
+                "task": g.task,
+                "test": g.test,
+                "backbone": g.backbone,
+                "column": g.column,
+                **result_json(g.result, _row_json),
+            }
             for g in groups
         ],
     }
 
 
-def _result_json(result: Result | None) -> dict[str, Any]:
-    if result is None:
-        return {"result": None, "known": False, "rows": [], "notes": []}
-    rows = [
-        {
-            "backbone": row.backbone,
-            "dataset": row.dataset,
-            "metric": row.metric,
-            "value": row.value,
-            "interval": None if row.low is None else [row.low, row.high],
-            "fingerprints": list(row.fingerprints),
-            "settings": row.settings,
-        }
-        for row in result.rows
-    ]
-    return {"result": result.name, "known": result.known, "rows": rows, "notes": list(result.notes)}
+def _row_json(row: Row) -> dict[str, Any]:
+    return {"backbone": row.backbone, **row_json(row)}
 
 
 def _heading(row: Row, *, alone: bool) -> str:
@@ -269,23 +264,7 @@ def _rank(row: Row | None) -> float:
 
 
 def _cell(row: Row | None, *, stacked: bool) -> str:
-    if row is None:
-        return FAILED
-    if row.low is None:
-        return f"{row.value:.3f}"
-    return f"{row.value:.3f}" + ("\n" if stacked else "  ") + f"[dim]{_interval(row)}[/]"
-
-
-def _interval(row: Row) -> str:
-    """The ends, without the zero before the point.
-
-    >>> _interval(Row(backbone="", dataset="", task="", metric="", value=0.5, low=0.46, high=1.0))
-    '.460-1.000'
-    """
-    if row.low is None or row.high is None:
-        return ""
-    low, high = (f"{end:.3f}".replace("0.", ".", 1) if abs(end) < 1 else f"{end:.3f}" for end in (row.low, row.high))
-    return f"{low}-{high}" if row.low >= 0 else f"{low} to {high}"
+    return FAILED if row is None else value_cell(row, "\n" if stacked else "  ")
 
 
 def _signed(value: float) -> str:
@@ -295,23 +274,3 @@ def _signed(value: float) -> str:
     ('+.012', '-1.500')
     """
     return f"{value:+.3f}".replace("+0.", "+.").replace("-0.", "-.")
-
-
-def _notes(probed: Sequence[Probed], console: Console) -> None:
-    """What failed and why, then each note once with the backbones it is about."""
-    about: dict[str, list[str]] = {}
-    for one in probed:
-        if one.error:
-            _lines(console, f"{one.task} of {one.backbone}", "red", [one.error])
-        for note in one.result.notes if one.result else ():
-            about.setdefault(note, []).append(one.backbone)
-    every = {one.backbone for one in probed}
-    for note, backbones in about.items():
-        who = "" if set(backbones) == every else ", ".join(dict.fromkeys(backbones))
-        _lines(console, who, "yellow", [note])
-
-
-def _lines(console: Console, what: str, style: str, texts: Sequence[str]) -> None:
-    for text in texts:
-        parts = [(f"{what}: ", style)] if what else []
-        console.print(Text.assemble("  ", *parts, text), soft_wrap=True)

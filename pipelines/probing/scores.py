@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featurebank.pipelines.probing.inputs import SplitRows
+from featurebank.probes._rows import row_slices
 from featurebank.probes.bootstrap import bootstrap_interval
-from featurebank.probes.metrics import row_blocks
 
 __all__ = [
     "Answer",
@@ -134,15 +134,16 @@ def row_probabilities(
 
     A label that is none of the classes has probability 0.
     """
+    from scipy.special import log_softmax  # type: ignore[import-untyped]
+
     known = np.isin(labels, classes)
     own = np.minimum(np.searchsorted(classes, labels), len(classes) - 1)
     best = np.empty(len(labels), np.int64)
     log_confidence, log_likelihood, brier = np.empty((3, len(labels)))
-    for block in row_blocks(*logits.shape):
+    for block in row_slices(*logits.shape):
         z = logits[block] / np.float64(temperature)
         best[block] = z.argmax(1)
-        z -= z.max(1, keepdims=True)
-        z -= np.log(np.exp(z).sum(1, keepdims=True))
+        z = log_softmax(z, axis=1)
         log_confidence[block] = z.max(1)
         log_likelihood[block] = np.where(known[block], np.take_along_axis(z, own[block, None], 1)[:, 0], -np.inf)
         brier[block] = np.exp(2 * z).sum(1) - 2 * np.exp(log_likelihood[block]) + 1

@@ -19,8 +19,8 @@ from featurebank.pipelines.probing.classification import check_choice, fit_rows
 from featurebank.pipelines.probing.inputs import Inputs, SplitRows, class_notes, labelled, left_out
 from featurebank.pipelines.probing.scores import Answer, Score, mean_score, predicted
 from featurebank.pipelines.probing.task import Task
+from featurebank.probes._rows import row_slices
 from featurebank.probes.linear import CS, Protocol
-from featurebank.probes.metrics import row_blocks
 
 __all__ = ["ShiftTask", "corruption_of", "corruption_scores", "robustness"]
 
@@ -111,7 +111,7 @@ class ShiftTask(Task):
 
         def logits(features: NDArray[np.floating]) -> NDArray[np.float64]:
             found = np.empty((len(features), len(bias)))
-            for block in row_blocks(*features.shape):
+            for block in row_slices(*features.shape):
                 found[block] = features[block].astype(np.float64) @ weight.T + bias
             return found
 

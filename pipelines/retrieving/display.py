@@ -7,11 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.text import Text
 
 from featurebank.pipelines.probing.display import ProbeGrid
 from featurebank.pipelines.probing.run import Probed, ProbeReport
-from featurebank.pipelines.results import Row
+from featurebank.pipelines.reporting import (
+    failures_json,
+    print_count,
+    print_errors,
+    print_failures,
+    print_line,
+    print_notes,
+    result_json,
+    row_json,
+)
 from featurebank.pipelines.retrieving.task import RetrieveTask
 
 __all__ = ["grid", "render_retrievals", "report_json"]
@@ -39,19 +47,13 @@ def render_retrievals(
         some = [one for one in report.probed if (one.train, one.test) == sets]
         for table in grid(some, task).tables(console):
             console.print(table)
-        _notes(some, console)
+        print_errors(console, some)
+        print_notes(console, some)
         console.print()
-    for (backbone, test), reason in report.failed.items():
-        _line(console, f"{backbone} on {test}", "red", reason)
-    for reason in report.passed_over:
-        _line(console, "passed over", "yellow", reason)
+    print_failures(console, report)
     if page is not None:
-        _line(console, "page", "green", str(page))
-    known = sum(one.result.known for one in report.probed if one.result)
-    made = sum(one.result is not None for one in report.probed) - known
-    failed = sum(bool(one.error) for one in report.probed) + len(report.failed)
-    text = f"Retrieval: {made} computed, {known} known already" + (f", {failed} failed" if failed else "")
-    console.print(f"{text} ({seconds:.1f} s).", highlight=False)
+        print_line(console, str(page), about="page", style="green")
+    print_count(console, "Retrieval", report, seconds=seconds)
 
 
 def report_json(report: ProbeReport, task: RetrieveTask, *, page: Path | None = None) -> dict[str, Any]:
@@ -62,52 +64,16 @@ def report_json(report: ProbeReport, task: RetrieveTask, *, page: Path | None = 
         "recipe": task.recipe,
         "page": None if page is None else str(page),
         "retrievals": [_json(one) for one in report.probed],
-        "failed": [
-            {"backbone": backbone, "gallery": test, "error": error} for (backbone, test), error in report.failed.items()
-        ],
-        "passed_over": report.passed_over,
+        **failures_json(report, test="gallery"),
     }
 
 
 def _json(one: Probed) -> dict[str, Any]:
-    result = one.result
     return {
         "backbone": one.backbone,
         "queries": one.train,
         "gallery": one.test,
         "error": one.error,
         "seconds": one.seconds,
-        "result": result.name if result else None,
-        "known": bool(result and result.known),
-        "rows": [_row_json(row) for row in result.rows] if result else [],
-        "notes": list(result.notes) if result else [],
+        **result_json(one.result, row_json),
     }
-
-
-def _row_json(row: Row) -> dict[str, Any]:
-    return {
-        "dataset": row.dataset,
-        "metric": row.metric,
-        "value": row.value,
-        "interval": None if row.low is None else [row.low, row.high],
-        "fingerprints": list(row.fingerprints),
-        "settings": row.settings,
-    }
-
-
-def _notes(retrieved: Sequence[Probed], console: Console) -> None:
-    """What failed and why, then each note once with the backbones it is about."""
-    about: dict[str, list[str]] = {}
-    for one in retrieved:
-        if one.error:
-            _line(console, one.backbone, "red", one.error)
-        for note in one.result.notes if one.result else ():
-            about.setdefault(note, []).append(one.backbone)
-    for note, backbones in about.items():
-        every = len(backbones) == len(retrieved)
-        _line(console, "" if every else ", ".join(backbones), "yellow", note)
-
-
-def _line(console: Console, what: str, style: str, text: str) -> None:
-    parts = [(f"{what}: ", style)] if what else []
-    console.print(Text.assemble("  ", *parts, text), soft_wrap=True)

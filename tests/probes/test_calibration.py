@@ -13,7 +13,7 @@ from sklearn.base import clone  # type: ignore[import-untyped]
 from sklearn.exceptions import ConvergenceWarning, NotFittedError  # type: ignore[import-untyped]
 from sklearn.utils import estimator_checks  # type: ignore[import-untyped]
 
-from featurebank.probes import metrics
+from featurebank.probes import _rows
 from featurebank.probes.calibration import TemperatureScaling, reliability_diagram
 from featurebank.probes.metrics import ece, nll
 
@@ -37,7 +37,7 @@ def mean_nll(temperature: float, logits: NDArray[np.floating], labels: NDArray[n
 def test_the_temperature_is_the_one_scipy_finds(
     true: float, passes: int, dtype: str, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics, "_BLOCK", block)
+    monkeypatch.setattr(_rows, "SLICE_VALUES", block)
     logits, labels = overconfident(true, dtype)
     scaling = TemperatureScaling().fit(logits, labels)
     best = optimize.minimize_scalar(

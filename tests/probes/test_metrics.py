@@ -15,7 +15,7 @@ from scipy import special, stats  # type: ignore[import-untyped]
 from sklearn import metrics as sk  # type: ignore[import-untyped]
 from torchmetrics.functional import classification as tm
 
-from featurebank.probes import bootstrap, metrics, segmentation
+from featurebank.probes import _rows, bootstrap, metrics, segmentation
 from featurebank.probes.bootstrap import bootstrap_interval, bootstrap_means
 from featurebank.probes.metrics import (
     accuracy,
@@ -52,7 +52,7 @@ def probable(dtype: str = "float64") -> tuple[NDArray[np.int64], NDArray[np.floa
 
 @pytest.fixture(params=[1 << 20, 10], ids=["one block", "a block per row"])
 def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "_BLOCK", request.param)
+    monkeypatch.setattr(_rows, "SLICE_VALUES", request.param)
 
 
 @pytest.mark.usefixtures("blocks")

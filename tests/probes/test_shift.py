@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import special, stats  # type: ignore[import-untyped]
 
-from featurebank.probes import metrics
+from featurebank.probes import _rows
 from featurebank.probes.shift import (
     ALEXNET_CLEAN_ERROR,
     ALEXNET_ERRORS,
@@ -30,7 +30,7 @@ RESNET50_CE = (80, 82, 83, 75, 89, 78, 80, 78, 75, 66, 57, 71, 85, 77, 77)
 def test_a_masked_head_knows_only_its_classes(
     dtype: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics, "_BLOCK", block)
+    monkeypatch.setattr(_rows, "SLICE_VALUES", block)
     generator = np.random.default_rng(0)
     logits = generator.normal(size=(50, 1000)).astype(dtype)
     classes = generator.permutation(1000)[:200]

@@ -1,0 +1,76 @@
+"""What linear models predict of features, in blocks of rows.
+
+Shapes: M rows, D features, K classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from featurebank.probes._rows import query_data, row_blocks, row_slices
+
+__all__ = ["LinearPredictor", "affine", "both_logits", "log_probabilities"]
+
+Float = TypeVar("Float", bound=np.floating)
+
+
+class LinearPredictor:
+    """The predictions of a fitted linear classifier.
+
+    Attributes:
+        classes_: (K,).
+        coef_: (K, D) float64, (1, D) for two classes.
+        intercept_: (K,) float64, (1,) for two classes.
+    """
+
+    classes_: NDArray[Any]
+    coef_: NDArray[np.float64]
+    intercept_: NDArray[np.float64]
+
+    def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
+        """(M, K) logits; (M,) of the second class against the first where there are two."""
+        features = query_data(self, X)
+        logits = affine(features, self.coef_, self.intercept_)
+        return logits[:, 0] if len(self.classes_) == 2 else logits
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """(M,) classes."""
+        best = both_logits(self.decision_function(X)).argmax(1)
+        return self.classes_[best]  # type: ignore[no-any-return]
+
+
+def affine(features: NDArray[Any], coef: NDArray[np.float64], intercept: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(M, K) float64 of features (M, D), coefficients (K, D) and intercepts (K,).
+
+    Raises:
+        ValueError: a feature that is not finite.
+    """
+    found = np.empty((len(features), len(coef)))
+    for rows, block in row_blocks(features, np.float64):
+        found[rows] = block @ coef.T + intercept
+    return found
+
+
+def both_logits(logits: NDArray[Float]) -> NDArray[Float]:
+    """(M, K) logits; one of two classes alone, (M,) or (M, 1), gets a 0 beside it."""
+    if logits.ndim == 2 and logits.shape[1] > 1:
+        return logits
+    second = logits.reshape(-1)
+    return np.stack([np.zeros_like(second), second], 1)
+
+
+def log_probabilities(logits: NDArray[Float], temperature: float = 1.0) -> NDArray[Float]:
+    """The log-softmax of logits (M, K) over a temperature, in their dtype.
+
+    >>> log_probabilities(np.array([[0.0, np.log(3.0)]])).round(4).tolist()
+    [[-1.3863, -0.2877]]
+    """
+    from scipy.special import log_softmax  # type: ignore[import-untyped]
+
+    found = np.empty_like(logits)
+    for rows in row_slices(*logits.shape):
+        found[rows] = log_softmax(logits[rows] / temperature, axis=1)
+    return found
