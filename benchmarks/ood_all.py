@@ -1,8 +1,9 @@
 """All out-of-distribution scores of 20,000 + 20,000 rows after 50,000 training rows x 1,280, 1,000 classes.
 
 Ours beside pytorch-ood on the same float32 arrays: each score alone, fitting and scoring, the two taking turns in a
-process of their own; then the scores that both have in one pass of ours against the sum of pytorch-ood's; then all of
-ours, with the peak memory of its process. Arrays are memory-mapped; loading libraries is not timed.
+process of their own, with the arrays in memory; then the scores that both have in one pass of ours against the sum of
+pytorch-ood's; then all of ours, with the peak memory of its process. Both of these read memory-mapped arrays. Loading
+libraries is not timed.
 
 pytorch-ood is given batches of --batch rows. With --reference-rows its scoring is timed on that many rows and scaled up
 to all (its fitting is timed in full); the table says so. GMM needs 8 K D^2 bytes there: --skip-reference gmm leaves it
@@ -61,13 +62,13 @@ def ours(names: Sequence[str] | None, arrays: Arrays, repeats: int) -> tuple[flo
 
 
 class Reference:
-    """pytorch-ood's detectors, fitted on and given the same arrays."""
+    """pytorch-ood's detectors, fitted on and given the same arrays, which lie in memory."""
 
     def __init__(self, arrays: Arrays) -> None:
         import torch
 
         self.arrays = arrays
-        self.tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+        self.tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         weight, bias = self.tensors["weight"], self.tensors["bias"]
         self.head = torch.nn.Linear(weight.shape[1], len(weight)).requires_grad_(False)
         self.head.weight.copy_(weight)
@@ -162,7 +163,7 @@ def one(name: str, folder: Path, repeats: int, batch: int, limit: int) -> dict[s
     """The median seconds of ours and pytorch-ood's, and the correlation of the ranks."""
     from scipy.stats import spearmanr  # type: ignore[import-untyped]
 
-    arrays = load(folder)
+    arrays = {key: np.array(array) for key, array in load(folder).items()}
     reference = Reference(arrays)
     warm([name])
     own, their, correlation = [], [], 0.0
@@ -183,7 +184,7 @@ def warm(names: Sequence[str] | None) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write(folder, sizes, 8, 3)
-        arrays = load(folder)
+        arrays = {key: np.array(array) for key, array in load(folder).items()}
         ours(names, arrays, 1)
         if names and len(names) == 1:
             Reference(arrays).run(names[0], 20, 40)

@@ -23,7 +23,7 @@ class Peak(NamedTuple):
     Attributes:
         top: (m,) the largest logit.
         predicted: (m,) int64, its class.
-        shifted: (m, K) the logits minus the largest; minus infinity at its place.
+        shifted: (m, K) the logits minus the largest.
         exponentials: (m, K) exp(shifted), 0 at the largest.
         rest: (m,) float64, the sum of the exponentials; log-sum-exp is top + log1p(rest).
     """
@@ -44,13 +44,13 @@ def peak(logits: Tensor, *, overwrite: bool = False) -> Peak:
     predicted = argmax(logits)
     top = logits.gather(1, predicted[:, None])[:, 0]
     shifted = torch.sub(logits, top[:, None], out=logits if overwrite else None)
-    shifted.scatter_(1, predicted[:, None], -torch.inf)
-    exponentials = shifted.exp()
+    exponentials = shifted.exp().scatter_(1, predicted[:, None], 0.0)
     rest = exponentials.sum(1).double()
     faint = (rest < FAINT).nonzero()[:, 0]
     if len(faint):
-        second = shifted[faint].amax(1, keepdim=True)
-        rest[faint] = (shifted[faint] - second).exp_().sum(1).double() * second[:, 0].double().exp()
+        others = shifted[faint].scatter_(1, predicted[faint, None], -torch.inf)
+        second = others.amax(1, keepdim=True)
+        rest[faint] = (others - second).exp_().sum(1).double() * second[:, 0].double().exp()
     return Peak(top, predicted, shifted, exponentials, rest)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from featurebank.probes.ood.block import Block
 from featurebank.probes.ood.contract import OODScore, check_positive
-from featurebank.probes.ood.moments import Moments, gram
+from featurebank.probes.ood.moments import Moments, add_gram, symmetric
 from featurebank.probes.ood.statistics import TrainingSet
 
 __all__ = ["GMM", "MDS", "RMDS", "MDSPlusPlus", "RMDSPlusPlus"]
@@ -147,8 +147,10 @@ class GMM(OODScore):
             rows = self._centred(train, members)
             values, vectors = torch.linalg.eigh((rows - mean) @ (rows - mean).T / n)
         else:
-            parts = np.array_split(members, math.ceil(n * d / GROUP_VALUES))
-            values, vectors = torch.linalg.eigh(sum(gram(self._centred(train, part) - mean) for part in parts) / n)
+            scatter = torch.zeros(d, d, dtype=torch.float64, device=mean.device)
+            for part in np.array_split(members, math.ceil(n * d / GROUP_VALUES)):
+                add_gram(scatter, self._centred(train, part) - mean)
+            values, vectors = torch.linalg.eigh(symmetric(scatter) / n)
         kept = values > values[-1] * max(n, d) * torch.finfo(torch.float64).eps
         values, vectors = values[kept], vectors[:, kept]
         factor = vectors / (n * values).sqrt() if few else vectors

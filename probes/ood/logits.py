@@ -16,6 +16,7 @@ from featurebank.probes.ood.statistics import TrainingSet
 __all__ = ["GEN", "MSP", "Energy", "Entropy", "KLMatching", "MaxLogit", "TemperatureScaling"]
 
 COLDEST, HOTTEST, STEPS = 0.01, 100.0, 100
+FARTHEST = float(np.finfo(np.float32).min)
 SMALLEST = float(np.finfo(np.float64).tiny)
 
 
@@ -144,7 +145,9 @@ class GEN(OODScore):
         others = min(self.top, found.shifted.shape[1]) - 1
         if not others:
             return -largest
-        shifted = found.shifted if others == found.shifted.shape[1] - 1 else found.shifted.topk(others, sorted=False)[0]
+        shifted = found.shifted.scatter(1, found.predicted[:, None], -torch.inf)
+        if others < shifted.shape[1] - 1:
+            shifted = shifted.topk(others, sorted=False)[0]
         log_p = shifted - log_sum.float()[:, None]
         return -largest - (self.gamma * (log_p + (-log_p.exp()).log1p())).exp().sum(1).double()
 
@@ -173,8 +176,7 @@ class KLMatching(OODScore):
         found = block.peak
         nearest = (block.probabilities @ self._log32).argmax(1)
         log_sum = found.rest.log1p()
-        shifted = found.shifted.double().scatter_(1, found.predicted[:, None], 0.0)
-        log_p = shifted.sub_(log_sum[:, None])
+        log_p = found.shifted.double().sub_(log_sum[:, None])
         p = log_p.exp()
         return -log_p.sub_(self._log[nearest]).mul_(p).sum(1)
 
@@ -186,8 +188,8 @@ def log_largest(found: Peak) -> Tensor:
 
 def entropy(found: Peak) -> Tensor:
     """Of the softmax, in nats (m,), float64."""
-    terms = torch.where(found.exponentials > 0, found.shifted * found.exponentials, 0.0)
-    return found.rest.log1p() - terms.sum(1).double() / (1 + found.rest)
+    shifted = found.shifted.clamp(min=FARTHEST)  # its product with an exponential of zero is not NaN
+    return found.rest.log1p() - torch.linalg.vecdot(shifted, found.exponentials).double() / (1 + found.rest)
 
 
 def _likelihood_slope(train: TrainingSet, inverse: float) -> tuple[float, float]:

@@ -11,8 +11,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-__all__ = ["Moments", "Spectrum", "add_by_class", "gram"]
+__all__ = ["Moments", "Spectrum", "add_by_class", "add_gram", "symmetric"]
 
+STRIPS = 8  # of a symmetric product: the more, the less of the other triangle is computed
 FAINT = 1e-6  # share of the variance below which mixed products are float64
 
 
@@ -96,12 +97,20 @@ class Moments:
         return Spectrum(values=values[kept], vectors=vectors[:, kept], complement=vectors[:, ~kept])
 
 
-def gram(rows: Tensor) -> Tensor:
-    """rows.T @ rows; on the CPU through NumPy, which computes one triangle only."""
-    if rows.device.type != "cpu":
-        return rows.T @ rows
-    values = rows.numpy()
-    return torch.from_numpy(values.T @ values)
+def add_gram(sums: Tensor, rows: Tensor) -> None:
+    """Adds rows.T @ rows (D, D) to the upper triangle of the sums, in strips; what is below it is not defined.
+
+    Not through NumPy, which has a routine for one triangle: its threads and torch's, each waiting for work, slow each
+    other down.
+    """
+    height = -(-len(sums) // STRIPS)
+    for start in range(0, len(sums), height):
+        sums[start : start + height, start:] += rows[:, start : start + height].T @ rows[:, start:]
+
+
+def symmetric(sums: Tensor) -> Tensor:
+    """The whole matrix (D, D) of which the upper triangle is given."""
+    return sums.triu() + sums.triu(1).T
 
 
 def add_by_class(sums: Tensor, classes: Tensor, rows: Tensor) -> None:

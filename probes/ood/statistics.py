@@ -18,7 +18,7 @@ from featurebank.probes._rows import BLOCK_VALUES, as_features
 from featurebank.probes.metrics import as_labels
 from featurebank.probes.ood.block import Block, argmax
 from featurebank.probes.ood.contract import Head
-from featurebank.probes.ood.moments import Moments, add_by_class, gram
+from featurebank.probes.ood.moments import Moments, add_by_class, add_gram, symmetric
 
 __all__ = ["TrainingSet"]
 
@@ -201,12 +201,14 @@ class TrainingSet:
 
     def _read(self, array: NDArray[Any], where: slice, name: str) -> Tensor:
         """Rows as float32 on the device; ValueError where a value is not finite."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            values = np.array(array[where], np.float32, order="C")
-            suspicious = not np.isfinite(values.sum())
-        if suspicious:  # or a sum that overflows
+        values = array[where]
+        if values.dtype != np.float32 or not values.flags.c_contiguous:
+            with np.errstate(over="ignore"):
+                values = np.array(values, np.float32, order="C")
+        rows = torch.from_dlpack(values)  # not a copy, nor a warning of one that cannot be written to
+        if not rows.sum().isfinite():  # or a sum that overflows
             check_finite(values, name, where.start)
-        return torch.from_numpy(values).to(self.device)
+        return rows.to(self.device)
 
     def _moments(self, *, unit: bool) -> Moments:
         d = self.features.shape[1]  # type: ignore[union-attr]
@@ -222,14 +224,14 @@ class TrainingSet:
             at = torch.from_numpy(codes).to(self.device)
             add_by_class(class_sums, at, rows)
             counts += torch.bincount(at, minlength=k)
-            scatter += gram(rows)
+            add_gram(scatter, rows)
         assert about is not None  # noqa: S101 - there are rows
         offset = class_sums.sum(0) / self.rows
         means = torch.where(counts[:, None] > 0, class_sums / counts.clamp(min=1)[:, None] + about, 0.0)
         return Moments(
             rows=self.rows,
             mean=about + offset if unit else about,
-            covariance=scatter / self.rows - torch.outer(offset, offset),
+            covariance=symmetric(scatter) / self.rows - torch.outer(offset, offset),
             counts=None if self.labels is None else counts,
             class_means=None if self.labels is None else means,
         )

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from featurebank.probes.ood.block import Block
 from featurebank.probes.ood.contract import Head, OODScore, check_fraction, check_positive
-from featurebank.probes.ood.moments import gram
+from featurebank.probes.ood.moments import add_gram, symmetric
 from featurebank.probes.ood.statistics import TrainingSet
 
 __all__ = ["PNML", "CoP", "CoRP", "Residual", "ViM"]
@@ -51,7 +51,7 @@ class Residual(OODScore):
         if not 1 <= self.dim_ < d:
             raise ValueError(f"dim must be at least 1 and below D = {d}; found {self.dim_}")
         assert train.head is not None  # noqa: S101
-        self.origin_ = torch.from_numpy(origin(train.head)).to(moments.mean)
+        self.origin_ = origin(train.head).to(moments.mean.device)
         shift = moments.mean - self.origin_
         vectors = torch.linalg.eigh(moments.covariance + torch.outer(shift, shift)).eigenvectors
         self._origin = self.origin_.float()
@@ -171,10 +171,10 @@ class CoRP(OODScore):
             about = rows.mean(0) if about is None else about
             rows -= about
             total += rows.double().sum(0)
-            second += gram(rows)
+            add_gram(second, rows)
         assert about is not None  # noqa: S101 - there are rows
         offset = total / train.rows
-        values, vectors = torch.linalg.eigh(second.div_(train.rows).sub_(torch.outer(offset, offset)))
+        values, vectors = torch.linalg.eigh(symmetric(second).div_(train.rows).sub_(torch.outer(offset, offset)))
         del second
         if not values[-1] > 0:
             raise ValueError("the training features must vary; found none that does; extract them again")
@@ -215,16 +215,17 @@ class PNML(OODScore):
         log_sum = found.rest.log1p()
         log_p = found.shifted - log_sum.float()[:, None]
         terms = 1 / (1 + (log_p * exponent.float()[:, None]).exp() * -torch.expm1(log_p))
+        terms.scatter_(1, found.predicted[:, None], 0.0)
         top = (-log_sum * exponent).exp() * (found.rest / (1 + found.rest))
         return -torch.log1p(terms.sum(1).double() - top / (1 + top))
 
 
-def origin(head: Head) -> np.ndarray:
+def origin(head: Head) -> Tensor:
     """-W^+ b (D,) float64, with W^+ cut at the rounding of the weights, at least of float32."""
-    weight = np.asarray(head.weight, np.float64)
+    weight = torch.from_numpy(np.array(head.weight, np.float64))
     precision = max(np.finfo(np.float32).eps, np.finfo(np.result_type(head.weight, np.float16)).eps)
-    inverse = np.linalg.pinv(weight, rcond=max(weight.shape) * precision)
-    return -(inverse @ np.asarray(head.bias, np.float64))
+    inverse = torch.linalg.pinv(weight, rtol=max(weight.shape) * float(precision))
+    return -(inverse @ torch.from_numpy(np.array(head.bias, np.float64)))
 
 
 def explaining(values: Tensor, share: float) -> int:
