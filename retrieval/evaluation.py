@@ -60,7 +60,8 @@ def evaluate(
         query: (M, D) float16, float32 or float64.
         gallery: (N, D); None: the queries are the gallery, and none finds itself.
         relevance: a `Relevance`; or labels, (M,) without a gallery and a pair of (M,) and (N,) with one; or, for a
-            revisited protocol, M mappings of ``easy``, ``hard`` and ``junk`` to gallery rows.
+            revisited protocol, M mappings of ``easy``, ``hard`` and ``junk`` to gallery rows. Texts that look for
+            images have the pair (image of each text, ``np.arange(N)``).
         protocol: a name of `PROTOCOLS`.
         metric: ``cosine``, ``inner_product`` or ``euclidean``.
 

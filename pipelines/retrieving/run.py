@@ -25,6 +25,9 @@ def run_lookups(
     whole = ProbeReport()
     for lookup in lookups:
         report = run_probes(store, lookup.selection, [lookup.task], say=say)
+        if lookup.task.queries is not None:
+            for one in report.probed:
+                one.train = lookup.task.queries.name
         whole.probed += report.probed
         whole.failed |= report.failed
         whole.passed_over += report.passed_over

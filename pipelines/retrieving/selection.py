@@ -1,7 +1,7 @@
 """From the names a person writes to questions: for each KEY the pairs of sets and the task that is run on them.
 
 A KEY is ``DATASET/SPLIT``, each row a query among the others, or ``DATASET/QUERY:GALLERY``, each with ``@BACKBONE``
-where only one is meant. In a pair, ``train`` is the queries and ``test`` the gallery.
+where only one is meant. In a pair, ``train`` is the queries and ``test`` the gallery, which may be of another dataset.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 from featurebank.extract.errors import nearest
 from featurebank.pipelines.config import ConfigError
-from featurebank.pipelines.probing.selection import Pair, Selection, named_splits, parse_key, select
+from featurebank.pipelines.probing.selection import Pair, Selection, further_sets, named_splits, parse_key, select
 from featurebank.pipelines.retrieving.task import RetrieveTask
-from featurebank.store import Entry, FeatureSet, FeatureStore
+from featurebank.store import AmbiguousError, CorruptError, Entry, FeatureSet, FeatureStore, NotFoundError
 
 __all__ = ["Lookup", "check_lookups", "look_up"]
 
@@ -33,27 +33,75 @@ def look_up(
     *,
     backbones: Sequence[str] = (),
     fingerprints: Sequence[str] = (),
+    gallery: str | None = None,
 ) -> list[Lookup]:
     """What each KEY means; see `featurebank.pipelines.probing.selection.select`.
+
+    Args:
+        store: the store.
+        keys: as a person writes them.
+        task: with the options that hold for all of them.
+        backbones: only these, where a KEY names none.
+        fingerprints: beginnings of fingerprints that choose among several sets.
+        gallery: DATASET/SPLIT that all rows are looked for in.
 
     Raises:
         UnknownNameError, NotFoundError: a dataset, split or backbone that does not exist, or no set at all.
         ConfigError: the task does not suit a KEY.
     """
+    if gallery is not None and task.queries is not None:
+        raise ConfigError("--queries and --gallery are two ways to name the other side; give one of them")
     datasets = {entry.dataset for entry in store.ls()}
     lookups = []
     for text in keys:
         key = parse_key(text, datasets)
-        itself = key.train in (None, key.test)
-        one = text.replace(f"/{key.train}:{key.test}", f"/{key.test}", 1) if itself and key.train else text
+        alone = key.train in (None, key.test)
+        if not alone and (gallery is not None or task.queries is not None):
+            option = "--queries" if gallery is None else "--gallery"
+            raise ConfigError(f"{option} is the other side of a single set, DATASET/SPLIT; found {text}")
+        one = text.replace(f"/{key.train}:{key.test}", f"/{key.test}", 1) if alone and key.train else text
+        selection = select(store, [one], backbones=backbones, fingerprints=fingerprints, train=not alone)
+        selection.pairs = [replace(pair, validation=None) for pair in selection.pairs]
+        if gallery is not None:
+            selection = _in_gallery(store.ls(), selection, gallery, fingerprints, named=bool(key.backbone or backbones))
+        itself = alone and task.queries is None and all(pair.train == pair.test for pair in selection.pairs)
+        if task.per_class is not None and not itself:
+            raise ConfigError(
+                f"--per-class is for a single set, which {task.protocol} splits; found {text} and another"
+            )
         try:
             own = replace(task, itself=itself)
         except ValueError as error:
             raise ConfigError(f"{text}: {error}") from error
-        selection = select(store, [one], backbones=backbones, fingerprints=fingerprints, train=not itself)
-        selection.pairs = [replace(pair, validation=None) for pair in selection.pairs]
         lookups.append(Lookup(selection=selection, task=own))
     return lookups
+
+
+def _in_gallery(
+    entries: Sequence[Entry], selection: Selection, gallery: str, fingerprints: Sequence[str], *, named: bool
+) -> Selection:
+    """The same queries, each backbone's in its set of another dataset and split."""
+    dataset, splits = named_splits(entries, gallery)
+    if len(splits) != 1:
+        raise ConfigError(f"--gallery must be one set, DATASET/SPLIT; found {gallery}, which is {', '.join(splits)}")
+    found = Selection(failed=dict(selection.failed), passed_over=list(selection.passed_over))
+    of = [entry for entry in entries if (entry.dataset, entry.split) == (dataset, splits[0])]
+    chosen = [entry for entry in of if entry.fingerprint.startswith(tuple(fingerprints))]
+    for pair in selection.pairs:
+        own = [entry for entry in chosen if entry.backbone == pair.backbone]
+        try:
+            (entry,) = further_sets(own or of, gallery, pair)
+        except NotFoundError as error:
+            if named:
+                raise
+            found.passed_over.append(str(error))
+        except (AmbiguousError, CorruptError, ValueError) as error:
+            found.failed[pair.backbone, f"{dataset}/{splits[0]}"] = str(error)
+        else:
+            found.pairs.append(replace(pair, test=entry))
+    if not found.pairs and not found.failed:
+        raise NotFoundError("; ".join(found.passed_over))
+    return found
 
 
 def check_lookups(store: FeatureStore, lookups: Sequence[Lookup], *, k: int | None = None) -> None:
@@ -65,13 +113,17 @@ def check_lookups(store: FeatureStore, lookups: Sequence[Lookup], *, k: int | No
         k: rows of each query that a page shows.
 
     Raises:
-        UnknownNameError: no set has the column, or the set that whitening is learned on does not exist.
+        UnknownNameError: no set has the column or joined output, or the set that whitening is learned on is not there.
         ConfigError: more rows asked for than a gallery has.
     """
     entries = store.ls()
     for lookup in lookups:
         for name in lookup.task.others:
             named_splits(entries, name)
+        outputs = {output.name for pair in lookup.selection.pairs for output in pair.test.outputs}
+        for name in lookup.task.joined:
+            if outputs and name not in outputs:
+                raise nearest("output", name, outputs)
         for pair in lookup.selection.pairs:
             for name, count, most in _counts(lookup.task, pair, k):
                 if count > most:
@@ -92,7 +144,7 @@ def _counts(task: RetrieveTask, pair: Pair, k: int | None) -> Iterator[tuple[str
     yield from (
         (f"--{name}", count, others if name == "augment" else findable)
         for name, count in task.counts.items()
-        if name != "components"
+        if name not in ("components", "per_class")
     )
     if k is not None:
         yield "--k", k, findable

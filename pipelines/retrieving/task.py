@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from featurebank.pipelines.config import ConfigError
 from featurebank.pipelines.probing.classification import check_choice
-from featurebank.pipelines.probing.inputs import Inputs
+from featurebank.pipelines.probing.inputs import Inputs, SplitRows
 from featurebank.pipelines.probing.scores import Answer, Score, mean_score
 from featurebank.pipelines.probing.task import Task
-from featurebank.pipelines.retrieving.question import Question, pose
+from featurebank.pipelines.retrieving.question import TWO_LEVEL, Question, pose
+from featurebank.pipelines.retrieving.rows import join_outputs, read_queries
 from featurebank.retrieval.protocols import Protocol, find_protocol
 
 if TYPE_CHECKING:
@@ -39,9 +40,12 @@ class RetrieveTask(Task):
 
     Attributes:
         itself: the queries are the gallery, and none finds itself.
+        joined: further outputs that are put beside ``output``, each of unit length.
+        queries: a file of queries instead of a set: see `read_queries`.
         protocol: a name of `featurebank.retrieval.PROTOCOLS`.
         by: an extra column that says what is relevant, instead of the labels.
         ground_truth: JSON of the relevant rows by level, instead of both.
+        per_class: rows of each class that a protocol keeps which splits a set.
         power: of power normalisation.
         whiten: the set that PCA-whitening is learned on, DATASET/SPLIT.
         components: that whitening keeps.
@@ -59,9 +63,12 @@ class RetrieveTask(Task):
     unhashed: ClassVar[tuple[str, ...]] = ("indexes",)
 
     itself: bool = True
+    joined: tuple[str, ...] = ()
+    queries: Path | None = None
     protocol: str = "labels"
     by: str | None = None
     ground_truth: Path | None = None
+    per_class: int | None = None
     power: float | None = None
     whiten: str | None = None
     components: int | None = None
@@ -103,6 +110,10 @@ class RetrieveTask(Task):
 
     def _check_relevance(self) -> None:
         levels = self.rules.positives
+        if self.per_class is not None and self.protocol not in TWO_LEVEL:
+            raise ValueError(
+                f"per_class is for protocols that split a set, {', '.join(TWO_LEVEL)}; found {self.protocol}"
+            )
         if self.ground_truth is None:
             if levels and not self.protocol.startswith("bob"):
                 raise ValueError(
@@ -115,6 +126,8 @@ class RetrieveTask(Task):
             )
         if self.by is not None:
             raise ValueError("by and ground_truth both say what is relevant; give one of them")
+        if self.queries is not None:
+            raise ValueError("queries of a file say themselves what is relevant; found ground_truth too; leave it out")
         if self.itself:
             raise ValueError("ground_truth needs two sets; found one; name them: DATASET/QUERY:GALLERY")
 
@@ -127,7 +140,13 @@ class RetrieveTask(Task):
     def counts(self) -> dict[str, int]:
         """The numbers of rows that are asked for, by setting."""
         expand = None if self.expand is None else self.expand[0]
-        counts = {"components": self.components, "augment": self.augment, "expand": expand, "depth": self.depth}
+        counts = {
+            "components": self.components,
+            "augment": self.augment,
+            "expand": expand,
+            "depth": self.depth,
+            "per_class": self.per_class,
+        }
         return {name: count for name, count in counts.items() if count is not None}
 
     @property
@@ -138,6 +157,8 @@ class RetrieveTask(Task):
         'power 0.5, queries + 10 (alpha 3)'
         """
         parts = {
+            "+".join((self.output, *self.joined)): self.joined or None,
+            f"queries of {self.queries and self.queries.name}": self.queries,
             f"power {self.power}": self.power,
             f"whitened on {self.whiten}": self.whiten,
             f"gallery + {self.augment}": self.augment,
@@ -150,7 +171,7 @@ class RetrieveTask(Task):
     @property
     def reads_train(self) -> bool:
         """Whether the queries are another set than the gallery."""
-        return not self.itself
+        return not self.itself and self.queries is None
 
     @property
     def others(self) -> tuple[str, ...]:
@@ -165,7 +186,9 @@ class RetrieveTask(Task):
         extra: list[Score] = []
         question = self.question(inputs)
         notes, queries = question.notes, question.queries
-        about = "" if self.itself else f"{queries.name}:{inputs.test.name.rpartition('/')[2]}"
+        dataset, _, split = inputs.test.name.rpartition("/")
+        same = queries.name.rpartition("/")[0] == dataset
+        about = "" if self.itself else f"{queries.name}:{split if same else inputs.test.name}"
         descriptors = self.descriptors(inputs, question)
         if self.index is None:
             found = evaluate_ranking(descriptors, question.relevance, rules, rerank=self.rerank, depth=self.depth)
@@ -188,7 +211,13 @@ class RetrieveTask(Task):
 
     def question(self, inputs: Inputs) -> Question:
         """What is looked for in what; see `pose`."""
-        return pose(inputs, self.rules, by=self.by, ground_truth=self.ground_truth)
+        test = join_outputs(inputs.test, self.joined)
+        if self.queries is not None:
+            train: SplitRows = read_queries(self.queries, test)
+        else:
+            train = test if inputs.train is inputs.test else join_outputs(inputs.train, self.joined)
+        inputs = replace(inputs, train=train, test=test)
+        return pose(inputs, self.rules, by=self.by, ground_truth=self.ground_truth, per_class=self.per_class)
 
     def descriptors(self, inputs: Inputs, question: Question) -> Descriptors:
         """The rows of a question as they are compared; see `describe`."""
@@ -200,7 +229,7 @@ class RetrieveTask(Task):
         return describe(
             question,
             power=self.power,
-            whitening=inputs.others[0] if self.whiten is not None else None,
+            whitening=join_outputs(inputs.others[0], self.joined) if self.whiten is not None else None,
             components=self.components,
             augment=self.augment,
             expand=self.expand,
@@ -256,11 +285,15 @@ def main_metric(names: Sequence[str]) -> str:
 def build_task(options: Mapping[str, Any]) -> RetrieveTask:
     """The task with the options that are given, for two sets; ``None`` leaves an option at its default.
 
+    An ``output`` may name several, ``pooled+cls``.
+
     Raises:
         ConfigError: a value that is not allowed, or two that do not go together.
     """
+    given = {name: value for name, value in options.items() if value is not None}
+    output, *joined = str(given.pop("output", RetrieveTask.output)).split("+")
     try:
-        return RetrieveTask(itself=False, **{name: value for name, value in options.items() if value is not None})
+        return RetrieveTask(itself=False, output=output, joined=tuple(joined), **given)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

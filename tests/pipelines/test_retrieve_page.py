@@ -18,10 +18,10 @@ from rich.console import Console
 
 from featurebank.extract.datasets import open_split
 from featurebank.extract.datasets.contract import DatasetSpec, Subset
+from featurebank.pipelines.pictures import SIDE, thumbnail
 from featurebank.pipelines.probing.run import Probed
 from featurebank.pipelines.results import Result, Row
 from featurebank.pipelines.retrieving.display import grid
-from featurebank.pipelines.retrieving.pictures import SIDE, thumbnail
 from featurebank.pipelines.retrieving.task import RetrieveTask
 from featurebank.retrieval import evaluate
 from featurebank.store import FeatureStore

@@ -176,6 +176,8 @@ def test_metrics_are_what_ranx_gave_for_the_first_run() -> None:
     assert ranx_metrics(found) == pytest.approx(RANX, rel=1e-12)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:unsafe cast from uint64")  # numba's, where it compiles ranx
 @pytest.mark.parametrize("seed", range(3))
 def test_metrics_are_those_of_ranx(seed: int) -> None:
     ranx = pytest.importorskip("ranx")  # needs numba and twenty more packages, so it is in no extra

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from command_line import Done, featurebank_
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -14,7 +15,33 @@ from featurebank.extract.datasets.contract import DatasetSpec, Split
 from featurebank.store import FeatureSetWriter, FeatureStore, Output, Records
 from featurebank.store.fingerprint import content_hash, fingerprint, record
 
-__all__ = ["cosine_lists", "list_metrics", "make_pictures", "write_pictures", "write_split"]
+__all__ = [
+    "cosine_lists",
+    "list_metrics",
+    "make_pictures",
+    "retrieve",
+    "retrieve_json",
+    "values_of",
+    "write_pictures",
+    "write_split",
+]
+
+
+def retrieve(store: FeatureStore, *arguments: Any) -> Done:
+    """Runs ``featurebank retrieve`` on a store."""
+    return featurebank_("retrieve", *arguments, "--store", store.root)
+
+
+def retrieve_json(store: FeatureStore, *arguments: Any, code: int = 0) -> Any:
+    """The same, for programs; the exit code must be the given one."""
+    done = retrieve(store, *arguments, "--json")
+    assert done.code == code, done.err
+    return done.json
+
+
+def values_of(found: Any, index: int = 0) -> dict[str, float]:
+    """The metrics of one backbone in what `retrieve_json` gives."""
+    return {row["metric"]: row["value"] for row in found["retrievals"][index]["rows"]}
 
 
 def cosine_lists(queries: NDArray[Any], gallery: NDArray[Any] | None = None) -> list[NDArray[np.intp]]:

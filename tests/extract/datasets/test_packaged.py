@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import gzip
+import json
 import logging
 import socket
 import threading
 import time
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from featurebank.extract import assets as asset_cache
 from featurebank.extract.datasets import DatasetSpec, Split, Subset, _packaged, dataset_digest, open_split, splits
 from featurebank.extract.datasets._idx import parse_idx, read_idx
 from featurebank.extract.datasets._network import unreachable
-from featurebank.extract.datasets._packaged import FASHION_MNIST, IMAGENET_20, MNIST_5K
+from featurebank.extract.datasets._packaged import FASHION_MNIST, MNIST_5K
+from featurebank.extract.datasets._packaged_files import EMOJI, IMAGENET_20, TUXPAINT
 from featurebank.extract.decode import decode
 from featurebank.extract.errors import AssetError, UnknownNameError
 from featurebank.extract.preprocessing import Decode
@@ -113,6 +117,70 @@ def test_imagenet_20() -> None:
     assert decode(images.read(0), Decode()).size == (512, 512)
     assert len(images.class_names) == 1000
     assert "bull mastiff" in images.class_names[243]
+
+
+@pytest.mark.usefixtures("assets")
+def test_emoji_of_two_vendors_are_the_same_in_the_same_order() -> None:
+    folder = need(EMOJI["google"])
+    need(EMOJI["twitter"])
+    google, twitter = (opened("emoji", vendor) for vendor in ("google", "twitter"))
+    assert len(google) == len(twitter) == 1911
+    assert list(google.ids) == list(twitter.ids)
+    assert google.labels.tolist() == twitter.labels.tolist() == list(range(1911))
+    assert not set(map(bytes, google.content_hashes())) & set(map(bytes, twitter.content_hashes()))
+    row = list(google.class_names).index("car")
+    assert google.ids[row] == "1f697.png"
+    assert {name: str(values[row]) for name, values in google.columns.items()} == {
+        "name": "AUTOMOBILE",
+        "category": "Travel & Places",
+        "subcategory": "transport-ground",
+    }
+    assert google.read(row) == (folder / "img" / "google" / "64" / "1f697.png").read_bytes()
+    for split in (google, twitter):
+        image = decode(split.read(row), Decode())
+        assert (image.size, image.mode) == ((64, 64), "RGB")
+        assert image.getpixel((0, 0)) == (255, 255, 255), "what is transparent is white"
+
+
+def test_emoji_of_a_folder(tmp_path: Path) -> None:
+    vendors = ("google", "twitter")
+    entries = [
+        {"image": f"{name}.png", "short_name": name, "name": name.upper(), "category": "Drawn", "subcategory": "by us"}
+        | {f"has_img_{vendor}": vendor in who for vendor in vendors}
+        for name, who in (("a", vendors), ("b", ("google",)), ("c", vendors), ("d", ()))
+    ]
+    (tmp_path / "emoji.json").write_text(json.dumps(entries))
+    for number, vendor in enumerate(vendors):
+        images = tmp_path / "img" / vendor / "64"
+        images.mkdir(parents=True)
+        for name in "abc":
+            Image.new("RGBA", (64, 64), (number, 0, 0, 255)).save(images / f"{name}.png")
+    twitter = opened("emoji", "twitter", root=tmp_path)
+    assert (list(twitter.ids), twitter.labels.tolist()) == (["a.png", "c.png"], [0, 1])
+    assert (list(twitter.class_names), twitter.columns["name"].tolist()) == (["a", "c"], ["A", "C"])
+    assert twitter.read(0) == (tmp_path / "img" / "twitter" / "64" / "a.png").read_bytes()
+    (tmp_path / "emoji.json").write_text("{")
+    with pytest.raises(AssetError, match=r"emoji\.json: expected JSON"):
+        opened("emoji", "google", root=tmp_path)
+    (tmp_path / "emoji.json").unlink()
+    with pytest.raises(AssetError, match=r"emoji\.json: expected a readable file.*check the root"):
+        opened("emoji", "google", root=tmp_path)
+
+
+@pytest.mark.usefixtures("assets")
+def test_tuxpaint() -> None:
+    folder = need(TUXPAINT)
+    stamps = opened("tuxpaint", "all")
+    assert len(stamps) == 796
+    assert len(stamps.class_names) == 16
+    counts = dict(zip(stamps.class_names, np.bincount(stamps.labels).tolist(), strict=True))
+    assert (counts["animals"], counts["symbols"], counts["naturalforces"]) == (146, 247, 3)
+    row = list(stamps.ids).index("animals/marsupials/koala.png")
+    assert stamps.class_names[stamps.labels[row]] == "animals"
+    assert stamps.columns["group"][row] == "animals/marsupials"
+    assert stamps.read(row) == (folder / "animals" / "marsupials" / "koala.png").read_bytes()
+    sides = [side for row in range(len(stamps)) for side in Image.open(BytesIO(bytes(stamps.read(row)))).size]
+    assert max(sides) == 2348
 
 
 @pytest.mark.usefixtures("assets")
@@ -240,9 +308,12 @@ def test_damaged_gzip(tmp_path: Path, content: bytes) -> None:
 
 def test_names_and_splits() -> None:
     assert list(splits("fashion_mnist")) == ["train", "test"]
-    assert list(splits("digits")) == ["all"]
+    assert list(splits("digits")) == list(splits("tuxpaint")) == ["all"]
+    assert list(splits("emoji")) == ["google", "twitter"]
     with pytest.raises(UnknownNameError, match="did you mean 'fashion_mnist'"):
         opened("fashion-mnist", "train")
+    with pytest.raises(UnknownNameError, match="unknown split of emoji 'gogle'; did you mean 'google'"):
+        opened("emoji", "gogle")
     with pytest.raises(UnknownNameError, match="unknown split of digits 'train'; known: all"):
         opened("digits", "train")
 

@@ -1,0 +1,113 @@
+"""The images that features were made from, opened once more, for the pages that show them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurebank.pipelines.config import ConfigError
+from featurebank.pipelines.probing.inputs import SplitRows
+from featurebank.store import FeatureSet
+from featurebank.store.fingerprint import content_hash
+
+if TYPE_CHECKING:
+    from featurebank.extract.datasets.contract import Split
+
+__all__ = ["SIDE", "open_images", "row_names", "shown", "thumbnail", "thumbnails"]
+
+SIDE = 128  # the pages show 96 pixels; screens may have more of them
+QUALITY = 85
+
+
+def open_images(path: Path, images: str | None, *, before: str = "") -> Split:
+    """The dataset that a feature set was made from, opened again.
+
+    Args:
+        path: of the feature set.
+        images: where the images are, ``folder:PATH`` or ``manifest:FILE``; None for the dataset of its own name.
+        before: what the option ``--images`` has before such a place.
+
+    Raises:
+        ConfigError: it cannot be opened, or has other records.
+    """
+    from featurebank.extract import datasets
+    from featurebank.extract.datasets.contract import DatasetSpec, Subset
+    from featurebank.extract.errors import ExtractError
+
+    with FeatureSet(path) as feature_set:
+        key, ids = feature_set.key["dataset"], feature_set.ids
+    place = f"{key['name']}/{key['split']}"
+    subset = Subset(**key["subset"]) if key.get("subset") else None
+    spec = DatasetSpec(name=images or key["name"], split=key["split"], subset=subset, label=key["name"])
+    advice = f"name where they are with --images {before}folder:PATH or --images {before}manifest:FILE"
+    try:
+        split = datasets.open_split(spec)
+    except (ExtractError, ImportError, OSError) as error:
+        raise ConfigError(f"--html needs the images of {place}, which cannot be opened: {error}; {advice}") from error
+    if not np.array_equal(np.array(split.ids), ids):
+        raise ConfigError(
+            f"--html needs the images of {place}, {len(ids):,} with its ids; found {len(split):,} others in "
+            f"{spec.name}; {advice}"
+        )
+    return split
+
+
+def thumbnail(content: bytes | NDArray[np.uint8]) -> bytes:
+    """A small JPEG file of an image, or a PNG file of one that is small already.
+
+    Raises:
+        ImageError: it cannot be decoded.
+    """
+    from featurebank.extract.decode import decode
+    from featurebank.extract.preprocessing import Decode
+
+    image = decode(content, Decode())
+    file = BytesIO()
+    if max(image.size) <= SIDE:
+        image.save(file, "PNG")
+    else:
+        image.thumbnail((SIDE, SIDE))
+        image.save(file, "JPEG", quality=QUALITY)
+    return file.getvalue()
+
+
+def shown(split: Split, rows: SplitRows) -> Callable[[int], bytes]:
+    """A thumbnail of each usable row by its position; see `thumbnails`."""
+    found = thumbnails(split, rows.path)
+    return lambda row: found(int(rows.rows[row]))
+
+
+def thumbnails(split: Split, path: Path) -> Callable[[int], bytes]:
+    """A thumbnail of each row of a feature set by its number.
+
+    What it returns raises ValueError where the image is not the one that the features were made from.
+    """
+    with FeatureSet(path) as feature_set:
+        hashes, key = feature_set.content_hash, feature_set.key["dataset"]
+
+    def one(row: int) -> bytes:
+        content = split.read(row)
+        if content_hash(content) != hashes[row].tobytes():
+            raise ValueError(
+                f"{split.ids[row]} of {key['name']}/{key['split']} must be the image that the features were made from; "
+                "found another one; extract again"
+            )
+        return thumbnail(content)
+
+    return one
+
+
+def row_names(rows: SplitRows) -> list[str]:
+    """What each row is called: its id, behind the name of its class where it has one."""
+    ids: list[str] = rows.ids.tolist()
+    if rows.labels.ndim != 1 or not rows.class_names:
+        return ids
+    return [
+        f"{rows.class_names[label]} · {name}" if 0 <= label < len(rows.class_names) else name
+        for label, name in zip(rows.labels.tolist(), ids, strict=True)
+    ]

@@ -1,0 +1,23 @@
+"""The store that a command reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from featurebank.store import FeatureStore, NotFoundError
+
+__all__ = ["existing_store"]
+
+
+def existing_store(folder: Path) -> FeatureStore:
+    """The store in a folder that is there.
+
+    Raises:
+        NotFoundError: it is not.
+    """
+    if not folder.is_dir():
+        raise NotFoundError(
+            f"{folder}: expected a store's folder, found {'a file' if folder.exists() else 'nothing'}; "
+            f"name another with --store, or make one: featurebank features CONFIG --store {folder}"
+        )
+    return FeatureStore(folder)

@@ -1,0 +1,84 @@
+"""``featurebank duplicates``: pairs by features, and whether their bytes are the same."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import featurebank_, words
+from numpy.typing import NDArray
+from retrieval_sets import make_pictures, write_split
+
+from featurebank.extract.datasets import open_split
+from featurebank.extract.datasets.contract import DatasetSpec
+from featurebank.store import FeatureStore
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FeatureStore:
+    """Nine train and nine test images: two test images are copies, one of them under another class."""
+    train, test = (
+        make_pictures(tmp_path / "pets" / split, 9, seed=seed) for seed, split in enumerate(("train", "test"))
+    )
+    shutil.copy(train / "class0" / "000.png", test / "class0" / "000.png")
+    shutil.copy(train / "class1" / "001.png", test / "class2" / "002.png")
+    made = FeatureStore(tmp_path / "store")
+    generator = np.random.default_rng(0)
+    values: dict[str, NDArray[np.float64]] = {split: generator.standard_normal((9, 64)) for split in ("train", "test")}
+    opened = {
+        split: open_split(DatasetSpec(name=f"folder:{tmp_path / 'pets'}", split=split)) for split in ("train", "test")
+    }
+    rows = {split: {Path(name).name: row for row, name in enumerate(opened[split].ids)} for split in opened}
+    values["test"][rows["test"]["000.png"]] = values["train"][rows["train"]["000.png"]]
+    values["test"][rows["test"]["002.png"]] = 2 * values["train"][rows["train"]["001.png"]]
+    values["test"][rows["test"]["005.png"]] = values["test"][rows["test"]["004.png"]] + 0.01  # alike, not copied
+    for split, array in values.items():
+        write_split(made, opened[split], "net", array.astype(np.float16))
+    return made
+
+
+def test_test_images_that_stand_in_train(store: FeatureStore) -> None:
+    done = featurebank_("duplicates", "pets/train:test", "--store", store.root, "--json")
+    assert done.code == 0, done.err
+    (found,) = json.loads(done.out)["found"]
+    assert (found["pairs"], found["same_bytes"], found["images"]) == (2, 2, 2)
+    pairs = {(Path(row["first"]).name, Path(row["second"]).name): row for row in found["shown"]}
+    assert set(pairs) == {("000.png", "000.png"), ("001.png", "002.png")}
+    assert [pairs["001.png", "002.png"][side] for side in ("first_class", "second_class")] == ["class1", "class2"]
+    assert all(row["cosine"] > 0.999 for row in pairs.values())
+
+
+def test_within_a_set_each_pair_once(store: FeatureStore) -> None:
+    done = featurebank_("duplicates", "pets/test", "--store", store.root)
+    assert done.code == 0, done.err
+    assert "pairs of cosine 0.98 or more: 1, of the same bytes (=): 0; images that have one: 2" in words(done.out)
+    assert all(f"{name}.png" in done.out for name in ("004", "005"))
+
+
+def test_the_threshold_decides(store: FeatureStore) -> None:
+    done = featurebank_("duplicates", "pets/train", "--store", store.root, "--threshold", "0.9999", "--json")
+    (found,) = json.loads(done.out)["found"]
+    assert (found["pairs"], found["images"], found["shown"]) == (0, 0, [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "code"),
+    [
+        (["dogs/train"], "dogs", 2),
+        (["pets/train", "--threshold", "1.5"], "--threshold must be above 0 and at most 1; found 1.5", 2),
+        (["pets/train", "--output", "tokens"], "tokens", 2),
+    ],
+)
+def test_bad_input_is_one_clear_error(store: FeatureStore, arguments: list[str], message: str, code: int) -> None:
+    done = featurebank_("duplicates", *arguments, "--store", store.root)
+    assert done.code == code, (done.code, done.err)
+    assert message in words(done.err)
+
+
+def test_no_store(tmp_path: Path) -> None:
+    done = featurebank_("duplicates", "pets/train", "--store", tmp_path / "none")
+    assert done.code == 2
+    assert "expected a store's folder, found nothing" in words(done.err)
