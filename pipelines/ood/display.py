@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
-from rich.measure import Measurement
 from rich.table import Table
-from rich.text import Text
 
-from featurebank.pipelines.ood.task import GROUPS
+from featurebank.pipelines.ood.families import FamilySummary, family_summaries
+from featurebank.pipelines.ood.summaries import comparison_table, comparisons, families_table
+from featurebank.pipelines.ood.task import FULL, GROUPS
 from featurebank.pipelines.probing.run import Probed, ProbeReport
+from featurebank.pipelines.reporting import (
+    failures_json,
+    natural_width,
+    print_count,
+    print_errors,
+    print_failures,
+    print_notes,
+    result_json,
+    value_cell,
+    value_json,
+)
 from featurebank.pipelines.results import Row
 from featurebank.pipelines.tables import titled_table
 
 __all__ = ["Standing", "is_random", "ood_table", "render_ood", "report_json", "standings"]
 
-UNBOUNDED = 10_000
 RANDOM = "@random"
 
 
@@ -30,6 +40,7 @@ class Standing:
 
     Attributes:
         backbone: its name.
+        test: the in-distribution test set, DATASET/SPLIT.
         score: its name.
         head: ``own``, ``probe``, or empty.
         accuracy: of the head on the in-distribution test rows.
@@ -38,6 +49,7 @@ class Standing:
     """
 
     backbone: str
+    test: str
     score: str
     head: str
     accuracy: Row | None
@@ -56,6 +68,7 @@ def standings(probed: Iterable[Probed]) -> list[Standing]:
         found += [
             Standing(
                 backbone=one.backbone,
+                test=one.test,
                 score=name,
                 head=_head_of(one),
                 accuracy=_accuracy_of(one),
@@ -93,35 +106,31 @@ def render_ood(report: ProbeReport, console: Console, *, seconds: float) -> None
     ranked = standings(report.probed)
     if ranked:
         console.print(ood_table(ranked, console, title=f"out of distribution: {_title(report.probed)}"))
-    for note, backbones in _notes(report.probed).items():
-        every = len(backbones) == sum(one.result is not None for one in report.probed)
-        _line(console, "" if every else ", ".join(backbones), "yellow", note)
-    for one in report.probed:
-        if one.error:
-            _line(console, one.backbone, "red", one.error)
-    for (backbone, test), reason in report.failed.items():
-        _line(console, f"{backbone} on {test}", "red", reason)
-    for reason in report.passed_over:
-        _line(console, "passed over", "yellow", reason)
-    known = sum(one.result.known for one in report.probed if one.result)
-    failed = sum(bool(one.error) for one in report.probed) + len(report.failed)
-    made = sum(one.result is not None for one in report.probed) - known
-    text = f"Backbones: {made} computed, {known} known already" + (f", {failed} failed" if failed else "")
-    console.print(f"\n{text} ({seconds:.1f} s).", highlight=False)
+    if beside := comparisons(ranked):
+        console.print()
+        console.print(comparison_table(beside))
+    if families := _families(ranked):
+        console.print()
+        console.print(families_table(families))
+    print_notes(console, [one for one in report.probed if one.result])
+    print_errors(console, report.probed)
+    print_failures(console, report)
+    console.print()
+    print_count(console, "Backbones", report, seconds=seconds)
 
 
 def ood_table(ranked: Sequence[Standing], console: Console, *, title: str) -> Table:
     """AUROC and FPR@95 on every set with intervals; without them on a narrow console, or the AUROC alone."""
-    unbounded = console.options.update(width=UNBOUNDED)
     for shown, intervals in ((("auroc", "fpr_at_95"), True), (("auroc", "fpr_at_95"), False)):
         table = _table(ranked, title, shown, intervals=intervals)
-        if Measurement.get(console, unbounded, table).maximum <= console.width:
+        if natural_width(table, console) <= console.width:
             return table
     return _table(ranked, title, ("auroc",), intervals=False)
 
 
 def report_json(report: ProbeReport) -> dict[str, Any]:
     """Everything for programs."""
+    ranked = standings(report.probed)
     return {
         "ok": report.ok,
         "backbones": [
@@ -131,19 +140,18 @@ def report_json(report: ProbeReport) -> dict[str, Any]:
                 "train": one.train,
                 "test": one.test,
                 "head": _head_of(one),
-                "accuracy": _row_json(_accuracy_of(one)),
+                "accuracy": value_json(accuracy) if (accuracy := _accuracy_of(one)) else None,
                 "error": one.error,
                 "seconds": one.seconds,
-                "result": one.result.name if one.result else None,
-                "known": bool(one.result and one.result.known),
-                "notes": list(one.result.notes) if one.result else [],
+                **result_json(one.result),
                 "scores": [
                     {
                         "score": standing.score,
                         "parameters": _parameters(standing),
+                        "selected": _settings(_any_row(standing)).get("selected"),
                         "mean_auroc": standing.mean,
                         "sets": {
-                            place: {metric: _row_json(row) for metric, row in rows.items()}
+                            place: {metric: value_json(row) for metric, row in rows.items()}
                             for place, rows in standing.rows.items()
                         },
                     }
@@ -152,10 +160,9 @@ def report_json(report: ProbeReport) -> dict[str, Any]:
             }
             for one in report.probed
         ],
-        "failed": [
-            {"backbone": backbone, "test": test, "error": error} for (backbone, test), error in report.failed.items()
-        ],
-        "passed_over": report.passed_over,
+        "families": [asdict(one) for one in _families(ranked)],
+        "published": [asdict(one) for one in comparisons(ranked)],
+        **failures_json(report),
     }
 
 
@@ -166,6 +173,9 @@ def _table(ranked: Sequence[Standing], title: str, shown: Sequence[str], *, inte
     places = list(dict.fromkeys(place for one in ranked for place in one.rows))
     headings = {"auroc": "AUROC", "fpr_at_95": "FPR@95"}
     columns = [(place, metric) for place in places for metric in (shown if place not in GROUPS else shown[:1])]
+    if any(FULL + "auroc" in of for of in ranked[0].rows.values()):
+        headings[FULL + "auroc"] = "full spectrum\nAUROC"
+        columns += [(place, FULL + "auroc") for place in ([p for p in places if p in GROUPS] or places)]
     for place, metric in columns:
         table.add_column(f"{escape(place)}\n{headings[metric]}", justify="right", overflow="fold")
     several = len([place for place in places if place not in GROUPS]) > 1
@@ -187,35 +197,25 @@ def _table(ranked: Sequence[Standing], title: str, shown: Sequence[str], *, inte
 
 
 def _cell(row: Row, *, intervals: bool) -> str:
-    if not intervals or row.low is None or row.high is None:
-        return f"{row.value:.3f}"
-    low, high = (f"{end:.3f}".removeprefix("0") for end in (row.low, row.high))
-    return f"{row.value:.3f} [dim]{low}-{high}[/]"
+    return value_cell(row, " ") if intervals else f"{row.value:.3f}"
 
 
 def _title(probed: Sequence[Probed]) -> str:
     return ", ".join(dict.fromkeys(f"{one.train} -> {one.test}" for one in probed))
 
 
-def _notes(probed: Sequence[Probed]) -> dict[str, list[str]]:
-    about: dict[str, list[str]] = {}
-    for one in probed:
-        for note in one.result.notes if one.result else ():
-            about.setdefault(note, []).append(one.backbone)
-    return about
+def _families(ranked: Sequence[Standing]) -> list[FamilySummary]:
+    """Of the backbones with trained weights, where there are several."""
+    trained = [one for one in ranked if not is_random(one.backbone)]
+    return family_summaries(trained) if len({one.backbone for one in trained}) > 1 else []
 
 
-def _line(console: Console, what: str, style: str, text: str) -> None:
-    console.print(Text.assemble("  ", *([(f"{what}: ", style)] if what else []), text), soft_wrap=True)
+def _any_row(standing: Standing) -> Row:
+    return next(iter(next(iter(standing.rows.values())).values()))
 
 
 def _parameters(standing: Standing) -> dict[str, Any]:
-    row = next(iter(next(iter(standing.rows.values())).values()))
-    return dict(_settings(row)["scores"][standing.score])
-
-
-def _row_json(row: Row | None) -> dict[str, Any] | None:
-    return None if row is None else {"value": row.value, "interval": None if row.low is None else [row.low, row.high]}
+    return dict(_settings(_any_row(standing))["scores"][standing.score])
 
 
 def _settings(row: Row) -> Mapping[str, Any]:

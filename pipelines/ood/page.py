@@ -1,10 +1,11 @@
-"""What scores look like: one HTML page that needs no network, with a histogram and ROC curves for each score.
+"""What scores look like: one HTML page that needs no network, with histograms, ROC curves, and the worst images.
 
 Shapes: N in-distribution rows, M others. Scores are higher for in-distribution rows.
 """
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -12,7 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featurebank.pipelines.config import ConfigError
 from featurebank.pipelines.ood.display import Standing, is_random, standings
+from featurebank.pipelines.ood.wrong import Album, Picture
 from featurebank.pipelines.probing.run import Probed, ProbeReport
 from featurebank.pipelines.results import Results
 
@@ -50,17 +53,25 @@ article { border: 1px solid var(--line); border-radius: 6px; padding: .8rem; min
 svg { overflow: visible; } svg text { font-size: 11px; fill: var(--faint); }
 .axis { stroke: var(--line); fill: none; } .in { fill: var(--id); fill-opacity: .55; }
 .out { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
+h4 { font-size: .95rem; margin: 1.2rem 0 .3rem; }
+.row { display: flex; flex-wrap: wrap; gap: .6rem; } figure { margin: 0; width: 96px; font-size: .75rem; }
+figure img { width: 96px; height: 96px; object-fit: contain; background: var(--line); }
+figcaption { overflow-wrap: anywhere; color: var(--faint); }
 """.strip()
 
 
-def render_page(report: ProbeReport, results: Results) -> str:
+def render_page(report: ProbeReport, results: Results, album: Album) -> str:
     """The page as HTML: a section for each backbone, its scores with the greatest mean AUROC first.
+
+    Below them are the images that the first score has most wrongly, or why they cannot be shown.
 
     Args:
         report: of an ood run.
         results: where the scores of each row are kept.
+        album: where images are found.
 
     Raises:
+        ConfigError: images that were named cannot be opened.
         ValueError: kept scores are gone or damaged.
     """
     done = [one for one in report.probed if one.result is not None]
@@ -69,10 +80,11 @@ def render_page(report: ProbeReport, results: Results) -> str:
     order = sorted(done, key=lambda one: -first[one.backbone].mean)
     title = f"Out of distribution: {', '.join(dict.fromkeys(one.test for one in done))}"
     rows = "".join(_summary(first[one.backbone], index) for index, one in enumerate(order))
-    sections = "\n".join(_section(one, results, index) for index, one in enumerate(order))
+    sections = "\n".join(_section(one, results, album, index) for index, one in enumerate(order))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        '<meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n"
         f"<body><header><h1>{escape(title)}</h1>"
@@ -124,12 +136,11 @@ def _summary(one: Standing, index: int) -> str:
     )
 
 
-def _section(one: Probed, results: Results, index: int) -> str:
+def _section(one: Probed, results: Results, album: Album, index: int) -> str:
     ranked = standings([one])
     assert one.result is not None  # noqa: S101 - only results are shown
     kept = results.arrays(one.result.rows[0])
-    sets = [name.removesuffix(" ids") for name in kept if name.endswith(" ids")]
-    others = [name for name in sets if name != one.test]
+    others = [name for name in ranked[0].rows if f"{name} ids" in kept]
     key = f'<li><i style="background: var(--id)"></i>{escape(one.test)} (in distribution)'
     key += "".join(f'<li><i style="background: {_colour(at)}"></i>{escape(name)}' for at, name in enumerate(others))
     cards = "\n".join(_card(standing, kept, one.test, others) for standing in ranked)
@@ -137,7 +148,36 @@ def _section(one: Probed, results: Results, index: int) -> str:
         f'<section id="b{index}"><h2>{escape(_name(one.backbone))}</h2>'
         f"<p>{escape(one.train)} → {escape(one.test)}; head: {ranked[0].head or 'none'}; "
         f"ID accuracy: {_accuracy(ranked[0])}</p>"
-        f'<ul class="key">{key}</ul><div class="cards">{cards}</div></section>'
+        f'<ul class="key">{key}</ul><div class="cards">{cards}</div>'
+        f"{_worst(ranked[0], kept, one, others, album)}</section>"
+    )
+
+
+def _worst(
+    standing: Standing, kept: Mapping[str, NDArray[Any]], one: Probed, others: Sequence[str], album: Album
+) -> str:
+    assert one.result is not None  # noqa: S101 - only results are shown
+    parts = []
+    for name in (one.test, *others):
+        end = "lowest" if name == one.test else "highest"
+        heading = f"<h4>{escape(name)}: the {end} {escape(standing.score)}</h4>"
+        try:
+            found = album.pictures(one.result.rows[0], kept, standing.score, name, highest=name != one.test)
+        except (ConfigError, ValueError, OSError) as error:
+            if album.named(name):
+                raise
+            parts.append(f"{heading}<p>No images: {escape(str(error))}</p>")
+        else:
+            parts.append(f'{heading}<div class="row">{"".join(map(_figure, found))}</div>')
+    return "".join(parts)
+
+
+def _figure(picture: Picture) -> str:
+    kind = "png" if picture.image.startswith(b"\x89PNG") else "jpeg"
+    data = base64.b64encode(picture.image).decode("ascii")
+    return (
+        f'<figure><img src="data:image/{kind};base64,{data}" alt="{escape(picture.name)}">'
+        f"<figcaption>{picture.score:.4g}<br>{escape(picture.name)}</figcaption></figure>"
     )
 
 

@@ -9,34 +9,86 @@ from featurebank.pipelines.config import ConfigError
 from featurebank.pipelines.probing.selection import Selection, named_splits, parse_key, select
 from featurebank.store import Entry, FeatureStore, NotFoundError
 
-__all__ = ["OutSets", "out_sets", "select_backbones"]
+__all__ = ["Keys", "OutSets", "out_sets", "select_backbones"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keys:
+    """What a person asks for.
+
+    Attributes:
+        inside: KEY of the in-distribution pair.
+        ood: keys of out-of-distribution sets.
+        near: keys of near ones.
+        shifted: keys of covariate-shifted in-distribution sets.
+        tuning: key of the set that parameters are chosen on.
+        id_classes: the classes in distribution, if not all.
+    """
+
+    inside: str
+    ood: tuple[str, ...] = ()
+    near: tuple[str, ...] = ()
+    shifted: tuple[str, ...] = ()
+    tuning: str | None = None
+    id_classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutSets:
-    """Out-of-distribution sets, DATASET/SPLIT each.
+    """Further sets, DATASET/SPLIT each.
 
     Attributes:
-        names: all of them, in the order given.
+        names: the out-of-distribution sets, in the order given.
         near: those that are near.
+        shifted: covariate-shifted in-distribution sets.
+        tuning: the out-of-distribution set that parameters are chosen on, if any.
     """
 
-    names: tuple[str, ...]
-    near: tuple[str, ...]
+    names: tuple[str, ...] = ()
+    near: tuple[str, ...] = ()
+    shifted: tuple[str, ...] = ()
+    tuning: tuple[str, ...] = ()
+
+    @property
+    def every(self) -> tuple[str, ...]:
+        """All of them."""
+        return (*self.names, *self.shifted, *self.tuning)
 
 
-def out_sets(entries: Sequence[Entry], ood: Sequence[str], near: Sequence[str]) -> OutSets:
+def out_sets(
+    entries: Sequence[Entry],
+    ood: Sequence[str],
+    near: Sequence[str] = (),
+    *,
+    shifted: Sequence[str] = (),
+    tuning: str | None = None,
+    held_out: bool = False,
+) -> OutSets:
     """The sets that keys name; a DATASET is its test split, or all its splits where it has none.
+
+    Args:
+        entries: of the store.
+        ood: keys of out-of-distribution sets.
+        near: keys of near ones.
+        shifted: keys of covariate-shifted in-distribution sets.
+        tuning: key of the set to choose parameters on.
+        held_out: whether classes of the in-distribution set are held out, so that no other set is needed.
 
     Raises:
         UnknownNameError: no such dataset or split.
-        ConfigError: no key, or one with a train split or a backbone.
+        ConfigError: no key, one with a train split or a backbone, a set in two roles, or several to choose on.
     """
-    if not ood and not near:
+    if not ood and not near and not held_out:
         raise ConfigError("ood needs --ood DATASET/SPLIT, a set to tell apart from --id; it can be repeated")
-    found = {option: _named(entries, option, keys) for option, keys in (("--ood", ood), ("--near", near))}
-    near_names = tuple(dict.fromkeys(found["--near"]))
-    return OutSets(names=tuple(dict.fromkeys([*found["--ood"], *near_names])), near=near_names)
+    keys = {"--ood": ood, "--near": near, "--shifted": shifted, "--validation": [tuning] if tuning else []}
+    found = {option: tuple(dict.fromkeys(_named(entries, option, of))) for option, of in keys.items()}
+    if len(found["--validation"]) > 1:
+        raise ConfigError(f"--validation must be one set; found {', '.join(found['--validation'])}")
+    names = tuple(dict.fromkeys([*found["--ood"], *found["--near"]]))
+    for option, taken in (("--shifted", names), ("--validation", (*names, *found["--shifted"]))):
+        if twice := [name for name in found[option] if name in taken]:
+            raise ConfigError(f"{option} must be a set of its own; found {twice[0]} in another role too")
+    return OutSets(names=names, near=found["--near"], shifted=found["--shifted"], tuning=found["--validation"])
 
 
 def select_backbones(
@@ -47,7 +99,7 @@ def select_backbones(
     backbones: Sequence[str] = (),
     fingerprints: Sequence[str] = (),
 ) -> Selection:
-    """The in-distribution pairs of the backbones that have every out-of-distribution set; the others are passed over.
+    """The in-distribution pairs of the backbones that have every further set; the others are passed over.
 
     Raises:
         UnknownNameError, NotFoundError: as `featurebank.pipelines.probing.selection.select`, or a backbone that was
@@ -61,9 +113,9 @@ def select_backbones(
     having = []
     for pair in selection.pairs:
         for entry in (pair.train, pair.test):
-            if (name := f"{entry.dataset}/{entry.split}") in sets.names:
+            if (name := f"{entry.dataset}/{entry.split}") in sets.every:
                 raise ConfigError(f"{name} must be in or out of distribution; found it under --id and under --ood")
-        lacking = [name for name in sets.names if (name, pair.backbone) not in places]
+        lacking = [name for name in sets.every if (name, pair.backbone) not in places]
         if not lacking:
             having.append(pair)
             continue

@@ -145,11 +145,13 @@ class GMM(OODScore):
         few = n <= d
         if few:
             rows = self._centred(train, members)
-            values, vectors = torch.linalg.eigh((rows - mean) @ (rows - mean).T / n)
+            along = rows @ mean
+            rows -= mean
+            values, vectors = torch.linalg.eigh(rows @ rows.T / n)
         else:
             scatter = torch.zeros(d, d, dtype=torch.float64, device=mean.device)
             for part in np.array_split(members, math.ceil(n * d / GROUP_VALUES)):
-                add_gram(scatter, self._centred(train, part) - mean)
+                add_gram(scatter, self._centred(train, part).sub_(mean))
             values, vectors = torch.linalg.eigh(symmetric(scatter) / n)
         kept = values > values[-1] * max(n, d) * torch.finfo(torch.float64).eps
         values, vectors = values[kept], vectors[:, kept]
@@ -158,7 +160,7 @@ class GMM(OODScore):
         return _Gaussian(
             members=members if few else members[:0],
             factor=factor,
-            offset=(rows @ mean if few else mean) @ factor,
+            offset=(along if few else mean) @ factor,
             values=values,
             constant=math.log(n / train.rows) - 0.5 * (log_det + d * math.log(2 * math.pi)),
         )
@@ -197,4 +199,4 @@ class GMM(OODScore):
         """Training rows (n, D) less the mean of all."""
         assert train.features is not None  # noqa: S101
         rows = np.asarray(train.features[members], np.float32).astype(np.float64)
-        return torch.from_numpy(rows).to(self._mean.device) - self._mean
+        return torch.from_numpy(rows).to(self._mean.device).sub_(self._mean)

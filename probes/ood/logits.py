@@ -189,7 +189,8 @@ def log_largest(found: Peak) -> Tensor:
 def entropy(found: Peak) -> Tensor:
     """Of the softmax, in nats (m,), float64."""
     shifted = found.shifted.clamp(min=FARTHEST)  # its product with an exponential of zero is not NaN
-    return found.rest.log1p() - torch.linalg.vecdot(shifted, found.exponentials).double() / (1 + found.rest)
+    mean: Tensor = torch.linalg.vecdot(shifted, found.exponentials).double() / (1 + found.rest)
+    return found.rest.log1p() - mean
 
 
 def _likelihood_slope(train: TrainingSet, inverse: float) -> tuple[float, float]:

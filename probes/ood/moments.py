@@ -109,8 +109,8 @@ def add_gram(sums: Tensor, rows: Tensor) -> None:
 
 
 def symmetric(sums: Tensor) -> Tensor:
-    """The whole matrix (D, D) of which the upper triangle is given."""
-    return sums.triu() + sums.triu(1).T
+    """The whole matrix (D, D) of which the upper triangle is given, in the same memory."""
+    return sums.triu_().add_(sums.triu(1).T)
 
 
 def add_by_class(sums: Tensor, classes: Tensor, rows: Tensor) -> None:

@@ -25,18 +25,17 @@ from featurebank.probes.ood.statistics import TrainingSet
 from featurebank.probes.ood.subspace import PNML, CoP, CoRP, Residual, ViM
 from featurebank.probes.ood.weiper import WeiPerKLD
 
-__all__ = ["ScoredSets", "get", "score_all", "scores"]
+__all__ = ["ScoredSets", "family", "get", "score_all", "scores"]
 
-_SCORES: dict[str, type[OODScore]] = {
-    score.name: score
-    for score in (
-        MSP, TemperatureScaling, MaxLogit, Energy, Entropy, GEN, KLMatching, OpenMax,
-        MDS, RMDS, MDSPlusPlus, RMDSPlusPlus, GMM, KNN, NNGuide, Relation,
-        Residual, ViM, CoP, CoRP, PNML,
-        ReAct, DICE, ASHP, ASHB, ASHS, SCALE, VRA, LTS,
-        SHE, GradNorm, FDBD, NCI, WeiPerKLD, MCM,
-    )
-}  # fmt: skip
+_FAMILIES: dict[str, tuple[type[OODScore], ...]] = {
+    "logits": (MSP, TemperatureScaling, MaxLogit, Energy, Entropy, GEN, KLMatching, OpenMax),
+    "distances": (MDS, RMDS, MDSPlusPlus, RMDSPlusPlus, GMM),
+    "neighbours": (KNN, NNGuide, Relation),
+    "subspaces": (Residual, ViM, CoP, CoRP, PNML),
+    "shaping": (ReAct, DICE, ASHP, ASHB, ASHS, SCALE, VRA, LTS),
+    "alignment": (SHE, GradNorm, FDBD, NCI, WeiPerKLD, MCM),
+}
+_SCORES = {score.name: score for members in _FAMILIES.values() for score in members}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,6 +77,19 @@ def get(name: str) -> type[OODScore]:
         hint = f"did you mean {', '.join(near)}?" if near else f"the scores are {', '.join(_SCORES)}"
         raise ValueError(f"there is no score {name!r}; {hint}")
     return _SCORES[name]
+
+
+def family(name: str) -> str:
+    """What a score looks at: logits, distances, neighbours, subspaces, shaping (of activations), or alignment.
+
+    >>> family("vim"), family("ash-s"), family("nci")
+    ('subspaces', 'shaping', 'alignment')
+
+    Raises:
+        ValueError: there is no score of this name.
+    """
+    score = get(name)
+    return next(label for label, members in _FAMILIES.items() if score in members)
 
 
 def score_all(

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 from featurebank.probes._rows import BLOCK_VALUES, as_features
 from featurebank.probes.metrics import as_labels
@@ -205,7 +206,7 @@ class TrainingSet:
         if values.dtype != np.float32 or not values.flags.c_contiguous:
             with np.errstate(over="ignore"):
                 values = np.array(values, np.float32, order="C")
-        rows = torch.from_dlpack(values)  # not a copy, nor a warning of one that cannot be written to
+        rows = from_dlpack(values)  # not a copy, nor a warning of one that cannot be written to
         if not rows.sum().isfinite():  # or a sum that overflows
             check_finite(values, name, where.start)
         return rows.to(self.device)

@@ -224,7 +224,7 @@ def origin(head: Head) -> Tensor:
     """-W^+ b (D,) float64, with W^+ cut at the rounding of the weights, at least of float32."""
     weight = torch.from_numpy(np.array(head.weight, np.float64))
     precision = max(np.finfo(np.float32).eps, np.finfo(np.result_type(head.weight, np.float16)).eps)
-    inverse = torch.linalg.pinv(weight, rtol=max(weight.shape) * float(precision))
+    inverse: Tensor = torch.linalg.pinv(weight, rtol=max(weight.shape) * float(precision))
     return -(inverse @ torch.from_numpy(np.array(head.bias, np.float64)))
 
 

@@ -30,6 +30,10 @@ class WeiPerKLD(OODScore):
     with the row's q, smoothed by a moving average, after epsilon is added to both: d = sum (p - q) log(p / q).
     score = -(d + lambda_1 d_perturbed - lambda_2 mean over perturbations of the largest softmax probability).
 
+    Only q is smoothed, as in the authors' code. Where most features of a row lie in a few bins (at zero, after a ReLU),
+    what smoothing takes from this peak outweighs all other differences, and rows with a higher peak than the training
+    rows' come nearer to them than equal ones. Smooth p too, or choose ``smoothing`` on validation rows.
+
     The noise is drawn once, from the seed, and again for every block instead of kept. Epsilon is .01 for features, .025
     for logits; a value outside the training range counts in the shares' total but in no bin, as in the authors' code.
 
@@ -39,6 +43,7 @@ class WeiPerKLD(OODScore):
         bins: B, the paper's 100.
         smoothing: bins of the moving average of features, the authors' 4 for ImageNet.
         smoothing_perturbed: of logits, 15.
+        smooth_train: whether the training shares are smoothed too, unlike in the authors' code.
         lambda_1: 2.5.
         lambda_2: 0.1.
         fit_rows: training rows that are read, at most, evenly spaced; the authors' 300,000.
@@ -62,6 +67,7 @@ class WeiPerKLD(OODScore):
         bins: int = 100,
         smoothing: int = 4,
         smoothing_perturbed: int = 15,
+        smooth_train: bool = False,
         lambda_1: float = 2.5,
         lambda_2: float = 0.1,
         fit_rows: int = 300_000,
@@ -72,6 +78,7 @@ class WeiPerKLD(OODScore):
         self.bins = bins
         self.smoothing = smoothing
         self.smoothing_perturbed = smoothing_perturbed
+        self.smooth_train = smooth_train
         self.lambda_1 = lambda_1
         self.lambda_2 = lambda_2
         self.fit_rows = fit_rows
@@ -99,6 +106,9 @@ class WeiPerKLD(OODScore):
             densities = self._densities(block)
             sums += torch.stack([densities[0].sum(0), densities[1].sum(0)])
         self.density_, self.density_perturbed_ = sums / len(rows)
+        if self.smooth_train:
+            self.density_ = smoothed(self.density_[None], self.smoothing)[0]
+            self.density_perturbed_ = smoothed(self.density_perturbed_[None], self.smoothing_perturbed)[0]
 
     def _score(self, block: Block) -> Tensor:
         own, perturbed, confidence = self._densities(block)
@@ -136,12 +146,17 @@ def _widened(limits: tuple[float, float], values: Tensor) -> tuple[float, float]
 
 def divergence(p: Tensor, q: Tensor, smoothing: int, epsilon: float) -> Tensor:
     """The symmetric divergence of shares p (B,) and q (m, B), q smoothed, epsilon added and normalised; (m,)."""
-    left = (smoothing - 1) // 2
-    padded = torch.nn.functional.pad(q[:, None], (left, smoothing - 1 - left), mode="replicate")
-    smooth = torch.nn.functional.avg_pool1d(padded, smoothing, stride=1)[:, 0] + epsilon
+    smooth = smoothed(q, smoothing) + epsilon
     smooth = smooth / smooth.sum(1, keepdim=True)
     mean = (p + epsilon) / (p + epsilon).sum()
     return ((mean - smooth) * (mean.log() - smooth.log())).sum(1)
+
+
+def smoothed(shares: Tensor, size: int) -> Tensor:
+    """The moving average (m, B) of ``size`` bins; beyond the ends the outermost bins go on."""
+    left = (size - 1) // 2
+    padded = torch.nn.functional.pad(shares[:, None], (left, size - 1 - left), mode="replicate")
+    return torch.nn.functional.avg_pool1d(padded, size, stride=1)[:, 0]
 
 
 def _counts(values: Tensor, limits: tuple[float, float], bins: int) -> Tensor:

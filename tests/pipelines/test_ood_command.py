@@ -16,6 +16,7 @@ from rich.console import Console
 from sklearn.metrics import average_precision_score, roc_auc_score  # type: ignore[import-untyped]
 
 from featurebank.pipelines.ood.display import Standing, ood_table
+from featurebank.pipelines.ood.families import architecture_family
 from featurebank.pipelines.results import Results, Row
 from featurebank.probes.linear import linear_probe
 from featurebank.probes.ood.registry import scores
@@ -232,6 +233,199 @@ def test_without_draws_there_is_no_interval(store: FeatureStore) -> None:
     assert all(cell["interval"] is None for rows in one["scores"][0]["sets"].values() for cell in rows.values())
 
 
+# held-out classes, the full spectrum, parameters chosen on validation rows, text
+
+
+def logits_of(store: FeatureStore, place: str) -> tuple[Any, Any]:
+    x, labels = usable(store, place)
+    return x @ HEAD[0].T.astype(np.float64), labels
+
+
+def test_held_out_classes_are_a_near_set_and_nothing_is_fitted_on_them(store: FeatureStore) -> None:
+    keys = ("--id-classes", "0,2", "--scores", "mds", "--scores", "maxlogit")
+    one = one_of(ood_json(store, *keys, sets=()))
+    held = "pets/test:held-out"
+    assert (one["head"], list(one["scores"][0]["sets"])) == ("probe", [held, "near"])
+    (x, y), (test, labels) = usable(store, "pets/train"), usable(store, "pets/test")
+    x, y, known = x[y != 1], y[y != 1], labels != 1
+    centred = np.concatenate([x[y == k] - x[y == k].mean(0) for k in (0, 2)])
+    inverse = np.linalg.pinv(centred.T @ centred / len(centred))
+    mds = -np.min(
+        [np.einsum("nd,de,ne->n", test - m, inverse, test - m) for m in (x[y == 0].mean(0), x[y == 2].mean(0))], 0
+    )
+    found = {entry["score"]: entry["sets"][held] for entry in one["scores"]}
+    wanted = expected(mds[known], mds[~known])
+    assert {metric: cell["value"] for metric, cell in found["mds"].items()} == pytest.approx(wanted, abs=1e-9)
+    probe = linear_probe(x, y, test[known], labels[known])
+    assert one["accuracy"]["value"] == pytest.approx(probe.accuracy)
+    kept = Results(store.root).arrays(next(row for row in Results(store.root).rows() if row.backbone == "good"))
+    assert len(kept[f"{held} mds"]) == (~known).sum()
+    both = one_of(ood_json(store, *keys, sets=OTHERS))["scores"][0]["sets"]
+    assert list(both) == [held, *OTHERS, "near", "far"]
+    assert both["near"]["auroc"]["value"] == both[held]["auroc"]["value"]
+
+
+def test_the_full_spectrum_counts_shifted_rows_as_in_distribution(store: FeatureStore) -> None:
+    values, labels = clusters(40, noise=0.8, seed=11)
+    write_ood_set(store, "pets_c/test", "good", values, labels)
+    picked = ("--backbone", "good", "--scores", "energy", "--near", "shapes", "--shifted", "pets_c")
+    done = ood_json(store, *picked, sets=OTHERS)
+    found = metrics_of(done, "energy")
+    of = {place: log_sum_exp(logits_of(store, place)[0]) for place in ("pets/test", "pets_c/test", *OTHERS)}
+    whole = np.concatenate([of["pets/test"], of["pets_c/test"]])
+    for place in OTHERS:
+        full = {f"full_spectrum_{name}": value for name, value in expected(whole, of[place]).items()}
+        assert found[place] == pytest.approx(expected(of["pets/test"], of[place]) | full, abs=1e-9)
+    assert found["near"]["full_spectrum_auroc"] == found["shapes/test"]["full_spectrum_auroc"]
+    rows = {row.dataset: row.value for row in Results(store.root).rows() if row.metric == "accuracy"}
+    logits, truth = logits_of(store, "pets_c/test")
+    assert rows["pets_c/test"] == pytest.approx((logits.argmax(1) == truth).mean())
+    assert one_of(done)["accuracy"]["value"] == rows["pets/test"]
+    assert "full spectrum" in words(ood(store, *picked, *FAST).out)
+
+
+@pytest.mark.parametrize("split", [True, False], ids=["val split", "a fifth of the train rows"])
+def test_parameters_are_chosen_on_the_validation_set_and_recorded(store: FeatureStore, *, split: bool) -> None:
+    write_ood_set(store, "dots/test", "good", outside(50, near=True, seed=9), np.full(50, -1))
+    if split:
+        values, labels = clusters(40, noise=0.5, seed=7)
+        write_ood_set(store, "pets/val", "good", values, labels)
+    picked = ("--backbone", "good", "--scores", "knn", "--scores", "msp", "--validation", "dots")
+    one = one_of(ood_json(store, *picked))
+    knn, msp = sorted(one["scores"], key=lambda entry: entry["score"])
+    selected = knn["selected"]
+    assert (selected["inside"], selected["outside"]) == ("pets/val" if split else "pets/train:fifth", "dots/test")
+    assert (msp["selected"], msp["parameters"]) == (None, {})
+    best = max(selected["tried"], key=lambda one: one["auroc"])
+    assert knn["parameters"] == best["parameters"]
+    assert [one["parameters"]["k"] for one in selected["tried"]] == [1, 10, 50] + [100] * split
+    assert list(knn["sets"]) == list(OTHERS)
+    if split:
+        unit = {
+            n: x / np.linalg.norm(x, axis=1, keepdims=True)
+            for n in ("pets/train", "pets/val", "dots/test")
+            for x in [usable(store, n)[0]]
+        }
+        for tried in selected["tried"]:
+            k = min(tried["parameters"]["k"], len(unit["pets/train"]))
+            of = {
+                n: -np.sort(np.linalg.norm(x[:, None] - unit["pets/train"], axis=2), 1)[:, k - 1]
+                for n, x in unit.items()
+            }
+            assert tried["auroc"] == pytest.approx(expected(of["pets/val"], of["dots/test"])["auroc"])
+    plain = one_of(ood_json(store, *picked[:-2]))
+    assert not plain["known"]
+
+
+def test_text_features_serve_mcm(store: FeatureStore, tmp_path: Path) -> None:
+    text = np.random.default_rng(5).normal(size=(3, 8)).astype(np.float32)
+    np.savez(tmp_path / "text.npz", text=text)
+    found = ood_json(store, "--backbone", "good", "--scores", "mcm", "--text", tmp_path / "text.npz")
+    unit = text.astype(np.float64) / np.linalg.norm(text.astype(np.float64), axis=1, keepdims=True)
+    of = {}
+    for place in ("pets/test", *OTHERS):
+        x = usable(store, place)[0]
+        cosines = x / np.linalg.norm(x, axis=1, keepdims=True) @ unit.T
+        of[place] = cosines.max(1) - np.log(np.exp(cosines).sum(1))
+    for place in OTHERS:
+        assert metrics_of(found, "mcm")[place] == pytest.approx(expected(of["pets/test"], of[place]), abs=1e-3)
+    np.save(tmp_path / "text.npy", text)
+    again = ood_json(store, "--backbone", "good", "--scores", "mcm", "--text", tmp_path / "text.npy")
+    assert one_of(again)["scores"] == one_of(found)["scores"]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"a": np.zeros((3, 7))}, "expected text embeddings (K, 8) of at least two classes, found (3, 7)"),
+        ({"a": np.zeros((2, 8))}, "expected a row for each class of pets/train, up to 2; found 2 rows"),
+        ({"a": np.zeros((3, 8)), "b": np.zeros(3)}, "expected one array, or one called text; found a, b"),
+        ({"a": np.full((3, 8), None)}, "expected a .npz file of numbers, found something else"),
+    ],
+)
+def test_wrong_texts_are_one_clear_error(
+    store: FeatureStore, tmp_path: Path, arrays: dict[str, Any], message: str
+) -> None:
+    np.savez(tmp_path / "text.npz", **arrays)
+    done = ood(store, "--backbone", "good", "--scores", "mcm", "--text", tmp_path / "text.npz")
+    assert done.code == 1
+    assert message in words(done.out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--id-classes", "0,7"), "--id-classes must be classes of pets/train: 0 to 2; found 7"),
+        (("--id-classes", "1"), "--id-classes must be at least two classes; found 1"),
+        (("--id-classes", "0,1,2"), "pets/test must have rows of other classes, to be held out; found none"),
+        (("--id-classes", "0,1", "--head", "own"), "holds out classes that the backbone's own head was trained on"),
+    ],
+)
+def test_classes_that_cannot_be_held_out_are_a_failure(store: FeatureStore, arguments: Any, message: str) -> None:
+    done = ood(store, "--backbone", "good", *arguments, sets=())
+    assert done.code == 1
+    assert message in words(done.out)
+
+
+def test_classes_may_be_named(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path)
+    write_backbone(store, "good", class_names=("cat", "dog", "eel"))
+    named = one_of(ood_json(store, "--id-classes", "cat,eel", "--scores", "mds", sets=()))
+    numbered = one_of(ood_json(store, "--id-classes", "0,2", "--scores", "mds", sets=()))
+    assert named["scores"] == numbered["scores"]
+    done = ood(store, "--id-classes", "cat,bee", sets=())
+    assert "must be classes of pets/train: cat, dog, eel; found bee" in words(done.out)
+
+
+def test_rows_of_the_validation_set_among_the_tested_ones_are_told(store: FeatureStore) -> None:
+    hashes = np.random.default_rng(3).integers(0, 256, (50, 16), dtype=np.uint8)
+    for name in ("dots", "lines"):
+        write_ood_set(store, f"{name}/test", "good", outside(50, near=True, seed=9), np.full(50, -1), hashes=hashes)
+    picked = ("--backbone", "good", "--scores", "msp", "--validation", "dots")
+    one = one_of(ood_json(store, *picked, sets=("lines",)))
+    assert "dots/test: 49 of its rows are in the tested sets too; choose on another set" in one["notes"]
+
+
+def test_families_of_trained_backbones_stand_side_by_side(store: FeatureStore) -> None:
+    write_backbone(store, "timm:vit_tiny", noise=0.5)
+    picked = ("--scores", "msp", "--scores", "energy", "--scores", "mds")
+    found = ood_json(store, *picked)
+    means = {
+        (one["backbone"], entry["score"]): entry["mean_auroc"] for one in found["backbones"] for entry in one["scores"]
+    }
+    families = {(one["architecture"], one["scores"]): one for one in found["families"]}
+    assert set(families) == {(a, s) for a in ("other", "transformer") for s in ("logits", "distances")}
+    logits = families["transformer", "logits"]
+    values = {score: means["timm:vit_tiny", score] for score in ("msp", "energy")}
+    assert logits["best"] == max(values.values())
+    assert logits["best"] == values[logits["best_score"]]
+    assert logits["mean"] == pytest.approx(np.mean(list(values.values())))
+    assert "families of scores, by architecture" in words(ood(store, *picked, *FAST).out)
+    assert ood_json(store, *picked, "--backbone", "good")["families"] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("efficientnet_lite0", "convolutional"),
+        ("mobilenetv2@random:0", "convolutional"),
+        ("torchvision:vit_b_16/IMAGENET1K_V1", "transformer"),
+        ("torchvision:resnet50/IMAGENET1K_V1", "convolutional"),
+        ("timm:swinv2_tiny_window8_256.ms_in1k", "transformer"),
+        ("timm:resnet50_clip.openai", "convolutional"),
+        ("timm:convnext_tiny.dinov3_lvd1689m", "convolutional"),
+        ("timm:vit_base_patch14_dinov2.lvd142m", "transformer"),
+        ("timm:mobilevit_s", "hybrid"),
+        ("timm:mixer_b16_224", "mlp"),
+        ("hub:facebookresearch/dino/dino_resnet50", "convolutional"),
+        ("hub:facebookresearch/moco-v3/vit_small", "transformer"),
+        ("good", "other"),
+    ],
+)
+def test_the_architecture_of_a_name(name: str, family: str) -> None:
+    assert architecture_family(name) == family
+
+
 # what is kept
 
 
@@ -300,7 +494,7 @@ def test_a_narrow_console_gets_fewer_numbers_and_no_cut_ones() -> None:
 
     places = [f"set{index}/test" for index in range(3)]
     rows = {place: {metric: row(place, metric) for metric in ("auroc", "fpr_at_95")} for place in places}
-    one = Standing(backbone="resnet", score="vim", head="own", accuracy=None, rows=rows, mean=0.8125)
+    one = Standing(backbone="resnet", test="pets/test", score="vim", head="own", accuracy=None, rows=rows, mean=0.8125)
     texts = []
     for width in (160, 110, 72):
         out = io.StringIO()
@@ -332,7 +526,19 @@ def test_a_narrow_console_gets_fewer_numbers_and_no_cut_ones() -> None:
         (("--id", "pets", "--ood", "noise", "--head", "mine"), "head must be one of own, probe; found 'mine'"),
         (("--id", "pets", "--ood", "noise", "--html", "nowhere/page.html"), "--html: expected a folder at nowhere"),
         (("--id", "pets"), "ood needs --ood DATASET/SPLIT"),
-        (("--ood", "noise"), "Missing option '--id'"),
+        (
+            ("--id", "pets", "--ood", "noise", "--shifted", "noise"),
+            "--shifted must be a set of its own; found noise/test",
+        ),
+        (
+            ("--id", "pets", "--ood", "noise", "--validation", "noise"),
+            "--validation must be a set of its own; found noise",
+        ),
+        (("--id", "pets", "--ood", "noise", "--validation", "pets"), "pets/test must be in or out of distribution"),
+        (("--id", "pets", "--ood", "noise", "--text", "nowhere.npz"), "file 'nowhere.npz' does not exist"),
+        (("--id", "pets", "--ood", "noise", "--images", "pets=folder:/"), "--images must come with --html FILE"),
+        (("--id", "pets", "--ood", "noise", "--images", "pets"), "--images must be DATASET=PLACE"),
+        (("--ood", "noise"), "ood needs --id DATASET, or --benchmark NAME"),
     ],
 )
 def test_wrong_use_is_one_message_and_exit_2(store: FeatureStore, arguments: tuple[Any, ...], message: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
@@ -10,12 +12,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import PATIENCE, featurebank_
+from command_line import PATIENCE, featurebank_, words
 from numpy.typing import NDArray
 from ood_sets import HEAD, OTHERS, outside, write_backbone, write_ood_set
 from PIL import Image
+from probe_sets import clusters
+from retrieval_sets import make_pictures, write_split
 
+from featurebank.extract.datasets import open_split
+from featurebank.extract.datasets.contract import DatasetSpec
 from featurebank.pipelines.ood.page import BINS, HEIGHT, SIDE, WIDTH, histogram, roc_curve
+from featurebank.pipelines.pictures import thumbnail
+from featurebank.pipelines.results import Results
 from featurebank.store import FeatureStore
 
 RANDOM = "timm:net@random:0"
@@ -133,6 +141,73 @@ def test_the_page_needs_nothing_and_runs_nothing(store: FeatureStore) -> None:
     assert "script" not in page.tags
     assert all(link.startswith("#b") for link in page.links)
     assert any(hostile in text for text in page.text)
+
+
+def write_folder(store: FeatureStore, folder: Path, split: str, rows: int) -> None:
+    """Images of a folder, those of pets with features in three clusters, others with features elsewhere."""
+    make_pictures(folder if split == "all" else folder / split, rows, seed=rows)
+    opened = open_split(DatasetSpec(name=f"folder:{folder}", split=split))
+    values, _ = clusters(rows, seed=rows, noise=0.3)
+    write_split(store, opened, "good", values if folder.name == "pets" else (1 - values).astype(np.float16))
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> tuple[FeatureStore, Path]:
+    store = FeatureStore(tmp_path / "features")
+    for split, rows in (("train", 60), ("test", 30)):
+        write_folder(store, tmp_path / "pets", split, rows)
+    write_folder(store, tmp_path / "cars", "all", 24)
+    return store, tmp_path
+
+
+def figures(path: Path) -> dict[str, list[tuple[str, bytes]]]:
+    """Heading to the id and the image of each figure below it."""
+    found = {}
+    for part in path.read_text(encoding="utf-8").split("<h4>")[1:]:
+        heading, _, rest = part.partition("</h4>")
+        pairs = re.findall(r'<img src="data:image/png;base64,([^"]+)" alt="([^"]*)">', rest)
+        found[heading] = [(name, base64.b64decode(data)) for data, name in pairs]
+    return found
+
+
+def test_the_most_wrongly_scored_images_are_shown(pictures: tuple[FeatureStore, Path]) -> None:
+    store, folder = pictures
+    images = [word for name in ("pets", "cars") for word in ("--images", f"{name}=folder:{folder / name}")]
+    _, found, path = make(store, *images, "--id-classes", "0,2", sets=("cars",))
+    best = found["backbones"][0]["scores"][0]["score"]
+    kept = Results(store.root).arrays(next(iter(Results(store.root).rows())))
+    shown = figures(path)
+    assert list(shown) == [
+        f"pets/test: the lowest {best}",
+        f"pets/test:held-out: the highest {best}",
+        f"cars/all: the highest {best}",
+    ]
+    for (place, below, sign), figure in zip(
+        (
+            ("pets/test", folder / "pets" / "test", 1),
+            ("pets/test:held-out", folder / "pets" / "test", -1),
+            ("cars/all", folder / "cars", -1),
+        ),
+        shown.values(),
+        strict=True,
+    ):
+        order = np.argsort(sign * kept[f"{place} {best}"], kind="stable")[:8]
+        ids = kept[f"{place} ids"][order].tolist()
+        assert figure == [(name, thumbnail((below / name).read_bytes())) for name in ids]
+
+
+def test_images_that_are_not_known_are_told_and_wrong_ones_refused(pictures: tuple[FeatureStore, Path]) -> None:
+    store, folder = pictures
+    page, _, _ = make(store, sets=("cars",))
+    assert "img" not in page.tags
+    assert sum("No images: --html needs the images of" in text for text in page.text) == 2
+    wrong = ("--images", f"cars=folder:{folder / 'pets'}")
+    done = featurebank_(
+        "ood", "--id", "pets", "--ood", "cars", "--html", folder / "a.html", *wrong, "--store", store.root
+    )
+    assert (done.code, done.out) == (2, "")
+    assert "--html needs the images of cars/all" in words(done.err)
+    assert "name where they are with --images cars=folder:PATH" in words(done.err)
 
 
 def test_known_results_are_shown_too(store: FeatureStore) -> None:

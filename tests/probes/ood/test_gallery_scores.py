@@ -122,11 +122,13 @@ def shares(values: F64, low: float, high: float, bins: int) -> F64:
     return np.array([np.histogram(row, bins, (low, high))[0] / len(row) for row in values])
 
 
-@pytest.mark.parametrize("width", [1, 20, 1024])
-def test_weiper_is_the_formula(width: int, problem: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("width", "both"), [(1, False), (20, True), (1024, False)])
+def test_weiper_is_the_formula(width: int, *, both: bool, problem: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weiper, "WIDTH", width)
     repeats, bins = 7, 20
-    score = WeiPerKLD(repeats=repeats, bins=bins, smoothing=4, smoothing_perturbed=5, lambda_2=2.0, seed=3)
+    score = WeiPerKLD(
+        repeats=repeats, bins=bins, smoothing=4, smoothing_perturbed=5, smooth_train=both, lambda_2=2.0, seed=3
+    )
     drawn: list[Any] = []
     randn = torch.randn
 
@@ -151,12 +153,26 @@ def test_weiper_is_the_formula(width: int, problem: Any, monkeypatch: pytest.Mon
     ):
         np.testing.assert_allclose(limits, (rows.min(), rows.max()), rtol=1e-5)
         mean = shares(rows, rows.min(), rows.max(), bins).mean(0)
+        mean = smoothed(mean, size) if both else mean
         expected.append([divergence(mean, q, size, epsilon) for q in shares(queries, rows.min(), rows.max(), bins)])
     total = -(np.array(expected[0]) + 2.5 * np.array(expected[1]) - 2.0 * confidence)
     found = score.score(problem.queries)
     close = np.isclose(found, total, rtol=1e-4)  # a value at a bin's edge may fall on either side in float32
     assert close.mean() > 0.95
     np.testing.assert_allclose(found, total, rtol=0.05)
+
+
+def test_smoothing_one_side_of_a_peak_makes_a_higher_peak_nearer_than_an_equal_one() -> None:
+    def peaked(first: float) -> torch.Tensor:
+        """Shares of 100 bins, most of them in the first."""
+        rest = torch.exp(-torch.arange(99, dtype=torch.float64) / 5)
+        return torch.cat([torch.tensor([first], dtype=torch.float64), (1 - first) * rest / rest.sum()])
+
+    train, rows = peaked(0.67), torch.stack([peaked(0.67), peaked(0.75)])
+    equal, higher = weiper.divergence(train, rows, 4, 0.01).tolist()
+    assert equal > higher > 0.15
+    equal, higher = weiper.divergence(weiper.smoothed(train[None], 4)[0], rows, 4, 0.01).tolist()
+    assert higher > equal == pytest.approx(0)
 
 
 def test_weiper_reads_evenly_spaced_rows_and_does_not_depend_on_the_batch(problem: Any) -> None:

@@ -1,0 +1,130 @@
+"""Which rows play which part: fitted on, in distribution, out of distribution, shifted, or chosen on.
+
+Shapes: N rows of a set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurebank.pipelines.ood.classifier import has_classes, rows_with_classes
+from featurebank.pipelines.probing.inputs import Inputs, SplitRows, vectors
+
+__all__ = ["HELD_OUT", "Roles", "held_out_name", "roles"]
+
+HELD_OUT = ":held-out"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roles:
+    """The rows of one backbone, by the part that they play.
+
+    Attributes:
+        train: scores are fitted on them; those with a class, if any has one.
+        validation: held-out in-distribution rows, where the store has them.
+        inside: the in-distribution test rows.
+        outside: the out-of-distribution sets.
+        shifted: covariate-shifted in-distribution sets.
+        tuning: the out-of-distribution set that parameters are chosen on.
+    """
+
+    train: SplitRows
+    validation: SplitRows | None
+    inside: SplitRows
+    outside: tuple[SplitRows, ...]
+    shifted: tuple[SplitRows, ...] = ()
+    tuning: SplitRows | None = None
+
+    @property
+    def tested(self) -> tuple[SplitRows, ...]:
+        """Every set that is scored in the end."""
+        return (self.inside, *self.outside, *self.shifted)
+
+
+def held_out_name(test: str) -> str:
+    """What the rows of the classes that are not in distribution are called.
+
+    >>> held_out_name("fashion_mnist/test")
+    'fashion_mnist/test:held-out'
+    """
+    return test + HELD_OUT
+
+
+def roles(
+    inputs: Inputs, *, on: Sequence[str], shifted: Sequence[str], tuning: Sequence[str], id_classes: Sequence[str]
+) -> Roles:
+    """Deals out the rows.
+
+    With ``id_classes``, train, validation, test and shifted rows are those of these classes, and the test rows of the
+    others are an out-of-distribution set, the first.
+
+    Args:
+        inputs: rows; its other sets are those named here.
+        on: names of the out-of-distribution sets.
+        shifted: names of the shifted sets.
+        tuning: name of the set to choose on, or nothing.
+        id_classes: numbers or names of classes; all of them if empty.
+
+    Raises:
+        ValueError: a class that is not there, none that is held out, or features that are no vectors.
+    """
+    named = {other.name: vectors(other) for other in inputs.others}
+    train, inside = rows_with_classes(inputs.train), vectors(inputs.test)
+    held = None if inputs.validation is None else rows_with_classes(inputs.validation)
+    found = Roles(
+        train=train,
+        validation=held if held is not None and has_classes(held) else None,
+        inside=inside,
+        outside=tuple(named[name] for name in on),
+        shifted=tuple(named[name] for name in shifted),
+        tuning=named[tuning[0]] if tuning else None,
+    )
+    return _restricted(found, id_classes) if id_classes else found
+
+
+def _restricted(whole: Roles, id_classes: Sequence[str]) -> Roles:
+    kept = _numbers(whole.train, id_classes)
+    if whole.inside.labels.ndim != 1:
+        raise ValueError(f"--id-classes needs one class a row; {whole.inside.name} has several")
+    known = np.isin(whole.inside.labels, kept)
+    others = ~known & (whole.inside.labels >= 0)
+    for rows, what in ((known, "of --id-classes"), (others, "of other classes, to be held out")):
+        if not rows.any():
+            raise ValueError(f"{whole.inside.name} must have rows {what}; found none")
+    held_out = replace(whole.inside.where(others), name=held_out_name(whole.inside.name))
+    return replace(
+        whole,
+        train=_of(whole.train, kept),
+        validation=None if whole.validation is None else _of(whole.validation, kept),
+        inside=_of(whole.inside, kept),
+        outside=(held_out, *whole.outside),
+        shifted=tuple(_of(split, kept) for split in whole.shifted),
+    )
+
+
+def _of(split: SplitRows, classes: NDArray[np.int64]) -> SplitRows:
+    some = split.where(np.isin(split.labels, classes)) if split.labels.ndim == 1 else None
+    if some is None or not len(some.labels):
+        raise ValueError(f"{split.name} must have rows of --id-classes; found none")
+    return some
+
+
+def _numbers(train: SplitRows, id_classes: Sequence[str]) -> NDArray[np.int64]:
+    """The labels that are meant, ascending."""
+    if not has_classes(train):
+        raise ValueError(f"--id-classes needs the classes of the rows; {train.name} has none")
+    present = np.unique(train.labels)
+    numbers = {name: label for label, name in enumerate(train.class_names)}
+    numbers |= {str(label): int(label) for label in present}
+    unknown = [name for name in id_classes if numbers.get(name) not in present]
+    if unknown:
+        known = ", ".join(train.class_names) or f"{present[0]} to {present[-1]}"
+        raise ValueError(f"--id-classes must be classes of {train.name}: {known}; found {', '.join(unknown)}")
+    found = np.unique([numbers[name] for name in id_classes])
+    if len(found) < 2:
+        raise ValueError(f"--id-classes must be at least two classes; found {', '.join(id_classes)}")
+    return found
