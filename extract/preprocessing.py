@@ -46,6 +46,8 @@ class Preprocessing:
         resize_height: rows asked of the resize.
         resize_width: columns asked of the resize.
         interpolation: the resampling filter, with antialiasing as Pillow does it.
+        margins: how an odd margin around the crop is shared: ``round`` (half to even) as in torchvision, timm and
+            open_clip, ``floor`` as in transformers.
         fill: 8-bit RGB value of the border where the crop is larger than the resized image.
         mean: per channel, in units of 1/255 times the pixel value, in the order of ``channels``.
         std: as ``mean``.
@@ -59,6 +61,7 @@ class Preprocessing:
     resize_height: int
     resize_width: int
     interpolation: Interpolation
+    margins: Literal["round", "floor"] = "round"
     fill: tuple[int, int, int] = (0, 0, 0)
     mean: tuple[float, float, float]
     std: tuple[float, float, float]

@@ -13,12 +13,20 @@ from featurebank.extract.datasets.contract import Split
 __all__ = ["provenance"]
 
 LIBRARIES = ("featurebank", "torch", "torchvision", "timm", "pillow", "numpy", "h5py")
+# By the source of the backbone, which alone they concern.
+LIBRARIES_OF = {
+    "open_clip": ("open_clip_torch",),
+    "diffusers": ("diffusers", "transformers"),
+    "hf": ("transformers",),
+    "onnx": ("onnxruntime",),
+}
 
 
 def provenance(device: str, execution: Mapping[str, Any], split: Split, spec: BackboneSpec) -> dict[str, Any]:
     """Plain JSON for the manifest; names no host, no user and no path."""
     return {
-        "versions": {name: _version(name) for name in LIBRARIES} | {"python": platform.python_version()},
+        "versions": {name: _version(name) for name in (*LIBRARIES, *LIBRARIES_OF.get(spec.source, ()))}
+        | {"python": platform.python_version()},
         "device": _device_name(device),
         "execution": dict(execution),
         "class_names": list(split.class_names),

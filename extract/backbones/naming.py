@@ -10,7 +10,7 @@ from featurebank.extract.assets import sha256_of
 from featurebank.extract.backbones.contract import Weights
 from featurebank.extract.errors import UnknownNameError, WeightsError
 
-__all__ = ["checked_outputs", "given_weights", "random_seed", "split_random"]
+__all__ = ["checked_outputs", "given_weights", "random_seed", "rooted", "split_random"]
 
 _RANDOM = re.compile(r"@random(?::(?P<seed>\d+))?")
 _OUTPUT = re.compile(r"[a-z][a-z0-9_]*(\.(0|[1-9]\d*)\.[a-z][a-z0-9_]*)?")
@@ -34,6 +34,21 @@ def split_random(name: str) -> tuple[str, int | None]:
             f"unknown backbone {name!r}; what follows '@' must be 'random' or 'random:<seed>', as in '{base}@random:0'"
         )
     return base, int(match["seed"] or 0)
+
+
+def rooted(name: str, folder: Path) -> str:
+    """A name whose relative path, if it is one of a path, is taken from a folder.
+
+    What ``diffusers:`` names is a repository, unless it begins as only paths do.
+
+    >>> rooted("onnx:net.onnx", Path("/data")), rooted("resnet50", Path("/data"))
+    ('onnx:/data/net.onnx', 'resnet50')
+    >>> rooted("diffusers:./tiny", Path("/data")), rooted("diffusers:CompVis/stable-diffusion-v1-4", Path("/data"))
+    ('diffusers:/data/tiny', 'diffusers:CompVis/stable-diffusion-v1-4')
+    """
+    prefix, colon, path = name.partition(":")
+    is_path = prefix in {"hf", "onnx"} or (prefix == "diffusers" and path.startswith((".", "/", "~")))
+    return f"{prefix}:{folder / Path(path).expanduser()}" if colon and is_path else name
 
 
 def random_seed(weights: Weights) -> int | None:

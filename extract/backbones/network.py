@@ -40,10 +40,13 @@ class FrozenNetwork(nn.Module):
     """
 
     spec: BackboneSpec
+    dimension: int
+    """Of ``pooled``; subclasses learn it from a forward pass when they are built."""
 
     def __init__(self, spec: BackboneSpec, backbone: nn.Module) -> None:
         super().__init__()
         self.spec = spec
+        self.dimension = 0
         self.backbone = backbone.eval().requires_grad_(False)
         self._head: Head | None = None
         super().train(False)
@@ -60,6 +63,12 @@ class FrozenNetwork(nn.Module):
     def available(self) -> list[str]:
         """Names of all outputs this network can give."""
         raise NotImplementedError
+
+    def sparsity(self) -> float:
+        """The share of exact zeros among the weights of layers (tensors of two and more dimensions)."""
+        weights = [p for p in self.parameters() if p.ndim > 1]
+        nonzero = sum(int(torch.count_nonzero(weight)) for weight in weights)
+        return 1.0 - nonzero / max(1, sum(weight.numel() for weight in weights))
 
     def _require(self, outputs: Sequence[str]) -> None:
         known = self.available()
@@ -81,22 +90,28 @@ def _folded(names: Sequence[str]) -> str:
     return ", ".join(plain + [f"{a}.{min(n)}-{max(n)}.{b}" for (a, b), n in levels.items()])
 
 
-def probe(spec: BackboneSpec) -> torch.Tensor:
-    """(1, 3, H, W) of fixed noise, to learn shapes and check identities once, when a network is built."""
-    generator = torch.Generator().manual_seed(0)
+def probe(spec: BackboneSpec, module: nn.Module) -> torch.Tensor:
+    """(1, 3, H, W) of fixed noise where a module lies, to learn shapes and check identities once, when it is built."""
+    generator = torch.Generator("cpu").manual_seed(0)
     size = spec.preprocessing
-    return torch.randn(1, 3, size.height, size.width, generator=generator)
+    noise = torch.randn(1, 3, size.height, size.width, generator=generator, device="cpu")
+    first = next(module.parameters(), None)
+    return noise if first is None else noise.to(first.device)
 
 
 def linear_head(classifier: object, pooled: torch.Tensor, logits: torch.Tensor) -> Head | None:
     """The classifier as a `Head`, if it is one linear layer and truly gives these logits from these features."""
     if not isinstance(classifier, nn.Linear) or pooled.ndim != 2 or pooled.shape[1] != classifier.in_features:
         return None
-    weight = classifier.weight.detach().float().cpu().clone()
-    bias = torch.zeros(len(weight)) if classifier.bias is None else classifier.bias.detach().float().cpu().clone()
-    scale = float(logits.abs().max())
-    close = logits.shape == (1, len(weight)) and torch.allclose(pooled @ weight.T + bias, logits, atol=1e-4 * scale)
-    return Head(weight, bias) if close else None
+    weight = classifier.weight.detach().float().clone()
+    bias = weight.new_zeros(len(weight)) if classifier.bias is None else classifier.bias.detach().float().clone()
+    if logits.shape != (1, len(weight)):
+        return None
+    if not logits.is_meta:  # which has shapes only
+        scale = float(logits.abs().max())
+        if not torch.allclose(pooled @ weight.T + bias, logits, atol=1e-4 * scale):
+            return None
+    return Head(weight, bias)
 
 
 class TimmNetwork(FrozenNetwork):
@@ -127,13 +142,14 @@ class TimmNetwork(FrozenNetwork):
         super().__init__(spec, model)
         self._channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
         with torch.no_grad():
-            features = self._call("forward_features", probe(spec))
+            features = self._call("forward_features", probe(spec, model))
             self._final = _kind_of(features)
             self._prefix = _prefix_tokens(model) if self._final == "tokens" else 0
             self._has_patches = self._final == "map" or (self._final == "tokens" and features.shape[1] > self._prefix)
             self._levels, self._level_word, self._level_cls = _levels_of(model, self._prefix)
+            pooled = self._call("forward_head", features, pre_logits=True)
+            self.dimension = pooled.shape[1]
             if getattr(model, "num_classes", 0):
-                pooled = self._call("forward_head", features, pre_logits=True)
                 logits = self._call("forward_head", features)
                 self._head = linear_head(self._call("get_classifier"), pooled, logits)
             self._require(spec.outputs)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featurebank.extract.assets import is_offline, sha256_of
+from featurebank.extract.assets import sha256_of
 from featurebank.extract.backbones import adapters
 from featurebank.extract.backbones.checkpoint import differences, load_strictly, state_dict_of
 from featurebank.extract.backbones.contract import BackboneSpec, Network, Weights
+from featurebank.extract.backbones.hub_cache import from_hub
 from featurebank.extract.backbones.naming import checked_outputs, given_weights, random_seed, split_random
 from featurebank.extract.errors import AssetError, WeightsError, nearest
 from featurebank.extract.preprocessing import Preprocessing
@@ -158,7 +157,7 @@ def load_into(model: nn.Module, spec: BackboneSpec) -> None:
 
 def _own_weights(name: str, cfg: PretrainedCfg) -> Weights:
     if cfg.hf_hub_id:
-        return _from_hub(name, cfg.hf_hub_id, cfg.hf_hub_filename)
+        return from_hub(name, cfg.hf_hub_id, (cfg.hf_hub_filename,) if cfg.hf_hub_filename else HUB_FILES)
     if cfg.url:
         from featurebank.extract.backbones.torch_hub import fetch_url
 
@@ -169,34 +168,3 @@ def _own_weights(name: str, cfg: PretrainedCfg) -> Weights:
         f"{name}: expected pretrained weights, but timm publishes none for it; give checkpoint=, another tag, "
         f"or '{name}@random'"
     )
-
-
-def _from_hub(name: str, hub_id: str, file_name: str | None) -> Weights:
-    """The checkpoint from the hub's local cache, else from the hub: safetensors where there is one."""
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError
-
-    repository, _, revision = hub_id.partition("@")
-    files = (file_name,) if file_name else HUB_FILES
-    for file in files:
-        found = try_to_load_from_cache(repository, file, revision=revision or None)
-        if isinstance(found, str):
-            return _hub_weights(Path(found), hub_id)
-    advice = f"give checkpoint=, fill the hub's cache on another machine, or use '{name}@random'"
-    if is_offline() or os.environ.get("HF_HUB_OFFLINE", "0").upper() in {"1", "ON", "YES", "TRUE"}:
-        raise AssetError(f"{name}: expected {hub_id} in the hub's local cache, found nothing, and offline; {advice}")
-    for file in files:
-        try:
-            return _hub_weights(Path(hf_hub_download(repository, file, revision=revision or None)), hub_id)
-        except EntryNotFoundError:
-            continue
-        except Exception as error:  # the hub's client raises its transport's errors, whichever that is
-            raise AssetError(f"{name}: cannot download {file} of {hub_id}: {error}; {advice}") from error
-    raise AssetError(f"{name}: expected one of {', '.join(files)} in {hub_id}, found none; {advice}")
-
-
-def _hub_weights(path: Path, hub_id: str) -> Weights:
-    # The hub's cache names large files by their SHA-256; build() hashes what it loads in any case.
-    blob = path.resolve().name
-    digest = blob if re.fullmatch(r"[0-9a-f]{64}", blob) else sha256_of(path)
-    return Weights(sha256=digest, path=path, origin=hub_id)

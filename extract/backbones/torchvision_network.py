@@ -40,12 +40,14 @@ class LinearEnd(FrozenNetwork):
         self._require(spec.outputs)
         name, classifier = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)][-1]
         with torch.no_grad():
-            images = probe(spec)
+            images = probe(spec, model)
             logits = model(images)
             parent, _, attribute = name.rpartition(".")
             setattr(model.get_submodule(parent), attribute, nn.Identity())
             self.classifier = classifier
-            self._head = linear_head(classifier, model(images), logits)
+            pooled = model(images)
+            self.dimension = pooled.shape[1]
+            self._head = linear_head(classifier, pooled, logits)
         if self._head is None:
             raise WeightsError(
                 f"{spec.name}: expected {spec.architecture} to end in its linear layer {name}; it does not"
@@ -75,6 +77,7 @@ class SqueezeNet(FrozenNetwork):
     def __init__(self, spec: BackboneSpec, model: nn.Module) -> None:
         super().__init__(spec, model)
         self._require(spec.outputs)
+        self.dimension = 512
 
     def available(self) -> list[str]:
         """Names of all outputs."""

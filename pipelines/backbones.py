@@ -1,0 +1,168 @@
+"""``featurebank backbones``: the zoo as a table, one backbone in full, and ``docs/backbones.md``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from featurebank.pipelines.streams import console, print_json
+from featurebank.pipelines.tables import titled_table
+
+if TYPE_CHECKING:
+    from featurebank.extract.backbones.zoo import ZooEntry
+
+__all__ = ["backbones", "markdown"]
+
+_HEAD = """\
+# Backbones
+
+Made from `extract/backbones/zoo.csv` by `python -m featurebank.pipelines.backbones`. A name is used as it stands, with
+`@random` or `@random:SEED` behind it for the same architecture at its random initialisation. Heads, dimension, number
+of parameters and preprocessing are compared with this table whenever a network is built. Every tensor of a checkpoint
+that is missing, left over or of another shape is an error, unless the table lists it.
+
+Any other checkpoint, by its source:
+
+| name | what it is |
+|---|---|
+| `timm:ARCHITECTURE.TAG` | timm's zoo; `checkpoint:` takes a local file, pruned ones too |
+| `torchvision:MODEL/WEIGHTS` | torchvision's classification models |
+| `open_clip:ARCHITECTURE/TAG` | image towers; `pooled` before and `embedding` after the projection |
+| `diffusers:REPOSITORY?px=512&prompt=TEXT` | Stable Diffusion's encoder; `mid.0.mean`, `down.2.mean_t100` and so on |
+| `url:ARCHITECTURE=ADDRESS#SHA256` | a file on the web for an architecture of timm |
+| `hf:FOLDER` | a folder of transformers |
+| `onnx:FILE` | a graph for onnxruntime, with its preprocessing in a JSON file beside it |
+| `python:PACKAGE.MODULE:FUNCTION` | [your own](adding-a-backbone.md) |
+
+Weights inside packages, for machines without a model hub: PACKAGED.
+"""
+
+
+def backbones(
+    name: Annotated[str | None, typer.Argument(help="A backbone: all that is known about it.")] = None,
+    style: Annotated[str | None, typer.Option("--style", help="Only supervised, self-supervised …")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables.")] = False,
+) -> None:
+    """List the backbones known by short names; of one, say what its weights are and expect."""
+    from featurebank.extract.backbones import zoo
+    from featurebank.extract.errors import nearest
+
+    if name is not None:
+        _one(name, as_json=as_json)
+        return
+    found = list(zoo.entries().values())
+    if style is not None:
+        known = {entry.style for entry in found}
+        if style not in known:
+            raise nearest("style of pretraining", style, known)
+        found = [entry for entry in found if entry.style == style]
+    if as_json:
+        print_json([_json(entry) for entry in found])
+    else:
+        _print_table(found, console())
+
+
+def markdown() -> str:
+    """``docs/backbones.md``: every backbone of the zoo, in its order."""
+    from featurebank.extract.backbones import zoo
+    from featurebank.extract.backbones.packaged import ENTRIES
+
+    found = zoo.entries().values()
+    lines = [
+        _HEAD.replace("PACKAGED", ", ".join(f"`{name}`" for name in ENTRIES)),
+        f"| {' | '.join(_COLUMNS)} |",
+        f"|{'---|' * len(_COLUMNS)}",
+        *(f"| {' | '.join(cell(entry) for cell in _COLUMNS.values())} |" for entry in found),
+        "",
+        "## Other names of the same checkpoints",
+        "",
+        *(f"- `{entry.name}`: {', '.join(f'`{a}`' for a in entry.aliases)}" for entry in found if entry.aliases),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _one(name: str, *, as_json: bool) -> None:
+    from featurebank.extract.backbones import describe, zoo
+
+    entry = zoo.find(name.partition("@")[0])
+    facts = {**describe(name)} if entry is None else _json(entry)
+    if as_json:
+        print_json({"name": name, **facts})
+        return
+    out = console()
+    out.print(f"[bold]{escape(entry.name if entry else name)}[/]", soft_wrap=True)
+    for label, value in facts.items():
+        text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        if text and label != "name":
+            out.print(f"  [dim]{label:<13}[/] {escape(text)}", soft_wrap=True, highlight=False)
+
+
+def _json(entry: ZooEntry) -> dict[str, Any]:
+    record = entry.preprocessing
+    given = {key: value for key, value in vars(entry).items() if key != "preprocessing"}
+    return {
+        **given,
+        "aliases": list(entry.aliases),
+        "px": record.height,
+        "resize": _resize(entry),
+        "mean": list(record.mean),
+        "std": list(record.std),
+    }
+
+
+def _print_table(found: Sequence[ZooEntry], out: Console) -> None:
+    table = titled_table(f"{len(found)} backbones", "name", "style", "method", "data", "px", "dim", "params")
+    for entry in found:
+        size = str(entry.preprocessing.height)
+        cells = (entry.name, entry.style, entry.method, entry.data, size, str(entry.dimension), _millions(entry))
+        table.add_row(*map(escape, cells))
+    out.print(table)
+    out.print("  featurebank backbones NAME: its weights, preprocessing and paper", soft_wrap=True, highlight=False)
+
+
+def _resize(entry: ZooEntry) -> str:
+    record = entry.preprocessing
+    how = {"shorter": "shorter side", "longer": "longer side", "exact": "both sides", "none": "none"}[record.resize]
+    return f"{how} {record.resize_height}, {record.interpolation}"
+
+
+def _place(checkpoint: str) -> str:
+    return f"[{checkpoint.rpartition('/')[2]}]({checkpoint})" if "://" in checkpoint else f"`{checkpoint}`"
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.4g}" for value in values)
+
+
+def _millions(entry: ZooEntry) -> str:
+    return f"{entry.parameters / 1e6:.1f} M"
+
+
+_COLUMNS: Mapping[str, Callable[[ZooEntry], str]] = {
+    "name": lambda e: f"`{e.name}`",
+    "reference": lambda e: f"`{e.reference}`",
+    "checkpoint": lambda e: _place(e.checkpoint),
+    "style": lambda e: e.style,
+    "method": lambda e: e.method,
+    "data": lambda e: e.data,
+    "px": lambda e: str(e.preprocessing.height),
+    "resize": _resize,
+    "mean": lambda e: _numbers(e.preprocessing.mean),
+    "std": lambda e: _numbers(e.preprocessing.std),
+    "pooled": lambda e: e.pooling,
+    "dimension": lambda e: str(e.dimension),
+    "heads": lambda e: e.heads,
+    "parameters": _millions,
+    "licence": lambda e: e.licence,
+    "paper": lambda e: f"[{e.paper}](https://arxiv.org/abs/{e.paper})",
+}
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.write(markdown())

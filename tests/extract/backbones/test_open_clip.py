@@ -1,0 +1,162 @@
+"""open_clip's towers: features on both sides of the projection, texts, checkpoints from the hub's cache and files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+import open_clip  # type: ignore[import-untyped]
+import pytest
+import torch
+from open_clip import pretrained
+from safetensors.torch import save_file
+from zoo_networks import put_in_hub
+
+from featurebank.extract.backbones import build, describe, names, resolve, text_features
+from featurebank.extract.errors import AssetError, UnknownNameError, WeightsError
+
+TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+VIT = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "fb-vit": {"embed_dim": 12, "vision_cfg": VIT, "text_cfg": TEXT},
+    "fb-resnet": {
+        "embed_dim": 12,
+        "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16},
+        "text_cfg": TEXT,
+    },
+    "fb-timm": {
+        "embed_dim": 12,
+        "custom_text": True,
+        "vision_cfg": {"timm_model_name": "test_vit", "timm_pool": "", "timm_proj": "linear", "image_size": 160},
+        "text_cfg": TEXT,
+    },
+    "fb-timm-classifier": {
+        "embed_dim": 12,
+        "custom_text": True,
+        "vision_cfg": {"timm_model_name": "test_vit", "timm_pool": "token", "timm_proj": None, "image_size": 160},
+        "text_cfg": TEXT,
+    },
+    "fb-coca": {
+        "embed_dim": 16,
+        "custom_text": True,
+        "vision_cfg": {**VIT, "attentional_pool": True, "attn_pooler_heads": 4, "output_tokens": True},
+        "text_cfg": {**TEXT, "embed_cls": True, "output_tokens": True},
+        "multimodal_cfg": {"context_length": 76, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    },
+}
+TEXTS = ["a photo of a cat.", "a photo of a dog."]
+
+
+@pytest.fixture(autouse=True)
+def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Tiny architectures with one tag each, and an empty hub; returns the hub's cache."""
+    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", {**open_clip.factory._MODEL_CONFIGS, **CONFIGS})
+    tags = {
+        name: {"tiny": {**pretrained._pcfg(hf_hub=f"featurebank/{name}/"), "quick_gelu": False}} for name in CONFIGS
+    }
+    monkeypatch.setattr(pretrained, "_PRETRAINED", {**pretrained._PRETRAINED, **tags})
+    cache = tmp_path / "hub"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setenv("FEATUREBANK_OFFLINE", "1")
+    return cache
+
+
+def saved(name: str, path: Path, **changes: torch.Tensor) -> Any:
+    """open_clip's own model of a configuration, its weights saved as open_clip does."""
+    torch.manual_seed(0)
+    model = open_clip.create_model(name, **({"output_dict": True} if "coca" in name else {})).eval()
+    state = {**model.state_dict(), **changes}
+    if path.suffix == ".safetensors":
+        save_file({key: value.contiguous() for key, value in state.items()}, path)
+    else:
+        torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, path)
+    return model
+
+
+def images_for(name: str) -> torch.Tensor:
+    side = CONFIGS[name]["vision_cfg"]["image_size"]
+    return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("file", ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"])
+def test_weights_from_the_hubs_cache_give_open_clips_features(name: str, file: str, zoo: Path, tmp_path: Path) -> None:
+    model = saved(name, tmp_path / file)
+    put_in_hub(zoo, f"featurebank/{name}", {file: tmp_path / file})
+    spec = resolve(f"open_clip:{name}/tiny")
+    network: Any = build(spec)
+    with torch.no_grad():
+        found = network(images_for(name))
+        expected = model.encode_image(images_for(name), normalize=False)
+        again = network.projection(found["pooled"])
+    torch.testing.assert_close(found["embedding"], expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(again, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        text_features(spec, TEXTS, batch_size=1),
+        model.encode_text(open_clip.tokenize(TEXTS), normalize=False).detach().numpy(),
+        rtol=1e-4,
+        atol=1e-6,
+    )
+
+
+def test_pooled_is_what_enters_the_projection(tmp_path: Path) -> None:
+    model = saved("fb-vit", tmp_path / "w.bin")
+    network: Any = build(resolve("open_clip:fb-vit/tiny", checkpoint=tmp_path / "w.bin"))
+    normed: list[torch.Tensor] = []
+    model.visual.ln_post.register_forward_hook(lambda _, __, output: normed.append(output))
+    with torch.no_grad():
+        model.visual(images_for("fb-vit"))
+        found = network(images_for("fb-vit"))["pooled"]
+    torch.testing.assert_close(found, normed[0][:, 0])
+    model = saved("fb-timm", tmp_path / "t.bin")
+    network = build(resolve("open_clip:fb-timm/tiny", checkpoint=tmp_path / "t.bin"))
+    with torch.no_grad():
+        torch.testing.assert_close(network(images_for("fb-timm"))["pooled"], model.visual.trunk(images_for("fb-timm")))
+
+
+def test_a_position_embedding_of_another_size_is_never_resampled(tmp_path: Path) -> None:
+    saved("fb-vit", tmp_path / "w.bin", **{"visual.positional_embedding": torch.zeros(26, 32)})
+    with pytest.raises(WeightsError, match=r"positional_embedding: expected \(17, 32\), found \(26, 32\)"):
+        build(resolve("open_clip:fb-vit/tiny", checkpoint=tmp_path / "w.bin"))
+
+
+def test_a_tensor_too_many_is_refused(tmp_path: Path) -> None:
+    saved("fb-vit", tmp_path / "w.bin", **{"visual.extra": torch.zeros(2)})
+    with pytest.raises(WeightsError, match=r"visual\.extra: expected nothing"):
+        build(resolve("open_clip:fb-vit/tiny", checkpoint=tmp_path / "w.bin"))
+
+
+def test_openai_weights_get_the_activation_they_were_trained_with() -> None:
+    quick, plain = (resolve(f"open_clip:ViT-B-32/{tag}@random") for tag in ("openai", "laion2b_s34b_b79k"))
+    with torch.device("meta"):
+        kinds = [
+            {type(part).__name__ for part in build(spec).modules() if "GELU" in type(part).__name__}  # type: ignore[attr-defined]
+            for spec in (quick, plain)
+        ]
+    assert kinds == [{"QuickGELU"}, {"GELU"}]
+
+
+def test_texts_of_other_sources_and_no_texts_are_refused(tmp_path: Path) -> None:
+    saved("fb-vit", tmp_path / "w.bin")
+    spec = resolve("open_clip:fb-vit/tiny", checkpoint=tmp_path / "w.bin")
+    wrongs: list[Any] = [[], "cat"]
+    for wrong in wrongs:
+        with pytest.raises(ValueError, match="list of at least one string"):
+            text_features(spec, wrong)
+    with pytest.raises(WeightsError, match="expected a backbone of open_clip, which has a text tower, found timm"):
+        text_features(resolve("resnet18@random"), TEXTS)
+
+
+def test_names_and_missing_weights() -> None:
+    assert "open_clip:ViT-B-16/laion2b_s34b_b88k" in names()
+    with pytest.raises(UnknownNameError, match=r"did you mean .*'open_clip:ViT-B-16/openai'"):
+        resolve("open_clip:ViT-B-16/opennai")
+    with pytest.raises(AssetError, match=r"expected featurebank/fb-vit in the hub's local cache"):
+        resolve("open_clip:fb-vit/tiny")
+    with pytest.raises(WeightsError, match="text tower of open_clip's own, found facebook/nllb"):
+        build(resolve("open_clip:nllb-clip-base/v1@random"))
+    assert describe("open_clip:fb-vit/tiny") == {"origin": "featurebank/fb-vit/"}
+    assert json.dumps(dict(describe("openclip_vit_base")))
