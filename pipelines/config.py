@@ -13,6 +13,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from featurebank.extract import backbones as known_backbones
+from featurebank.extract.datasets import rooted
+
 __all__ = [
     "BackboneConfig",
     "ConfigError",
@@ -127,20 +130,22 @@ class RunConfig(_Model):
 
     def rooted(self, folder: Path) -> RunConfig:
         """The same with every relative path taken from ``folder``."""
-        backbones = tuple(
-            b.model_copy(update={"checkpoint": folder / b.checkpoint}) if b.checkpoint else b for b in self.backbones
-        )
+        backbones = tuple(_rooted_backbone(b, folder) for b in self.backbones)
         datasets = tuple(_rooted_dataset(d, folder) for d in self.datasets)
         return self.model_copy(update={"store": folder / self.store, "backbones": backbones, "datasets": datasets})
 
 
+def _rooted_backbone(backbone: BackboneConfig, folder: Path) -> BackboneConfig:
+    update: dict[str, Any] = {"name": known_backbones.rooted(backbone.name, folder)}
+    if backbone.checkpoint is not None:
+        update["checkpoint"] = folder / backbone.checkpoint
+    return backbone.model_copy(update=update)
+
+
 def _rooted_dataset(dataset: DatasetConfig, folder: Path) -> DatasetConfig:
-    update: dict[str, Any] = {}
+    update: dict[str, Any] = {"name": rooted(dataset.name, folder)}
     if dataset.root is not None:
         update["root"] = folder / dataset.root.expanduser()
-    kind, colon, path = dataset.name.partition(":")
-    if colon and kind in ("folder", "manifest"):
-        update["name"] = f"{kind}:{folder / Path(path).expanduser()}"
     return dataset.model_copy(update=update)
 
 

@@ -1,4 +1,4 @@
-"""Datasets by name: folders, manifests, torchvision's, and those that ship inside packages.
+"""Datasets by name: the zoo's, one's own, torchvision's, packaged ones; and folders, manifests, image lists.
 
 >>> label_of(DatasetSpec(name="folder:/data/pets", split="all"))
 'pets'
@@ -6,21 +6,61 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from featurebank.extract.datasets._dataset import NamedDataset
+from featurebank.extract.datasets._examine import SplitState, examine
 from featurebank.extract.datasets._folder import FolderSource
+from featurebank.extract.datasets._hugging_face import HuggingFaceSource
+from featurebank.extract.datasets._image_list import ImageListSource
+from featurebank.extract.datasets._listing import Listing, Pixels
 from featurebank.extract.datasets._manifest import ManifestSource
-from featurebank.extract.datasets._packaged import PackagedSource
+from featurebank.extract.datasets._named import NamedSource, PythonSource
+from featurebank.extract.datasets._place import Place
 from featurebank.extract.datasets._records import dataset_digest
 from featurebank.extract.datasets._torchvision import TorchvisionSource
+from featurebank.extract.datasets._webdataset import WebDatasetSource
 from featurebank.extract.datasets.contract import DatasetSource, DatasetSpec, Split, Subset
+from featurebank.extract.datasets.loaders.imagenet import class_mask
 from featurebank.extract.errors import DatasetError, nearest
 
-__all__ = ["DatasetSpec", "Split", "Subset", "dataset_digest", "label_of", "names", "open_split", "splits"]
+__all__ = [
+    "DatasetSpec",
+    "Listing",
+    "NamedDataset",
+    "Pixels",
+    "Place",
+    "Split",
+    "SplitState",
+    "Subset",
+    "class_mask",
+    "dataset_digest",
+    "examine",
+    "label_of",
+    "named",
+    "names",
+    "open_split",
+    "rooted",
+    "splits",
+]
 
-SOURCES: Final[tuple[DatasetSource, ...]] = (FolderSource(), ManifestSource(), TorchvisionSource(), PackagedSource())
+NAMED: Final = NamedSource()
+PYTHON: Final = PythonSource()
+SOURCES: Final[tuple[DatasetSource, ...]] = (
+    FolderSource(),
+    ManifestSource(),
+    ImageListSource(),
+    HuggingFaceSource(),
+    WebDatasetSource(),
+    TorchvisionSource(),
+    PYTHON,
+    NAMED,
+)
+PATHS: Final = frozenset({"folder", "hf", "list", "manifest", "wds"})
+"""Prefixes, without the colon, that a path follows."""
 
 
 def open_split(spec: DatasetSpec) -> Split:
@@ -39,6 +79,22 @@ def names() -> list[str]:
     return [name for source in sorted(SOURCES, key=lambda s: s.prefix) for name in source.names()]
 
 
+def named(name: str) -> NamedDataset:
+    """What is known of a dataset: splits and official counts, classes, licence, what must lie where.
+
+    Args:
+        name: a plain name, or ``python:MODULE:NAME``.
+
+    Raises:
+        UnknownNameError: no such dataset.
+        DatasetError: the Python object is no `NamedDataset`.
+
+    >>> named("flowers102").splits["test"]
+    6149
+    """
+    return PYTHON.find(name) if name.startswith(PYTHON.prefix) else NAMED.find(name)
+
+
 def splits(name: str, root: Path | None = None) -> Sequence[str]:
     """The splits a dataset has.
 
@@ -49,6 +105,20 @@ def splits(name: str, root: Path | None = None) -> Sequence[str]:
     return _source(name).splits(name, root)
 
 
+def rooted(name: str, folder: Path) -> str:
+    """The name with a relative path in it taken from ``folder``.
+
+    >>> rooted("list:lists/test.txt", Path("/data")), rooted("python:birds.py:BIRDS", Path("/data"))
+    ('list:/data/lists/test.txt', 'python:/data/birds.py:BIRDS')
+    >>> rooted("cifar10", Path("/data"))
+    'cifar10'
+    """
+    prefix, _, path = name.partition(":")
+    if prefix in PATHS or (prefix == "python" and ".py:" in path):
+        return f"{prefix}:{folder / Path(path).expanduser()}"
+    return name
+
+
 def label_of(spec: DatasetSpec) -> str:
     """What the store's folder for a dataset is called: ``spec.label``, else the name, of a path the last part.
 
@@ -57,16 +127,25 @@ def label_of(spec: DatasetSpec) -> str:
 
     >>> label_of(DatasetSpec(name="manifest:/data/birds.v2.csv", split="train"))
     'birds.v2'
+    >>> label_of(DatasetSpec(name="wds:/data/birds/train-{000..127}.tar", split="all"))
+    'birds'
     >>> label_of(DatasetSpec(name="torchvision:CIFAR10", split="train"))
     'torchvision:CIFAR10'
     """
     if spec.label:
         return spec.label
-    prefix, colon, path = spec.name.partition(":")
-    if not colon or prefix not in {"folder", "manifest"}:
+    prefix, _, path = spec.name.partition(":")
+    if prefix == "python":
+        return path.rpartition(":")[2].lower()
+    if prefix not in PATHS:
         return spec.name
     place = Path(path).expanduser().absolute()
-    label = place.stem if prefix == "manifest" else Path(place.resolve() if place.name == ".." else place).name
+    if prefix in {"list", "manifest"}:
+        label = place.stem
+    elif prefix == "wds" and re.search(r"[*?{\[]|\.tar$", place.name):
+        label = place.parent.name
+    else:
+        label = Path(place.resolve() if place.name == ".." else place).name
     if not label:
         raise DatasetError(f"{spec.name}: expected a path that ends in a name; give the dataset a label")
     return label

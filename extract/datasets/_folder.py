@@ -12,7 +12,7 @@ from featurebank.extract.datasets._records import FileSplit
 from featurebank.extract.datasets.contract import DatasetSpec, Split
 from featurebank.extract.errors import DatasetError, nearest
 
-__all__ = ["EXTENSIONS", "FolderSource"]
+__all__ = ["EXTENSIONS", "FolderSource", "entries", "images_below"]
 
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"}
@@ -42,7 +42,7 @@ class FolderSource:
     def splits(self, spec_name: str, root: Path | None) -> Sequence[str]:
         """The sub-folders that are splits, or ``all``."""
         folder = self._folder(spec_name, root)
-        found = {entry.name for entry in _entries(str(folder)) if entry.is_dir()}
+        found = {entry.name for entry in entries(str(folder)) if entry.is_dir()}
         return [name for name in SPLITS if name in found] or ["all"]
 
     def open(self, spec: DatasetSpec) -> Split:
@@ -57,12 +57,12 @@ class FolderSource:
             folder /= spec.split
         elif spec.split not in (known := self.splits(spec.name, spec.root)):
             raise nearest(f"split of {spec.name}", spec.split, known)
-        files = sorted(_images(str(folder), "", ()))
+        files = sorted(images_below(str(folder), ""))
         if not files:
             raise DatasetError(
                 f"{folder}: expected images ({', '.join(sorted(EXTENSIONS))}), found none; check the path"
             )
-        class_names = sorted((e.name for e in _entries(str(folder)) if e.is_dir()), key=os.fsencode)
+        class_names = sorted((e.name for e in entries(str(folder)) if e.is_dir()), key=os.fsencode)
         index = {name: k for k, name in enumerate(class_names)}
         labels = np.array([index[name.partition("/")[0]] if "/" in name else -1 for name in files], np.int64)
         return FileSplit(spec, files, labels, class_names, folder=folder, files=files).subset()
@@ -78,24 +78,25 @@ class FolderSource:
         return folder
 
 
-def _entries(folder: str) -> list[os.DirEntry[str]]:
+def entries(folder: str) -> list[os.DirEntry[str]]:
+    """What a folder holds, in no order, without what is hidden."""
     try:
-        with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
+        with os.scandir(folder) as found:
+            return [entry for entry in found if not entry.name.startswith(".")]
     except OSError as error:
         raise DatasetError(
             f"{folder}: expected a readable folder, found: {error.strerror}; check its permissions"
         ) from error
 
 
-def _images(folder: str, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    """Paths relative to the split's folder, with ``/``; a link back to a folder above is not followed."""
+def images_below(folder: str, prefix: str, above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
+    """Paths of the images below a folder, each after ``prefix``; a link back to a folder above is not followed."""
     status = os.stat(folder)  # noqa: PTH116 (plain strings: a folder may hold a million entries)
     here = (status.st_dev, status.st_ino)
     if here in above:
         return
-    for entry in _entries(folder):
+    for entry in entries(folder):
         if entry.is_dir():
-            yield from _images(entry.path, f"{prefix}{entry.name}/", (*above, here))
+            yield from images_below(entry.path, f"{prefix}{entry.name}/", (*above, here))
         elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:  # noqa: PTH122
             yield prefix + entry.name

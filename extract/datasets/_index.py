@@ -1,8 +1,9 @@
 """Content hashes of files, remembered between runs.
 
-A file's hash is filed under the XXH3-128 of its absolute path, size, modification time and inode. The index is a folder
-of segments, each written whole and renamed into place, so that a crash or a second process can lose entries but never
-damage one. A segment is entries of 32 bytes (key, hash) sorted by key, then the XXH3-128 of them all.
+A file's hash is filed under the XXH3-128 of its absolute path, size, modification time and inode, and of what of it is
+meant, where that is a part. The index is a folder of segments, each written whole and renamed into place, so that a
+crash or a second process can lose entries but never damage one. A segment is entries of 32 bytes (key, hash) sorted by
+key, then the XXH3-128 of them all.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -37,63 +38,85 @@ RACY_NS = 2_000_000_000
 """A file changed less than this before it was hashed may change again within its clock's tick: it is not remembered."""
 
 
-def file_hashes(paths: Sequence[str], *, folder: Path | None = None, threads: int | None = None) -> Hashes:
-    """(N, 16) XXH3-128 of each file's bytes, all zero where it cannot be read; unchanged files are not read again.
+Digest = Callable[[int, bytes], bytes]
+"""The hash of a row, from its file's bytes; raises OSError where the bytes are none that it can use."""
+
+
+def file_hashes(
+    paths: Sequence[str],
+    *,
+    parts: Sequence[str] | None = None,
+    digest: Digest = lambda row, content: xxhash.xxh3_128_digest(content),  # noqa: ARG005 (one digest for all rows)
+    folder: Path | None = None,
+    threads: int | None = None,
+) -> Hashes:
+    """(N, 16) hashes of N files, all zero where one cannot be read; unchanged files are not read again.
 
     Args:
         paths: N absolute paths.
+        parts: what of each file is meant, in words that change whenever ``digest`` would give something else.
+        digest: the hash; XXH3-128 of the whole file by default.
         folder: where the index is kept; ``index`` in the asset cache by default.
         threads: how many files are read at once.
     """
+    parts = parts or [""] * len(paths)
     folder = cache_dir() / "index" if folder is None else folder
-    batches = [paths[first : first + FILES_A_BATCH] for first in range(0, len(paths), FILES_A_BATCH)]
+    batches = [slice(first, first + FILES_A_BATCH) for first in range(0, len(paths), FILES_A_BATCH)]
     with ThreadPoolExecutor(threads or min(32, 4 * (os.cpu_count() or 1)), "hash") as pool:
-        keys = np.concatenate([np.empty((0, DIGEST), np.uint8), *pool.map(_keys, batches)])
+        keys = np.concatenate(
+            [np.empty((0, DIGEST), np.uint8), *pool.map(lambda rows: _keys(paths[rows], parts[rows]), batches)]
+        )
         hashes, known = _look_up(_load(folder), keys)
         missing = np.flatnonzero(~known)
         if not len(missing):
             return hashes
         log.info("hashing %d of %d files", len(missing), len(paths))
         rows = [missing[first : first + FILES_A_BATCH] for first in range(0, len(missing), FILES_A_BATCH)]
-        read = np.concatenate(list(pool.map(lambda part: _read([paths[row] for row in part]), rows)))
+        read = np.concatenate(
+            list(
+                pool.map(
+                    lambda some: _read([paths[row] for row in some], [parts[row] for row in some], some, digest), rows
+                )
+            )
+        )
     hashes[missing] = read[:, DIGEST:]
     _save(folder, read[read[:, :DIGEST].any(axis=1)])
     return hashes
 
 
-def _key(path: str, status: os.stat_result) -> bytes:
+def _key(path: str, part: str, status: os.stat_result) -> bytes:
     facts = f"{status.st_size} {status.st_mtime_ns} {status.st_ino} "
-    return xxhash.xxh3_128_digest(facts.encode() + os.fsencode(path))
+    return xxhash.xxh3_128_digest(facts.encode() + os.fsencode(path) + (f"\0{part}" if part else "").encode())
 
 
-def _keys(paths: Sequence[str]) -> Hashes:
+def _keys(paths: Sequence[str], parts: Sequence[str]) -> Hashes:
     """(n, 16) keys of the files as they are now, all zero for those that are not there."""
     keys = []
-    for path in paths:
+    for path, part in zip(paths, parts, strict=True):
         try:
-            keys.append(_key(path, os.stat(path)))  # noqa: PTH116 (called a million times)
+            keys.append(_key(path, part, os.stat(path)))  # noqa: PTH116 (called a million times)
         except (OSError, ValueError):
             keys.append(bytes(DIGEST))
     return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, DIGEST)
 
 
-def _read(paths: Sequence[str]) -> Hashes:
+def _read(paths: Sequence[str], parts: Sequence[str], rows: NDArray[np.int64], digest: Digest) -> Hashes:
     """(n, 32) entries of freshly read files; the key is all zero where the entry must not be remembered."""
     entries = []
-    for path in paths:
-        key = digest = bytes(DIGEST)
+    for path, part, row in zip(paths, parts, rows.tolist(), strict=True):
+        key = found = bytes(DIGEST)
         try:
             with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (called a million times)
                 before = os.fstat(file.fileno())
                 content = file.read()
                 now = time.time_ns()
                 after = os.fstat(file.fileno())
-            digest = xxhash.xxh3_128_digest(content)
+            found = digest(row, content)
             if before.st_mtime_ns == after.st_mtime_ns < now - RACY_NS and len(content) == after.st_size:
-                key = _key(path, after)
+                key = _key(path, part, after)
         except (OSError, ValueError) as error:
             log.debug("cannot hash %s: %s", path, error)
-        entries.append(key + digest)
+        entries.append(key + found)
     return np.frombuffer(b"".join(entries), np.uint8).reshape(-1, ENTRY)
 
 

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from featurebank.extract.assets import cache_dir
 from featurebank.extract.datasets._network import downloads_allowed, unreachable
-from featurebank.extract.datasets._records import ArraySplit, FileSplit, Records
-from featurebank.extract.datasets.contract import Columns, DatasetSpec, Split
+from featurebank.extract.datasets._reader import ReaderSplit
+from featurebank.extract.datasets._records import ArraySplit, FileSplit
+from featurebank.extract.datasets.contract import DatasetSpec, Split
 from featurebank.extract.errors import AssetError, DatasetError, nearest
-from featurebank.store.fingerprint import content_hash
 
 __all__ = ["ARGUMENTS", "NOT_CLASSIFICATION", "TorchvisionSource"]
 
@@ -114,9 +114,16 @@ _LISTED: Final = frozenset({"INaturalist", "Omniglot", "SUN397"})
 
 
 class TorchvisionSource:
-    """``torchvision:NAME``, under ``root`` or the asset cache; downloaded where that is allowed and possible."""
+    """``torchvision:NAME``, under ``root`` or the asset cache; downloaded where that is allowed and possible.
+
+    Args:
+        download: whether it is allowed; the environment's ``FEATUREBANK_OFFLINE`` forbids it too.
+    """
 
     prefix = "torchvision:"
+
+    def __init__(self, *, download: bool = True) -> None:
+        self.download = download
 
     def names(self) -> Sequence[str]:
         """Every classification dataset, with the prefix."""
@@ -137,7 +144,7 @@ class TorchvisionSource:
         if spec.split not in arguments:
             raise nearest(f"split of {spec.name}", spec.split, arguments)
         name = spec.name.removeprefix(self.prefix)
-        dataset = _construct(name, spec, arguments[spec.split])
+        dataset = _construct(name, spec, arguments[spec.split], download=self.download)
         if len(dataset) == 0:
             raise DatasetError(f"{spec.name} {spec.split!r}: expected images under {_root(spec)}, found none")
         return (_as_files(name, dataset, spec) or _as_array(dataset, spec) or _as_items(dataset, spec)).subset()
@@ -164,7 +171,7 @@ def _root(spec: DatasetSpec) -> Path:
     return (cache_dir() / "torchvision" if spec.root is None else spec.root).expanduser().absolute()
 
 
-def _construct(name: str, spec: DatasetSpec, arguments: Mapping[str, object]) -> Any:
+def _construct(name: str, spec: DatasetSpec, arguments: Mapping[str, object], *, download: bool) -> Any:
     import torchvision.datasets
 
     factory = getattr(torchvision.datasets, name)
@@ -179,8 +186,9 @@ def _construct(name: str, spec: DatasetSpec, arguments: Mapping[str, object]) ->
     found = (str(missing).strip() or type(missing).__name__).splitlines()[0]
     if isinstance(missing, ImportError):
         raise AssetError(f"{spec.name}: expected a package that its loader needs, found: {found}") from missing
-    if not can_download or not downloads_allowed():
-        why = "torchvision cannot download it" if not can_download else "FEATUREBANK_OFFLINE forbids downloads"
+    if not can_download or not download or not downloads_allowed():
+        forbidden = "FEATUREBANK_OFFLINE forbids downloads" if download else "it is not downloaded now"
+        why = forbidden if can_download else "torchvision cannot download it"
         raise AssetError(f"{spec.name}: expected its files under {root}, found: {found}; {why}; {advice}") from missing
     url = _first_url(factory)
     if url and (reason := unreachable(url)):
@@ -290,9 +298,17 @@ def _as_array(dataset: Any, spec: DatasetSpec) -> ArraySplit | None:
     )
 
 
-def _as_items(dataset: Any, spec: DatasetSpec) -> ItemSplit:
+def _as_items(dataset: Any, spec: DatasetSpec) -> ReaderSplit:
+    """Records whose images only the dataset itself can give, decoded."""
     labels = _labels(dataset)
-    return ItemSplit(spec, _numbered(spec, len(labels)), labels, _class_names(dataset, labels), dataset=dataset)
+    return ReaderSplit(
+        spec,
+        _numbered(spec, len(labels)),
+        labels,
+        _class_names(dataset, labels),
+        read=lambda row: _pixels(dataset[row][0]),
+        reopen=_reopen,
+    )
 
 
 def _numbered(spec: DatasetSpec, n: int) -> list[str]:
@@ -349,48 +365,3 @@ def _pixels(image: Any) -> NDArray[np.uint8]:
     if isinstance(image, Image.Image):
         return np.asarray(image if image.mode in {"L", "RGB"} else image.convert("RGB"))
     raise DatasetError(f"expected the dataset to return PIL images, found {type(image).__name__}")
-
-
-class ItemSplit(Records):
-    """Records whose images only the dataset itself can give, decoded.
-
-    Args:
-        dataset: a torchvision dataset without transforms.
-    """
-
-    def __init__(
-        self,
-        spec: DatasetSpec,
-        ids: Sequence[str],
-        labels: NDArray[np.integer],
-        class_names: Sequence[str] = (),
-        columns: Columns | None = None,
-        *,
-        dataset: Any,
-    ) -> None:
-        super().__init__(spec, ids, labels, class_names, columns)
-        self._dataset = dataset
-        self._rows = np.arange(len(self), dtype=np.int64)
-
-    def __reduce__(self) -> tuple[Callable[[DatasetSpec], Split], tuple[DatasetSpec]]:
-        return _reopen, (self.spec,)
-
-    def take(self, rows: NDArray[np.int64]) -> ItemSplit:
-        """The records at these rows, in this order."""
-        part = super().take(rows)
-        part._rows = self._rows[rows]
-        return part
-
-    def read(self, index: int) -> NDArray[np.uint8]:
-        """The decoded pixels, (H, W) or (H, W, 3)."""
-        return _pixels(self._dataset[int(self._rows[index])][0])
-
-    def content_hashes(self) -> NDArray[np.uint8]:
-        """(N, 16) hashes of the decoded pixels; all zero where the dataset fails."""
-        digests = []
-        for index in range(len(self)):
-            try:
-                digests.append(content_hash(self.read(index)))
-            except OSError:
-                digests.append(bytes(16))
-        return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)

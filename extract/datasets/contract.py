@@ -38,7 +38,9 @@ class DatasetSpec:
     """A dataset and split by name.
 
     Attributes:
-        name: ``"fashion_mnist"``, ``"torchvision:CIFAR10"``, ``"folder:/data/pets"``, ``"manifest:/data/pets.csv"``.
+        name: ``"flowers102"``, ``"chexpert@views=all"``, ``"torchvision:CIFAR10"``, ``"folder:/data/pets"``,
+            ``"manifest:/data/pets.csv"``, ``"list:/data/test.txt"``, ``"hf:/data/pets"``,
+            ``"wds:/data/pets-{0..9}.tar"``.
         split: ``"train"``, ``"test"`` … as the source calls it.
         subset: a fixed part of it.
         label: what the store's folder is called, where the name would be a path; defaults to one derived from the name.

@@ -6,13 +6,17 @@ import multiprocessing
 import pickle
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
+from official_layouts import LAYOUTS
 
 from featurebank.extract.datasets import (
     SOURCES,
@@ -31,8 +35,21 @@ from featurebank.store.fingerprint import content_hash
 Draw = Callable[[Path, int], Path]
 
 
-@pytest.fixture(params=["folder", "manifest", "torchvision files", "packaged array"])
+NAMED = {
+    "zoo files": ("instre", "all"),
+    "zoo pixels": ("cifar10", "train"),
+    "zoo HDF5": ("galaxy10", "all"),
+    "zoo boxes": ("objectnet", "test"),
+}
+KINDS = ["folder", "manifest", "torchvision files", "packaged array", "list", "WebDataset", "Hugging Face", *NAMED]
+
+
+@pytest.fixture(params=KINDS)
 def spec(request: pytest.FixtureRequest, tmp_path: Path, draw: Draw) -> DatasetSpec:
+    if request.param in NAMED:
+        name, split = NAMED[request.param]
+        LAYOUTS[name](tmp_path)
+        return DatasetSpec(name=f"{name}@partial", split=split, root=tmp_path)
     if request.param == "packaged array":
         return DatasetSpec(name="digits", split="all")
     folder = tmp_path / "eurosat" / "2750"
@@ -41,6 +58,22 @@ def spec(request: pytest.FixtureRequest, tmp_path: Path, draw: Draw) -> DatasetS
         return DatasetSpec(name="torchvision:EuroSAT", split="all", root=tmp_path)
     if request.param == "folder":
         return DatasetSpec(name=f"folder:{folder}", split="all")
+    if request.param == "list":
+        (tmp_path / "test.txt").write_text(
+            "\n".join(f"{path.relative_to(tmp_path)} {k}" for k, path in enumerate(paths))
+        )
+        return DatasetSpec(name=f"list:{tmp_path / 'test.txt'}", split="all")
+    if request.param == "WebDataset":
+        with tarfile.open(tmp_path / "a-000.tar", "w") as tar:
+            for path in paths:
+                tar.add(path, path.name)
+        return DatasetSpec(name=f"wds:{tmp_path / 'a-000.tar'}", split="all")
+    if request.param == "Hugging Face":
+        images = [{"bytes": path.read_bytes(), "path": None} for path in paths]
+        kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+        table = pa.table({"image": pa.array(images, kind), "label": [0, 1] * 4 + [0]})
+        pq.write_table(table, tmp_path / "all.parquet", row_group_size=2)
+        return DatasetSpec(name=f"hf:{tmp_path}", split="all")
     rows = [f"{path.relative_to(tmp_path)},{path.parent.name}" for path in paths]
     (tmp_path / "pets.csv").write_text("\n".join(["path,label", *rows]))
     return DatasetSpec(name=f"manifest:{tmp_path / 'pets.csv'}", split="all")
@@ -102,7 +135,8 @@ def test_sources_are_sources() -> None:
         assert isinstance(source.prefix, str)
         assert all(name.startswith(source.prefix) for name in source.names())
     assert len({source.prefix for source in SOURCES}) == len(SOURCES)
-    assert {"digits", "fashion_mnist", "imagenet_20", "mnist_5k", "torchvision:MNIST"} <= set(names())
+    packaged = {"digits", "emoji", "fashion_mnist", "imagenet_20", "mnist_5k", "tuxpaint"}
+    assert packaged | {"torchvision:MNIST"} <= set(names())
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,9 +49,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     read = _index._read
 
-    def spy(paths: list[str]) -> np.ndarray:
+    def spy(paths: list[str], *rest: Any) -> np.ndarray:
         seen.extend(paths)
-        return read(paths)
+        return read(paths, *rest)
 
     monkeypatch.setattr(_index, "_read", spy)
     return seen

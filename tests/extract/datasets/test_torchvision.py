@@ -18,8 +18,9 @@ import torchvision.datasets as tv  # type: ignore[import-untyped]
 from PIL import Image
 
 from featurebank.extract.datasets import DatasetSpec, Subset, dataset_digest, names, open_split, splits
+from featurebank.extract.datasets._reader import ReaderSplit
 from featurebank.extract.datasets._records import ArraySplit, FileSplit
-from featurebank.extract.datasets._torchvision import ARGUMENTS, NOT_CLASSIFICATION, ItemSplit
+from featurebank.extract.datasets._torchvision import ARGUMENTS, NOT_CLASSIFICATION
 from featurebank.extract.errors import AssetError, UnknownNameError
 
 Draw = Callable[..., Path]
@@ -134,7 +135,7 @@ def write_omniglot(root: Path, draw: Draw, patch: pytest.MonkeyPatch) -> None:
 PETS = "Abyssinian_1 1 1 1\nbeagle_1 2 2 1\n"
 SPECIES = ["00000_A_b_c_d_e_f_g", "00001_A_b_c_d_e_f_h"]
 
-FILES, ARRAY, ITEMS = FileSplit, ArraySplit, ItemSplit
+FILES, ARRAY, ITEMS = FileSplit, ArraySplit, ReaderSplit
 LAYOUTS: dict[str, tuple[type, Write]] = {
     "MNIST": (ARRAY, write_mnist("MNIST")),
     "FashionMNIST": (ARRAY, write_mnist("FashionMNIST")),

@@ -1,0 +1,125 @@
+"""Tables of Arrow and Parquet files whose rows are read one at a time.
+
+Arrow files are mapped; of Parquet files the row groups last used are kept.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from featurebank.extract.errors import DatasetError
+
+__all__ = ["Table", "open_table"]
+
+ROW_GROUPS_KEPT = 4
+
+
+class Table(Protocol):
+    """Files with one schema, one after another.
+
+    Attributes:
+        schema: pyarrow's schema.
+    """
+
+    schema: Any
+
+    def __len__(self) -> int: ...
+
+    def column(self, name: str) -> Any:
+        """A whole column, as pyarrow's chunked array."""
+        ...
+
+    def cell(self, name: str, row: int) -> Any:
+        """One value, as Python has it. Safe in threads."""
+        ...
+
+
+def open_table(files: Sequence[Path]) -> Table:
+    """The table of some Arrow or Parquet files.
+
+    Raises:
+        DatasetError: a file is missing, damaged, or has another schema than the first.
+    """
+    import pyarrow as pa  # type: ignore[import-untyped]
+
+    try:
+        return _ParquetTable(files) if files[0].suffix == ".parquet" else _ArrowTable(files)
+    except (pa.ArrowException, OSError) as error:
+        raise DatasetError(
+            f"{files[0].parent}: expected Arrow or Parquet files of one schema, found: {str(error).splitlines()[0]}; "
+            "save the dataset again"
+        ) from error
+
+
+class _ArrowTable:
+    def __init__(self, files: Sequence[Path]) -> None:
+        import pyarrow as pa
+
+        self._table = pa.concat_tables([pa.ipc.open_stream(pa.memory_map(str(file), "r")).read_all() for file in files])
+        self.schema = self._table.schema
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    def column(self, name: str) -> Any:
+        return self._table.column(name)
+
+    def cell(self, name: str, row: int) -> Any:
+        return self._table.column(name)[row].as_py()
+
+
+class _ParquetTable:
+    def __init__(self, files: Sequence[Path]) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+        self._files = files
+        metadata = [pq.read_metadata(file) for file in files]
+        self.schema = pq.read_schema(files[0])
+        for file in files[1:]:
+            if not pq.read_schema(file).equals(self.schema):
+                raise pa.ArrowInvalid(f"another schema in {file.name} than in {files[0].name}")
+        self._groups = [
+            (file, k) for file, found in zip(files, metadata, strict=True) for k in range(found.num_row_groups)
+        ]
+        counts = [found.row_group(k).num_rows for found in metadata for k in range(found.num_row_groups)]
+        self._ends = np.cumsum(counts)
+        self._kept: OrderedDict[tuple[str, int], Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def column(self, name: str) -> Any:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        return pa.chunked_array(
+            [chunk for file in self._files for chunk in pq.read_table(file, columns=[name]).column(name).chunks],
+            type=self.schema.field(name).type,
+        )
+
+    def cell(self, name: str, row: int) -> Any:
+        group = int(np.searchsorted(self._ends, row, side="right"))
+        first = int(self._ends[group - 1]) if group else 0
+        return self._group(name, group)[row - first].as_py()
+
+    def _group(self, name: str, group: int) -> Any:
+        import pyarrow.parquet as pq
+
+        key = (name, group)
+        with self._lock:
+            if key not in self._kept:
+                file, k = self._groups[group]
+                with pq.ParquetFile(file) as content:
+                    self._kept[key] = content.read_row_group(k, columns=[name]).column(name)
+            self._kept.move_to_end(key)
+            while len(self._kept) > ROW_GROUPS_KEPT:
+                self._kept.popitem(last=False)
+            return self._kept[key]

@@ -1,0 +1,1 @@
+"""Readers of official layouts, one module a family; the manifest ``zoo.toml`` names them as ``module.function``."""
