@@ -16,7 +16,17 @@ from rich.text import Text
 from featurebank.pipelines.tables import titled_table
 from featurebank.store import Entry, FeatureSet, VerifyReport
 
-__all__ = ["entries_table", "entry_json", "set_json", "set_view", "verify_json", "verify_table"]
+__all__ = [
+    "differences_table",
+    "entries_table",
+    "entry_json",
+    "pairs_table",
+    "set_json",
+    "set_view",
+    "size_text",
+    "verify_json",
+    "verify_table",
+]
 
 STATE_STYLE = {"sealed": "green", "partial": "yellow", "damaged": "red"}
 
@@ -35,7 +45,7 @@ def entries_table(entries: Sequence[Entry], root: Path) -> RenderableType:
         state = f"[{STATE_STYLE[e.state]}]{e.state}[/]"
         outputs = escape(e.message) if e.message else ", ".join(output.name for output in e.outputs)
         names = (escape(f"{e.dataset}/{e.split}"), escape(e.backbone))
-        table.add_row(*names, e.fingerprint[:8], state, f"{e.n_rows:,}", _size(e.nbytes), outputs)
+        table.add_row(*names, e.fingerprint[:8], state, f"{e.n_rows:,}", size_text(e.nbytes), outputs)
     return table
 
 
@@ -107,6 +117,26 @@ def _leaves(value: Mapping[str, Any], path: str = "") -> list[tuple[str, Any]]:
     return leaves
 
 
+def differences_table(differing: Sequence[tuple[str, object, object]], left: str, right: str) -> RenderableType:
+    """What ``show --diff`` prints: the fields of two manifests that differ."""
+    if not differing:
+        return Text(f"{left} and {right} have the same manifest")
+    table = titled_table(f"Where {left} and {right} differ", "field", left, right)
+    for field, *values in differing:
+        table.add_row(escape(field), *(escape(json.dumps(value, ensure_ascii=False)) for value in values))
+    return table
+
+
+def pairs_table(pairs: Sequence[tuple[str, str]], first: str, second: str) -> RenderableType:
+    """What ``ls --duplicates`` prints: the ids of the records whose content stands in both splits."""
+    if not pairs:
+        return Text(f"{first} and {second} have no content in common")
+    table = titled_table(f"Content that stands in both: {len(pairs)}", first, second)
+    for ids in pairs:
+        table.add_row(*map(escape, ids))
+    return table
+
+
 def verify_table(reports: Sequence[VerifyReport], root: Path) -> RenderableType:
     """What ``verify`` prints."""
     if not reports:
@@ -115,7 +145,7 @@ def verify_table(reports: Sequence[VerifyReport], root: Path) -> RenderableType:
     table.add_column("size", justify="right", no_wrap=True)
     for report in reports:
         result = "[green]as sealed[/]" if report.ok else f"[red]{escape(report.error)}[/]"
-        table.add_row(escape(str(report.path.relative_to(root))), result, _size(report.nbytes))
+        table.add_row(escape(str(report.path.relative_to(root))), result, size_text(report.nbytes))
     return table
 
 
@@ -124,10 +154,10 @@ def verify_json(reports: Sequence[VerifyReport]) -> list[dict[str, Any]]:
     return [{"path": str(r.path), "ok": r.ok, "error": r.error, "nbytes": r.nbytes} for r in reports]
 
 
-def _size(nbytes: int) -> str:
+def size_text(nbytes: int) -> str:
     """Bytes as a person says them.
 
-    >>> _size(2_560_000), _size(100)
+    >>> size_text(2_560_000), size_text(100)
     ('2.4 MiB', '100 B')
     """
     value = float(nbytes)

@@ -5,6 +5,8 @@
 []
 """
 
+from featurebank.store._collecting import Garbage
+from featurebank.store._merging import Merged
 from featurebank.store._records import Output, Records
 from featurebank.store.catalogue import Entry, FeatureStore
 from featurebank.store.errors import (
@@ -36,9 +38,11 @@ __all__ = [
     "FeatureSetWriter",
     "FeatureStore",
     "FormatVersionError",
+    "Garbage",
     "IncompleteError",
     "InvalidInputError",
     "LockedError",
+    "Merged",
     "NonFiniteError",
     "NotAFeatureSetError",
     "NotFoundError",

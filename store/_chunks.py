@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,11 @@ import xxhash
 from numpy.typing import NDArray
 
 from featurebank.store._disk import Disk
-from featurebank.store._header import OutputEntry
 from featurebank.store._records import first_few, quantity
-from featurebank.store.errors import InvalidInputError, NonFiniteError
+from featurebank.store._table import OutputEntry
+from featurebank.store.errors import CorruptError, InvalidInputError, NonFiniteError
 
-__all__ = ["checked_chunk", "checksum", "holds", "recorded"]
+__all__ = ["checked_chunk", "checksum", "damage", "holds", "recorded"]
 
 # The bits of +infinity, seen as an integer: for float16 and float32 every NaN is above it.
 _INFINITY = {np.dtype("<f2"): 0x7C00, np.dtype("<f4"): 0x7F800000}
@@ -62,6 +63,16 @@ def recorded(digest: int) -> int:
     (5, True)
     """
     return digest or (1 << 64) - 1
+
+
+def damage(path: Path, entry: OutputEntry, damaged: Sequence[int]) -> CorruptError:
+    """The error for chunks that are not what was written; names the output, the chunks and rows."""
+    first, last = entry.rows(damaged[0])
+    return CorruptError(
+        f"{path} is damaged: output {entry.name!r}, {quantity(len(damaged), 'chunk')} "
+        f"({first_few(damaged)}) must have their recorded checksums; chunk {damaged[0]}, "
+        f"rows {first} to {last - 1}, has not; restore it from a copy or extract it again"
+    )
 
 
 def holds(disk: Disk, entry: OutputEntry, index: int, expected: int) -> bool:

@@ -5,21 +5,31 @@ Everything a writer does to a partial goes through `Disk.write` and `Disk.sync`;
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
+import secrets
 import shutil
 import stat
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featurebank.store.errors import CorruptError, LockedError, NotAFeatureSetError, NotFoundError, StorageError
+from featurebank.store.errors import (
+    CorruptError,
+    ExistsError,
+    LockedError,
+    NotAFeatureSetError,
+    NotFoundError,
+    StorageError,
+)
 
-__all__ = ["Disk", "lock", "storage_error", "sync_directory"]
+__all__ = ["Disk", "Readable", "lock", "named_when_complete", "storage_error", "sync_directory"]
 
 _PIECE = 64 << 20
 _ADVICE = {
@@ -31,6 +41,22 @@ _ADVICE = {
     errno.EPERM: "check the permissions of the file and its folder",
     errno.EIO: "the disk failed; check it, then resume: every committed chunk is checked first",
 }
+
+
+class Readable(Protocol):
+    """What reading a feature set needs of a file, wherever it lies."""
+
+    path: Path
+
+    @property
+    def size(self) -> int:
+        """The size of the file in bytes."""
+
+    def read(self, address: int, nbytes: int) -> NDArray[np.uint8]:
+        """``nbytes`` fresh bytes from ``address`` on."""
+
+    def close(self) -> object:
+        """Lets go of the file."""
 
 
 class Disk:
@@ -142,6 +168,35 @@ def sync_directory(folder: Path) -> None:
             os.close(fd)
     except OSError as error:
         raise storage_error(error, folder, "sync") from error
+
+
+@contextlib.contextmanager
+def named_when_complete(target: Path) -> Iterator[Path]:
+    """A hidden path beside ``target`` to write to, which gets the name of ``target`` at the end, if nothing has it.
+
+    Raises:
+        ExistsError: there is something at ``target``; it is kept.
+    """
+    exists = ExistsError(f"{target} already exists; choose another place, or delete it first")
+    if os.path.lexists(target):
+        raise exists
+    hidden = target.with_name(f".{secrets.token_hex(8)}.layout")
+    try:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage_error(error, target, "create") from error
+        yield hidden
+        try:
+            # A hard link, unlike a rename, never replaces what is there.
+            os.link(hidden, target)
+        except FileExistsError as error:
+            raise exists from error
+        except OSError as error:
+            raise storage_error(error, target, "create") from error
+        sync_directory(target.parent)
+    finally:
+        hidden.unlink(missing_ok=True)
 
 
 def storage_error(error: OSError, path: Path, action: str, nbytes: int | None = None) -> StorageError:

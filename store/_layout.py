@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from featurebank.store import _header, _manifest
 from featurebank.store._disk import Disk, lock, storage_error, sync_directory
-from featurebank.store._header import Array, OutputEntry, Table
 from featurebank.store._records import Output
+from featurebank.store._table import Array, OutputEntry, Table
 from featurebank.store.errors import ExistsError, StorageError
 from featurebank.store.fingerprint import fingerprint
 
-__all__ = ["REASON_BYTES", "Contents", "choose_chunk_rows", "lay_out"]
+__all__ = ["REASON_BYTES", "SMALL_ALIGNMENT", "Contents", "choose_chunk_rows", "create_dataset", "lay_out"]
 
 ALIGNMENT = 4096
 SMALL_ALIGNMENT = 64
@@ -125,13 +125,13 @@ def _create_hdf5(path: Path, contents: Contents) -> tuple[Table, int]:
         # v110: superblock 3 and the implicit chunk index, one contiguous allocation that needs no index in the file.
         settings = {"libver": ("v110", "v110"), "alignment_threshold": 1, "locking": False}
         with h5py.File(path, "x", userblock_size=block_size, alignment_interval=SMALL_ALIGNMENT, **settings) as file:
-            file.attrs.create("format_version", np.uint32(_header.FORMAT_VERSION))
+            file.attrs.create("format_version", np.uint32(planned.version))
             file.attrs.create("fingerprint", np.bytes_(planned.fingerprint))
             for array in planned.small_arrays():
-                addresses[array.path] = _create_dataset(file, array, None, values.get(array.path))
+                addresses[array.path] = create_dataset(file, array, None, values.get(array.path))
         with h5py.File(path, "r+", alignment_interval=ALIGNMENT, **settings) as file:
             for output_path, output in chunks.items():
-                addresses[output_path] = _create_dataset(file, output.values, output, None)
+                addresses[output_path] = create_dataset(file, output.values, output, None)
     except (OSError, RuntimeError) as error:
         cause = error if isinstance(error, OSError) else OSError(None, str(error))
         raise storage_error(cause, path, "create") from error
@@ -171,7 +171,8 @@ def _values(contents: Contents) -> dict[str, NDArray[Any]]:
     return {f"{group}/{name}": values for group, arrays in groups.items() for name, values in arrays.items()}
 
 
-def _create_dataset(file: Any, array: Array, chunks: OutputEntry | None, values: NDArray[Any] | None) -> int:
+def create_dataset(file: Any, array: Array, chunks: OutputEntry | None, values: NDArray[Any] | None) -> int:
+    """Creates one dataset of the file, early and unfiltered, and returns its address."""
     from h5py import h5d, h5p, h5s
 
     creation = h5p.create(h5p.DATASET_CREATE)

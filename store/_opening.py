@@ -7,25 +7,26 @@ from pathlib import Path
 from typing import Any
 
 from featurebank.store import _header, _manifest
-from featurebank.store._disk import Disk
+from featurebank.store._disk import Disk, Readable
 from featurebank.store._header import Header
 from featurebank.store._names import check_file_name, partial_path
+from featurebank.store._remote import RemoteFile, Url
 from featurebank.store.errors import CorruptError, NotFoundError, NotSealedError
 from featurebank.store.fingerprint import fingerprint
 
 __all__ = ["open_sealed", "read_partial", "string_in"]
 
 
-def open_sealed(path: Path) -> tuple[Disk, Header, dict[str, Any]]:
+def open_sealed(path: Path | Url) -> tuple[Readable, Header, dict[str, Any]]:
     """Opens a sealed file and checks all that its file digest covers, the manifest, and the file name.
 
     Raises:
         StoreError: as `FeatureSet` says.
     """
     try:
-        disk = Disk(path)
+        disk: Readable = RemoteFile(path) if isinstance(path, Url) else Disk(path)
     except NotFoundError:
-        if partial_path(path).exists():
+        if not isinstance(path, Url) and partial_path(path).exists():
             raise NotSealedError(
                 f"{path} is not sealed yet: there is {path.name}.partial; resume and seal it first"
             ) from None
@@ -66,12 +67,12 @@ def string_in(key: dict[str, Any], part: str, field: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _manifest_of(disk: Disk, header: Header, decode: Callable[[bytes], dict[str, Any]]) -> dict[str, Any]:
+def _manifest_of(disk: Readable, header: Header, decode: Callable[[bytes], dict[str, Any]]) -> dict[str, Any]:
     array = header.table.manifest
     try:
         manifest = decode(disk.read(array.address, array.nbytes).tobytes())
         found = fingerprint(manifest["key"])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         found = f"no readable key ({error})"
     if found != header.table.fingerprint:
         raise CorruptError(

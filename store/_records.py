@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from featurebank.store.errors import InvalidInputError
 
-__all__ = ["Output", "Records", "checked_head", "checked_outputs", "checked_records", "first_few", "quantity"]
+__all__ = ["NAME", "Output", "Records", "checked_head", "checked_outputs", "checked_records", "first_few", "quantity"]
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _RESERVED = ("labels", "rows")  # the other names in a batch
 _ID_BYTES = 1024
 _COLUMN_BYTES = 4096
@@ -151,7 +151,7 @@ def checked_head(head: tuple[NDArray[Any], NDArray[Any]] | None) -> dict[str, ND
 
 def check_name(name: str, what: str) -> None:
     """Raises InvalidInputError unless ``name`` can be a dataset's name in the file."""
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise InvalidInputError(
             f"{what} must be 1 to 100 letters, digits, '.', '_' or '-', the first a letter or digit; found {name!r}"
         )

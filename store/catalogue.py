@@ -9,8 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
+from featurebank.store._collecting import Garbage, leftovers, superseded
+from featurebank.store._collecting import delete as remove
 from featurebank.store._disk import Disk
 from featurebank.store._header import Header
+from featurebank.store._merging import Merged, copy_verified
 from featurebank.store._names import decode_component, encode_component, not_found, partial_path
 from featurebank.store._opening import open_sealed, read_partial, string_in
 from featurebank.store._records import Output
@@ -22,7 +28,7 @@ from featurebank.store.errors import (
     StoreError,
 )
 from featurebank.store.fingerprint import differences
-from featurebank.store.reader import FeatureSet
+from featurebank.store.reader import FeatureSet, Verification
 from featurebank.store.verify import VerifyReport, verify
 
 __all__ = ["Entry", "FeatureStore", "State"]
@@ -104,13 +110,16 @@ class FeatureStore:
             if dataset in (None, names[0], f"{names[0]}/{names[1]}") and backbone in (None, names[2])
         ]
 
-    def open(self, dataset: str, backbone: str, *, fingerprint: str | None = None) -> FeatureSet:
+    def open(
+        self, dataset: str, backbone: str, *, fingerprint: str | None = None, verify: Verification = "header"
+    ) -> FeatureSet:
         """Opens the feature set of a backbone on a split.
 
         Args:
             dataset: ``"dataset/split"``.
             backbone: The backbone's name.
             fingerprint: The fingerprint or its beginning; needed only where there are several.
+            verify: Whether values are hashed before they are handed out; see `FeatureSet`.
 
         Raises:
             NotFoundError: nothing matches; the text has the nearest names.
@@ -136,7 +145,7 @@ class FeatureStore:
             ]
             if not matching:
                 raise not_found(f"{self.root}, {dataset}, {backbone}", "fingerprint", fingerprint, known)
-        return FeatureSet(_only(matching).path)
+        return FeatureSet(_only(matching).path, verify)
 
     def find(self, fingerprint: str) -> FeatureSet | None:
         """The sealed feature set with that fingerprint (64 or its first 16 hex digits), if there is one."""
@@ -147,6 +156,21 @@ class FeatureStore:
                     return feature_set
                 feature_set.close()
         return None
+
+    def by_fingerprint(self, fingerprint: str) -> FeatureSet:
+        """The one sealed feature set whose fingerprint begins so, wherever in the store it lies.
+
+        Raises:
+            NotFoundError: there is none.
+            AmbiguousError: there are several; the text lists them.
+        """
+        sealed = {entry.fingerprint: entry.path for entry in self.ls() if entry.state == "sealed"}
+        matching = [known for known in sealed if known.startswith(fingerprint)]
+        if not matching:
+            raise not_found(str(self.root), "sealed set of fingerprint", fingerprint, sealed)
+        if len(matching) > 1:
+            raise AmbiguousError(f"{self.root}: several fingerprints begin with {fingerprint}: {', '.join(matching)}")
+        return FeatureSet(sealed[matching[0]])
 
     def state(
         self, dataset: str, split: str, backbone: str, fingerprint: str
@@ -160,6 +184,70 @@ class FeatureStore:
     def verify(self) -> list[VerifyReport]:
         """Verifies every file that is not a partial; what is wrong with one is in its report and stops no other."""
         return [_verified(entry) for entry in self.ls() if entry.path.suffix == ".h5"]
+
+    def merge(self, other: FeatureStore) -> list[Merged]:
+        """Copies every sealed set of another store that this one has not; each copy is verified before it is named.
+
+        What is here is never replaced, and partials stay where they are. What cannot be copied is said in its
+        `Merged` and stops no other; after an interruption, merging again goes on with the next.
+        """
+        merged = []
+        for entry in other.ls():
+            if entry.path.suffix != ".h5":
+                continue
+            if entry.message:
+                merged.append(Merged(source=entry.path, path=entry.path, result="refused", message=entry.message))
+                continue
+            target = self.path_for(entry.dataset, entry.split, entry.backbone, entry.fingerprint)
+            present = Merged(source=entry.path, path=target, result="present")
+            merged.append(present if target.exists() else copy_verified(entry.path, target))
+        return merged
+
+    def gc(self, *, delete: bool = False, hours: float = 24) -> list[Garbage]:
+        """What the store can do without: leavings of dead runs, and sets that a later one supersedes.
+
+        A partial or layout is one that no writer holds and nobody has written to for ``hours``. A sealed set is
+        superseded by a later file of the same key but for the dataset's content: the dataset has grown or changed.
+
+        Args:
+            delete: Delete what is found; else only list it.
+            hours: How long nobody must have written to a partial.
+        """
+        folders: dict[Path, list[Path]] = {}
+        for _, path in self._files():
+            if path.suffix == ".h5" and self._is_inside(path):
+                folders.setdefault(path.parent, []).append(path)
+        found = [garbage for garbage in leftovers(self.root, hours) if self._is_inside(garbage.path)]
+        for paths in folders.values():
+            found += superseded(paths)
+        return [replace(garbage, deleted=remove(garbage.path)) for garbage in found] if delete else found
+
+    def same_content(self, first: str, second: str) -> list[tuple[str, str]]:
+        """The records whose content stands in both of two splits: their ids in the first and in the second.
+
+        A record of the second split is listed once, with the first record of the other split that has its content.
+
+        Args:
+            first: ``"dataset/split"``.
+            second: Another; the set with the most rows is taken of each.
+
+        Raises:
+            NotFoundError: a split has no sealed set; the text has the nearest names.
+        """
+        ids, hashes = zip(*(self._contents(dataset) for dataset in (first, second)), strict=True)
+        content, rows = np.unique(hashes[0], return_index=True)
+        place = np.searchsorted(content, hashes[1]).clip(max=len(content) - 1)
+        shared = np.flatnonzero(content[place] == hashes[1])
+        return [(str(ids[0][rows[place[row]]]), str(ids[1][row])) for row in shared.tolist()]
+
+    def _contents(self, dataset: str) -> tuple[NDArray[np.str_], NDArray[Any]]:
+        sealed = [entry for entry in self.ls() if entry.state == "sealed"]
+        matching = [entry for entry in sealed if f"{entry.dataset}/{entry.split}" == dataset]
+        if not matching:
+            raise not_found(str(self.root), "dataset", dataset, (f"{e.dataset}/{e.split}" for e in sealed))
+        with FeatureSet(max(matching, key=lambda entry: entry.n_rows).path) as feature_set:
+            # As pairs of integers, which sort and compare whole; strings would lose their last zeros.
+            return feature_set.ids, np.ascontiguousarray(feature_set.content_hash).view("<u8,<u8").ravel()
 
     def _files(self) -> Iterator[tuple[tuple[str, str, str], Path]]:
         for path in sorted(self.root.glob("*/*/*/*")):

@@ -7,23 +7,27 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self, TypeAlias, get_args
 
 import numpy as np
 import xxhash
 from numpy.typing import ArrayLike, NDArray
 
-from featurebank.store._header import Array, OutputEntry
+from featurebank.store._disk import Disk, storage_error
 from featurebank.store._names import not_found
 from featurebank.store._opening import open_sealed, string_in
+from featurebank.store._packed import PackedValues
 from featurebank.store._records import Output, quantity
+from featurebank.store._remote import RemoteFile, RemoteValues, Url, location
+from featurebank.store._table import Array, OutputEntry
+from featurebank.store._values import MappedValues, Values, view_of
 from featurebank.store.errors import CorruptError, InvalidInputError
-from featurebank.store.rows import RowDataset, iterate_batches
+from featurebank.store.rows import LazyOutput, RowDataset, iterate_batches
 from featurebank.store.verify import VerifyReport, verify
 
-__all__ = ["FeatureSet"]
+__all__ = ["FeatureSet", "Verification"]
 
-_CACHE_LINE = 64
+Verification: TypeAlias = Literal["header", "first_touch"]
 
 
 class FeatureSet:
@@ -34,11 +38,19 @@ class FeatureSet:
     number of processes and threads may read, forked ones too, and pickling sends the path. Views stay valid after
     `close`. As with every mapped file, truncating it while it is open kills its readers.
 
+    Of a packed file only the chunks that hold the rows asked for are read, each checked before it is decompressed; of
+    a file on a server, only the rows asked for are fetched.
+
     Args:
-        path: The file.
+        path: The file, or its URL, ``https://…``, ``s3://…``, which needs fsspec.
+        verify: ``"first_touch"`` hashes each chunk before its values are handed out for the first time: all chunks of
+            an output for ``feature_set[name]``, those of the rows asked for in `load`, `batches` and `to_torch`.
+            ``"header"`` leaves the outputs' values to `verify`.
 
     Attributes:
         path: The file.
+        header: Its decoded header.
+        table: The header's table: where everything lies in the file.
         manifest: ``{"key": …, "provenance": …}``.
 
     Raises:
@@ -49,20 +61,23 @@ class FeatureSet:
         CorruptError: it is damaged.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self._disk, self._header, self.manifest = open_sealed(self.path)
-        self._table = self._header.table
-        self._bytes: NDArray[np.uint8] | None = np.frombuffer(
-            mmap.mmap(self._disk.fd, self._header.file_size, access=mmap.ACCESS_READ), np.uint8
-        )
-        self._entries = {entry.name: entry for entry in self._table.outputs}
+    def __init__(self, path: str | os.PathLike[str], verify: Verification = "header") -> None:
+        if verify not in get_args(Verification):
+            raise InvalidInputError(f"verify must be one of {', '.join(get_args(Verification))}; found {verify!r}")
+        self.path = location(path)
+        self._verification = verify
+        self._disk, self.header, self.manifest = open_sealed(self.path)
+        self.table = self.header.table
+        self._bytes = _mapped(self._disk, self.header.file_size) if isinstance(self._disk, Disk) else None
+        self._entries = {entry.name: entry for entry in self.table.outputs}
         self._checked: dict[str, NDArray[Any]] = {}
+        self._values = {name: self._values_of(entry) for name, entry in self._entries.items()}
+        self._closed = False
 
     @property
     def fingerprint(self) -> str:
         """The fingerprint of the key: 64 hex digits."""
-        return self._table.fingerprint
+        return self.table.fingerprint
 
     @property
     def key(self) -> dict[str, Any]:
@@ -107,12 +122,12 @@ class FeatureSet:
     @property
     def n_rows(self) -> int:
         """The number of records, failed ones included."""
-        return self._table.n_rows
+        return self.table.n_rows
 
     @property
     def nbytes(self) -> int:
         """The size of the file in bytes."""
-        return self._header.file_size
+        return self.header.file_size
 
     def info(self, name: str) -> Output:
         """Name, row shape and dtype of an output."""
@@ -130,45 +145,42 @@ class FeatureSet:
             name: The output.
             rows: Row numbers, a boolean mask or a slice.
         """
-        values = self._entry(name).values
+        values = self._open_values(name)
+        if rows is None:
+            return values.fresh()
         if isinstance(rows, slice):
-            return np.array(self[name][rows])
-        if rows is not None:
-            chosen = np.asarray(rows)
-            # take gathers whole rows half as fast again as indexing does.
-            return self[name].take(np.flatnonzero(chosen) if self._is_mask(chosen) else chosen, axis=0)
-        self._mapping()
-        loaded = _empty(values)
-        self._disk.read_into(loaded, values.address)
-        return loaded
+            return values.part(rows)
+        chosen = np.asarray(rows)
+        chosen = chosen if chosen.size else chosen.astype(np.intp)
+        return values.take(np.flatnonzero(chosen) if self._is_mask(chosen) else chosen)
 
     @property
     def ids(self) -> NDArray[np.str_]:
         """The records' ids (N,)."""
-        return self._decoded(self._table.records["id"])
+        return self._decoded(self.table.records["id"])
 
     @property
     def labels(self) -> NDArray[np.int64]:
         """The labels, int64 (N,) or (N, L)."""
-        return self._record(self._table.records["label"])
+        return self._record(self.table.records["label"])
 
     @property
     def content_hash(self) -> NDArray[np.uint8]:
         """The XXH3-128 of each record's content, uint8 (N, 16), big-endian."""
-        return self._record(self._table.records["content_hash"])
+        return self._record(self.table.records["content_hash"])
 
     @property
     def columns(self) -> dict[str, NDArray[Any]]:
         """The extra columns, each (N,)."""
         return {
             name: self._decoded(array) if array.dtype.startswith("|S") else self._record(array)
-            for name, array in self._table.columns.items()
+            for name, array in self.table.columns.items()
         }
 
     @property
     def status(self) -> NDArray[np.uint8]:
         """Each row's status (N,): 1 ok, 2 failed."""
-        return self._record(self._table.records["status"])
+        return self._record(self.table.records["status"])
 
     @property
     def ok(self) -> NDArray[np.bool_]:
@@ -181,15 +193,15 @@ class FeatureSet:
     def reasons(self) -> dict[int, str]:
         """Why each failed row failed."""
         failed = np.flatnonzero(self.status != 1)
-        reasons = self._record(self._table.records["reason"]) if failed.size else failed
+        reasons = self._record(self.table.records["reason"]) if failed.size else failed
         return {int(row): bytes(reasons[row]).decode("utf-8", "replace") for row in failed}
 
     @property
     def head(self) -> tuple[NDArray[Any], NDArray[Any]] | None:
         """The classifier's weight (C, D) and bias (C,), or None for a backbone without one."""
-        if not self._table.head:
+        if not self.table.head:
             return None
-        return self._record(self._table.head["weight"]), self._record(self._table.head["bias"])
+        return self._record(self.table.head["weight"]), self._record(self.table.head["bias"])
 
     def batches(
         self,
@@ -214,11 +226,12 @@ class FeatureSet:
         if batch_size < 1:
             raise InvalidInputError(f"batch_size must be at least 1; found {batch_size}")
         names = self.outputs if outputs is None else tuple(outputs)
-        views = {name: self[name] for name in names}
+        for name in names:
+            self._open_values(name)
         rows = np.flatnonzero(self.ok) if drop_failed else np.arange(self.n_rows)
         if shuffle:
             rows = np.random.default_rng(seed).permutation(rows)
-        return iterate_batches(views, self.labels, rows, batch_size)
+        return iterate_batches(self, names, rows, batch_size)
 
     def to_torch(self, *outputs: str) -> RowDataset:
         """A map-style dataset for ``torch.utils.data.DataLoader`` over the ok rows: ``(features…, label)``.
@@ -230,22 +243,70 @@ class FeatureSet:
             self._entry(name)
         return RowDataset(self, outputs or self.outputs)
 
+    def to_dask(self, name: str) -> Any:
+        """A ``dask.array.Array`` of an output, (N, …), failed rows included: a block per chunk, read when computed.
+
+        Blocks travel between processes as the path and their rows. Needs dask.
+        """
+        import dask.array
+
+        info = self.info(name)
+        # Equal content has an equal name, so that dask computes it once.
+        return dask.array.from_array(  # type: ignore[no-untyped-call]
+            LazyOutput(self, info),
+            chunks=(self.chunk_rows(name), *info.shape),
+            name=f"featurebank-{self.fingerprint}-{name}",
+            asarray=False,
+            inline_array=True,
+        )
+
+    def pack(self, path: str | os.PathLike[str]) -> FeatureSet:
+        """Writes a compressed, verified copy that the same reader opens; smaller, and slower to read.
+
+        Values are compressed losslessly in chunks of about 32 KiB by byte shuffle and Zstandard. Needs hdf5plugin,
+        as does reading the copy. Open this one with ``verify="first_touch"`` to pack nothing unverified.
+
+        Raises:
+            ExistsError: there is something at ``path``.
+            InvalidInputError: it is packed already, or hdf5plugin is not installed.
+        """
+        from featurebank.store._packing import pack
+
+        pack(self, Path(path))
+        return FeatureSet(path)
+
+    def unpack(self, path: str | os.PathLike[str]) -> FeatureSet:
+        """Writes the uncompressed feature set of a packed one: the same rows and key, the same bytes as before.
+
+        The bytes are the same where HDF5 is of the same release and the provenance had its first size.
+
+        Raises:
+            ExistsError: there is something at ``path``.
+            InvalidInputError: it is not packed.
+        """
+        from featurebank.store._packing import unpack
+
+        unpack(self, Path(path))
+        return FeatureSet(path)
+
     def verify(self) -> VerifyReport:
         """Hashes everything again, then compares the header with the HDF5 metadata.
 
         Raises:
             CorruptError: naming the output, chunk and rows, or the array, or what differs.
         """
+        if isinstance(self.path, Url):
+            raise InvalidInputError(f"{self.path} must be a local file to be verified; fetch it first")
         return verify(self.path)
 
     def close(self) -> None:
         """Lets go of the file; views taken before stay valid."""
-        self._bytes = None
-        self._checked = {}
+        self._closed = True
+        self._bytes, self._checked, self._values = None, {}, {}
         self._disk.close()
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        return self._view(self._entry(name).values)
+        return self._open_values(name).view()
 
     def __len__(self) -> int:
         return self.n_rows
@@ -258,8 +319,9 @@ class FeatureSet:
     ) -> None:
         self.close()
 
-    def __reduce__(self) -> tuple[type[FeatureSet], tuple[Path]]:
-        return type(self), (self.path.absolute(),)
+    def __reduce__(self) -> tuple[type[FeatureSet], tuple[Any, Verification]]:
+        path = str(self.path) if isinstance(self.path, Url) else self.path.absolute()
+        return type(self), (path, self._verification)
 
     def __repr__(self) -> str:
         outputs = ", ".join(f"{name} {self._entries[name].values.shape[1:]}" for name in self._entries)
@@ -277,22 +339,45 @@ class FeatureSet:
             raise InvalidInputError(f"{self.path}: a mask of rows must have shape ({self.n_rows},); found {rows.shape}")
         return rows.dtype == np.bool_
 
-    def _mapping(self) -> NDArray[np.uint8]:
-        if self._bytes is None:
+    def _open_values(self, name: str) -> Values:
+        self._entry(name)
+        self._check_open()
+        return self._values[name]
+
+    def _values_of(self, entry: OutputEntry) -> Values:
+        if entry.index is not None:
+            return PackedValues(self._disk, entry, self.header.indexes[entry.name])
+        if isinstance(self._disk, RemoteFile):
+            return RemoteValues(self._disk, entry)
+        assert self._bytes is not None and isinstance(self._disk, Disk)  # noqa: S101, PT018 - local files are mapped
+        return MappedValues(self._disk, entry, self._bytes, checked=self._verification == "first_touch")
+
+    def _check_open(self) -> None:
+        if self._closed:
             raise InvalidInputError(f"the feature set {self.path} is closed; open it again")
-        return self._bytes
+
+    def raw(self, array: Array) -> NDArray[np.uint8]:
+        """The bytes of any array of the file but an output's values, as they are there."""
+        self._check_open()
+        known = self._record(array) if array in self.table.digested else self._view(array)
+        return known.reshape(-1).view(np.uint8)
 
     def _view(self, array: Array) -> NDArray[Any]:
-        return self._mapping()[array.address : array.end].view(array.dtype).reshape(array.shape)
+        self._check_open()
+        if self._bytes is not None:
+            return view_of(self._bytes, array)
+        fetched = self._disk.read(array.address, array.nbytes).view(array.dtype).reshape(array.shape)
+        fetched.flags.writeable = False
+        return fetched
 
     def _record(self, array: Array) -> NDArray[Any]:
         """A view of an array that has a digest of its own, checked at the first touch."""
         if (known := self._checked.get(array.path)) is None:
             known = self._view(array)
-            slot = self._table.digested.index(array)
-            if (found := xxhash.xxh3_128_digest(known.reshape(-1).view(np.uint8).data)) != self._header.digest(slot):
+            slot = self.table.digested.index(array)
+            if (found := xxhash.xxh3_128_digest(known.reshape(-1).view(np.uint8).data)) != self.header.digest(slot):
                 raise CorruptError(
-                    f"{self.path} is damaged: the digest of {array.path} must be {self._header.digest(slot).hex()}; "
+                    f"{self.path} is damaged: the digest of {array.path} must be {self.header.digest(slot).hex()}; "
                     f"found {found.hex()}; restore it from a copy or extract it again"
                 )
             self._checked[array.path] = known
@@ -310,8 +395,9 @@ class FeatureSet:
         return self._checked[cached]
 
 
-def _empty(array: Array) -> NDArray[Any]:
-    # On a cache line: the kernel copies into memory 16 bytes beside one, as malloc gives it, a third slower.
-    spare = np.empty(array.nbytes + _CACHE_LINE, np.uint8)
-    start = -spare.ctypes.data % _CACHE_LINE
-    return spare[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+def _mapped(disk: Disk, size: int) -> NDArray[np.uint8]:
+    try:
+        return np.frombuffer(mmap.mmap(disk.fd, size, access=mmap.ACCESS_READ), np.uint8)
+    except (OSError, ValueError) as error:
+        cause = error if isinstance(error, OSError) else OSError(None, str(error))
+        raise storage_error(cause, disk.path, "map") from error

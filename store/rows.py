@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featurebank.store._records import Output
+
 if TYPE_CHECKING:
     from featurebank.store.reader import FeatureSet
 
-__all__ = ["RowDataset", "iterate_batches"]
+__all__ = ["LazyOutput", "RowDataset", "iterate_batches"]
 
 
 class RowDataset:
@@ -37,24 +39,41 @@ class RowDataset:
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         row = self.rows[index]
-        return (*(self.feature_set[name][row].copy() for name in self.outputs), _plain(self.feature_set.labels[row]))
+        features = (self.feature_set.load(name, row[None])[0] for name in self.outputs)
+        return (*features, _plain(self.feature_set.labels[row]))
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, ...]]:
         """The items of a batch, each as `__getitem__` gives it."""
         rows = self.rows[np.asarray(indices, np.intp)]
-        features = [self.feature_set[name].take(rows, axis=0) for name in self.outputs]
+        features = [self.feature_set.load(name, rows) for name in self.outputs]
         labels = [_plain(label) for label in self.feature_set.labels[rows]]
         return list(zip(*features, labels, strict=True))
 
 
+class LazyOutput:
+    """An output that reads the rows it is indexed with: what `FeatureSet.to_dask` gives to dask."""
+
+    def __init__(self, feature_set: FeatureSet, output: Output) -> None:
+        self.feature_set = feature_set
+        self.output = output
+        self.shape = (len(feature_set), *output.shape)
+        self.dtype = np.dtype(output.dtype)
+        self.ndim = len(self.shape)
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        first, *others = index if isinstance(index, tuple) else (index,)
+        return self.feature_set.load(self.output.name, first)[(slice(None), *others)]
+
+
 def iterate_batches(
-    views: Mapping[str, NDArray[Any]], labels: NDArray[np.int64], rows: NDArray[np.intp], batch_size: int
+    feature_set: FeatureSet, outputs: Sequence[str], rows: NDArray[np.intp], batch_size: int
 ) -> Iterator[dict[str, NDArray[Any]]]:
     """Yields the given rows in their order, ``batch_size`` at a time, as fresh arrays."""
+    labels = feature_set.labels
     for start in range(0, len(rows), batch_size):
         chosen = rows[start : start + batch_size]
         yield {
-            **{name: view.take(chosen, axis=0) for name, view in views.items()},
+            **{name: feature_set.load(name, chosen) for name in outputs},
             "labels": labels[chosen],
             "rows": chosen.copy(),
         }

@@ -1,22 +1,30 @@
-"""Verification: every byte is hashed again, and only then is the HDF5 metadata compared with the header."""
+"""Verification: every byte is hashed again, and only then is the HDF5 metadata compared with the header.
+
+The comparison is whole: an object, link, attribute, filter or address that the header does not have is refused, so a
+file that verifies holds no external link or storage and no virtual dataset.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
-from featurebank.store._chunks import checksum
-from featurebank.store._disk import Disk
-from featurebank.store._header import FORMAT_VERSION, Array, Header, OutputEntry
+from featurebank.store._chunks import checksum, damage
+from featurebank.store._disk import Readable
+from featurebank.store._hdf5 import described, placed
+from featurebank.store._header import Header
 from featurebank.store._opening import open_sealed
-from featurebank.store._records import first_few, quantity
-from featurebank.store.errors import CorruptError
+from featurebank.store._packed import PackedValues, packed_filters
+from featurebank.store._records import first_few
+from featurebank.store._table import Array, OutputEntry
+from featurebank.store.errors import CorruptError, StoreError
 
-__all__ = ["VerifyReport", "verify"]
+__all__ = ["VerifyReport", "verify", "verify_copy"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +69,7 @@ def verify(path: Path) -> VerifyReport:
         for slot, array in enumerate(table.digested):
             _check_digest(disk, header, slot, array)
         for entry in table.outputs:
-            _check_chunks(disk, entry)
+            _check_chunks(disk, entry, header.indexes.get(entry.name))
         status = table.records["status"]
         n_failed = int(np.count_nonzero(_check_status(disk, status) == 2))
         _check_hdf5(path, header)
@@ -77,30 +85,41 @@ def verify(path: Path) -> VerifyReport:
     )
 
 
-def _check_digest(disk: Disk, header: Header, slot: int, array: Array) -> None:
+def verify_copy(copy: Path, source: Path) -> None:
+    """Verifies a copy that has no name yet.
+
+    Raises:
+        CorruptError: it is damaged; the text names the source, for the copy will be gone.
+    """
+    try:
+        verify(copy)
+    except StoreError as error:
+        raise CorruptError(str(error).replace(str(copy), str(source))) from error
+
+
+def _check_digest(disk: Readable, header: Header, slot: int, array: Array) -> None:
     found = xxhash.xxh3_128_digest(disk.read(array.address, array.nbytes).data)
     if found != header.digest(slot):
         raise _corrupt(disk.path, f"the digest of {array.path}", header.digest(slot).hex(), found.hex())
 
 
-def _check_chunks(disk: Disk, entry: OutputEntry) -> None:
+def _check_chunks(disk: Readable, entry: OutputEntry, index: NDArray[np.uint64] | None) -> None:
+    packed = None if index is None else PackedValues(disk, entry, index)
     expected = disk.read(entry.checksums.address, entry.checksums.nbytes).view("<u8").tolist()
-    data = np.empty(entry.chunk_stride, np.uint8)
     damaged = []
-    for index, digest in enumerate(expected):
-        disk.read_into(data, entry.values.address + index * entry.chunk_stride)
+    for number, digest in enumerate(expected):
+        if packed is None:
+            data = disk.read(entry.values.address + number * entry.chunk_stride, entry.chunk_stride)
+        else:
+            values = packed.part(slice(*entry.rows(number))).reshape(-1).view(np.uint8)
+            data = np.concatenate([values, np.zeros(entry.chunk_stride - len(values), np.uint8)])
         if checksum(data) != digest:
-            damaged.append(index)
+            damaged.append(number)
     if damaged:
-        first, last = entry.rows(damaged[0])
-        raise CorruptError(
-            f"{disk.path} is damaged: output {entry.name!r}, {quantity(len(damaged), 'chunk')} "
-            f"({first_few(damaged)}) must have their recorded checksums; chunk {damaged[0]}, "
-            f"rows {first} to {last - 1}, has not; restore it from a copy or extract it again"
-        )
+        raise damage(disk.path, entry, damaged)
 
 
-def _check_status(disk: Disk, array: Array) -> Any:
+def _check_status(disk: Readable, array: Array) -> Any:
     status = disk.read(array.address, array.nbytes)
     if wrong := np.flatnonzero((status != 1) & (status != 2)).tolist():
         raise _corrupt(disk.path, f"the status of rows {first_few(wrong)}", "1 or 2", str(status[wrong[0]]))
@@ -108,52 +127,40 @@ def _check_status(disk: Disk, array: Array) -> Any:
 
 
 def _check_hdf5(path: Path, header: Header) -> None:
-    import h5py  # type: ignore[import-untyped]
-
-    table = header.table
-    outputs = {entry.values.path: entry for entry in table.outputs}
-    expected = {array.path: _described(array, outputs.get(array.path)) for array in table.arrays()}
-    found: dict[str, Any] = {}
-    with h5py.File(path, "r", locking=False) as file:
-        attributes = {name: file.attrs[name] for name in file.attrs}
-        file.visititems_links(lambda name, link: _collect(found, file, f"/{name}", link))
-    wanted = {"format_version": FORMAT_VERSION, "fingerprint": table.fingerprint.encode()}
-    for name, value in wanted.items():
-        if attributes.get(name) != value:
-            raise _corrupt(path, f"the HDF5 attribute {name}", repr(value), repr(attributes.get(name)))
+    expected = _expected(header)
+    found = described(path)
     for name in sorted({*expected, *found}):
         if expected.get(name) != found.get(name):
-            raise _corrupt(
-                path, f"the HDF5 dataset {name}", str(expected.get(name, "absent")), str(found.get(name, "absent"))
-            )
+            what = "the HDF5 attributes" if name == "attributes" else f"the HDF5 dataset {name}"
+            raise _corrupt(path, what, str(expected.get(name, "absent")), f"{found.get(name, 'absent')!s:.400}")
 
 
-def _described(array: Array, output: OutputEntry | None) -> tuple[Any, ...]:
+def _expected(header: Header) -> dict[str, Any]:
+    table = header.table
+    outputs = {entry.values.path: entry for entry in table.outputs}
+    objects: dict[str, Any] = {
+        "attributes": {"format_version": table.version, "fingerprint": table.fingerprint},
+        **{array.path: _described(array, outputs.get(array.path)) for array in table.arrays()},
+        **{entry.values.path: _packed(entry, header.indexes[entry.name]) for entry in table.outputs if entry.index},
+    }
+    groups = {str(folder) for path in objects for folder in PurePosixPath(path).parents} - {".", "/"}
+    return objects | dict.fromkeys(groups, "a group")
+
+
+def _packed(entry: OutputEntry, index: NDArray[np.uint64]) -> list[Any]:
+    values = entry.values
+    place = placed((i * entry.packed_rows, address, nbytes) for i, (address, nbytes, _) in enumerate(index.tolist()))
+    filters = packed_filters(np.dtype(values.dtype).itemsize)
+    return [values.dtype, list(values.shape), [entry.packed_rows, *values.shape[1:]], filters, place]
+
+
+def _described(array: Array, output: OutputEntry | None) -> list[Any]:
     if output is None:
-        return array.dtype, array.shape, None, None, array.address
-    chunks = tuple(
-        (index * output.chunk_rows, array.address + index * output.chunk_stride, output.chunk_stride)
-        for index in range(output.n_chunks)
-    )
-    return array.dtype, array.shape, (output.chunk_rows, *array.shape[1:]), None, chunks
-
-
-def _collect(found: dict[str, Any], file: Any, name: str, link: Any) -> None:
-    import h5py
-
-    if not isinstance(link, h5py.HardLink):
-        found[name] = f"a link of another kind, {type(link).__name__}"
-        return
-    item = file[name]
-    if not isinstance(item, h5py.Dataset):
-        return
-    filters = None if item.id.get_create_plist().get_nfilters() == 0 else "filters"
-    place: Any = item.id.get_offset()
-    if item.chunks is not None:
-        placed: list[tuple[int, int, int]] = []
-        item.id.chunk_iter(lambda info: placed.append((info.chunk_offset[0], info.byte_offset, info.size)))
-        place = tuple(sorted(placed))
-    found[name] = (item.dtype.str, item.shape, item.chunks, filters, place)
+        return [array.dtype, list(array.shape), None, [], array.address]
+    grid = range(output.n_chunks)
+    stride = output.chunk_stride
+    place = placed((i * output.chunk_rows, array.address + i * stride, stride) for i in grid)
+    return [array.dtype, list(array.shape), [output.chunk_rows, *array.shape[1:]], [], place]
 
 
 def _corrupt(path: Path, what: str, expected: str, found: str) -> CorruptError:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from featurebank.store import _header, _manifest
 from featurebank.store._chunks import checked_chunk, checksum, holds
 from featurebank.store._disk import Disk, lock, storage_error, sync_directory
-from featurebank.store._header import Header, OutputEntry
+from featurebank.store._header import Header
 from featurebank.store._layout import REASON_BYTES, Contents, lay_out
 from featurebank.store._names import check_file_name, final_path, not_found, partial_path
 from featurebank.store._opening import read_partial
@@ -29,6 +29,7 @@ from featurebank.store._records import (
     first_few,
     quantity,
 )
+from featurebank.store._table import Array, OutputEntry
 from featurebank.store.errors import (
     ExistsError,
     IncompleteError,
@@ -333,7 +334,7 @@ class FeatureSetWriter:
         names = ", ".join(self._entries)
         return f"FeatureSetWriter({str(self.path)!r}, {quantity(self.n_rows, 'row')}, outputs: {names})"
 
-    def _array(self, record: str) -> _header.Array:
+    def _array(self, record: str) -> Array:
         return self._header.table.records[record]
 
     def _entry(self, name: str) -> OutputEntry:

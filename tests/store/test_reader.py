@@ -182,14 +182,37 @@ def test_pickles_reopen_by_path(sealed: Path, monkeypatch: pytest.MonkeyPatch) -
     np.testing.assert_array_equal(dataset[5][0], VALUES["pooled"][5])
 
 
-def test_data_loader_takes_the_dataset(sealed: Path) -> None:
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning", "ignore:This DataLoader will create:UserWarning")
+@pytest.mark.parametrize("verify", ["header", "first_touch"])
+@pytest.mark.parametrize(("workers", "method"), [(0, None), (4, "fork"), (4, "spawn")])
+def test_data_loader_takes_the_dataset(sealed: Path, workers: int, method: str | None, verify: Any) -> None:
     data = pytest.importorskip("torch.utils.data")
-    with FeatureSet(sealed) as fs:
-        loader = data.DataLoader(fs.to_torch("pooled", "blocks.9.cls"), batch_size=16)
+    if method == "spawn" and verify == "header":
+        pytest.skip("starting four processes twice proves nothing more")
+    with FeatureSet(sealed, verify) as fs:
+        dataset = fs.to_torch("pooled", "blocks.9.cls")
+        loader = data.DataLoader(dataset, batch_size=16, num_workers=workers, multiprocessing_context=method)
         batches = list(loader)
         np.testing.assert_array_equal(np.concatenate([b[0].numpy() for b in batches]), VALUES["pooled"][OK_ROWS])
         np.testing.assert_array_equal(np.concatenate([b[1].numpy() for b in batches]), VALUES["blocks.9.cls"][OK_ROWS])
         assert np.concatenate([b[2].numpy() for b in batches]).tolist() == [row % 2 for row in OK_ROWS]
+
+
+def test_dask_reads_what_it_computes(sealed: Path) -> None:
+    pytest.importorskip("dask.array")
+    with FeatureSet(sealed) as fs:
+        for name, values in VALUES.items():
+            lazy = fs.to_dask(name)
+            assert (lazy.shape, lazy.dtype, lazy.chunksize[0]) == (values.shape, values.dtype, fs.chunk_rows(name))
+            np.testing.assert_array_equal(lazy.compute(scheduler="synchronous"), values, strict=True)
+        tokens = fs.to_dask("tokens")
+        part = tokens[5:40:7, 1].sum(axis=0).compute(scheduler="synchronous")
+        np.testing.assert_allclose(part, VALUES["tokens"][5:40:7, 1].sum(axis=0))
+        assert tokens.name == fs.to_dask("tokens").name
+        copy = pickle.loads(pickle.dumps(tokens))  # noqa: S301
+        np.testing.assert_array_equal(copy.compute(scheduler="synchronous"), VALUES["tokens"])
+        with pytest.raises(NotFoundError, match="did you mean 'tokens'"):
+            fs.to_dask("token")
 
 
 def test_partial_is_pointed_out(sealed: Path) -> None:

@@ -1,0 +1,76 @@
+"""``featurebank export``: a feature set as NumPy files, Parquet, safetensors, or a folder for Hugging Face datasets."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from featurebank.pipelines.export_formats import FORMATS
+from featurebank.pipelines.stores import existing_store
+from featurebank.pipelines.streams import console, print_json
+from featurebank.store import ExistsError, FeatureSet, InvalidInputError
+
+__all__ = ["export", "write_export"]
+
+
+def write_export(feature_set: FeatureSet, target: Path, form: str, outputs: Sequence[str] = ()) -> int:
+    """Writes a feature set in another format and returns its bytes; all rows, the failed ones with ``ok`` false.
+
+    Args:
+        feature_set: What to write.
+        target: The file, or for ``npy`` and ``hf`` the folder; it gets its name when it is complete.
+        form: ``npy``, ``parquet``, ``safetensors`` or ``hf``.
+        outputs: The outputs; all if none is named.
+
+    Raises:
+        InvalidInputError: another format.
+        NotFoundError: an unknown output.
+        ExistsError: there is something at ``target``.
+        CorruptError: the rows to be written are damaged.
+    """
+    if form not in FORMATS:
+        raise InvalidInputError(f"the format must be one of {', '.join(FORMATS)}; found {form!r}")
+    for name in outputs:
+        feature_set.info(name)
+    if target.exists():
+        raise ExistsError(f"{target} already exists; choose another place, or delete it first")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    hidden = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    try:
+        FORMATS[form](feature_set, list(outputs) or list(feature_set.outputs), hidden)
+        hidden.rename(target)
+    except BaseException:
+        if hidden.is_dir():
+            shutil.rmtree(hidden)
+        else:
+            hidden.unlink(missing_ok=True)
+        raise
+    files = [target] if target.is_file() else [path for path in target.rglob("*") if path.is_file()]
+    return sum(path.stat().st_size for path in files)
+
+
+def export(  # noqa: PLR0917 - one for each option
+    dataset: Annotated[str, typer.Argument(help="DATASET/SPLIT")],
+    backbone: Annotated[str, typer.Argument(help="The backbone's name.")],
+    target: Annotated[Path, typer.Argument(help="The file to write; a folder for npy and hf.")],
+    form: Annotated[
+        Literal["npy", "parquet", "safetensors", "hf"], typer.Option("--format", help="What to write.")
+    ] = "npy",
+    output: Annotated[list[str] | None, typer.Option("--output", help="Only this output; repeatable.")] = None,
+    store: Annotated[Path, typer.Option("--store", help="The store's folder.")] = Path("features"),
+    fingerprint: Annotated[str | None, typer.Option(help="Which set, where several keys match.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a line.")] = False,
+) -> None:
+    """Write one feature set in a format of others; every row is hashed before it is written."""
+    with existing_store(store).open(dataset, backbone, fingerprint=fingerprint, verify="first_touch") as feature_set:
+        nbytes = write_export(feature_set, target, form, output or ())
+        rows = len(feature_set)
+    if as_json:
+        print_json({"path": str(target), "format": form, "rows": rows, "nbytes": nbytes})
+    else:
+        console().print(f"{target}: {rows:,} rows, {nbytes:,} bytes", highlight=False, soft_wrap=True)

@@ -1,0 +1,157 @@
+"""One writer for each format that a feature set can be exported to; rows are read in blocks, never all at once."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurebank.store import FeatureSet
+
+__all__ = ["FORMATS"]
+
+_BLOCK = 32 << 20
+_SAFETENSORS = {"<f2": "F16", "<f4": "F32", "<f8": "F64", "<i8": "I64", "|u1": "U8", "|b1": "BOOL"}
+_SAFETENSORS |= {f"{'<|'[n == 1]}{kind}{n}": f"{kind.upper()}{8 * n}" for kind in "iu" for n in (1, 2, 4, 8)}
+
+
+def write_npy(feature_set: FeatureSet, outputs: Sequence[str], target: Path) -> None:
+    """A folder: ``<output>.npy`` and ``<record>.npy`` each, and ``manifest.json``. No file needs pickle."""
+    target.mkdir()
+    for name in outputs:
+        info = feature_set.info(name)
+        shape = (len(feature_set), *info.shape)
+        array = np.lib.format.open_memmap(target / f"{name}.npy", "w+", np.dtype(info.dtype), shape)
+        for rows in _blocks(feature_set, [name]):
+            array[rows] = feature_set.load(name, rows)
+        array.flush()
+        del array
+    for name, values in _records(feature_set).items():
+        np.save(target / f"{name}.npy", values, allow_pickle=False)
+    (target / "manifest.json").write_text(_manifest(feature_set), encoding="utf-8")
+
+
+def write_safetensors(feature_set: FeatureSet, outputs: Sequence[str], target: Path) -> None:
+    """One file; ids and other text as UTF-8 bytes, (N, width) padded with zeros; the manifest in the metadata."""
+    small = {name: _numeric(values) for name, values in _records(feature_set).items()}
+    described: dict[str, Any] = {}
+    end = 0
+    for name in (*outputs, *small):
+        if name in small:
+            dtype, shape = small[name].dtype, small[name].shape
+        else:
+            info = feature_set.info(name)
+            dtype, shape = np.dtype(info.dtype), (len(feature_set), *info.shape)
+        start, end = end, end + math.prod(shape) * dtype.itemsize
+        tensor = {"dtype": _SAFETENSORS[dtype.str], "shape": shape, "data_offsets": [start, end]}
+        described[name] = tensor
+    described["__metadata__"] = {"manifest": _manifest(feature_set)}
+    text = json.dumps(described, ensure_ascii=False).encode("utf-8")
+    text = text.ljust(-(-len(text) // 64) * 64)
+    with target.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in outputs:
+            for rows in _blocks(feature_set, [name]):
+                file.write(feature_set.load(name, rows).data)
+        for values in small.values():
+            file.write(np.ascontiguousarray(values).data)
+
+
+def write_parquet(feature_set: FeatureSet, outputs: Sequence[str], target: Path) -> None:
+    """One file, one record a row; outputs as lists of float32 of one length, which every reader of Parquet knows."""
+    import pyarrow.parquet  # type: ignore[import-untyped]
+
+    writer = None
+    records = _records(feature_set)
+    try:
+        for rows in _blocks(feature_set, outputs):
+            table = _table(feature_set, outputs, records, rows)
+            if writer is None:
+                writer = pyarrow.parquet.ParquetWriter(target, table.schema, compression="zstd")
+            writer.write_table(table)
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def write_hf(feature_set: FeatureSet, outputs: Sequence[str], target: Path) -> None:
+    """A folder that ``datasets.load_dataset`` reads: a card, and ``data/<split>-00000-of-00001.parquet``."""
+    split = re.sub(r"\W+", "_", feature_set.split) or "train"
+    (target / "data").mkdir(parents=True)
+    write_parquet(feature_set, outputs, target / "data" / f"{split}-00000-of-00001.parquet")
+    card = {
+        "pretty_name": f"{feature_set.dataset}/{feature_set.split}, features of {feature_set.backbone}",
+        "configs": [{"config_name": "default", "data_files": [{"split": split, "path": f"data/{split}-*.parquet"}]}],
+    }
+    (target / "README.md").write_text(f"---\n{json.dumps(card, indent=2, ensure_ascii=False)}\n---\n", encoding="utf-8")
+    (target / "manifest.json").write_text(_manifest(feature_set), encoding="utf-8")
+
+
+FORMATS: dict[str, Callable[[FeatureSet, Sequence[str], Path], None]] = {
+    "npy": write_npy,
+    "parquet": write_parquet,
+    "safetensors": write_safetensors,
+    "hf": write_hf,
+}
+
+
+def _blocks(feature_set: FeatureSet, outputs: Sequence[str]) -> Iterator[slice]:
+    """Slices of rows of about 32 MiB."""
+    infos = [feature_set.info(name) for name in outputs]
+    row_bytes = sum(math.prod(info.shape) * np.dtype(info.dtype).itemsize for info in infos)
+    step = max(1, _BLOCK // max(1, row_bytes))
+    return (slice(start, min(start + step, len(feature_set))) for start in range(0, len(feature_set), step))
+
+
+def _records(feature_set: FeatureSet) -> dict[str, NDArray[Any]]:
+    return {
+        "id": feature_set.ids,
+        "label": feature_set.labels,
+        "ok": feature_set.ok,
+        "content_hash": feature_set.content_hash,
+        **{f"column.{name}": values for name, values in feature_set.columns.items()},
+    }
+
+
+def _manifest(feature_set: FeatureSet) -> str:
+    return json.dumps({"fingerprint": feature_set.fingerprint, **feature_set.manifest}, ensure_ascii=False)
+
+
+def _numeric(values: NDArray[Any]) -> NDArray[Any]:
+    if values.dtype.kind != "U":
+        return values
+    encoded = np.strings.encode(values, "utf-8")
+    return np.ascontiguousarray(encoded).view(np.uint8).reshape(len(values), -1)
+
+
+def _table(feature_set: FeatureSet, outputs: Sequence[str], records: dict[str, NDArray[Any]], rows: slice) -> Any:
+    import pyarrow as pa
+
+    columns: dict[str, Any] = {}
+    for name, values in records.items():
+        if name == "content_hash":
+            columns[name] = pa.array([row.tobytes() for row in values[rows]], pa.binary(16))
+        elif values.ndim > 1:
+            columns[name] = _lists(values[rows])
+        else:
+            columns[name] = pa.array(np.ascontiguousarray(values[rows]))
+    shapes = {}
+    for name in outputs:
+        features = feature_set.load(name, rows).astype(np.float32)
+        shapes[name] = list(features.shape[1:])
+        columns[name] = _lists(features.reshape(len(features), -1)) if shapes[name] else pa.array(features)
+    metadata = {"featurebank": _manifest(feature_set), "featurebank.shapes": json.dumps(shapes)}
+    return pa.table(columns).replace_schema_metadata(metadata)
+
+
+def _lists(values: NDArray[Any]) -> Any:
+    import pyarrow as pa
+
+    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])

@@ -1,0 +1,133 @@
+"""Verbs that keep a store: what it can do without, what another store has, and compressed copies for shipping."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from featurebank.pipelines.inspection import size_text
+from featurebank.pipelines.stores import existing_store
+from featurebank.pipelines.streams import console, print_json
+from featurebank.pipelines.tables import titled_table
+from featurebank.store import ExistsError, FeatureSet, FeatureStore, StoreError
+
+__all__ = ["gc", "merge", "pack", "unpack"]
+
+StoreOption = Annotated[Path, typer.Option("--store", help="The store's folder.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables for people.")]
+
+
+def gc(
+    store: StoreOption = Path("features"),
+    delete: Annotated[bool, typer.Option("--delete", help="Delete what is listed; without it, nothing is.")] = False,
+    hours: Annotated[
+        float, typer.Option("--hours", min=0, help="How long nobody must have written to a partial.")
+    ] = 24,
+    as_json: JsonOption = False,
+) -> None:
+    """List what the store can do without: partials of dead runs, sets of a dataset's earlier content."""
+    found = existing_store(store).gc(delete=delete, hours=hours)
+    if as_json:
+        print_json([{**vars(garbage), "path": str(garbage.path)} for garbage in found])
+        return
+    if not found:
+        console().print(f"{store}: nothing to collect", highlight=False)
+        return
+    title = f"{'Deleted from' if delete else 'Dispensable in'} {store}: {len(found)}"
+    table = titled_table(title, "file", "reason")
+    table.add_column("size", justify="right", no_wrap=True)
+    for garbage in found:
+        reason = garbage.reason if garbage.deleted or not delete else "kept: a writer holds it"
+        table.add_row(escape(str(garbage.path.relative_to(store))), escape(reason), size_text(garbage.nbytes))
+    console().print(table)
+    if not delete:
+        console().print("nothing was deleted; repeat with --delete")
+
+
+def merge(
+    other: Annotated[Path, typer.Argument(help="The other store's folder.")],
+    store: StoreOption = Path("features"),
+    as_json: JsonOption = False,
+) -> None:
+    """Copy every sealed set of another store that this one has not; each copy is verified. Exit 1 if one is refused."""
+    merged = FeatureStore(store).merge(existing_store(other))
+    if as_json:
+        print_json([{**vars(one), "source": str(one.source), "path": str(one.path)} for one in merged])
+    else:
+        table = titled_table(f"Feature sets of {other}: {len(merged)}", "file", "result")
+        for one in merged:
+            result = f"[red]{escape(one.message)}[/]" if one.message else one.result
+            table.add_row(escape(str(one.source.relative_to(other))), result)
+        console().print(table)
+    if any(one.message for one in merged):
+        raise typer.Exit(1)
+
+
+def pack(
+    target: Annotated[Path, typer.Argument(help="The folder of the packed store.")],
+    store: StoreOption = Path("features"),
+    dataset: Annotated[str | None, typer.Option(help="Only this dataset.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Only this backbone.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a compressed, verified copy of each sealed set into another store, which reads like any other."""
+    _copy(existing_store(store), FeatureStore(target), dataset, backbone, packing=True, as_json=as_json)
+
+
+def unpack(
+    target: Annotated[Path, typer.Argument(help="The folder of the unpacked store.")],
+    store: StoreOption = Path("features"),
+    dataset: Annotated[str | None, typer.Option(help="Only this dataset.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Only this backbone.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the uncompressed set of each packed one into another store: the bytes that were packed."""
+    _copy(existing_store(store), FeatureStore(target), dataset, backbone, packing=False, as_json=as_json)
+
+
+def _copy(
+    source: FeatureStore,
+    target: FeatureStore,
+    dataset: str | None,
+    backbone: str | None,
+    *,
+    packing: bool,
+    as_json: bool,
+) -> None:
+    rows: list[dict[str, Any]] = []
+    for entry in source.ls(dataset=dataset, backbone=backbone):
+        if entry.path.suffix != ".h5":
+            continue
+        place = target.path_for(entry.dataset, entry.split, entry.backbone, entry.fingerprint.ljust(64, "0"))
+        row: dict[str, Any] = {
+            "source": str(entry.path),
+            "path": str(place),
+            "before": entry.nbytes,
+            "after": 0,
+            "error": "",
+        }
+        try:
+            with (
+                FeatureSet(entry.path, verify="first_touch") as feature_set,
+                (feature_set.pack if packing else feature_set.unpack)(place) as copy,
+            ):
+                row["after"] = copy.nbytes
+        except ExistsError:
+            row["after"] = place.stat().st_size
+        except StoreError as error:
+            row["error"] = str(error)
+        rows.append(row)
+    if as_json:
+        print_json(rows)
+    else:
+        table = titled_table(f"{'Packed' if packing else 'Unpacked'} into {target.root}: {len(rows)}", "file", "result")
+        for row in rows:
+            sizes = f"{size_text(row['before'])} to {size_text(row['after'])}"
+            result = f"[red]{escape(row['error'])}[/]" if row["error"] else sizes
+            table.add_row(escape(str(Path(row["source"]).relative_to(source.root))), result)
+        console().print(table)
+    if any(row["error"] for row in rows):
+        raise typer.Exit(1)

@@ -1,0 +1,151 @@
+"""Packing a feature set into a compressed copy, and back. See FORMAT.md, "Packed files"."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featurebank.store import _header
+from featurebank.store._chunks import checksum
+from featurebank.store._disk import Disk, named_when_complete, storage_error
+from featurebank.store._layout import SMALL_ALIGNMENT, choose_chunk_rows, create_dataset
+from featurebank.store._names import final_path
+from featurebank.store._packed import packed_settings
+from featurebank.store._records import Output, Records
+from featurebank.store._table import Array, OutputEntry, Table
+from featurebank.store.errors import InvalidInputError
+from featurebank.store.verify import verify_copy
+from featurebank.store.writer import FeatureSetWriter
+
+if TYPE_CHECKING:
+    from featurebank.store.reader import FeatureSet
+
+__all__ = ["pack", "unpack"]
+
+_CHUNK_BYTES = 32 << 10
+
+
+def pack(source: FeatureSet, target: Path) -> None:
+    """Writes a compressed copy, verified before it has its name. See `FeatureSet.pack`."""
+    target = final_path(target)
+    table = _packed_table(source.table)
+    with named_when_complete(target) as hidden:
+        try:
+            addresses = _write_hdf5(hidden, source, table)
+        except (OSError, RuntimeError) as error:
+            cause = error if isinstance(error, OSError) else OSError(None, str(error))
+            raise storage_error(cause, target, "pack") from error
+        _write_header(hidden, source, table.placed(addresses))
+        verify_copy(hidden, source.path)
+
+
+def unpack(source: FeatureSet, target: Path) -> None:
+    """Writes a feature set of uncompressed chunks again. See `FeatureSet.unpack`."""
+    table = source.table
+    if table.version == 1:
+        raise InvalidInputError(f"{source.path} must be packed to be unpacked; it is not; copy it as it is")
+    records = Records(
+        ids=source.ids.tolist(), labels=source.labels, content_hash=source.content_hash, columns=source.columns
+    )
+    outputs = [
+        Output(name=o.name, shape=o.values.shape[1:], dtype=np.dtype(o.values.dtype).name) for o in table.outputs
+    ]
+    writer = FeatureSetWriter.create(
+        target,
+        key=source.key,
+        outputs=outputs,
+        records=records,
+        head=source.head,
+        provenance=source.provenance,
+        chunk_bytes=_chunk_bytes(table),
+    )
+    with writer:
+        for name in source.outputs:
+            rows = writer.chunk_rows(name)
+            for index in range(writer.n_chunks(name)):
+                writer.write_chunk(name, index, source.load(name, slice(index * rows, (index + 1) * rows)))
+        writer.mark_ok(0, writer.n_rows)
+        for row, reason in source.reasons.items():
+            writer.mark_failed(row, reason)
+        writer.seal().close()
+
+
+def _packed_table(table: Table) -> Table:
+    if table.version != 1:
+        raise InvalidInputError("a packed feature set cannot be packed again; copy it as it is")
+
+    def packed(output: OutputEntry) -> OutputEntry:
+        row_bytes = output.chunk_stride // output.chunk_rows
+        rows = min(1 << (max(1, _CHUNK_BYTES // row_bytes).bit_length() - 1), output.chunk_rows)
+        index = Array(f"/packed/{output.name}", 0, (-(-table.n_rows // rows), 3), "<u8")
+        return replace(output, values=replace(output.values, address=0), packed_rows=rows, index=index)
+
+    return replace(table, outputs=tuple(packed(output) for output in table.outputs))
+
+
+def _write_hdf5(path: Path, source: FeatureSet, table: Table) -> dict[str, int]:
+    import h5py  # type: ignore[import-untyped]
+
+    addresses = {}
+    block_size, versions = _header.user_block_size(table), ("v110", "v110")
+    aligned = {"alignment_threshold": 1, "alignment_interval": SMALL_ALIGNMENT}
+    with h5py.File(path, "x", libver=versions, userblock_size=block_size, locking=False, **aligned) as file:
+        file.attrs.create("format_version", np.uint32(table.version))
+        file.attrs.create("fingerprint", np.bytes_(table.fingerprint))
+        for array in table.small_arrays():
+            addresses[array.path] = create_dataset(file, array, None, None)
+    # Packed chunks lie close together, so that what lies between them is soon hashed.
+    with h5py.File(path, "r+", libver=versions, locking=False) as file:
+        for entry in table.outputs:
+            stored = file.create_dataset(entry.values.path, entry.values.shape, **packed_settings(entry))
+            # Several chunks at a time, so that each row is read and hashed once.
+            step = max(entry.packed_rows, entry.chunk_rows // entry.packed_rows * entry.packed_rows)
+            for start in range(0, table.n_rows, step):
+                rows = slice(start, min(start + step, table.n_rows))
+                stored[rows] = source.load(entry.name, rows)
+    return addresses
+
+
+def _write_header(path: Path, source: FeatureSet, table: Table) -> None:
+    disk = Disk(path, writable=True)
+    try:
+        for entry, index in zip(table.outputs, _indexes(path, disk, table), strict=True):
+            assert entry.index is not None  # noqa: S101 - for the type checker: the table is a packed one
+            disk.write(entry.index.address, index.reshape(-1).view(np.uint8))
+        old = {array.path: array for array in source.table.small_arrays()}
+        for array in table.small_arrays():
+            if array.path in old:
+                disk.write(array.address, source.raw(old[array.path]))
+        disk.write(0, _header.pack(table, _header.user_block_size(table), disk.size))
+        disk.write(_header.SLOTS, b"".join(source.header.digest(slot) for slot in range(len(table.digested))))
+        state = bytes([_header.SEALED]).ljust(_header.DIGEST_END - _header.STATE - 16, b"\0")
+        disk.write(_header.STATE, state + _header.read_header(disk).sealed_digest(disk))
+        disk.sync()
+    finally:
+        disk.close()
+
+
+def _indexes(path: Path, disk: Disk, table: Table) -> Iterator[Any]:
+    import h5py
+
+    with h5py.File(path, "r", locking=False) as file:
+        for entry in table.outputs:
+            chunks: list[tuple[int, int, int]] = []
+            file[entry.values.path].id.chunk_iter(
+                lambda info, chunks=chunks: chunks.append((info.chunk_offset[0], info.byte_offset, info.size))
+            )
+            places = [place[1:] for place in sorted(chunks)]
+            yield np.array([(first, size, checksum(disk.read(first, size))) for first, size in places], "<u8")
+
+
+def _chunk_bytes(table: Table) -> int:
+    """A ``chunk_bytes`` that gives every output the chunks it had."""
+    strides = [(output.chunk_stride // output.chunk_rows, output.chunk_rows) for output in table.outputs]
+    for size in (1 << power for power in range(12, 25)):
+        if all(choose_chunk_rows(row_bytes, table.n_rows, size) == rows for row_bytes, rows in strides):
+            return size
+    return min(16 << 20, max(output.chunk_stride for output in table.outputs))

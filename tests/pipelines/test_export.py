@@ -1,0 +1,161 @@
+"""Exports, read back by the libraries whose formats they are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import featurebank_
+from feature_sets import FAILED_ROW, KEY, N_ROWS, make_records, make_sealed, make_values
+
+from featurebank.pipelines import export_formats
+from featurebank.pipelines.export import write_export
+from featurebank.store import CorruptError, ExistsError, FeatureSet, FeatureStore, InvalidInputError, NotFoundError
+from featurebank.store.fingerprint import fingerprint
+
+VALUES, RECORDS = make_values(), make_records()
+OK = [row != FAILED_ROW for row in range(N_ROWS)]
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export_formats, "_BLOCK", 10_000)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FeatureStore:
+    store = FeatureStore(tmp_path / "features")
+    make_sealed(store.path_for("demo", "test", "tiny/net", fingerprint(KEY))).close()
+    return store
+
+
+@pytest.fixture
+def feature_set(store: FeatureStore) -> Any:
+    with store.open("demo/test", "tiny/net", verify="first_touch") as feature_set:
+        yield feature_set
+
+
+def test_npy(feature_set: FeatureSet, tmp_path: Path) -> None:
+    write_export(feature_set, tmp_path / "out", "npy")
+    read = {path.stem: np.load(path, allow_pickle=False) for path in (tmp_path / "out").glob("*.npy")}
+    for name, values in VALUES.items():
+        np.testing.assert_array_equal(read[name], values, strict=True)
+    assert read["id"].tolist() == list(RECORDS.ids)
+    assert read["ok"].tolist() == OK
+    np.testing.assert_array_equal(read["label"], RECORDS.labels, strict=True)
+    np.testing.assert_array_equal(read["content_hash"], RECORDS.content_hash, strict=True)
+    np.testing.assert_array_equal(read["column.place"], RECORDS.columns["place"])
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
+    assert (manifest["fingerprint"], manifest["key"]) == (fingerprint(KEY), KEY)
+
+
+def test_safetensors(feature_set: FeatureSet, tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors")
+    path = tmp_path / "out.safetensors"
+    assert write_export(feature_set, path, "safetensors") == path.stat().st_size
+    with safetensors.safe_open(path, "np") as file:
+        assert json.loads(file.metadata()["manifest"])["key"] == KEY
+        read = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+    for name, values in VALUES.items():
+        np.testing.assert_array_equal(read[name], values, strict=True)
+    assert [row.tobytes().rstrip(b"\0").decode() for row in read["id"]] == list(RECORDS.ids)
+    assert read["ok"].tolist() == OK
+    np.testing.assert_array_equal(read["label"], RECORDS.labels, strict=True)
+    np.testing.assert_array_equal(read["column.area"], RECORDS.columns["area"], strict=True)
+
+
+def test_parquet(feature_set: FeatureSet, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "out.parquet"
+    write_export(feature_set, path, "parquet")
+    table = parquet.read_table(path, use_threads=False)
+    assert parquet.ParquetFile(path).num_row_groups > 1
+    for name, values in VALUES.items():
+        rows = np.array(table[name].to_pylist(), np.float32).reshape(values.shape)
+        np.testing.assert_array_equal(rows, values.astype(np.float32), strict=True)
+    assert table["id"].to_pylist() == list(RECORDS.ids)
+    assert table["ok"].to_pylist() == OK
+    assert table["column.place"].to_pylist() == RECORDS.columns["place"].tolist()
+    assert table["content_hash"].to_pylist()[5] == RECORDS.content_hash[5].tobytes()
+    assert json.loads(table.schema.metadata[b"featurebank"])["key"] == KEY
+    assert json.loads(table.schema.metadata[b"featurebank.shapes"])["tokens"] == [2, 32]
+
+
+def test_duckdb_and_polars_read_the_parquet(feature_set: FeatureSet, tmp_path: Path) -> None:
+    path = tmp_path / "out.parquet"
+    write_export(feature_set, path, "parquet", ["pooled"])
+    duckdb = pytest.importorskip("duckdb")
+    with duckdb.connect(config={"threads": 1}) as connection:
+        (mean, count), *_ = connection.execute(
+            f"select avg(pooled[2]), count(*) from '{path}' where ok and label = 1"  # noqa: S608
+        ).fetchall()
+    chosen = np.flatnonzero(np.array(OK) & (RECORDS.labels == 1))
+    assert count == len(chosen)
+    assert mean == pytest.approx(VALUES["pooled"][chosen, 1].astype(np.float64).mean(), rel=1e-6)
+    polars = pytest.importorskip("polars")
+    frame = polars.read_parquet(path).filter(polars.col("ok"))
+    np.testing.assert_array_equal(frame["pooled"].to_numpy(), VALUES["pooled"][OK].astype(np.float32))
+
+
+def test_hugging_face_datasets_loads_the_folder(
+    feature_set: FeatureSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
+    datasets.disable_progress_bars()
+    write_export(feature_set, tmp_path / "out", "hf", ["pooled", "blocks.9.cls"])
+    loaded = datasets.load_dataset(str(tmp_path / "out"), split="test", cache_dir=str(tmp_path / "cache"))
+    loaded = loaded.with_format("numpy")
+    np.testing.assert_array_equal(loaded[:]["pooled"], VALUES["pooled"].astype(np.float32))
+    np.testing.assert_array_equal(loaded[:]["blocks.9.cls"], VALUES["blocks.9.cls"].astype(np.float32))
+    assert list(loaded[:]["id"]) == list(RECORDS.ids)
+
+
+def test_multi_label_sets(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import dataclasses
+
+    labels = np.arange(2 * N_ROWS).reshape(N_ROWS, 2) % 2
+    with make_sealed(tmp_path / "multi.h5", records=dataclasses.replace(RECORDS, labels=labels)) as feature_set:
+        write_export(feature_set, tmp_path / "out.parquet", "parquet", ["pooled"])
+    assert parquet.read_table(tmp_path / "out.parquet")["label"].to_pylist() == labels.tolist()
+
+
+@pytest.mark.parametrize("form", ["npy", "parquet", "safetensors", "hf"])
+def test_damaged_rows_are_not_exported(store: FeatureStore, tmp_path: Path, form: str) -> None:
+    (entry,) = store.ls()
+    data = bytearray(entry.path.read_bytes())
+    data[data.index(VALUES["tokens"][20].tobytes())] ^= 1
+    entry.path.write_bytes(data)
+    before = sorted(tmp_path.iterdir())
+    with (
+        store.open("demo/test", "tiny/net", verify="first_touch") as feature_set,
+        pytest.raises(CorruptError, match="chunk 1, rows 16 to 31"),
+    ):
+        write_export(feature_set, tmp_path / "out", form)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_what_is_there_is_kept_and_names_are_checked(feature_set: FeatureSet, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(ExistsError, match="already exists"):
+        write_export(feature_set, tmp_path / "out", "npy")
+    with pytest.raises(NotFoundError, match="did you mean 'pooled'"):
+        write_export(feature_set, tmp_path / "new", "npy", ["poold"])
+    with pytest.raises(InvalidInputError, match="one of npy, parquet, safetensors, hf; found 'csv'"):
+        write_export(feature_set, tmp_path / "new", "csv")
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_the_command(store: FeatureStore, tmp_path: Path) -> None:
+    place = ("demo/test", "tiny/net", tmp_path / "out", "--store", store.root, "--output", "pooled")
+    done = featurebank_("export", *place, "--json")
+    assert done.code == 0, done.err
+    assert (done.json["rows"], done.json["format"]) == (N_ROWS, "npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "pooled.npy"), VALUES["pooled"])
+    assert not (tmp_path / "out" / "tokens.npy").exists()
+    again = featurebank_("export", *place)
+    assert (again.code, "already exists" in again.err) == (1, True)

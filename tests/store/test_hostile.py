@@ -1,0 +1,151 @@
+"""Files from strangers: every digest is right, and what they hold is refused without harm to the process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import struct
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py  # type: ignore[import-untyped]
+import numpy as np
+import pytest
+from feature_sets import KEY, make_sealed
+from resealing import reseal, with_table
+
+from featurebank.store import CorruptError, FeatureSet, FeatureStore, StoreError, _hdf5
+
+
+def virtual(file: Any) -> None:
+    layout = h5py.VirtualLayout(shape=(5,), dtype="<f4")
+    layout[:] = h5py.VirtualSource("elsewhere.h5", "values", shape=(5,))
+    file.create_virtual_dataset("extra", layout)
+
+
+def external(file: Any) -> None:
+    file.create_dataset("extra", (5,), "<f4", external=[("elsewhere.bin", 0, 20)])
+
+
+def many_objects(file: Any) -> None:
+    for number in range(200):
+        file.create_group(f"g{number}")
+
+
+def huge(file: Any) -> None:
+    file.create_dataset("extra", (1 << 40, 1 << 20), "<f4", chunks=(1 << 10, 1 << 10))
+
+
+def attribute_bomb(file: Any) -> None:
+    del file.attrs["fingerprint"]
+    file.attrs.create("fingerprint", np.zeros(8000, "S1"))
+
+
+HOSTILE: dict[str, tuple[Callable[[Any], object], str]] = {
+    "external link": (lambda f: f.__setitem__("extra", h5py.ExternalLink("elsewhere.h5", "/")), "ExternalLink"),
+    "soft link": (lambda f: f.__setitem__("extra", h5py.SoftLink("/records")), "SoftLink"),
+    "hard link": (lambda f: f.__setitem__("extra", f["records/id"]), "dataset /extra must be absent"),
+    "virtual dataset": (virtual, "virtual dataset"),
+    "external storage": (external, "external storage"),
+    "huge shape": (huge, "dataset /extra must be absent"),
+    "groups": (many_objects, "dataset /g0 must be absent"),
+    "named type": (lambda f: f.__setitem__("extra", np.dtype("<f4")), "of another kind, Datatype"),
+    "attributes": (lambda f: f.attrs.update({f"a{i}": i for i in range(500)}), "attributes must be"),
+    "large attribute": (attribute_bomb, "an attribute of 8000 bytes"),
+    "attribute elsewhere": (lambda f: f["records"].attrs.create("extra", 1), "an object with attributes"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_a_store_does_not_hold_is_refused(sealed: Path, name: str) -> None:
+    change, message = HOSTILE[name]
+    elsewhere = sealed.with_name("elsewhere.bin")
+    elsewhere.write_bytes(b"secret" * 10)
+    with h5py.File(sealed, "r+") as file:
+        change(file)
+    _grown(sealed)
+    with FeatureSet(sealed) as fs, pytest.raises(CorruptError, match=message):
+        fs.verify()
+
+
+@pytest.mark.parametrize("how", ["crash", "hang", "chatter"])
+def test_a_file_that_breaks_the_library_breaks_another_process(
+    sealed: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    run = subprocess.run
+    scripts = {
+        "crash": f"import os; os.kill(os.getpid(), {int(signal.SIGSEGV)})",
+        "hang": "import time; time.sleep(60)",
+        "chatter": "print('no JSON')",
+    }
+
+    def other(command: list[str], **settings: Any) -> Any:
+        return run([command[0], "-c", scripts[how]], **settings)
+
+    monkeypatch.setattr(subprocess, "run", other)
+    monkeypatch.setattr(_hdf5, "_SECONDS", 1)
+    with FeatureSet(sealed) as fs, pytest.raises(CorruptError, match="HDF5 must be able to read its metadata"):
+        fs.verify()
+
+
+def test_damaged_metadata_with_right_digests_is_one_clear_error(sealed: Path) -> None:
+    data = bytearray(sealed.read_bytes())
+    at = data.index(b"OHDR")
+    data[at : at + 64] = b"\xff" * 64
+    sealed.write_bytes(data)
+    reseal(sealed)
+    with FeatureSet(sealed) as fs, pytest.raises(CorruptError, match="HDF5 must be able to read its metadata"):
+        fs.verify()
+
+
+def test_the_limits_hold_for_the_other_process(sealed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_hdf5, "_MOST_OBJECTS", 2)
+    with pytest.raises(ValueError, match="more than 2 objects"):
+        _hdf5._describe(str(sealed))
+
+
+def test_a_sparse_file_does_not_keep_the_reader_busy(sealed: Path) -> None:
+    size = 1 << 36
+    os.truncate(sealed, size)
+    with sealed.open("r+b") as file:
+        file.seek(16)
+        file.write(struct.pack("<Q", size))
+    with_table(sealed, lambda _: None, read=8192)
+    with pytest.raises(CorruptError, match="what lies outside the arrays"):
+        FeatureSet(sealed)
+
+
+@pytest.mark.parametrize("depth", [200, 900, 5000])
+def test_deep_keys_are_refused_or_read(tmp_path: Path, depth: int) -> None:
+    path = tmp_path / "deep.h5"
+    key = {**KEY, "deep": "x" * (2 * depth)}
+    make_sealed(path, key=key).close()
+    data = path.read_bytes()
+    old = json.dumps("x" * (2 * depth)).encode()
+    path.write_bytes(data.replace(old, b"[" * (depth + 1) + b"]" * (depth + 1)))
+    reseal(path)
+    with pytest.raises(CorruptError, match="key must have the fingerprint"):
+        FeatureSet(path)
+
+
+def test_a_link_out_of_the_store_is_never_read(tmp_path: Path, sealed: Path) -> None:
+    folder = tmp_path / "store" / "a" / "b" / "c"
+    folder.mkdir(parents=True)
+    (folder / f"{'0' * 16}.h5").symlink_to(sealed)
+    store = FeatureStore(tmp_path / "store")
+    (entry,) = store.ls()
+    assert entry.state == "damaged"
+    with pytest.raises(StoreError):
+        store.open("a/b", "c")
+
+
+def _grown(path: Path) -> None:
+    """Sets the size in the header to the file's, then every digest."""
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<Q", data, 16, len(data))
+    path.write_bytes(data)
+    with_table(path, lambda _: None)
+    reseal(path)

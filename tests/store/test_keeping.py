@@ -1,0 +1,136 @@
+"""Keeping a store: merging another one into it, collecting what it can do without, content that stands twice."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from feature_sets import KEY, N_ROWS, fill, make_records, make_sealed, make_values
+
+from featurebank.store import FeatureSetWriter, FeatureStore, Merged, NotFoundError, Output, Records
+from featurebank.store.fingerprint import fingerprint
+
+DAY = 24 * 3600
+
+
+def key_of(**changes: Any) -> dict[str, Any]:
+    return {**KEY, **changes}
+
+
+def place(store: FeatureStore, key: dict[str, Any]) -> Path:
+    dataset = key["dataset"]
+    return store.path_for(dataset["name"], dataset["split"], key["backbone"]["name"], fingerprint(key))
+
+
+def add(store: FeatureStore, **changes: Any) -> Path:
+    key = key_of(**changes)
+    path = place(store, key)
+    make_sealed(path, key=key).close()
+    return path
+
+
+def grown(digest: str) -> dict[str, Any]:
+    dataset: Any = KEY["dataset"]
+    return {**dataset, "digest": digest}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FeatureStore:
+    return FeatureStore(tmp_path / "features")
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> FeatureStore:
+    return FeatureStore(tmp_path / "other")
+
+
+def test_merging_copies_what_is_missing_and_keeps_what_is_there(store: FeatureStore, other: FeatureStore) -> None:
+    ours, theirs = add(store), add(other)
+    new = add(other, dtype="float32")
+    ours_before = ours.stat().st_mtime_ns
+    results = {merged.source: merged for merged in store.merge(other)}
+    assert results[theirs] == Merged(source=theirs, path=ours, result="present")
+    assert results[new].result == "copied"
+    assert results[new].path.read_bytes() == new.read_bytes()
+    assert ours.stat().st_mtime_ns == ours_before
+    assert [entry.state for entry in store.ls()] == ["sealed", "sealed"]
+    assert {merged.result for merged in store.merge(other)} == {"present"}
+
+
+def test_merging_refuses_what_is_damaged_and_goes_on(store: FeatureStore, other: FeatureStore) -> None:
+    sound, chunk, header = add(other), add(other, precision="a"), add(other, precision="b")
+    data = bytearray(chunk.read_bytes())
+    data[data.index(make_values()["tokens"][20].tobytes())] ^= 1
+    chunk.write_bytes(data)
+    header.write_bytes(b"nothing of the kind")
+    results = {merged.source: merged for merged in store.merge(other)}
+    assert results[sound].result == "copied"
+    assert [results[path].result for path in (chunk, header)] == ["refused", "refused"]
+    assert f"{chunk} is damaged: output 'tokens'" in results[chunk].message
+    assert [path.name for path in store.root.rglob("*") if path.is_file()] == [sound.name]
+
+
+def test_partials_are_not_merged(store: FeatureStore, other: FeatureStore) -> None:
+    path = place(other, KEY)
+    make_sealed(path).close()
+    path.rename(path.with_name(path.name + ".partial"))
+    assert store.merge(other) == []
+
+
+def test_gc_finds_what_dead_runs_left(store: FeatureStore) -> None:
+    sealed = add(store)
+    partial = place(store, key_of(precision="a"))
+    records, outputs = make_records(), [Output(name="pooled", shape=(64,))]
+    held = FeatureSetWriter.create(partial, key=key_of(precision="a"), outputs=outputs, records=records)
+    hidden = sealed.with_name(".0123456789abcdef.layout")
+    hidden.write_bytes(b"cut short")
+    for path in (held.partial_path, hidden):
+        os.utime(path, (time.time() - 2 * DAY,) * 2)
+    assert [garbage.path for garbage in store.gc()] == [hidden]
+    held.close()
+    assert store.gc(hours=72) == []
+    found = store.gc()
+    assert {garbage.path for garbage in found} == {hidden, held.partial_path}
+    assert all("nobody has written to it for 48 h" in garbage.reason for garbage in found)
+    assert hidden.exists()
+    assert all(garbage.deleted for garbage in store.gc(delete=True))
+    assert [path for path in store.root.rglob("*") if path.is_file()] == [sealed]
+
+
+def test_gc_finds_the_sets_of_a_dataset_that_has_changed(store: FeatureStore) -> None:
+    first = add(store, dataset=grown("a"))
+    last = add(store, dataset=grown("b"))
+    other_precision = add(store, dataset=grown("a"), precision="bfloat16")
+    os.utime(first, (time.time() - DAY,) * 2)
+    (garbage,) = store.gc()
+    assert (garbage.path, garbage.deleted) == (first, False)
+    assert garbage.reason == f"{last.name} has the same key with a later content of the dataset"
+    assert garbage.nbytes == first.stat().st_size
+    store.gc(delete=True)
+    assert {entry.path for entry in store.ls()} == {last, other_precision}
+
+
+def test_content_in_both_of_two_splits(store: FeatureStore) -> None:
+    rows = np.arange(N_ROWS)
+    hashes = np.stack([rows, rows * 0], axis=1).astype("<u8").view(np.uint8).reshape(N_ROWS, 16)
+    other_hashes = hashes.copy()
+    other_hashes[:, 15] = 1
+    other_hashes[[3, 5, 6]] = hashes[[60, 0, 0]]
+    for split, content in (("train", hashes), ("test", other_hashes)):
+        key = key_of(dataset={"name": "demo", "split": split})
+        made = make_records()
+        records = Records(ids=[f"{split}-{row}" for row in rows], labels=made.labels, content_hash=content)
+        path = place(store, key)
+        outputs = [Output(name="pooled", shape=(64,))]
+        with FeatureSetWriter.create(path, key=key, outputs=outputs, records=records) as writer:
+            fill(writer, make_values())
+            writer.seal().close()
+    pairs = [("train-60", "test-3"), ("train-0", "test-5"), ("train-0", "test-6")]
+    assert store.same_content("demo/train", "demo/test") == pairs
+    assert store.same_content("demo/test", "demo/train") == [("test-5", "train-0"), ("test-3", "train-60")]
+    with pytest.raises(NotFoundError, match="did you mean 'demo/test'"):
+        store.same_content("demo/train", "demo/tst")
