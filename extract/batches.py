@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from featurebank.extract.datasets.contract import Split
+from featurebank.extract.datasets.contract import DatasetSpec, Split
 from featurebank.extract.decode import decode
 from featurebank.extract.errors import DatasetError, ImageError
 from featurebank.extract.plan import Rows, task_rows
@@ -23,14 +23,14 @@ from featurebank.extract.progress import Clock
 from featurebank.extract.transform import Transform
 from featurebank.store.fingerprint import content_hash
 
-__all__ = ["Batch", "Preparer", "Reader", "batches", "pixels_key"]
+__all__ = ["Batch", "Part", "Preparer", "Reader", "batches", "pixels_key"]
 
 Raw: TypeAlias = bytes | NDArray[np.uint8]
 
 
 @dataclass
 class Batch:
-    """Rows [start, stop) of one split on their way to some backbones.
+    """Positions [start, stop) of one part on their way to some backbones.
 
     Attributes:
         start: first row.
@@ -38,7 +38,7 @@ class Batch:
         members: positions, in the pass, of the feature sets that need a row of it.
         raw: content per row once read, ``None`` where the image failed.
         pixels: (B, H, W, C) uint8 per distinct preprocessing geometry, once prepared.
-        failed: absolute row to reason.
+        failed: position to reason.
         waiting: rows that are not prepared yet.
     """
 
@@ -74,12 +74,58 @@ def batches(ranges: Sequence[tuple[int, int]], pending: Sequence[Rows], size: in
                 yield Batch(first, last, members, waiting=last - first)
 
 
+class Part:
+    """Some records of a split, in an order, with the contents that the key was made from.
+
+    Args:
+        split: the records.
+        rows: (n,) which of them; ``None`` for all.
+        hashes: (n, 16) their content hashes, where they are known already.
+    """
+
+    def __init__(
+        self, split: Split, rows: NDArray[np.int64] | None = None, hashes: NDArray[np.uint8] | None = None
+    ) -> None:
+        self._split = split
+        self.rows = rows
+        if hashes is None:
+            hashes = split.content_hashes() if rows is None else split.content_hashes()[rows]
+        self.hashes = hashes
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    @property
+    def spec(self) -> DatasetSpec:
+        """The split's."""
+        return self._split.spec
+
+    def take(self, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+        """The split's rows, and their hashes, at positions [start, stop)."""
+        rows = np.arange(start, stop) if self.rows is None else self.rows[start:stop]
+        return rows, self.hashes[start:stop]
+
+    def read(self, position: int) -> Raw:
+        """The content of one record.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        return self._split.read(self._row(position))
+
+    def id(self, position: int) -> str:
+        """The id of one record."""
+        return self._split.ids[self._row(position)]
+
+    def _row(self, position: int) -> int:
+        return position if self.rows is None else int(self.rows[position])
+
+
 class Reader:
     """Reads a batch's contents and checks that they are what the key was made from."""
 
-    def __init__(self, split: Split, clock: Clock, *, strict: bool) -> None:
-        self._split = split
-        self._hashes = split.content_hashes()
+    def __init__(self, records: Split | Part, clock: Clock, *, strict: bool) -> None:
+        self._part = records if isinstance(records, Part) else Part(records)
         self._clock = clock
         self._strict = strict
 
@@ -95,18 +141,19 @@ class Reader:
 
     def _read(self, batch: Batch, row: int) -> Raw | None:
         try:
-            raw = self._split.read(row)
+            raw = self._part.read(row)
         except OSError as error:
             reason = f"cannot be read: {error.strerror or error}"
             if self._strict:
-                raise ImageError(f"{self._split.ids[row]}: {reason}") from error
+                raise ImageError(f"{self._part.id(row)}: {reason}") from error
             batch.failed[row] = reason
             return None
-        if content_hash(raw) != self._hashes[row].tobytes():
-            spec = self._split.spec
+        expected = self._part.hashes[row].tobytes()
+        if content_hash(raw) != expected:
+            spec = self._part.spec
             raise DatasetError(
-                f"{spec.name}/{spec.split}: the content of {self._split.ids[row]!r} changed after the run began; "
-                f"expected XXH3 {self._hashes[row].tobytes().hex()}, found {content_hash(raw).hex()}. Run again: "
+                f"{spec.name}/{spec.split}: the content of {self._part.id(row)!r} changed after the run began; "
+                f"expected XXH3 {expected.hex()}, found {content_hash(raw).hex()}. Run again: "
                 f"what is stored so far belongs to the old content and stays under its own key"
             )
         return raw
@@ -116,9 +163,15 @@ class Preparer:
     """Decodes each image once and makes the pixels of every geometry the batch needs."""
 
     def __init__(
-        self, split: Split, preprocessings: Sequence[Preprocessing], clock: Clock, *, strict: bool, pinned: bool
+        self,
+        records: Split | Part,
+        preprocessings: Sequence[Preprocessing],
+        clock: Clock,
+        *,
+        strict: bool,
+        pinned: bool,
     ) -> None:
-        self._split = split
+        self._part = records if isinstance(records, Part) else Part(records)
         self._decode: Decode = preprocessings[0].decode
         self._keys = [pixels_key(p) for p in preprocessings]
         self._transforms = {key: Transform(p) for key, p in zip(self._keys, preprocessings, strict=True)}
@@ -154,7 +207,7 @@ class Preparer:
                         pixels[offset] = self._transforms[key](image)
             except ImageError as error:
                 if self._strict:
-                    raise ImageError(f"{self._split.ids[row]}: {error}") from error
+                    raise ImageError(f"{self._part.id(row)}: {error}") from error
                 with batch.lock:
                     batch.failed[row] = str(error)
         with batch.lock:

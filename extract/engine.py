@@ -1,49 +1,69 @@
 """The engine: from backbones and splits to sealed feature sets, decoding each image once for all of them.
 
-What is sealed is left alone, what is partial goes on where it stopped, a backbone that fails does not stop the others,
-an image that fails is recorded in its row. Nothing here depends on a display, a configuration file or a command line.
+What is sealed is left alone, what is partial goes on where it stopped, what another run is making is waited for, rows
+that the store holds already are copied. A backbone that fails does not stop the others, an image that fails is recorded
+in its row. Nothing here depends on a display, a configuration file or a command line.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
-from featurebank.extract import backbones
 from featurebank.extract.backbones.contract import BackboneSpec
-from featurebank.extract.batches import Preparer, Reader, batches, pixels_key
+from featurebank.extract.batches import Part
+from featurebank.extract.compute import Compute, Facts, Feed, Local, Recipe, Walk, numerics
 from featurebank.extract.datasets.contract import Split
-from featurebank.extract.device import Execution, cpu_cores, resolve_device
-from featurebank.extract.forward import COMPILE_FROM_ROWS, PixelsToFeatures, Runner, can_compile
-from featurebank.extract.key import Precision, StoredType
-from featurebank.extract.memory import keep_freed_memory
-from featurebank.extract.plan import Task, plan
+from featurebank.extract.device import Execution, resolve_device
+from featurebank.extract.forward import COMPILE_FROM_ROWS, can_compile
+from featurebank.extract.plan import Rows, Task, plan
 from featurebank.extract.progress import Clock, JobProgress, Observer
-from featurebank.extract.provenance import provenance
 from featurebank.extract.reporting import Meter
-from featurebank.extract.schedule import Line, Pass, run_pass
-from featurebank.extract.sink import Assembler, Sink, pending_rows
+from featurebank.extract.reuse import Copies, find_copies
+from featurebank.extract.sink import Assembler, Scattered, Sink, pending_rows
 from featurebank.extract.wanted import Outcome, Wanted
-from featurebank.store import FeatureSetWriter, Output, Records, StoreError
+from featurebank.store import (
+    ExistsError,
+    FeatureSetWriter,
+    LockedError,
+    NotFoundError,
+    Output,
+    Records,
+    StoreError,
+)
 
 __all__ = ["extract"]
 
 log = logging.getLogger("featurebank")
 
+LOOK_AGAIN_SECONDS = 0.2
+
 
 @dataclass
 class _Set:
-    """One feature set while the engine works on it."""
+    """One feature set while the engine works on it.
+
+    Attributes:
+        copies: rows that are copied; ``None`` where there are none.
+        part: index of the records it walks over: those of its split that are not copied.
+        busy: whether another run is making it.
+    """
 
     wanted: Wanted
+    part: int = 0
     writer: FeatureSetWriter | None = None
     assembler: Assembler | None = None
+    copies: Copies | None = None
+    busy: bool = False
+    recipe: Recipe | None = None
     execution: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -61,6 +81,7 @@ def extract(
     *,
     execution: Execution | None = None,
     observer: Observer | None = None,
+    compute: Compute | None = None,
 ) -> list[Outcome]:
     """Makes every wanted feature set that the store does not have.
 
@@ -69,6 +90,7 @@ def extract(
         splits: the opened splits.
         execution: how to run; not part of the key.
         observer: called several times a second with a snapshot.
+        compute: where the networks run; this process by default.
 
     Returns:
         the outcome of each wanted set, in order.
@@ -76,43 +98,46 @@ def extract(
     Raises:
         ImageError: an image cannot be decoded, in a strict run.
         DatasetError: a file's content changed while the run was going on.
-        StoreError: the store cannot be written (disk full, read-only, in use). What was committed stays valid.
+        StoreError: the store cannot be written (disk full, read-only). What was committed stays valid.
     """
-    return _Engine(wanted, splits, execution or Execution(), observer).run()
+    execution = execution or Execution()
+    device = resolve_device(execution.device) if compute is None else execution.device
+    with numerics():
+        compute = compute or Local(device, execution)
+        return _Engine(wanted, splits, replace(execution, device=device), observer, compute).run()
 
 
 class _Engine:
     def __init__(
-        self, wanted: Sequence[Wanted], splits: Sequence[Split], execution: Execution, observer: Observer | None
+        self,
+        wanted: Sequence[Wanted],
+        splits: Sequence[Split],
+        execution: Execution,
+        observer: Observer | None,
+        compute: Compute,
     ) -> None:
         self.splits = splits
         self.execution = execution
-        self.device = resolve_device(execution.device)
-        self.cuda = self.device.startswith("cuda")
+        self.compute = compute
+        self.cuda = execution.device.startswith("cuda")
         self.batch_size = execution.batch_size or (256 if self.cuda else 16)
-        self.workers = execution.workers or cpu_cores()
         self.clock = Clock()
-        self.runners: dict[BackboneSpec, Runner | Exception] = {}
         self.sets = [_Set(w) for w in wanted]
+        self.whole: dict[int, Part] = {}
+        self.parts: list[tuple[int, Part]] = []
         self.meter = Meter(self._progress, self.clock, observer)
 
     def run(self) -> list[Outcome]:
-        """Everything, pass by pass."""
-        if not self.cuda:
-            keep_freed_memory()
-        with _numerics(), self._writers():
-            self._resume()
-            tasks = plan(
-                [s.wanted.job for s in self.sets],
-                {s.wanted.job.fingerprint: () for s in self.sets if s.outcome.state == "present"}
-                | {s.wanted.job.fingerprint: pending_rows(s.writer) for s in self.sets if s.writer is not None},
-                backbones_per_pass=self.execution.backbones_per_pass,
-            )
-            self.meter.begin(tasks)
-            for _, group in itertools.groupby(tasks, key=lambda task: task.group):
-                self.runners.clear()
-                for split, part in itertools.groupby(group, key=lambda task: task.split):
-                    self._split(split, list(part))
+        """Everything, pass by pass; then whatever another run was making and has not finished."""
+        with self._writers():
+            todo = [s for s in self.sets if s.outcome.state == "missing"]
+            while todo:
+                for s in todo:
+                    self._begin(s)
+                self._passes([s for s in todo if s.outcome.state == "missing" and not s.busy])
+                todo = [s for s in todo if s.outcome.state == "missing"]
+                if todo:
+                    self._wait(todo)
         self.meter.show(force=True)
         return [s.outcome for s in self.sets]
 
@@ -127,146 +152,212 @@ class _Engine:
                 if s.writer is not None:
                     s.writer.close()
 
-    def _resume(self) -> None:
-        """Sets that were begun get their writer back; one whose chunks are all there is sealed."""
-        for s in self.sets:
-            path = s.outcome.path
-            if s.outcome.state == "present" or not path.with_name(f"{path.name}.partial").exists():
-                continue
-            s.writer = FeatureSetWriter.resume(path)
-            s.assembler = Assembler(s.writer)
+    # -- what is there already ---------------------------------------------------------------------------------------
+
+    def _begin(self, s: _Set) -> None:
+        """A set that was begun gets its writer back, unless another run has it; then, which rows can be copied."""
+        path = s.outcome.path
+        s.busy = False
+        if path.exists():
+            s.outcome.state = "present"
+            return
+        try:
+            if s.writer is None and path.with_name(f"{path.name}.partial").exists():
+                s.writer = FeatureSetWriter.resume(path)
+        except (LockedError, NotFoundError):
+            s.busy = True
+        except ExistsError:
+            s.outcome.state = "present"
+        if s.outcome.state == "present" or s.busy:
+            return
+        self._find_part(s)
+        if s.writer is not None:
             s.execution = dict(s.writer.manifest["provenance"].get("execution", {}))
-            if s.assembler.complete:
-                self._seal(s)
+            self._assemble(s, s.writer)
 
-    # -- one split through one group of backbones --------------------------------------------------------------------
+    def _find_part(self, s: _Set) -> None:
+        """Which rows can be copied, and the part of its split that is left to compute."""
+        index = s.wanted.request.split
+        if index not in self.whole:
+            self.whole[index] = Part(self.splits[index])
+        part = self.whole[index]
+        s.copies = find_copies(s.outcome.path, s.wanted.key, part.hashes)
+        if s.copies is not None:
+            rows = np.flatnonzero(~s.copies.mask)
+            part = Part(self.splits[index], rows, part.hashes[rows])
+        for place, (i, known) in enumerate(self.parts):
+            if i == index and _same_rows(known.rows, part.rows):
+                s.part = place
+                return
+        s.part = len(self.parts)
+        self.parts.append((index, part))
 
-    def _split(self, split: int, tasks: Sequence[Task]) -> None:
+    def _assemble(self, s: _Set, writer: FeatureSetWriter) -> None:
+        s.assembler = Assembler(writer, s.copies)
+        s.outcome.copied = s.assembler.copied
+        s.assembler.copy(self.execution.commit_seconds)
+        if s.assembler.complete:
+            self._seal(s)
+
+    def _wait(self, todo: Sequence[_Set]) -> None:
+        """Until another run has sealed one of these sets, or has let go of it."""
+        first = todo[0].outcome
+        self.meter.show(f"waiting for another run: {first.backbone} on {first.dataset}/{first.split}", force=True)
+        while True:
+            for s in todo:
+                path = s.outcome.path
+                if path.exists():
+                    s.outcome.state = "present"
+                    return
+                try:
+                    s.writer = FeatureSetWriter.resume(path)
+                except LockedError:
+                    continue
+                except (NotFoundError, ExistsError):
+                    pass
+                return
+            time.sleep(LOOK_AGAIN_SECONDS)
+
+    # -- passes ------------------------------------------------------------------------------------------------------
+
+    def _passes(self, sets: Sequence[_Set]) -> None:
+        for s in sets:
+            if s.writer is None and s.copies is not None and s.copies.mask.all():
+                self._create(s, _facts_of(s.copies))
+        sets = [s for s in sets if s.outcome.state == "missing" and not s.busy]
+        jobs = [replace(s.wanted.job, split=s.part, n_rows=len(self.parts[s.part][1])) for s in sets]
+        tasks = plan(
+            jobs,
+            {s.wanted.job.fingerprint: self._pending(s) for s in sets if s.writer is not None},
+            backbones_per_pass=self.execution.backbones_per_pass,
+        )
+        self.meter.begin(tasks)
+        for _, group in itertools.groupby(tasks, key=lambda task: task.group):
+            self.compute.forget()
+            for part, some in itertools.groupby(group, key=lambda task: task.split):
+                self._pass(part, list(some))
+
+    def _pending(self, s: _Set) -> Rows:
+        """The positions of its part that a set still needs."""
+        assert s.writer is not None  # noqa: S101 - asked of sets that were begun
+        rows = self.parts[s.part][1].rows
+        pending = pending_rows(s.writer)
+        if rows is None:
+            return pending
+        places = ((int(np.searchsorted(rows, start)), int(np.searchsorted(rows, stop))) for start, stop in pending)
+        return tuple((start, stop) for start, stop in places if start < stop)
+
+    def _pass(self, part: int, tasks: Sequence[Task]) -> None:
+        """One walk over a part of a split, for the backbones of a group."""
         wanting = {fingerprint for task in tasks for fingerprint in task.fingerprints}
         members = [s for s in self.sets if s.wanted.job.fingerprint in wanting]
         for s in members:
             self._prepare(s)
-        ready = [s for s in members if s.assembler is not None]
-        if not ready:
-            return
-        self._pass(self.splits[split], tasks, ready)
+        ready = [s for s in members if s.assembler is not None and s.outcome.state == "missing"]
+        if ready:
+            self._walk(part, tasks, ready)
         for s in ready:
             if s.assembler is not None and s.assembler.complete:
                 self._seal(s)
 
     def _prepare(self, s: _Set) -> None:
         """The network, and the file laid out; a backbone that fails here fails alone."""
+        recipe = self._recipe(s)
+        compiling = " and compiling" if recipe.compiled else ""
+        self.meter.show(f"building{compiling} {s.spec.name}", force=True)
         try:
-            runner = self._runner(s)
+            facts = self.compute.facts(recipe)
+            s.recipe = replace(recipe, compiled=bool(facts.execution["compiled"]))
             if s.writer is None:
-                s.writer = self._create(s, runner)
-                s.assembler = Assembler(s.writer)
-            s.outcome.execution = f"{'compiled' if runner.compiled else 'eager'}, batch {runner.batch_size}"
+                self._create(s, facts)
+            how, size = "compiled" if s.recipe.compiled else "eager", facts.execution["batch_size"]
+            s.outcome.execution = f"{how}, batch {size}"
         except StoreError:
             raise
         except Exception as error:
             self._fail(s, error)
 
-    def _fail(self, s: _Set, error: Exception) -> None:
-        s.outcome.state = "failed"
-        s.outcome.error = f"{type(error).__name__}: {error}"
-        s.assembler = None
-        log.error("%s on %s/%s failed: %s", s.outcome.backbone, s.outcome.dataset, s.outcome.split, error)
-
-    def _runner(self, s: _Set) -> Runner:
-        """The set's network, built once for all splits of the group; so is a failure to build it."""
-        if s.spec not in self.runners:
-            try:
-                self.runners[s.spec] = self._build(s)
-            except Exception as error:
-                self.runners[s.spec] = error
-        runner = self.runners[s.spec]
-        if isinstance(runner, Exception):
-            raise runner
-        return runner
-
-    def _build(self, s: _Set) -> Runner:
-        self.meter.show(f"building {s.spec.name}", force=True)
-        key = s.wanted.key
-        precision: Precision = key["precision"]
-        dtype: StoredType = key["dtype"]
-        module = PixelsToFeatures(backbones.build(s.spec), s.spec, precision, dtype)
-        compiled = bool(s.execution.get("compiled", self._wants_compilation(s)))
-        if compiled:
-            self.meter.show(f"compiling {s.spec.name}", force=True)
-        batch_size = int(s.execution.get("batch_size", self.batch_size))
-        return Runner(module, device=self.device, batch_size=batch_size, compiled=compiled)
+    def _recipe(self, s: _Set) -> Recipe:
+        return Recipe(
+            spec=s.spec,
+            precision=s.wanted.key["precision"],
+            dtype=s.wanted.key["dtype"],
+            batch_size=int(s.execution.get("batch_size", self.batch_size)),
+            compiled=bool(s.execution.get("compiled", self._wants_compilation(s))),
+        )
 
     def _wants_compilation(self, s: _Set) -> bool:
         """Decided by the number of images alone, not by timings, so that two runs decide alike."""
         if self.execution.compile != "auto":
             return self.execution.compile == "always"
         rows = sum(t.wanted.job.n_rows for t in self.sets if t.wanted.job.backbone == s.wanted.job.backbone)
-        return not self.cuda and rows >= COMPILE_FROM_ROWS and can_compile(self.device)
+        return not self.cuda and rows >= COMPILE_FROM_ROWS and can_compile(self.execution.device)
 
-    def _create(self, s: _Set, runner: Runner) -> FeatureSetWriter:
+    def _create(self, s: _Set, facts: Facts) -> None:
+        """Lays the file out, unless another run has just done so."""
         split = self.splits[s.wanted.request.split]
-        size = (1, s.spec.preprocessing.height, s.spec.preprocessing.width, 3)
-        with torch.inference_mode():
-            probe = runner.module(torch.zeros(size, dtype=torch.uint8, device=runner.device))
         dtype = s.wanted.key["dtype"]
-        head = runner.module.network.head() if "pooled" in s.spec.outputs else None
-        s.execution = {"compiled": runner.compiled, "batch_size": runner.batch_size}
-        return FeatureSetWriter.create(
-            s.outcome.path,
-            key=s.wanted.key,
-            outputs=[Output(name=name, shape=tuple(probe[name].shape[1:]), dtype=dtype) for name in s.spec.outputs],
-            records=Records(
-                ids=split.ids, labels=split.labels, content_hash=split.content_hashes(), columns=split.columns
-            ),
-            head=None if head is None else (head.weight.float().cpu().numpy(), head.bias.float().cpu().numpy()),
-            provenance=provenance(self.device, s.execution, split, s.spec),
-        )
-
-    def _pass(self, split: Split, tasks: Sequence[Task], ready: Sequence[_Set]) -> None:
-        """One walk over a split."""
-        lines = [
-            Line(self._runner(s), pixels_key(s.spec.preprocessing), s.assembler)
-            for s in ready
-            if s.assembler is not None
-        ]
-        earlier = [line.assembler.done for line in lines]
-        before = self.clock.seconds()
-        size = max(line.runner.batch_size for line in lines)
-        pending = [pending_rows(line.assembler.writer) for line in lines]
-        strict = self.execution.strict
-        sink = Sink(self.clock, capacity=2 * self.workers + 4, commit_seconds=self.execution.commit_seconds)
-        with self.meter.measure() as measured, sink:
-            shared = Pass(
-                lines=lines,
-                work=batches([(t.start, t.stop) for t in tasks], pending, size),
-                read=Reader(split, self.clock, strict=strict),
-                prepare=Preparer(
-                    split, [s.spec.preprocessing for s in ready], self.clock, strict=strict, pinned=self.cuda
+        s.execution = dict(facts.execution)
+        try:
+            s.writer = FeatureSetWriter.create(
+                s.outcome.path,
+                key=s.wanted.key,
+                outputs=[Output(name=name, shape=facts.shapes[name], dtype=dtype) for name in s.spec.outputs],
+                records=Records(
+                    ids=split.ids, labels=split.labels, content_hash=split.content_hashes(), columns=split.columns
                 ),
-                sink=sink,
-                clock=self.clock,
-                workers=self.workers,
+                head=facts.head,
+                provenance=self.compute.provenance(s.execution, split, s.spec),
             )
-            run_pass(shared, cuda=self.cuda, poll=lambda: self.meter.show(rows=shared.rows_done))
+        except ExistsError:
+            s.busy = True
+            return
+        self._assemble(s, s.writer)
+
+    def _walk(self, part: int, tasks: Sequence[Task], ready: Sequence[_Set]) -> None:
+        split, records = self.parts[part]
+        earlier = [s.assembler.done for s in ready if s.assembler is not None]
+        before = self.clock.seconds()
+        sink = Sink(self.clock, capacity=2 * self.compute.lanes + 4, commit_seconds=self.execution.commit_seconds)
+        ranges = [(t.start, t.stop) for t in tasks]
+        walk = Walk(split=split, part=records, ranges=ranges, feeds=[self._feed(s, records) for s in ready])
+        with self.meter.measure() as measured, sink:
+            images = self.compute.run(walk, sink, self.clock, lambda rows: self.meter.show(rows=rows))
         if sink.error is not None:
             raise sink.error
-        for s, line, done in zip(ready, lines, earlier, strict=True):
+        for s, done in zip(ready, earlier, strict=True):
+            assert s.assembler is not None  # noqa: S101 - ready sets have one
             s.outcome.seconds = self.clock.since(before)
-            s.outcome.images_per_second = measured.rate(shared.rows_done)
-            s.outcome.computed = line.assembler.done - done
-            s.outcome.failed = dict(line.assembler.failed)
-            if line.assembler.error is not None:
-                self._fail(s, line.assembler.error)
+            s.outcome.images_per_second = measured.rate(images)
+            s.outcome.computed = s.assembler.done - done
+            s.outcome.failed = dict(s.assembler.failed)
+            if s.assembler.error is not None:
+                self._fail(s, s.assembler.error)
+
+    def _feed(self, s: _Set, records: Part) -> Feed:
+        assert s.assembler is not None  # noqa: S101 - ready sets have both
+        assert s.recipe is not None  # noqa: S101
+        target = s.assembler if records.rows is None else Scattered(s.assembler, records.rows)
+        return Feed(recipe=s.recipe, pending=self._pending(s), target=target)
+
+    def _fail(self, s: _Set, error: Exception) -> None:
+        """Lets go of the file too: another run may be waiting for it."""
+        s.outcome.state = "failed"
+        s.outcome.error = f"{type(error).__name__}: {error}"
+        s.assembler = None
+        if s.writer is not None:
+            s.writer.close()
+        log.error("%s on %s/%s failed: %s", s.outcome.backbone, s.outcome.dataset, s.outcome.split, error)
 
     def _seal(self, s: _Set) -> None:
         assert s.writer is not None  # noqa: S101 - an assembler has a writer
-        made = provenance(self.device, s.execution, self.splits[s.wanted.request.split], s.spec)
+        made = self.compute.provenance(s.execution, self.splits[s.wanted.request.split], s.spec)
         made["seconds"] = {name: round(value, 3) for name, value in s.outcome.seconds.items()}
         made["images_per_second"] = round(s.outcome.images_per_second, 2)
         with s.writer.seal(made) as sealed:
             s.outcome.failed = dict(sealed.reasons)
         s.outcome.state = "sealed"
+        s.assembler = s.copies = None
 
     # -- for a display -----------------------------------------------------------------------------------------------
 
@@ -274,7 +365,7 @@ class _Engine:
         return tuple(self._job_progress(s) for s in self.sets)
 
     def _job_progress(self, s: _Set) -> JobProgress:
-        outcome, runner = s.outcome, self.runners.get(s.spec)
+        outcome = s.outcome
         done = s.assembler.done if s.assembler is not None else 0
         return JobProgress(
             backbone=outcome.backbone,
@@ -283,23 +374,21 @@ class _Engine:
             total=outcome.n_rows,
             state=outcome.state,
             failed_rows=len(s.assembler.failed) if s.assembler is not None else len(outcome.failed),
-            note=outcome.error or (runner.note if isinstance(runner, Runner) else ""),
+            note=outcome.error or (self.compute.note(s.recipe) if s.recipe is not None else ""),
         )
 
 
-@contextmanager
-def _numerics() -> Iterator[None]:
-    """One thread per lane, and float32 that is float32 on every device; both as they were afterwards."""
-    threads = torch.get_num_threads()
-    backends: list[Any] = [getattr(torch.backends.cudnn, name) for name in ("conv", "rnn")]
-    backends.append(torch.backends.cuda.matmul)
-    earlier = [backend.fp32_precision for backend in backends]
-    torch.set_num_threads(1)
-    for backend in backends:
-        backend.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        for backend, value in zip(backends, earlier, strict=True):
-            backend.fp32_precision = value
+def _facts_of(copies: Copies) -> Facts:
+    """What need not be asked of a network, because all rows come from sets that it made."""
+    made = copies.donor(0)
+    return Facts(
+        shapes={name: made.info(name).shape for name in made.outputs},
+        head=made.head,
+        execution=made.provenance.get("execution", {}),
+    )
+
+
+def _same_rows(a: NDArray[np.int64] | None, b: NDArray[np.int64] | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return np.array_equal(a, b)

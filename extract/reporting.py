@@ -45,8 +45,8 @@ class Meter:
         self._shown = 0.0
 
     def begin(self, tasks: Sequence[Task]) -> None:
-        """The plan is known: so is how many images there are to send through."""
-        self._rows_planned = sum(task.stop - task.start for task in tasks)
+        """The plan is known: so is how many images there are still to send through."""
+        self._rows_planned = self._rows_before + sum(task.stop - task.start for task in tasks)
 
     @contextmanager
     def measure(self) -> Iterator[Measured]:

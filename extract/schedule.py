@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from featurebank.extract.batches import Batch, Preparer, Reader
 from featurebank.extract.forward import Runner
 from featurebank.extract.progress import Clock
-from featurebank.extract.sink import Assembler, Sink
+from featurebank.extract.sink import Sink, Target
 
 __all__ = ["Line", "Pass", "run_pass"]
 
@@ -38,7 +38,7 @@ class Line:
 
     runner: Runner
     pixels: object
-    assembler: Assembler
+    target: Target
 
 
 @dataclass
@@ -79,7 +79,7 @@ class Pass:
         """The feature sets that still want this batch."""
         for member in batch.members:
             line = self.lines[member]
-            if line.assembler.error is None:
+            if line.target.error is None:
                 yield line
 
 
@@ -177,7 +177,7 @@ class _CpuSchedule(_Schedule):
                 with shared.clock.stage("forward"):
                     outputs = line.runner(batch.pixels[line.pixels])
                     arrays = {name: value.numpy() for name, value in outputs.items()}
-                shared.sink.put(line.assembler, batch.start, lambda arrays=arrays: arrays, batch.failed)  # type: ignore[misc]
+                shared.sink.put(line.target, batch.start, lambda arrays=arrays: arrays, batch.failed)  # type: ignore[misc]
             shared.finished(batch)
 
 
@@ -228,7 +228,7 @@ class _GpuSchedule(_Schedule):
             for line in lines:
                 with shared.clock.stage("forward"):
                     fetch = _on_host(line.runner(batch.pixels[line.pixels]), batch)
-                shared.sink.put(line.assembler, batch.start, fetch, batch.failed)
+                shared.sink.put(line.target, batch.start, fetch, batch.failed)
             self._in_flight.release()
             shared.finished(batch)
 

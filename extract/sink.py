@@ -12,17 +12,34 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featurebank.extract.plan import Rows, merge
 from featurebank.extract.progress import Clock
+from featurebank.extract.reuse import Copies, runs
 from featurebank.store import FeatureSetWriter, NonFiniteError
 
-__all__ = ["Assembler", "Sink", "pending_rows"]
+__all__ = ["Assembler", "Scattered", "Sink", "Target", "pending_rows"]
 
 Arrays = Mapping[str, NDArray[np.generic]]
+
+
+class Target(Protocol):
+    """Where the rows of one feature set go."""
+
+    error: Exception | None
+    """Why it takes no more rows."""
+
+    def add(self, start: int, outputs: Arrays, failed: Mapping[int, str]) -> None:
+        """Takes rows [start, start + B) of every output; ``failed`` maps rows to reasons."""
+        ...
+
+    def commit(self) -> None:
+        """Makes what was taken durable."""
+        ...
 
 
 @dataclass
@@ -37,14 +54,24 @@ class Assembler:
     """Collects the rows of one feature set and hands whole chunks to its writer.
 
     Only chunks without a valid checksum are collected; rows of the others are dropped on arrival.
+
+    Args:
+        writer: of the feature set.
+        copies: rows that need no computing: a chunk has them from the moment it is begun.
     """
 
-    def __init__(self, writer: FeatureSetWriter) -> None:
+    def __init__(self, writer: FeatureSetWriter, copies: Copies | None = None) -> None:
         self.writer = writer
-        self.done = writer.n_rows - sum(stop - start for start, stop in pending_rows(writer))
+        pending = np.zeros(writer.n_rows, np.bool_)
+        for start, stop in pending_rows(writer):
+            pending[start:stop] = True
+        self.copied = 0 if copies is None else int(np.count_nonzero(pending & copies.mask))
+        self.done = writer.n_rows - int(np.count_nonzero(pending)) + self.copied
         self.failed: dict[int, str] = {}
         self.error: Exception | None = None
         self.chunks_written = 0
+        self._copies = copies
+        self._known = np.zeros(writer.n_rows, np.bool_) if copies is None else copies.mask
         self._pending = {output.name: writer.pending(output.name).copy() for output in writer.outputs}
         self._open: dict[tuple[str, int], _Open] = {}
 
@@ -53,8 +80,29 @@ class Assembler:
         """Whether every chunk has been handed to the writer."""
         return not any(pending.any() for pending in self._pending.values())
 
+    def copy(self, commit_seconds: float) -> None:
+        """Marks the copied rows, and writes the chunks that hold no others.
+
+        Raises:
+            StoreError: the disk is full or fails; what was committed stays valid.
+        """
+        if self._copies is None:
+            return
+        for start, stop in runs(np.flatnonzero(self._known)):
+            self.writer.mark_ok(start, stop)
+        last_commit = time.monotonic()
+        for name, pending in self._pending.items():
+            for index in np.flatnonzero(pending).tolist():
+                first, last = self._extent(name, index)
+                if self._known[first:last].all():
+                    self._write(name, index, self._copies.values(name, np.arange(first, last)))
+                if time.monotonic() - last_commit >= commit_seconds:
+                    self.commit()
+                    last_commit = time.monotonic()
+        self.commit()
+
     def add(self, start: int, outputs: Arrays, failed: Mapping[int, str]) -> None:
-        """Takes rows [start, start + B) of every output; ``failed`` maps absolute rows to reasons."""
+        """See `Target`."""
         stop = start + len(next(iter(outputs.values())))
         self.writer.mark_ok(start, stop)
         for row, reason in failed.items():
@@ -64,16 +112,19 @@ class Assembler:
             self._add(name, start, stop, values, failed)
         self.done += stop - start
 
+    def commit(self) -> None:
+        """See `Target`."""
+        self.writer.commit()
+
     def _add(self, name: str, start: int, stop: int, values: NDArray[np.generic], failed: Mapping[int, str]) -> None:
         rows = self.writer.chunk_rows(name)
         for index in range(start // rows, (stop - 1) // rows + 1):
             if not self._pending[name][index]:
                 continue
-            first, last = index * rows, min((index + 1) * rows, self.writer.n_rows)
+            first, last = self._extent(name, index)
             chunk = self._open.get((name, index))
             if chunk is None:
-                empty = np.empty((last - first, *values.shape[1:]), values.dtype)
-                chunk = self._open[name, index] = _Open(empty, last - first)
+                chunk = self._open[name, index] = self._begin(name, first, last, values)
             a, b = max(start, first), min(stop, last)
             chunk.values[a - first : b - first] = values[a - start : b - start]
             for row in failed:
@@ -81,15 +132,67 @@ class Assembler:
                     chunk.values[row - first] = 0
             chunk.missing -= b - a
             if chunk.missing == 0:
-                self.writer.write_chunk(name, index, chunk.values)
-                self._pending[name][index] = False
-                self.chunks_written += 1
+                self._write(name, index, chunk.values)
                 del self._open[name, index]
+
+    def _begin(self, name: str, first: int, last: int, like: NDArray[np.generic]) -> _Open:
+        chunk = _Open(np.empty((last - first, *like.shape[1:]), like.dtype), last - first)
+        if self._copies is not None:
+            known = np.flatnonzero(self._known[first:last])
+            chunk.values[known] = self._copies.values(name, first + known)
+            chunk.missing -= len(known)
+        return chunk
+
+    def _write(self, name: str, index: int, values: NDArray[np.generic]) -> None:
+        self.writer.write_chunk(name, index, values)
+        self._pending[name][index] = False
+        self.chunks_written += 1
+
+    def _extent(self, name: str, index: int) -> tuple[int, int]:
+        rows = self.writer.chunk_rows(name)
+        return index * rows, min((index + 1) * rows, self.writer.n_rows)
+
+
+class Scattered:
+    """Hands the rows of a walk over some of a split's rows to an assembler, each to its own place.
+
+    Args:
+        assembler: of the feature set.
+        rows: (n,) the split's row at each position of the walk, ascending.
+    """
+
+    def __init__(self, assembler: Assembler, rows: NDArray[np.int64]) -> None:
+        self.assembler = assembler
+        self._rows = rows
+
+    @property
+    def error(self) -> Exception | None:
+        """See `Target`."""
+        return self.assembler.error
+
+    @error.setter
+    def error(self, error: Exception | None) -> None:
+        self.assembler.error = error
+
+    def add(self, start: int, outputs: Arrays, failed: Mapping[int, str]) -> None:
+        """See `Target`; rows count positions of the walk."""
+        n = len(next(iter(outputs.values())))
+        rows = self._rows[start : start + n]
+        at = 0
+        for first, last in runs(rows):
+            part = slice(at, at + last - first)
+            reasons = {first + p - start - at: failed[p] for p in failed if part.start <= p - start < part.stop}
+            self.assembler.add(first, {name: values[part] for name, values in outputs.items()}, reasons)
+            at = part.stop
+
+    def commit(self) -> None:
+        """See `Target`."""
+        self.assembler.commit()
 
 
 @dataclass
 class _Rows:
-    assembler: Assembler
+    target: Target
     start: int
     fetch: Callable[[], Arrays]
     failed: Mapping[int, str]
@@ -114,7 +217,7 @@ class Sink:
     commit_seconds: float = 1.0
     error: BaseException | None = None
     _queue: queue.Queue[_Rows | None] = field(init=False)
-    _touched: set[Assembler] = field(default_factory=set, init=False)
+    _touched: set[Target] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
         self._queue = queue.Queue(self.capacity)
@@ -128,9 +231,9 @@ class Sink:
         self._queue.put(None)
         self._thread.join()
 
-    def put(self, assembler: Assembler, start: int, fetch: Callable[[], Arrays], failed: Mapping[int, str]) -> None:
+    def put(self, target: Target, start: int, fetch: Callable[[], Arrays], failed: Mapping[int, str]) -> None:
         """Queues rows; ``fetch`` is called in the writing thread and may wait for a device."""
-        self._queue.put(_Rows(assembler, start, fetch, failed))
+        self._queue.put(_Rows(target, start, fetch, failed))
 
     def _run(self) -> None:
         last_commit = time.monotonic()
@@ -154,21 +257,21 @@ class Sink:
             self.error = error
 
     def _take(self, rows: _Rows) -> None:
-        if rows.assembler.error is not None:
+        if rows.target.error is not None:
             return
         with self.clock.stage("forward"):
             outputs = rows.fetch()
         with self.clock.stage("write"):
             try:
-                rows.assembler.add(rows.start, outputs, rows.failed)
+                rows.target.add(rows.start, outputs, rows.failed)
             except NonFiniteError as error:
-                rows.assembler.error = error
-        self._touched.add(rows.assembler)
+                rows.target.error = error
+        self._touched.add(rows.target)
 
     def _commit(self) -> None:
         with self.clock.stage("write"):
-            for assembler in self._touched:
-                assembler.writer.commit()
+            for target in self._touched:
+                target.commit()
         self._touched.clear()
 
 

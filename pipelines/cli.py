@@ -7,13 +7,12 @@ Exit codes: 0 done, 1 something failed, 2 wrong use (arguments, a configuration,
 from __future__ import annotations
 
 import importlib.resources
-import json
 import logging
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -21,12 +20,17 @@ from rich.logging import RichHandler
 from rich.markup import escape
 
 from featurebank import __version__
+from featurebank.pipelines.backbones import backbones
+from featurebank.pipelines.datasets import datasets
+from featurebank.pipelines.duplicates import duplicates
+from featurebank.pipelines.export import export
+from featurebank.pipelines.keeping import gc, merge, pack, unpack
 from featurebank.pipelines.ood import options as ood_options
 from featurebank.pipelines.probing import options
 from featurebank.pipelines.retrieving import options as retrieve_options
-
-if TYPE_CHECKING:
-    from featurebank.store import FeatureStore
+from featurebank.pipelines.stores import existing_store
+from featurebank.pipelines.streams import console as _console
+from featurebank.pipelines.streams import print_json as _print_json
 
 __all__ = ["app", "main"]
 
@@ -40,13 +44,7 @@ app = typer.Typer(
 StoreOption = Annotated[Path, typer.Option("--store", help="The store's folder.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables for people.")]
 DEFAULT_STORE = Path("features")
-WIDTH_WITHOUT_TERMINAL = 150
 INTERRUPTED = 130  # what typer makes of Ctrl-C
-
-
-def _console(*, stderr: bool = False) -> Console:
-    stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if stream.isatty() else WIDTH_WITHOUT_TERMINAL)
 
 
 def _messages(console: Console) -> None:
@@ -58,12 +56,16 @@ def _messages(console: Console) -> None:
 
 
 @app.command()
-def features(
+def features(  # noqa: PLR0917 - one for each option
     config: Annotated[
         Path | None, typer.Argument(help="A YAML configuration; without one, the packaged demonstration runs.")
     ] = None,
     store: Annotated[Path | None, typer.Option("--store", help="Where features go, instead of the file's own.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first image that cannot be decoded.")] = False,
+    workers: Annotated[int | None, typer.Option("--workers", help="Extract in this many processes (Dask).")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", help="Extract on the Dask cluster at this address: tcp://host:8786.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Extract what the store does not have yet; what is sealed is left alone, what was begun goes on."""
@@ -85,7 +87,7 @@ def features(
     if strict:
         run = run.model_copy(update={"extraction": run.extraction.model_copy(update={"strict": True})})
     with live(err) as observer:
-        report = run_features(run, observer=observer)
+        report = run_features(run, workers=workers, scheduler=scheduler, observer=observer)
     if as_json:
         _print_json(_report_json(report))
     else:
@@ -141,7 +143,7 @@ def probe(  # noqa: PLR0917 - one for each option
     start = time.perf_counter()
     _messages(_console(stderr=True))
     tasks = run.build_tasks(task or run.DEFAULT_TASKS, options.as_settings(given))
-    found = _existing(store)
+    found = existing_store(store)
     fitted = any(one.reads_train for one in tasks)
     selection = select(found, keys, backbones=backbone or (), fingerprints=fingerprint or (), train=fitted)
     analysis.check_analysis(selection.pairs, tasks, comparison=compare, column=group)
@@ -163,10 +165,14 @@ def retrieve(  # noqa: PLR0917 - one for each option
     store: StoreOption = DEFAULT_STORE,
     backbone: options.OnlyBackbones = None,
     fingerprint: options.Fingerprints = None,
+    gallery: retrieve_options.Gallery = None,
+    queries: retrieve_options.Queries = None,
+    compare: retrieve_options.Compare = False,
     output: retrieve_options.OutputName = None,
     protocol: retrieve_options.Protocols = None,
     by: retrieve_options.By = None,
     ground_truth: retrieve_options.GroundTruth = None,
+    per_class: retrieve_options.PerClass = None,
     seed: retrieve_options.Seed = None,
     as_json: JsonOption = False,
     power: retrieve_options.Power = None,
@@ -185,19 +191,33 @@ def retrieve(  # noqa: PLR0917 - one for each option
 ) -> None:
     """Find the rows that belong together by cached features: a protocol's metrics with 95 % intervals, and a page."""
     given = {
-        "output": output, "protocol": protocol, "by": by, "ground_truth": ground_truth, "seed": seed, "power": power,
-        "whiten": whiten, "components": components, "augment": augment, "rerank": rerank, "index": index,
-        "nprobe": nprobe, "ef_search": ef_search, "depth": depth, "expand": retrieve_options.parse_expand(expand),
+        "output": output, "queries": queries, "protocol": protocol, "by": by, "ground_truth": ground_truth,
+        "per_class": per_class, "seed": seed, "power": power, "whiten": whiten, "components": components,
+        "augment": augment, "rerank": rerank, "index": index, "nprobe": nprobe, "ef_search": ef_search, "depth": depth,
+        "expand": retrieve_options.parse_expand(expand),
     }  # fmt: skip
-    from featurebank.pipelines.retrieving import display, run, selection
+    from featurebank.pipelines.retrieving import comparison, display, run, selection
+    from featurebank.pipelines.retrieving.comparison_table import comparison_json, render_comparisons
     from featurebank.pipelines.retrieving.pictures import plan_page
     from featurebank.pipelines.retrieving.task import build_task
 
     start = time.perf_counter()
     _messages(_console(stderr=True))
-    found = _existing(store)
-    task = build_task({**given, "indexes": found.root / "indexes"})
-    lookups = selection.look_up(found, keys, task, backbones=backbone or (), fingerprints=fingerprint or ())
+    found = existing_store(store)
+    tuned = comparison.TUNED if compare else ()
+    task = build_task({"indexes": found.root / "indexes"} | {n: v for n, v in given.items() if n not in tuned})
+    lookups = selection.look_up(
+        found, keys, task, backbones=backbone or (), fingerprints=fingerprint or (), gallery=gallery
+    )
+    if compare:
+        comparisons = comparison.compare(found, lookups, given, page=(html, images, k))
+        if as_json:
+            _print_json(comparison_json(comparisons))
+        else:
+            render_comparisons(comparisons, _console(), seconds=time.perf_counter() - start)
+        if not all(one.report.ok for one in comparisons):
+            raise typer.Exit(1)
+        return
     selection.check_lookups(found, lookups, k=k)
     page = plan_page(found, lookups, html, images=images, k=k)
     report = run.run_lookups(found, lookups)
@@ -213,11 +233,15 @@ def retrieve(  # noqa: PLR0917 - one for each option
 
 @app.command()
 def ood(  # noqa: PLR0917 - one for each option
-    id_key: ood_options.InKey,
+    id_key: ood_options.InKey = None,
     ood_keys: ood_options.OutKeys = None,
     near: ood_options.NearKeys = None,
+    id_classes: ood_options.IdClasses = None,
+    shifted: ood_options.ShiftedKeys = None,
+    validation: ood_options.ValidationKey = None,
     scores: ood_options.Names = None,
     head: ood_options.Heads = None,
+    text: ood_options.Texts = None,
     store: StoreOption = DEFAULT_STORE,
     backbone: options.OnlyBackbones = None,
     fingerprint: options.Fingerprints = None,
@@ -225,29 +249,50 @@ def ood(  # noqa: PLR0917 - one for each option
     draws: ood_options.IntervalDraws = None,
     seed: options.Seed = None,
     device: options.Device = None,
-    html: ood_options.Page = None,
     as_json: JsonOption = False,
+    benchmark: ood_options.BenchmarkName = None,
+    data: ood_options.Data = None,
+    lists: ood_options.Lists = None,
+    html: ood_options.Page = None,
+    images: ood_options.Images = None,
 ) -> None:
     """Tell in-distribution rows from others by every post-hoc score of cached features, best score first."""
-    from featurebank.pipelines.config import ConfigError
-    from featurebank.pipelines.ood import display, selection
-    from featurebank.pipelines.ood.page import render_page
-    from featurebank.pipelines.ood.task import build_task
-    from featurebank.pipelines.probing.run import run_probes
-    from featurebank.pipelines.results import Results
+    from featurebank.pipelines.display import live
+    from featurebank.pipelines.ood import display, run
 
     start = time.perf_counter()
-    _messages(_console(stderr=True))
-    found = _existing(store)
-    sets = selection.out_sets(found.ls(), ood_keys or (), near or ())
-    given = {"scores": scores, "head": head, "output": output, "draws": draws, "seed": seed, "device": device}
-    task = build_task(sets, given)
-    selected = selection.select_backbones(found, id_key, sets, backbones=backbone or (), fingerprints=fingerprint or ())
-    if html is not None and not html.parent.is_dir():
-        raise ConfigError(f"--html: expected a folder at {html.parent}, found none; make it first")
-    report = run_probes(found, selected, [task])
-    if html is not None and any(one.result for one in report.probed):
-        html.write_text(render_page(report, Results(found.root)), encoding="utf-8")
+    err = _console(stderr=True)
+    _messages(err)
+    opened: dict[str, Any] = {}
+    if benchmark is None:
+        keys = ood_options.parse_keys(
+            id_key,
+            ood=ood_keys,
+            near=near,
+            shifted=shifted,
+            tuning=validation,
+            id_classes=id_classes,
+            data=data,
+            lists=lists,
+        )
+        found = existing_store(store)
+    else:
+        ood_options.check_benchmark(id_key, ood_keys, near, shifted, validation, id_classes)
+        with live(err) as observer:
+            keys, found, opened = run.prepare(
+                benchmark, store, backbone or (), data=data, lists=lists, device=device, observer=observer
+            )
+    given = {"scores": scores, "head": head, "text": text, "output": output, "draws": draws, "seed": seed}
+    report = run.run_ood(
+        found,
+        keys,
+        {**given, "device": device},
+        backbones=backbone or (),
+        fingerprints=fingerprint or (),
+        html=html,
+        images=images or (),
+        opened=opened,
+    )
     if as_json:
         _print_json(display.report_json(report))
     else:
@@ -261,13 +306,24 @@ def ls(
     store: StoreOption = DEFAULT_STORE,
     dataset: Annotated[str | None, typer.Option(help="Only this dataset.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Only this backbone.")] = None,
+    duplicates: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="A B", help="Instead, the images whose bytes stand in both DATASET/SPLITs."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the feature sets of a store, the unfinished and damaged ones too."""
     from featurebank.extract.errors import nearest
-    from featurebank.pipelines.inspection import entries_table, entry_json
+    from featurebank.pipelines.inspection import entries_table, entry_json, pairs_table
 
-    found = _existing(store)
+    found = existing_store(store)
+    if duplicates is not None:
+        pairs = found.same_content(*duplicates)
+        if as_json:
+            _print_json(pairs)
+        else:
+            _console().print(pairs_table(pairs, *duplicates))
+        return
     entries = found.ls(dataset=dataset, backbone=backbone)
     if not entries and (everything := found.ls()):
         datasets = {name for e in everything for name in (e.dataset, f"{e.dataset}/{e.split}")}
@@ -282,20 +338,33 @@ def ls(
 
 
 @app.command()
-def show(
+def show(  # noqa: PLR0917 - one for each option
     dataset: Annotated[str, typer.Argument(help="DATASET/SPLIT")],
     backbone: Annotated[str, typer.Argument(help="The backbone's name.")],
     store: StoreOption = DEFAULT_STORE,
     fingerprint: Annotated[str | None, typer.Option(help="Which one, where several keys match.")] = None,
+    diff: Annotated[
+        str | None, typer.Option(metavar="FINGERPRINT", help="Instead, where its manifest differs from that set's.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show one feature set: its key, how it was made, its outputs and its failed rows."""
-    from featurebank.pipelines.inspection import set_json, set_view
+    from featurebank.pipelines.inspection import differences_table, set_json, set_view
+    from featurebank.store.fingerprint import differences
 
     if "/" not in dataset:
         raise typer.BadParameter(f"expected DATASET/SPLIT, as ls lists them, found {dataset!r}")
-    with _existing(store).open(dataset, backbone, fingerprint=fingerprint) as feature_set:
-        if as_json:
+    found = existing_store(store)
+    with found.open(dataset, backbone, fingerprint=fingerprint) as feature_set:
+        if diff is not None:
+            with found.by_fingerprint(diff) as other:
+                differing = differences(feature_set.manifest, other.manifest)
+                names = (feature_set.fingerprint[:16], other.fingerprint[:16])
+            if as_json:
+                _print_json([dict(zip(("field", *names), values, strict=True)) for values in differing])
+            else:
+                _console().print(differences_table(differing, *names))
+        elif as_json:
             _print_json(set_json(feature_set))
         else:
             _console().print(set_view(feature_set))
@@ -306,7 +375,7 @@ def verify(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> N
     """Hash every byte of every sealed set again; exit 1 if one is not what it was."""
     from featurebank.pipelines.inspection import verify_json, verify_table
 
-    reports = _existing(store).verify()
+    reports = existing_store(store).verify()
     if as_json:
         _print_json(verify_json(reports))
     else:
@@ -329,6 +398,16 @@ def doctor(as_json: JsonOption = False) -> None:
         raise typer.Exit(1)
 
 
+app.command()(backbones)
+app.command()(datasets)
+app.command()(duplicates)
+app.command()(export)
+app.command()(gc)
+app.command()(merge)
+app.command()(pack)
+app.command()(unpack)
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(__version__)
@@ -342,17 +421,6 @@ def _root(
     ] = False,
 ) -> None:
     """Extract every backbone's frozen features once; ask the cached features anything."""
-
-
-def _existing(folder: Path) -> FeatureStore:
-    from featurebank.store import FeatureStore, NotFoundError
-
-    if not folder.is_dir():
-        raise NotFoundError(
-            f"{folder}: expected a store's folder, found {'a file' if folder.exists() else 'nothing'}; "
-            f"name another with --store, or make one: featurebank features CONFIG --store {folder}"
-        )
-    return FeatureStore(folder)
 
 
 def _report_json(report: Any) -> dict[str, Any]:
@@ -377,10 +445,6 @@ def _report_json(report: Any) -> dict[str, Any]:
             for probe in report.probes
         ],
     }
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
 def main() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from featurebank.extract import backbones, datasets
 from featurebank.extract.backbones.contract import BackboneSpec
 from featurebank.extract.datasets.contract import DatasetSpec, Split, Subset
-from featurebank.extract.device import Execution, resolve_device, resolve_precision
+from featurebank.extract.device import Execution, cpu_cores, resolve_device, resolve_precision
 from featurebank.extract.errors import ExtractError
 from featurebank.extract.key import Precision
 from featurebank.extract.progress import Observer
@@ -19,6 +21,7 @@ from featurebank.pipelines.probing.classification import LinearTask
 from featurebank.pipelines.probing.run import probe_pair
 from featurebank.pipelines.probing.selection import Pair
 from featurebank.pipelines.results import Results, Row
+from featurebank.pipelines.scale.start import check_request, connected, started
 from featurebank.store import Entry, FeatureStore
 
 __all__ = ["ProbeOutcome", "Report", "run_features"]
@@ -68,7 +71,12 @@ class Report:
 
 
 def run_features(
-    config: RunConfig, *, observer: Observer | None = None, say: Callable[[str], None] = log.info
+    config: RunConfig,
+    *,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    observer: Observer | None = None,
+    say: Callable[[str], None] = log.info,
 ) -> Report:
     """Resolves everything, extracts what the store lacks, probes what was asked for.
 
@@ -76,29 +84,40 @@ def run_features(
 
     Args:
         config: the run.
+        workers: how many processes of this machine extract, each on its part of the cores; ``None`` for this one alone.
+        scheduler: address of a Dask scheduler whose workers extract; they share this machine's paths.
         observer: called with snapshots while images move.
         say: called with one line at a time, for people.
 
     Raises:
-        ConfigError: two datasets under one name, a probe of a split that is not in the run, or settings of the
-            extraction that this machine cannot follow.
+        ConfigError: two datasets under one name, a probe of a split that is not in the run, workers without Dask, or
+            settings of the extraction that the machine cannot follow.
         ExtractError, StoreError: see ``featurebank.extract.engine.extract``.
     """
+    check_request(workers, scheduler)
     _check_probes(config)
     wish = config.extraction
-    device, precision = _resolve_device(wish)
     execution = _execution(wish)
     store = FeatureStore(config.store)
     unavailable: dict[str, str] = {}
-    specs = _resolve_all(config, unavailable)
-    splits = _open_all(config, unavailable)
-    requests = [Request(backbone=spec, split=index) for spec in specs for index in range(len(splits))]
-    wanted = want(requests, splits, store, precision=precision, dtype=wish.dtype)
-    missing = sum(w.outcome.state == "missing" for w in wanted)
-    say(f"{len(wanted)} feature sets wanted: {len(wanted) - missing} sealed already, {missing} to make")
-    if missing:
-        say(f"device {device}, precision {precision}, stored as {wish.dtype}")
-        _extract(wanted, splits, replace(execution, device=device), observer)
+    with ExitStack() as stack:
+        client = None if scheduler is None else stack.enter_context(connected(scheduler))
+        device, precision = _resolve_device(wish) if client is None else client.submit(_resolve_device, wish).result()
+        specs = _resolve_all(config, unavailable)
+        splits = _open_all(config, unavailable)
+        requests = [Request(backbone=spec, split=index) for spec in specs for index in range(len(splits))]
+        wanted = want(requests, splits, store, precision=precision, dtype=wish.dtype)
+        missing = sum(w.outcome.state == "missing" for w in wanted)
+        say(f"{len(wanted)} feature sets wanted: {len(wanted) - missing} sealed already, {missing} to make")
+        if missing:
+            say(f"device {device}, precision {precision}, stored as {wish.dtype}")
+            if workers is not None:
+                execution = replace(execution, workers=execution.workers or max(1, cpu_cores() // workers))
+                client = stack.enter_context(started(workers, device))
+            _extract(wanted, splits, replace(execution, device=device), observer, client)
+    if copied := sum(w.outcome.copied for w in wanted):
+        computed = sum(w.outcome.computed for w in wanted)
+        say(f"{copied:,} rows copied from sets that had the same images, {computed:,} computed")
     report = Report(outcomes=[w.outcome for w in wanted], unavailable=unavailable, precision=precision, device=device)
     report.probes = _probe_all(config, wanted, store, say)
     return report
@@ -127,11 +146,18 @@ def _execution(wish: ExtractionConfig) -> Execution:
 
 
 def _extract(
-    wanted: Sequence[Wanted], splits: Sequence[Split], execution: Execution, observer: Observer | None
+    wanted: Sequence[Wanted], splits: Sequence[Split], execution: Execution, observer: Observer | None, client: Any
 ) -> None:
+    """In this process, or on the cluster of a client."""
     from featurebank.extract.engine import extract
 
-    extract(wanted, splits, execution=execution, observer=observer)
+    if client is None:
+        extract(wanted, splits, execution=execution, observer=observer)
+        return
+    from featurebank.pipelines.scale.cluster import Cluster
+
+    with Cluster(client, splits, execution.device, execution) as cluster:
+        extract(wanted, splits, execution=execution, observer=observer, compute=cluster)
 
 
 def _resolve_all(config: RunConfig, unavailable: dict[str, str]) -> list[BackboneSpec]:

@@ -10,7 +10,7 @@ import pytest
 from featurebank.extract import backbones, datasets
 from featurebank.extract.assets import cached
 from featurebank.extract.backbones.packaged import ENTRIES
-from featurebank.extract.datasets._packaged import IMAGENET_20
+from featurebank.extract.datasets._packaged_files import IMAGENET_20
 from featurebank.extract.datasets.contract import DatasetSpec
 from featurebank.extract.device import Execution
 from featurebank.extract.engine import extract

@@ -1,0 +1,239 @@
+"""Where forward passes happen: what the engine asks of it, and this process, which can do it.
+
+Another place, such as a cluster, gives the same answers; the engine keeps the files and the order of things.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from numpy.typing import NDArray
+
+from featurebank.extract import backbones
+from featurebank.extract.backbones.contract import BackboneSpec
+from featurebank.extract.batches import Part, Preparer, Reader, batches, pixels_key
+from featurebank.extract.datasets.contract import Split
+from featurebank.extract.device import Execution, cpu_cores
+from featurebank.extract.forward import PixelsToFeatures, Runner
+from featurebank.extract.key import Precision, StoredType
+from featurebank.extract.memory import keep_freed_memory
+from featurebank.extract.plan import Rows
+from featurebank.extract.progress import Clock
+from featurebank.extract.provenance import provenance
+from featurebank.extract.schedule import Line, Pass, run_pass
+from featurebank.extract.sink import Sink, Target
+
+__all__ = ["Compute", "Facts", "Feed", "Local", "Recipe", "Walk", "numerics"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A network and how it is run: all that is needed to build it, wherever that is.
+
+    Attributes:
+        spec: which backbone.
+        precision: of its arithmetic.
+        dtype: of its outputs.
+        batch_size: images a pass; also the grid that batches are cells of.
+        compiled: whether to compile it.
+    """
+
+    spec: BackboneSpec
+    precision: Precision
+    dtype: StoredType
+    batch_size: int
+    compiled: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What must be known of a network before its file is laid out.
+
+    Attributes:
+        shapes: output to the shape of one row.
+        head: the classifier's weight (K, D) and bias (K,), float32, where there is one.
+        execution: how it runs, for the manifest: ``compiled``, ``batch_size``, ``sparsity`` of a pruned network.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    head: tuple[NDArray[Any], NDArray[Any]] | None
+    execution: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feed:
+    """One feature set of a walk.
+
+    Attributes:
+        recipe: its network.
+        pending: the positions of the walk that it needs.
+        target: where its rows go.
+    """
+
+    recipe: Recipe
+    pending: Rows
+    target: Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Walk:
+    """One way through a split, or through some of its rows.
+
+    Attributes:
+        split: its index in the run.
+        part: the records, in order; ranges and pending positions count these.
+        ranges: the tasks, half-open, ascending.
+        feeds: the feature sets; all share a decode.
+    """
+
+    split: int
+    part: Part
+    ranges: Sequence[tuple[int, int]]
+    feeds: Sequence[Feed]
+
+
+class Compute(Protocol):
+    """A place where networks run."""
+
+    lanes: int
+    """How many batches are under way at once."""
+
+    def facts(self, recipe: Recipe) -> Facts:
+        """Builds a network, or finds it built.
+
+        Raises:
+            Exception: it cannot be built; the same again for every later question about it.
+        """
+        ...
+
+    def run(self, walk: Walk, sink: Sink, clock: Clock, poll: Callable[[int], None]) -> int:
+        """Sends a walk's images through its networks, everything into the sink; returns how many images.
+
+        Args:
+            walk: what goes where.
+            sink: takes rows in any order; once it has an error, the walk ends early.
+            clock: where busy seconds go.
+            poll: called several times a second with the images done so far.
+        """
+        ...
+
+    def note(self, recipe: Recipe) -> str:
+        """What a person should know of how a network runs; empty where there is nothing."""
+        ...
+
+    def forget(self) -> None:
+        """The networks so far are not needed again."""
+        ...
+
+    def provenance(self, execution: Mapping[str, Any], split: Split, spec: BackboneSpec) -> dict[str, Any]:
+        """Versions, device and execution, for the manifest."""
+        ...
+
+
+class Local:
+    """This process: networks are built once and kept until they are forgotten.
+
+    Args:
+        device: a resolved one, ``cpu``, ``cuda`` …
+        execution: lanes and strictness.
+    """
+
+    def __init__(self, device: str, execution: Execution) -> None:
+        self.device = device
+        self.lanes = execution.workers or cpu_cores()
+        self._strict = execution.strict
+        self._cuda = device.startswith("cuda")
+        self._runners: dict[Recipe, Runner | Exception] = {}
+        if not self._cuda:
+            keep_freed_memory()
+
+    def facts(self, recipe: Recipe) -> Facts:
+        """See `Compute`."""
+        runner = self._runner(recipe)
+        spec, network = recipe.spec, runner.module.network
+        size = (1, spec.preprocessing.height, spec.preprocessing.width, 3)
+        with torch.inference_mode():
+            probe = runner.module(torch.zeros(size, dtype=torch.uint8, device=runner.device))
+        head = network.head() if "pooled" in spec.outputs else None
+        execution: dict[str, Any] = {"compiled": runner.compiled, "batch_size": runner.batch_size}
+        if sparsity := round(network.sparsity(), 6):
+            execution["sparsity"] = sparsity
+        return Facts(
+            shapes={name: tuple(probe[name].shape[1:]) for name in spec.outputs},
+            head=None if head is None else (head.weight.float().cpu().numpy(), head.bias.float().cpu().numpy()),
+            execution=execution,
+        )
+
+    def run(self, walk: Walk, sink: Sink, clock: Clock, poll: Callable[[int], None]) -> int:
+        """See `Compute`."""
+        geometries = [feed.recipe.spec.preprocessing for feed in walk.feeds]
+        lines = [
+            Line(self._runner(feed.recipe), pixels_key(geometry), feed.target)
+            for feed, geometry in zip(walk.feeds, geometries, strict=True)
+        ]
+        size = max(line.runner.batch_size for line in lines)
+        shared = Pass(
+            lines=lines,
+            work=batches(walk.ranges, [feed.pending for feed in walk.feeds], size),
+            read=Reader(walk.part, clock, strict=self._strict),
+            prepare=Preparer(walk.part, geometries, clock, strict=self._strict, pinned=self._cuda),
+            sink=sink,
+            clock=clock,
+            workers=self.lanes,
+        )
+        run_pass(shared, cuda=self._cuda, poll=lambda: poll(shared.rows_done))
+        return shared.rows_done
+
+    def note(self, recipe: Recipe) -> str:
+        """See `Compute`."""
+        runner = self._runners.get(recipe)
+        return runner.note if isinstance(runner, Runner) else ""
+
+    def forget(self) -> None:
+        """See `Compute`."""
+        self._runners.clear()
+
+    def provenance(self, execution: Mapping[str, Any], split: Split, spec: BackboneSpec) -> dict[str, Any]:
+        """See `Compute`."""
+        return provenance(self.device, execution, split, spec)
+
+    def _runner(self, recipe: Recipe) -> Runner:
+        if recipe not in self._runners:
+            try:
+                runner: Runner | Exception = self._build(recipe)
+            except Exception as error:
+                runner = error
+            self._runners[recipe] = runner
+            if isinstance(runner, Runner):
+                # A compilation that failed: the network is the eager one from here on.
+                self._runners.setdefault(replace(recipe, compiled=runner.compiled), runner)
+        found = self._runners[recipe]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def _build(self, recipe: Recipe) -> Runner:
+        module = PixelsToFeatures(backbones.build(recipe.spec), recipe.spec, recipe.precision, recipe.dtype)
+        return Runner(module, device=self.device, batch_size=recipe.batch_size, compiled=recipe.compiled)
+
+
+@contextmanager
+def numerics() -> Iterator[None]:
+    """One thread per lane, and float32 that is float32 on every device; both as they were afterwards."""
+    threads = torch.get_num_threads()
+    backends: list[Any] = [getattr(torch.backends.cudnn, name) for name in ("conv", "rnn")]
+    backends.append(torch.backends.cuda.matmul)
+    earlier = [backend.fp32_precision for backend in backends]
+    torch.set_num_threads(1)
+    for backend in backends:
+        backend.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        for backend, value in zip(backends, earlier, strict=True):
+            backend.fp32_precision = value

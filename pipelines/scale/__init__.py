@@ -1,0 +1,1 @@
+"""Many processes, here or on a cluster, extract for one run."""

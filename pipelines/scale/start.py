@@ -1,0 +1,79 @@
+"""A cluster to run on: one of this machine's processes, or one that is there already."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from featurebank.pipelines.config import ConfigError
+
+__all__ = ["check_request", "connected", "started"]
+
+CONNECT_SECONDS = 30
+
+
+def check_request(workers: int | None, scheduler: str | None) -> None:
+    """Refuses what cannot be had before anything is done.
+
+    Raises:
+        ConfigError: both are given, fewer than one worker, or Dask is not installed.
+    """
+    if workers is None and scheduler is None:
+        return
+    if workers is not None and scheduler is not None:
+        raise ConfigError("--workers starts a cluster of this machine, --scheduler uses another one; give one of them")
+    if workers is not None and workers < 1:
+        raise ConfigError(f"--workers must be at least 1, got {workers}")
+    if importlib.util.find_spec("distributed") is None:
+        raise ConfigError("--workers and --scheduler need Dask; install it with: pip install 'featurebank[scale]'")
+
+
+@contextmanager
+def started(workers: int, device: str) -> Iterator[Any]:
+    """A client of a new cluster of processes on this machine; all end with it.
+
+    Raises:
+        ConfigError: the device is a GPU: its processes are started by dask-cuda.
+    """
+    if device.startswith("cuda"):
+        raise ConfigError(
+            "--workers starts processes for the CPU; for one process per GPU start `dask scheduler` and "
+            "`dask cuda worker`, and give --scheduler their address; or set extraction.device: cpu"
+        )
+    from distributed import Client, LocalCluster
+
+    settings = {"processes": True, "dashboard_address": None, "memory_limit": 0, "silence_logs": logging.ERROR}
+    with (
+        LocalCluster(n_workers=workers, threads_per_worker=1, **settings) as cluster,  # type: ignore[no-untyped-call]
+        Client(cluster) as client,  # type: ignore[no-untyped-call]
+    ):
+        yield client
+
+
+@contextmanager
+def connected(scheduler: str) -> Iterator[Any]:
+    """A client of the cluster at an address, once it has a worker.
+
+    Raises:
+        ConfigError: nothing answers there, or it has no workers.
+    """
+    from distributed import Client
+
+    try:
+        client = Client(scheduler, timeout=CONNECT_SECONDS)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"--scheduler {scheduler}: expected a Dask scheduler, such as tcp://host:8786, found none: {error}"
+        ) from error
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+        except TimeoutError as error:
+            raise ConfigError(
+                f"--scheduler {scheduler}: expected workers, found none in {CONNECT_SECONDS} s; start some with "
+                f"`dask worker {scheduler}`"
+            ) from error
+        yield client

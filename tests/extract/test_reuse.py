@@ -1,0 +1,138 @@
+"""Growth: rows whose content the store holds already are copied, and only the others go through a network."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from racing import small_chunks
+from runs import VIT, make_images, open_folder, run
+
+from featurebank.extract import backbones, engine
+from featurebank.extract.forward import Runner
+from featurebank.extract.reuse import runs
+from featurebank.store import FeatureSet
+
+OLD, GROWN = 200, 220
+OUTPUTS = ["pooled", "tokens"]
+
+
+@pytest.fixture
+def forwarded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many images each forward pass took."""
+    seen: list[int] = []
+    real = Runner.__call__
+
+    def counting(self: Runner, pixels: Any) -> Any:
+        seen.append(len(pixels))
+        return real(self, pixels)
+
+    monkeypatch.setattr(Runner, "__call__", counting)
+    monkeypatch.setattr(engine, "FeatureSetWriter", small_chunks())
+    return seen
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A folder, and the same with a tenth more images, scattered among the old ones."""
+    root = tmp_path_factory.mktemp("pictures")
+    grown = make_images(root / "grown", GROWN)
+    shutil.copytree(grown, root / "old")
+    chance = random.Random(0)  # noqa: S311 - a reproducible sequence, not a secret
+    for path in chance.sample(sorted((root / "old").rglob("*.png")), GROWN - OLD):
+        path.unlink()
+    return root / "old", grown
+
+
+def test_a_dataset_grown_by_a_tenth_costs_a_tenth_of_the_forward_passes(
+    pictures: tuple[Path, Path], tmp_path: Path, forwarded: list[int]
+) -> None:
+    old, grown = pictures
+    run(tmp_path / "store", open_folder(old), [VIT], outputs=OUTPUTS)
+    assert sum(forwarded) == OLD
+    forwarded.clear()
+    split = open_folder(grown)
+    outcome = run(tmp_path / "store", split, [VIT], outputs=OUTPUTS)[0]
+    assert 0.08 * OLD <= sum(forwarded) <= 0.12 * OLD
+    assert (outcome.state, outcome.copied, outcome.computed) == ("sealed", OLD, GROWN - OLD)
+    whole = run(tmp_path / "whole", split, [VIT], outputs=OUTPUTS)[0]
+    with FeatureSet(outcome.path) as made, FeatureSet(whole.path) as expected:
+        made.verify()
+        assert made.ok.all()
+        assert made.ids.tolist() == expected.ids.tolist() == list(split.ids)
+        for name in OUTPUTS:
+            np.testing.assert_allclose(made[name], expected[name], rtol=2e-3, atol=2e-3)
+
+
+def test_a_set_of_known_images_builds_no_network(
+    pictures: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, grown = pictures
+    large = run(tmp_path, open_folder(grown), [VIT])[0]
+    monkeypatch.setattr(backbones, "build", lambda _: pytest.fail("a network was built"))
+    small = run(tmp_path, open_folder(old), [VIT])[0]
+    assert (small.state, small.copied, small.computed) == ("sealed", OLD, 0)
+    with FeatureSet(small.path) as made, FeatureSet(large.path) as donor:
+        rows = [donor.ids.tolist().index(name) for name in made.ids]
+        assert made["pooled"].tobytes() == donor.load("pooled", rows).tobytes()
+        assert made.head is not None
+        assert donor.head is not None
+        assert made.head[0].tobytes() == donor.head[0].tobytes()
+
+
+def test_failed_rows_and_damaged_sets_are_not_copied(
+    pictures: tuple[Path, Path], tmp_path: Path, forwarded: list[int]
+) -> None:
+    folder = tmp_path / "images"
+    shutil.copytree(pictures[0], folder)
+    bad = sorted(folder.rglob("*.png"))[5]
+    bad.write_bytes(b"no image")
+    first = run(tmp_path / "store", open_folder(folder), [VIT])[0]
+    make_images(folder, 1, seed=9)
+    forwarded.clear()
+    again = run(tmp_path / "store", open_folder(folder), [VIT])[0]
+    assert len(first.failed) == len(again.failed) == 1
+    assert again.copied == OLD - 2 + (1 if len(open_folder(folder)) > OLD else 0)
+    content = bytearray(first.path.read_bytes())
+    content[-8000] ^= 1
+    first.path.write_bytes(content)
+    again.path.unlink()
+    assert run(tmp_path / "store", open_folder(folder), [VIT])[0].copied == 0
+
+
+def test_an_interrupted_copy_goes_on_and_gives_the_same_bytes(
+    pictures: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, grown = pictures
+    small = small_chunks()
+    monkeypatch.setattr(engine, "FeatureSetWriter", small)
+    run(tmp_path / "a", open_folder(old), [VIT], outputs=OUTPUTS)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    whole = run(tmp_path / "a", open_folder(grown), [VIT], outputs=OUTPUTS)[0]
+    write = small.write_chunk
+    for _ in range(3):
+        chunks = iter(range(3))
+
+        def interrupted(self: Any, *chunk: Any, chunks: Iterator[int] = chunks) -> None:
+            if next(chunks, None) is None:
+                self.commit()
+                raise KeyboardInterrupt
+            write(self, *chunk)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(small, "write_chunk", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                run(tmp_path / "b", open_folder(grown), [VIT], outputs=OUTPUTS)
+    resumed = run(tmp_path / "b", open_folder(grown), [VIT], outputs=OUTPUTS)[0]
+    with FeatureSet(resumed.path) as made, FeatureSet(whole.path) as expected:
+        assert all(made[name].tobytes() == expected[name].tobytes() for name in OUTPUTS)
+        assert made.ok.all()
+
+
+def test_runs_of_nothing_are_none() -> None:
+    assert list(runs(np.array([], np.int64))) == []
