@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from featurebank.probes._memory import give_back
 from featurebank.probes.ood.alignment import FDBD, MCM, NCI, SHE, GradNorm
 from featurebank.probes.ood.contract import OODScore, as_numpy
 from featurebank.probes.ood.distances import GMM, MDS, RMDS, MDSPlusPlus, RMDSPlusPlus
@@ -131,6 +132,7 @@ def score_all(
         start = time.perf_counter()
         score.fit(train)
         seconds[score.name] = time.perf_counter() - start
+    give_back()
     values = {key: _scored(train, usable, features, logits, seconds) for key, (features, logits) in sets.items()}
     return ScoredSets(
         values=values,
