@@ -6,14 +6,13 @@ strict loading then proves that nothing is missing, left over or of another shap
 
 from __future__ import annotations
 
-import io
-import pickle  # only through an unpickler that admits NumPy arrays and nothing else
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featurebank.extract.errors import WeightsError
+from featurebank.extract.pickles import read_pickle
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,30 +88,6 @@ def by_order(tensors: Tensors, model: nn.Module) -> dict[str, torch.Tensor]:
     return dict(zip(wanted, tensors.values(), strict=True))
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Unpickles NumPy arrays in plain containers; anything else is an error before it is touched."""
-
-    ALLOWED = frozenset({("numpy", "ndarray"), ("numpy", "dtype"), ("numpy.core.multiarray", "_reconstruct")})
-
-    def find_class(self, module: str, name: str) -> Any:
-        import numpy as np
-
-        if (module, name) not in self.ALLOWED:
-            raise WeightsError(f"expected a pickle of NumPy arrays only, found a reference to {module}.{name}; refused")
-        if name == "_reconstruct":
-            # What it does for arrays, and only for arrays; its own module has moved between NumPy releases.
-            return _empty_array
-        return getattr(np, name)
-
-
-def _empty_array(kind: type, shape: tuple[int, ...], dtype: bytes) -> np.ndarray:
-    import numpy as np
-
-    if kind is not np.ndarray:
-        raise WeightsError(f"expected a pickle of NumPy arrays only, found one of {kind}; refused")
-    return np.ndarray(shape, dtype.decode())
-
-
 def numpy_pickle(data: bytes) -> Any:
     """What a pickle of NumPy arrays in dicts and lists holds.
 
@@ -120,11 +95,9 @@ def numpy_pickle(data: bytes) -> Any:
         WeightsError: it refers to anything but arrays, or is damaged.
     """
     try:
-        return _ArraysOnly(io.BytesIO(data)).load()
-    except WeightsError:
-        raise
-    except Exception as error:  # a damaged pickle may fail in any way
-        raise WeightsError(f"expected a pickle of NumPy arrays, found a damaged one: {error}") from error
+        return read_pickle(data)
+    except ValueError as error:
+        raise WeightsError(str(error)) from error
 
 
 def squeezenet(layers: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, torch.Tensor]:
