@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurebank.extract.datasets._reader import ReaderSplit
+from featurebank.extract.datasets._records import ReaderSplit
 from featurebank.extract.datasets._tables import Table, open_table
 from featurebank.extract.datasets.contract import DatasetSpec, Split
 from featurebank.extract.errors import DatasetError, nearest

@@ -1,4 +1,4 @@
-"""What all splits share: their records' checks, the subset, the digest, and the two ways of holding images.
+"""What all splits share: their records' checks, the subset, the digest, and the ways of holding images.
 
 Shapes: N records, L labels a record, H, W an image's size.
 """
@@ -10,7 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from featurebank.extract.datasets.contract import Columns, DatasetSpec, Split, S
 from featurebank.extract.errors import DatasetError
 from featurebank.store.fingerprint import content_hash
 
-__all__ = ["ArraySplit", "FileSplit", "Records", "dataset_digest", "subset_rows"]
+__all__ = ["ArraySplit", "FileSplit", "ReaderSplit", "Records", "dataset_digest", "subset_rows"]
 
 DIGEST_HEADER = b"featurebank dataset 1\n"
 
@@ -128,10 +128,58 @@ class FileSplit(Records):
         return self._hashes
 
 
-class ArraySplit(Records):
-    """Records whose images are rows of one array in memory or mapped.
+class ReaderSplit(Records):
+    """Records that a function reads.
 
-    It pickles as its spec and a function that opens it again, so that no worker is sent the pixels.
+    It pickles as its spec and a function that opens it again, so that no worker is sent what the reader holds.
+
+    Args:
+        read: row to the encoded bytes or the raw pixels; raises OSError where it cannot. Safe in threads.
+        reopen: gives the same split from its spec; importable by name.
+    """
+
+    def __init__(
+        self,
+        spec: DatasetSpec,
+        ids: Sequence[str],
+        labels: NDArray[np.integer],
+        class_names: Sequence[str] = (),
+        columns: Columns | None = None,
+        *,
+        read: Callable[[int], bytes | NDArray[np.uint8]],
+        reopen: Callable[[DatasetSpec], Split],
+    ) -> None:
+        super().__init__(spec, ids, labels, class_names, columns)
+        self._read = read
+        self._reopen = reopen
+        self._rows = np.arange(len(self), dtype=np.int64)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._reopen, (self.spec,)
+
+    def take(self, rows: NDArray[np.int64]) -> Self:
+        """The records at these rows, in this order."""
+        part = super().take(rows)
+        part._rows = self._rows[rows]
+        return part
+
+    def read(self, index: int) -> bytes | NDArray[np.uint8]:
+        """The encoded file's bytes, or the raw pixels."""
+        return self._read(int(self._rows[index]))
+
+    def content_hashes(self) -> NDArray[np.uint8]:
+        """(N, 16) hashes of what is read; all zero where it cannot be."""
+        digests = []
+        for index in range(len(self)):
+            try:
+                digests.append(content_hash(self.read(index)))
+            except OSError:
+                digests.append(bytes(16))
+        return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)
+
+
+class ArraySplit(ReaderSplit):
+    """Records whose images are rows of one array in memory or mapped.
 
     Args:
         pixels: (N, H, W) grey or (N, H, W, 3) RGB, uint8.
@@ -153,29 +201,9 @@ class ArraySplit(Records):
             raise DatasetError(
                 f"{_where(spec)}: expected {len(ids)} images of uint8, found {len(pixels)} of {pixels.dtype}"
             )
-        super().__init__(spec, ids, labels, class_names, columns)
-        self._pixels = pixels
-        self._rows: NDArray[np.int64] | None = None
-        self._reopen = reopen
-
-    def __reduce__(self) -> tuple[Callable[[DatasetSpec], Split], tuple[DatasetSpec]]:
-        return self._reopen, (self.spec,)
-
-    def take(self, rows: NDArray[np.int64]) -> Self:
-        """The records at these rows, in this order."""
-        part = super().take(rows)
-        part._rows = rows if self._rows is None else self._rows[rows]
-        return part
-
-    def read(self, index: int) -> NDArray[np.uint8]:
-        """The raw pixels, (H, W) or (H, W, 3)."""
-        pixels: NDArray[np.uint8] = np.asarray(self._pixels[index if self._rows is None else self._rows[index]])
-        return pixels
-
-    def content_hashes(self) -> NDArray[np.uint8]:
-        """(N, 16) hashes of the pixels."""
-        digests = b"".join([content_hash(self.read(index)) for index in range(len(self))])
-        return np.frombuffer(digests, np.uint8).reshape(-1, 16)
+        super().__init__(
+            spec, ids, labels, class_names, columns, read=lambda row: np.asarray(pixels[row]), reopen=reopen
+        )
 
 
 def subset_rows(labels: NDArray[np.int64], subset: Subset, *, where: str = "the dataset") -> NDArray[np.int64]:

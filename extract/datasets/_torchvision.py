@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from featurebank.extract.assets import cache_dir
 from featurebank.extract.datasets._network import downloads_allowed, unreachable
-from featurebank.extract.datasets._reader import ReaderSplit
-from featurebank.extract.datasets._records import ArraySplit, FileSplit
+from featurebank.extract.datasets._records import ArraySplit, FileSplit, ReaderSplit
 from featurebank.extract.datasets.contract import DatasetSpec, Split
 from featurebank.extract.errors import AssetError, DatasetError, nearest
 

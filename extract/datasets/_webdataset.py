@@ -18,7 +18,7 @@ import numpy as np
 
 from featurebank.extract.datasets._braces import expand_braces
 from featurebank.extract.datasets._folder import EXTENSIONS
-from featurebank.extract.datasets._reader import ReaderSplit
+from featurebank.extract.datasets._records import ReaderSplit
 from featurebank.extract.datasets.contract import DatasetSpec, Split
 from featurebank.extract.errors import DatasetError, nearest
 

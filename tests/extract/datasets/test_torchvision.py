@@ -18,8 +18,7 @@ import torchvision.datasets as tv  # type: ignore[import-untyped]
 from PIL import Image
 
 from featurebank.extract.datasets import DatasetSpec, Subset, dataset_digest, names, open_split, splits
-from featurebank.extract.datasets._reader import ReaderSplit
-from featurebank.extract.datasets._records import ArraySplit, FileSplit
+from featurebank.extract.datasets._records import ArraySplit, FileSplit, ReaderSplit
 from featurebank.extract.datasets._torchvision import ARGUMENTS, NOT_CLASSIFICATION
 from featurebank.extract.errors import AssetError, UnknownNameError
 
