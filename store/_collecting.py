@@ -10,7 +10,7 @@ from typing import Any
 
 from featurebank.store._disk import Disk, lock
 from featurebank.store._names import final_path
-from featurebank.store._opening import open_sealed
+from featurebank.store._opening import read_sealed
 from featurebank.store.errors import LockedError, NotFoundError, StoreError
 
 __all__ = ["Garbage", "delete", "leftovers", "superseded"]
@@ -94,10 +94,9 @@ def _is_held(path: Path) -> bool:
 
 def _key(path: Path) -> Mapping[str, Any] | None:
     try:
-        disk, _, manifest = open_sealed(path)
+        _, manifest = read_sealed(path)
     except StoreError:
         return None
-    disk.close()
     return dict(manifest["key"])
 
 

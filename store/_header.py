@@ -155,13 +155,11 @@ def _decode(path: Path, text: bytes) -> Table:
 
 
 def _check_extents(path: Path, table: Table, block_size: int, file_size: int) -> None:
-    extents = [(*output.extent, output.values.path) for output in table.outputs if output.index is None]
-    extents += [(array.address, array.end, array.path) for array in table.small_arrays()]
     previous, before = block_size, "the user block"
-    for first, last, name in sorted(extents):
+    for first, last, array in table.extents:
         if first < previous:
-            raise _corrupt(path, f"the address of {name}", f"{previous} or more, after {before}", str(first))
-        previous, before = last, name
+            raise _corrupt(path, f"the address of {array.path}", f"{previous} or more, after {before}", str(first))
+        previous, before = last, array.path
     if previous > file_size:
         raise _corrupt(path, f"the end of {before}", f"within the file's {file_size} bytes", str(previous))
 

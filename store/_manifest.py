@@ -7,6 +7,7 @@ never the key.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -14,9 +15,10 @@ from typing import Any
 from featurebank.store.errors import InvalidInputError
 from featurebank.store.fingerprint import canonical_json
 
-__all__ = ["capacity", "decode", "encode", "salvage"]
+__all__ = ["capacity", "decode", "encode", "key_digest", "salvage"]
 
 _SLACK = 64 << 10
+_BEFORE, _AFTER = b'{"key":', b',"provenance":'
 
 
 def encode(key: Mapping[str, Any], provenance: Mapping[str, Any]) -> bytes:
@@ -28,7 +30,7 @@ def encode(key: Mapping[str, Any], provenance: Mapping[str, Any]) -> bytes:
     for name, value in (("key", key), ("provenance", provenance)):
         if not isinstance(value, Mapping):
             raise InvalidInputError(f"the {name} must be a mapping; found {type(value).__name__}")
-    return b'{"key":' + canonical_json(key) + b',"provenance":' + canonical_json(provenance) + b"}"
+    return _BEFORE + canonical_json(key) + _AFTER + canonical_json(provenance) + b"}"
 
 
 def capacity(key: Mapping[str, Any], provenance: Mapping[str, Any]) -> int:
@@ -40,6 +42,16 @@ def capacity(key: Mapping[str, Any], provenance: Mapping[str, Any]) -> int:
     return -(-(len(encode(key, {})) + room) // 4096) * 4096
 
 
+def key_digest(data: bytes) -> str:
+    """The fingerprint of the key as the text spells it, without parsing it; another one where it is not canonical.
+
+    >>> from featurebank.store.fingerprint import fingerprint
+    >>> key_digest(encode({"a": 1}, {})) == fingerprint({"a": 1})
+    True
+    """
+    return hashlib.sha256(data[len(_BEFORE) : data.find(_AFTER)]).hexdigest()
+
+
 def decode(data: bytes) -> dict[str, Any]:
     """The manifest as a dict with ``key`` and ``provenance``.
 
@@ -47,12 +59,16 @@ def decode(data: bytes) -> dict[str, Any]:
         ValueError: the text is no manifest.
     """
     try:
-        manifest = json.loads(data)
+        text = data.decode("utf-8")
+        manifest, end = json.JSONDecoder().raw_decode(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     parts = [manifest.get("key"), manifest.get("provenance")] if isinstance(manifest, dict) else []
     if len(parts) != len(manifest) or not all(isinstance(part, dict) for part in parts):
         raise ValueError("it must be an object of two objects, key and provenance")
+    # Compared at once: the padding is most of it, and JSON's own search for white space reads it byte by byte.
+    if text[end:] != " " * (len(text) - end):
+        raise ValueError("there must be nothing but padding after it")
     return dict(manifest)
 
 
@@ -65,6 +81,6 @@ def salvage(data: bytes) -> dict[str, Any]:
     try:
         return decode(data)
     except ValueError:
-        start = len('{"key":')
+        start = len(_BEFORE)
         key, _ = json.JSONDecoder().raw_decode(data.decode("utf-8", "replace"), start)
         return decode(encode(key, {}))

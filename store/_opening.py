@@ -6,19 +6,45 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from featurebank.store import _header, _manifest
 from featurebank.store._disk import Disk, Readable
 from featurebank.store._header import Header
 from featurebank.store._names import check_file_name, partial_path
 from featurebank.store._remote import RemoteFile, Url
+from featurebank.store._table import Table
 from featurebank.store.errors import CorruptError, NotFoundError, NotSealedError
 from featurebank.store.fingerprint import fingerprint
 
-__all__ = ["open_sealed", "read_partial", "string_in"]
+__all__ = ["manifest_of", "open_sealed", "read_partial", "read_sealed", "string_in"]
+
+_FRONT = 80 << 10
 
 
-def open_sealed(path: Path | Url) -> tuple[Readable, Header, dict[str, Any]]:
-    """Opens a sealed file and checks all that its file digest covers, the manifest, and the file name.
+class _ReadAhead:
+    """A file whose first bytes, nearly all that opening needs, are read at once."""
+
+    def __init__(self, file: Readable) -> None:
+        self.path = file.path
+        self.size = file.size
+        self.close = file.close
+        self._file = file
+        self._front = file.read(0, min(_FRONT, self.size))
+
+    def read(self, address: int, nbytes: int) -> NDArray[np.uint8]:
+        """``nbytes`` bytes from ``address`` on."""
+        if address + nbytes <= len(self._front):
+            return self._front[address : address + nbytes]
+        return self._file.read(address, nbytes)
+
+
+def open_sealed(path: Path | Url) -> tuple[Readable, Header, bytes]:
+    """Opens a sealed file and checks all that its file digest covers, the key, and the file name.
+
+    Returns:
+        the file, its header, and the manifest's text for `manifest_of`.
 
     Raises:
         StoreError: as `FeatureSet` says.
@@ -32,20 +58,52 @@ def open_sealed(path: Path | Url) -> tuple[Readable, Header, dict[str, Any]]:
             ) from None
         raise
     try:
-        header = _header.read_header(disk)
+        file = _ReadAhead(disk)
+        header = _header.read_header(file)
         if header.state != _header.SEALED:
             raise NotSealedError(f"{path} must be sealed to be read; it is still a partial; resume and seal it first")
-        if (found := header.sealed_digest(disk)) != header.file_digest:
+        if (found := header.sealed_digest(file)) != header.file_digest:
             raise CorruptError(
                 f"{path} is damaged: the file digest must be {header.file_digest.hex()}; found {found.hex()}; "
                 f"restore it from a copy or extract it again"
             )
-        manifest = _manifest_of(disk, header, _manifest.decode)
+        array = header.table.manifest
+        text = file.read(array.address, array.nbytes).tobytes()
+        if _manifest.key_digest(text) != header.table.fingerprint:
+            manifest_of(path, header.table, text)
         check_file_name(path, header.table.fingerprint, CorruptError)
     except BaseException:
         disk.close()
         raise
-    return disk, header, manifest
+    return disk, header, text
+
+
+def read_sealed(path: Path) -> tuple[Header, dict[str, Any]]:
+    """The header and manifest of a sealed file; raises as `open_sealed`."""
+    file, header, text = open_sealed(path)
+    file.close()
+    return header, manifest_of(path, header.table, text)
+
+
+def manifest_of(
+    path: Path | Url, table: Table, text: bytes, decode: Callable[[bytes], dict[str, Any]] = _manifest.decode
+) -> dict[str, Any]:
+    """The manifest, decoded; its key must have the table's fingerprint.
+
+    Raises:
+        CorruptError: it has another one, or cannot be read.
+    """
+    try:
+        manifest = decode(text)
+        found = fingerprint(manifest["key"])
+    except (ValueError, RecursionError) as error:
+        found = f"no readable key ({error})"
+    if found != table.fingerprint:
+        raise CorruptError(
+            f"{path} is damaged: its key must have the fingerprint {table.fingerprint}; found {found}; "
+            f"delete it and extract again"
+        )
+    return manifest
 
 
 def read_partial(disk: Disk) -> tuple[Header, dict[str, Any]]:
@@ -55,7 +113,9 @@ def read_partial(disk: Disk) -> tuple[Header, dict[str, Any]]:
         CorruptError: the header or the key is damaged.
     """
     header = _header.read_header(disk)
-    manifest = _manifest_of(disk, header, _manifest.salvage)
+    array = header.table.manifest
+    text = disk.read(array.address, array.nbytes).tobytes()
+    manifest = manifest_of(disk.path, header.table, text, _manifest.salvage)
     check_file_name(disk.path, header.table.fingerprint, CorruptError)
     return header, manifest
 
@@ -65,18 +125,3 @@ def string_in(key: dict[str, Any], part: str, field: str) -> str:
     inner = key.get(part)
     value = inner.get(field) if isinstance(inner, dict) else None
     return value if isinstance(value, str) else ""
-
-
-def _manifest_of(disk: Readable, header: Header, decode: Callable[[bytes], dict[str, Any]]) -> dict[str, Any]:
-    array = header.table.manifest
-    try:
-        manifest = decode(disk.read(array.address, array.nbytes).tobytes())
-        found = fingerprint(manifest["key"])
-    except (ValueError, RecursionError) as error:
-        found = f"no readable key ({error})"
-    if found != header.table.fingerprint:
-        raise CorruptError(
-            f"{disk.path} is damaged: its key must have the fingerprint {header.table.fingerprint}; found {found}; "
-            f"delete it and extract again"
-        )
-    return manifest

@@ -82,7 +82,7 @@ def _packed_table(table: Table) -> Table:
         row_bytes = output.chunk_stride // output.chunk_rows
         rows = min(1 << (max(1, _CHUNK_BYTES // row_bytes).bit_length() - 1), output.chunk_rows)
         index = Array(f"/packed/{output.name}", 0, (-(-table.n_rows // rows), 3), "<u8")
-        return replace(output, values=replace(output.values, address=0), packed_rows=rows, index=index)
+        return replace(output, values=output.values._replace(address=0), packed_rows=rows, index=index)
 
     return replace(table, outputs=tuple(packed(output) for output in table.outputs))
 

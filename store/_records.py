@@ -190,8 +190,14 @@ def _stored(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _encoded(strings: Iterable[str], what: str, limit: int) -> NDArray[np.bytes_]:
+    given = list(strings)
+    if {*map(type, given)} <= {str} and (joined := "".join(given)).isascii() and "\0" not in joined:
+        # NumPy encodes plain ASCII ten times as fast as a loop does.
+        at_once = np.array(given, dtype="S")
+        if at_once.itemsize <= limit:
+            return at_once
     encoded = []
-    for row, text in enumerate(strings):
+    for row, text in enumerate(given):
         if not isinstance(text, str):
             raise InvalidInputError(f"{what} must be str; found {type(text).__name__} in row {row}")
         try:

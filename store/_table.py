@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,8 +22,7 @@ LARGEST = 1 << 62
 _DTYPE = re.compile(r"<f[248]|<[iu][248]|\|[iu]1|\|b1|\|S[1-9][0-9]{0,8}")
 
 
-@dataclass(frozen=True)
-class Array:
+class Array(NamedTuple):
     """One array of the file: its HDF5 path, absolute byte address, shape and NumPy dtype string."""
 
     path: str
@@ -32,7 +33,8 @@ class Array:
     @property
     def nbytes(self) -> int:
         """The bytes of the array's values."""
-        return math.prod(self.shape) * int(np.dtype(self.dtype).itemsize)
+        # Every dtype of the format ends in its bytes.
+        return math.prod(self.shape) * int(self.dtype[2:])
 
     @property
     def end(self) -> int:
@@ -105,10 +107,11 @@ class Table:
 
     def small_arrays(self) -> Iterator[Array]:
         """Every array but the outputs' values."""
-        yield self.manifest
-        yield from (output.checksums for output in self.outputs)
-        yield from self.indexes()
-        yield from (*self.head.values(), *self.records.values(), *self.columns.values())
+        return itertools.chain(self._undigested(), self.head.values(), self.records.values(), self.columns.values())
+
+    def _undigested(self) -> list[Array]:
+        """The small arrays that the file digest covers."""
+        return [self.manifest, *(output.checksums for output in self.outputs), *self.indexes()]
 
     def arrays(self) -> Iterator[Array]:
         """Every array."""
@@ -119,7 +122,7 @@ class Table:
         """The same table with the address of each HDF5 path filled in."""
 
         def at(array: Array) -> Array:
-            return replace(array, address=addresses[array.path])
+            return array._replace(address=addresses[array.path])
 
         return replace(
             self,
@@ -135,6 +138,13 @@ class Table:
             manifest=at(self.manifest),
         )
 
+    @functools.cached_property
+    def extents(self) -> list[tuple[int, int, Array]]:
+        """First and last byte of every array that lies in one piece, ascending: all but packed values."""
+        found = [(*output.extent, output.values) for output in self.outputs if output.index is None]
+        found += [(array.address, array.end, array) for array in self.small_arrays()]
+        return sorted(found)
+
     def covered(self, file_size: int, packed: Sequence[tuple[int, int]] = ()) -> Iterator[tuple[int, int]]:
         """The ranges of the file that the file digest covers: all that has no digest or checksum of its own.
 
@@ -142,9 +152,9 @@ class Table:
         """
         start = DIGEST_END
         yield 0, FILE_DIGEST
-        extents = [output.extent for output in self.outputs if output.index is None]
-        extents += [*packed, *((array.address, array.end) for array in self.digested)]
-        for first, last in sorted(extents):
+        plain = {array.path for array in self._undigested()}
+        extents = [(first, last) for first, last, array in self.extents if array.path not in plain]
+        for first, last in sorted([*extents, *packed]) if packed else extents:
             yield start, first
             start = last
         yield start, file_size
@@ -157,20 +167,20 @@ class Table:
             "outputs": [
                 {
                     "name": o.name,
-                    "values": vars(o.values),
+                    "values": o.values._asdict(),
                     "chunk_rows": o.chunk_rows,
                     "chunk_stride": o.chunk_stride,
                     "alignment": math.gcd(o.chunk_stride, 4096),
-                    "checksums": vars(o.checksums),
-                    **({"packed_rows": o.packed_rows, "index": vars(o.index)} if o.index is not None else {}),
+                    "checksums": o.checksums._asdict(),
+                    **({"packed_rows": o.packed_rows, "index": o.index._asdict()} if o.index is not None else {}),
                 }
                 for o in self.outputs
             ],
             **{
-                group: [{"name": name, **vars(array)} for name, array in getattr(self, group).items()]
+                group: [{"name": name, **array._asdict()} for name, array in getattr(self, group).items()]
                 for group in ("records", "columns", "head")
             },
-            "manifest": vars(self.manifest),
+            "manifest": self.manifest._asdict(),
         }
         return json.dumps(tree, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode("utf-8")
 
@@ -207,7 +217,7 @@ def _output(entry: dict[str, Any], n_rows: int) -> OutputEntry:
         _array(entry["index"]) if "index" in entry else None,
     )
     values = output.values
-    row_bytes = math.prod(values.shape[1:]) * np.dtype(values.dtype).itemsize
+    row_bytes = math.prod(values.shape[1:]) * int(values.dtype[2:])
     must_hold = {
         "float16 or float32": values.dtype in ("<f2", "<f4"),
         f"{n_rows} rows": values.shape[:1] == (n_rows,),
@@ -272,7 +282,7 @@ def _arrays(entries: Sequence[dict[str, Any]]) -> dict[str, Array]:
 
 
 def _array(entry: dict[str, Any]) -> Array:
-    shape, dtype = tuple(_integer(n, 1) for n in entry["shape"]), _text(entry["dtype"])
+    shape, dtype = tuple([_integer(n, 1) for n in entry["shape"]]), _text(entry["dtype"])
     if len(shape) > 8 or not _DTYPE.fullmatch(dtype):
         raise ValueError(f"shape {shape} or dtype {dtype!r} is not allowed")
     array = Array(_text(entry["path"]), _integer(entry["address"], 0), shape, dtype)

@@ -18,7 +18,7 @@ from featurebank.store._disk import Disk
 from featurebank.store._header import Header
 from featurebank.store._merging import Merged, copy_verified
 from featurebank.store._names import decode_component, encode_component, not_found, partial_path
-from featurebank.store._opening import open_sealed, read_partial, string_in
+from featurebank.store._opening import read_partial, read_sealed, string_in
 from featurebank.store._records import Output
 from featurebank.store.errors import (
     AmbiguousError,
@@ -288,9 +288,7 @@ class FeatureStore:
 
 def _read(path: Path) -> tuple[Header, dict[str, Any]]:
     if path.suffix != ".partial":
-        disk, header, manifest = open_sealed(path)
-        disk.close()
-        return header, manifest
+        return read_sealed(path)
     disk = Disk(path)
     try:
         return read_partial(disk)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import mmap
 import os
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from featurebank.store._disk import Disk, storage_error
 from featurebank.store._names import not_found
-from featurebank.store._opening import open_sealed, string_in
+from featurebank.store._opening import manifest_of, open_sealed, string_in
 from featurebank.store._packed import PackedValues
 from featurebank.store._records import Output, quantity
 from featurebank.store._remote import RemoteFile, RemoteValues, Url, location
@@ -51,7 +52,6 @@ class FeatureSet:
         path: The file.
         header: Its decoded header.
         table: The header's table: where everything lies in the file.
-        manifest: ``{"key": …, "provenance": …}``.
 
     Raises:
         NotFoundError: there is no such file.
@@ -66,13 +66,18 @@ class FeatureSet:
             raise InvalidInputError(f"verify must be one of {', '.join(get_args(Verification))}; found {verify!r}")
         self.path = location(path)
         self._verification = verify
-        self._disk, self.header, self.manifest = open_sealed(self.path)
+        self._disk, self.header, self._manifest_text = open_sealed(self.path)
         self.table = self.header.table
         self._bytes = _mapped(self._disk, self.header.file_size) if isinstance(self._disk, Disk) else None
         self._entries = {entry.name: entry for entry in self.table.outputs}
         self._checked: dict[str, NDArray[Any]] = {}
-        self._values = {name: self._values_of(entry) for name, entry in self._entries.items()}
+        self._values: dict[str, Values] = {}
         self._closed = False
+
+    @functools.cached_property
+    def manifest(self) -> dict[str, Any]:
+        """``{"key": …, "provenance": …}``."""
+        return manifest_of(self.path, self.table, self._manifest_text)
 
     @property
     def fingerprint(self) -> str:
@@ -340,8 +345,11 @@ class FeatureSet:
         return rows.dtype == np.bool_
 
     def _open_values(self, name: str) -> Values:
-        self._entry(name)
+        entry = self._entry(name)
         self._check_open()
+        if name not in self._values:
+            # Two threads may both make one: all keep to the first, which counts what was checked.
+            self._values.setdefault(name, self._values_of(entry))
         return self._values[name]
 
     def _values_of(self, entry: OutputEntry) -> Values:
