@@ -36,7 +36,7 @@ Any other checkpoint, by its source:
 | `url:ARCHITECTURE=ADDRESS#SHA256` | a file on the web for an architecture of timm |
 | `hf:FOLDER` | a folder of transformers |
 | `onnx:FILE` | a graph for onnxruntime, with its preprocessing in a JSON file beside it |
-| `python:PACKAGE.MODULE:FUNCTION` | [your own](adding-a-backbone.md) |
+| `python:FILE.py:FUNCTION`, `python:PACKAGE.MODULE:FUNCTION` | [your own](adding-a-backbone.md) |
 
 Weights inside packages, for machines without a model hub: PACKAGED.
 """

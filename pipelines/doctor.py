@@ -1,4 +1,4 @@
-"""What this machine has, and what a run would do with it."""
+"""``featurebank doctor``: what this machine has, and what a run would do with it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import typer
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from featurebank.extract.assets import cache_dir
 from featurebank.extract.device import cpu_cores, has_bfloat16, resolve_device, resolve_precision
+from featurebank.pipelines.streams import JsonOption, console, print_json
 from featurebank.pipelines.tables import titled_table
 
-__all__ = ["Finding", "doctor_table", "examine"]
+__all__ = ["Finding", "doctor", "doctor_table", "examine"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,17 @@ class Finding:
     found: str
     ok: bool = True
     advice: str = ""
+
+
+def doctor(as_json: JsonOption = False) -> None:
+    """Check this machine: libraries, devices, compiler, cache, and what a run would use."""
+    findings = examine()
+    if as_json:
+        print_json([{"check": f.check, "found": f.found, "ok": f.ok, "advice": f.advice} for f in findings])
+    else:
+        console().print(doctor_table(findings))
+    if not all(f.ok for f in findings):
+        raise typer.Exit(1)
 
 
 def examine() -> list[Finding]:

@@ -1,4 +1,4 @@
-"""Tables and JSON of what lies in a store."""
+"""``featurebank ls``, ``show`` and ``verify``: what lies in a store, as tables and JSON."""
 
 from __future__ import annotations
 
@@ -6,29 +6,109 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from featurebank.extract.errors import nearest
+from featurebank.pipelines.stores import DEFAULT_STORE, StoreOption, existing_store
+from featurebank.pipelines.streams import JsonOption, console, print_json
 from featurebank.pipelines.tables import titled_table
 from featurebank.store import Entry, FeatureSet, VerifyReport
+from featurebank.store.fingerprint import differences
 
 __all__ = [
     "differences_table",
     "entries_table",
     "entry_json",
+    "ls",
     "pairs_table",
     "set_json",
     "set_view",
+    "show",
     "size_text",
+    "verify",
     "verify_json",
     "verify_table",
 ]
 
 STATE_STYLE = {"sealed": "green", "partial": "yellow", "damaged": "red"}
+
+
+def ls(
+    store: StoreOption = DEFAULT_STORE,
+    dataset: Annotated[str | None, typer.Option(help="Only this dataset.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Only this backbone.")] = None,
+    duplicates: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="A B", help="Instead, the images whose bytes stand in both DATASET/SPLITs."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the feature sets of a store, the unfinished and damaged ones too."""
+    found = existing_store(store)
+    if duplicates is not None:
+        pairs = found.same_content(*duplicates)
+        if as_json:
+            print_json(pairs)
+        else:
+            console().print(pairs_table(pairs, *duplicates))
+        return
+    entries = found.ls(dataset=dataset, backbone=backbone)
+    if not entries and (everything := found.ls()):
+        datasets = {name for e in everything for name in (e.dataset, f"{e.dataset}/{e.split}")}
+        backbones = {e.backbone for e in everything}
+        for kind, name, known in (("dataset", dataset, datasets), ("backbone", backbone, backbones)):
+            if name is not None and name not in known:
+                raise nearest(kind, name, known)
+    if as_json:
+        print_json([entry_json(entry) for entry in entries])
+    else:
+        console().print(entries_table(entries, store))
+
+
+def show(  # noqa: PLR0917 - one for each option
+    dataset: Annotated[str, typer.Argument(help="DATASET/SPLIT")],
+    backbone: Annotated[str, typer.Argument(help="The backbone's name.")],
+    store: StoreOption = DEFAULT_STORE,
+    fingerprint: Annotated[str | None, typer.Option(help="Which one, where several keys match.")] = None,
+    diff: Annotated[
+        str | None, typer.Option(metavar="FINGERPRINT", help="Instead, where its manifest differs from that set's.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one feature set: its key, how it was made, its outputs and its failed rows."""
+    if "/" not in dataset:
+        raise typer.BadParameter(f"expected DATASET/SPLIT, as ls lists them, found {dataset!r}")
+    found = existing_store(store)
+    with found.open(dataset, backbone, fingerprint=fingerprint) as feature_set:
+        if diff is not None:
+            with found.by_fingerprint(diff) as other:
+                differing = differences(feature_set.manifest, other.manifest)
+                names = (feature_set.fingerprint[:16], other.fingerprint[:16])
+            if as_json:
+                print_json([dict(zip(("field", *names), values, strict=True)) for values in differing])
+            else:
+                console().print(differences_table(differing, *names))
+        elif as_json:
+            print_json(set_json(feature_set))
+        else:
+            console().print(set_view(feature_set))
+
+
+def verify(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
+    """Hash every byte of every sealed set again; exit 1 if one is not what it was."""
+    reports = existing_store(store).verify()
+    if as_json:
+        print_json(verify_json(reports))
+    else:
+        console().print(verify_table(reports, store))
+    if not all(report.ok for report in reports):
+        raise typer.Exit(1)
 
 
 def entries_table(entries: Sequence[Entry], root: Path) -> RenderableType:

@@ -9,19 +9,16 @@ import typer
 from rich.markup import escape
 
 from featurebank.pipelines.inspection import size_text
-from featurebank.pipelines.stores import existing_store
-from featurebank.pipelines.streams import console, print_json
+from featurebank.pipelines.stores import DEFAULT_STORE, StoreOption, existing_store
+from featurebank.pipelines.streams import JsonOption, console, print_json
 from featurebank.pipelines.tables import titled_table
 from featurebank.store import ExistsError, FeatureSet, FeatureStore, StoreError
 
 __all__ = ["gc", "merge", "pack", "unpack"]
 
-StoreOption = Annotated[Path, typer.Option("--store", help="The store's folder.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables for people.")]
-
 
 def gc(
-    store: StoreOption = Path("features"),
+    store: StoreOption = DEFAULT_STORE,
     delete: Annotated[bool, typer.Option("--delete", help="Delete what is listed; without it, nothing is.")] = False,
     hours: Annotated[
         float, typer.Option("--hours", min=0, help="How long nobody must have written to a partial.")
@@ -49,7 +46,7 @@ def gc(
 
 def merge(
     other: Annotated[Path, typer.Argument(help="The other store's folder.")],
-    store: StoreOption = Path("features"),
+    store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
     """Copy every sealed set of another store that this one has not; each copy is verified. Exit 1 if one is refused."""
@@ -68,7 +65,7 @@ def merge(
 
 def pack(
     target: Annotated[Path, typer.Argument(help="The folder of the packed store.")],
-    store: StoreOption = Path("features"),
+    store: StoreOption = DEFAULT_STORE,
     dataset: Annotated[str | None, typer.Option(help="Only this dataset.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Only this backbone.")] = None,
     as_json: JsonOption = False,
@@ -79,7 +76,7 @@ def pack(
 
 def unpack(
     target: Annotated[Path, typer.Argument(help="The folder of the unpacked store.")],
-    store: StoreOption = Path("features"),
+    store: StoreOption = DEFAULT_STORE,
     dataset: Annotated[str | None, typer.Option(help="Only this dataset.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Only this backbone.")] = None,
     as_json: JsonOption = False,

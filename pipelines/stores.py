@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from featurebank.store import FeatureStore, NotFoundError
 
-__all__ = ["existing_store"]
+__all__ = ["DEFAULT_STORE", "StoreOption", "existing_store"]
+
+DEFAULT_STORE = Path("features")
+StoreOption = Annotated[Path, typer.Option("--store", help="The store's folder.")]
 
 
 def existing_store(folder: Path) -> FeatureStore:

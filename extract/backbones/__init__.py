@@ -11,7 +11,8 @@
 ``url:resnet50=https://…#<sha256>``             any checkpoint of a timm architecture by its address
 ``hf:FOLDER``                                   a folder of transformers (`hf_source`)
 ``onnx:FILE``                                   a graph, run by onnxruntime (`onnx_source`)
-``python:package.module:function``              your own (`own_source`); an entry point of a package has a plain name
+``python:FILE.py:function``                     your own (`own_source`); also ``python:package.module:function``, and a
+                                                plain name of a package's entry point
 ==============================================  =======================================================================
 
 ``@random`` or ``@random:<seed>`` behind a name asks for that architecture at its random initialisation.

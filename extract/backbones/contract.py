@@ -47,6 +47,7 @@ class BackboneSpec:
         outputs: names of the outputs to be stored, in order, without repeats.
         adapter: which conversion turns the checkpoint's tensors into the architecture's; ``""`` for none. A change of
             a conversion's numbers is a new name.
+        code: the file with the code of a backbone of one's own, where it was named by its file; never part of the key.
     """
 
     name: str
@@ -56,6 +57,7 @@ class BackboneSpec:
     preprocessing: Preprocessing
     outputs: tuple[str, ...] = ("pooled", "logits")
     adapter: str = ""
+    code: Path | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Shapes: B batch, H, W input size, h, w size of a feature map, C its channels, L 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -79,6 +80,10 @@ class DiffusionEncoder(FrozenNetwork):
         return ["pooled", "features", "latents"] + [
             f"{p}.{k}" for k in ("mean", "features") for p in ["mid.0", *places]
         ]
+
+    def parameters_counted(self) -> Iterator[nn.Parameter]:
+        """See `FrozenNetwork`: the way up is no part of the encoder."""
+        return (p for name, p in self.named_parameters() if ".up_blocks." not in name)
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """(B, 3, H, W) in [-1, 1] to one tensor (B, …) per output."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from featurebank.extract.assets import sha256_of
 from featurebank.extract.backbones.contract import Weights
 from featurebank.extract.errors import UnknownNameError, WeightsError
+from featurebank.extract.own_code import in_file
 
 __all__ = ["checked_outputs", "given_weights", "random_seed", "rooted", "split_random"]
 
@@ -39,15 +40,22 @@ def split_random(name: str) -> tuple[str, int | None]:
 def rooted(name: str, folder: Path) -> str:
     """A name whose relative path, if it is one of a path, is taken from a folder.
 
-    What ``diffusers:`` names is a repository, unless it begins as only paths do.
+    What ``diffusers:`` names is a repository, unless it begins as only paths do; what ``python:`` names is a module,
+    unless it is a file.
 
     >>> rooted("onnx:net.onnx", Path("/data")), rooted("resnet50", Path("/data"))
     ('onnx:/data/net.onnx', 'resnet50')
+    >>> rooted("python:nets.py:tiny", Path("/data")), rooted("python:nets:tiny", Path("/data"))
+    ('python:/data/nets.py:tiny', 'python:nets:tiny')
     >>> rooted("diffusers:./tiny", Path("/data")), rooted("diffusers:CompVis/stable-diffusion-v1-4", Path("/data"))
     ('diffusers:/data/tiny', 'diffusers:CompVis/stable-diffusion-v1-4')
     """
     prefix, colon, path = name.partition(":")
-    is_path = prefix in {"hf", "onnx"} or (prefix == "diffusers" and path.startswith((".", "/", "~")))
+    is_path = (
+        prefix in {"hf", "onnx"}
+        or (prefix == "diffusers" and path.startswith((".", "/", "~")))
+        or (prefix == "python" and in_file(path))
+    )
     return f"{prefix}:{folder / Path(path).expanduser()}" if colon and is_path else name
 
 

@@ -7,7 +7,7 @@ a feature, K classes.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +63,10 @@ class FrozenNetwork(nn.Module):
     def available(self) -> list[str]:
         """Names of all outputs this network can give."""
         raise NotImplementedError
+
+    def parameters_counted(self) -> Iterator[nn.Parameter]:
+        """The parameters that the literature counts: without what outputs asked for by name need besides."""
+        return self.parameters()
 
     def sparsity(self) -> float:
         """The share of exact zeros among the weights of layers (tensors of two and more dimensions)."""

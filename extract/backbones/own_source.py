@@ -1,7 +1,7 @@
-"""Backbones of one's own: ``python:package.module:function``, or an entry point of the group ``featurebank.backbones``.
+"""Backbones of one's own: ``python:package.module:function``, ``python:FILE.py:function``, or an entry point.
 
-The function takes nothing and gives an `OwnBackbone`. The key of its features holds the digest of its weights and of
-the module's source, so that changed code never meets old features.
+The function takes nothing and gives an `OwnBackbone`; the group of entry points is ``featurebank.backbones``. The key
+of its features holds the digests of its weights and of its source, so that changed code never meets old features.
 
 Shapes: B batch, D dimension of a feature.
 """
@@ -9,7 +9,6 @@ Shapes: B batch, D dimension of a feature.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from featurebank.extract.backbones.checkpoint import load_strictly, state_dict_o
 from featurebank.extract.backbones.contract import BackboneSpec, Network
 from featurebank.extract.backbones.naming import checked_outputs, given_weights, random_seed, split_random
 from featurebank.extract.errors import UnknownNameError, WeightsError, nearest
+from featurebank.extract.own_code import in_file, own_object
 from featurebank.extract.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -65,6 +65,12 @@ class OwnSource:
         base, seed = split_random(name)
         place = self._place(base)
         own, source = _record(name, place)
+        code = None
+        if in_file(place):
+            path, _, function = place.rpartition(":")
+            code = Path(path).expanduser().absolute()
+            place = f"{code.name}:{function}"
+            name = f"{self.prefix}{place}{name[len(base) :]}"
         weights = given_weights(name, seed, checkpoint if checkpoint or seed is not None else own.weights)
         if weights is None:
             raise WeightsError(
@@ -79,6 +85,7 @@ class OwnSource:
             preprocessing=own.preprocessing,
             outputs=checked_outputs(name, outputs, own.outputs),
             adapter=f"source {source}",
+            code=code,
         )
 
     def build(self, spec: BackboneSpec) -> Network:
@@ -86,7 +93,8 @@ class OwnSource:
         from featurebank.extract.backbones.network import seeded
         from featurebank.extract.backbones.own_network import OwnNetwork
 
-        own, source = _record(spec.name, spec.architecture)
+        place = spec.architecture if spec.code is None else str(spec.code.with_name(spec.architecture))
+        own, source = _record(spec.name, place)
         if f"source {source}" != spec.adapter:
             raise WeightsError(
                 f"{spec.name}: the source of {spec.architecture} has changed; resolve the backbone again"
@@ -117,19 +125,11 @@ def entry_points() -> dict[str, str]:
 
 def _record(name: str, place: str) -> tuple[OwnBackbone, str]:
     """What the function gives, and the first 16 hex digits of the SHA-256 of its module's source."""
-    module_name, colon, function_name = place.partition(":")
-    if not (module_name and colon and function_name):
-        raise UnknownNameError(f"unknown backbone {name!r}; expected python:package.module:function")
     try:
-        module = importlib.import_module(module_name)
+        function, module = own_object(place)
     except ImportError as error:
-        raise UnknownNameError(
-            f"{name}: cannot import {module_name}: {error}; install it, or put its folder on PYTHONPATH"
-        ) from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        raise UnknownNameError(f"{name}: expected a function {function_name} in {module_name}, found none")
-    own = function()
+        raise UnknownNameError(f"{name}: {error}") from error
+    own = function() if callable(function) else function
     if not isinstance(own, OwnBackbone):
         raise WeightsError(f"{name}: expected {place} to give an OwnBackbone, found {type(own).__name__}")
     code = Path(module.__file__).read_bytes() if module.__file__ else b""

@@ -121,7 +121,7 @@ def check(spec: BackboneSpec, network: Network) -> None:
     found = {
         "heads": heads_of(module),
         "dimension": module.dimension,
-        "parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "parameters": sum(parameter.numel() for parameter in module.parameters_counted()),
         "preprocessing": spec.preprocessing,
     }
     lines = [

@@ -26,6 +26,7 @@ from featurebank.extract.datasets._webdataset import WebDatasetSource
 from featurebank.extract.datasets.contract import DatasetSource, DatasetSpec, Split, Subset
 from featurebank.extract.datasets.loaders.imagenet import class_mask
 from featurebank.extract.errors import DatasetError, nearest
+from featurebank.extract.own_code import in_file
 
 __all__ = [
     "DatasetSpec",
@@ -83,7 +84,7 @@ def named(name: str) -> NamedDataset:
     """What is known of a dataset: splits and official counts, classes, licence, what must lie where.
 
     Args:
-        name: a plain name, or ``python:MODULE:NAME``.
+        name: a plain name, ``python:MODULE:NAME`` or ``python:FILE.py:NAME``.
 
     Raises:
         UnknownNameError: no such dataset.
@@ -114,7 +115,7 @@ def rooted(name: str, folder: Path) -> str:
     'cifar10'
     """
     prefix, _, path = name.partition(":")
-    if prefix in PATHS or (prefix == "python" and ".py:" in path):
+    if prefix in PATHS or (prefix == "python" and in_file(path)):
         return f"{prefix}:{folder / Path(path).expanduser()}"
     return name
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.metadata
-import importlib.util
-import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +16,7 @@ from featurebank.extract.datasets._dataset import NamedDataset
 from featurebank.extract.datasets._packaged import PackagedSource
 from featurebank.extract.datasets.contract import DatasetSpec, Split
 from featurebank.extract.errors import DatasetError, nearest
+from featurebank.extract.own_code import own_object
 
 __all__ = ["GROUP", "NamedSource", "PythonSource", "manifest"]
 
@@ -105,15 +104,10 @@ class PythonSource:
         Raises:
             DatasetError: there is none, or it is no `NamedDataset`.
         """
-        text = spec_name.removeprefix(self.prefix).partition("@")[0]
-        place, _, attribute = text.rpartition(":")
         try:
-            module = (
-                _module_of_file(Path(place).expanduser()) if place.endswith(".py") else importlib.import_module(place)
-            )
-            value = getattr(module, attribute)
-        except (ImportError, AttributeError, ValueError, OSError, SyntaxError) as error:
-            raise DatasetError(f"{spec_name}: expected python:MODULE:NAME of a NamedDataset, found: {error}") from error
+            value, _ = own_object(spec_name.removeprefix(self.prefix).partition("@")[0])
+        except ImportError as error:
+            raise DatasetError(f"{spec_name}: {error}") from error
         return _checked(value, spec_name)
 
 
@@ -123,20 +117,6 @@ def _checked(value: object, where: str) -> NamedDataset:
             f"{where}: expected a featurebank.extract.datasets.NamedDataset, found {type(value).__name__}"
         )
     return value
-
-
-def _module_of_file(path: Path) -> Any:
-    """The module in a file, imported once for a process."""
-    name = f"featurebank_dataset_{path.resolve().as_posix().replace('/', '_')}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise ImportError(f"there is no file {path}")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.modules[name] = module
-    return module
 
 
 @functools.cache

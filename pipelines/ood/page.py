@@ -6,7 +6,7 @@ Shapes: N in-distribution rows, M others. Scores are higher for in-distribution 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -202,35 +202,34 @@ def _histogram_svg(score: str, inside: Floats, outside: Mapping[str, Floats]) ->
     top = max(float(own.max()), *(float(of.max()) for of in shares.values()))
     x = np.linspace(0, WIDTH, BINS + 1)
 
-    def steps(values: Floats) -> str:
-        y = HEIGHT * (1 - values / top)
-        return _points(np.repeat(x, 2)[1:-1], np.repeat(y, 2))
+    def steps(values: Floats) -> tuple[Floats, Floats]:
+        return np.repeat(x, 2)[1:-1], np.repeat(HEIGHT * (1 - values / top), 2)
 
-    lines = "".join(
-        f'<polyline class="out" style="stroke: {_colour(at)}" points="{steps(of)}"/>'
-        for at, of in enumerate(shares.values())
-    )
     return (
         f'<svg viewBox="0 -4 {WIDTH} {HEIGHT + 22}" role="img" aria-label="{escape(score)}: histograms">'
-        f'<polygon class="in" points="0,{HEIGHT} {steps(own)} {WIDTH},{HEIGHT}"/>{lines}'
+        f'<polygon class="in" points="0,{HEIGHT} {_points(*steps(own))} {WIDTH},{HEIGHT}"/>'
+        f"{_lines(map(steps, shares.values()))}"
         f'<path class="axis" d="M0 {HEIGHT}H{WIDTH}"/><text x="0" y="{HEIGHT + 14}">{edges[0]:.4g}</text>'
         f'<text x="{WIDTH}" y="{HEIGHT + 14}" text-anchor="end">{edges[-1]:.4g}</text></svg>'
     )
 
 
 def _roc_svg(score: str, inside: Floats, outside: Mapping[str, Floats]) -> str:
-    def curve(values: Floats) -> str:
+    def curve(values: Floats) -> tuple[Floats, Floats]:
         found, kept = roc_curve(inside, values)
-        return _points(found * SIDE, (1 - kept) * SIDE)
+        return found * SIDE, (1 - kept) * SIDE
 
-    lines = "".join(
-        f'<polyline class="out" style="stroke: {_colour(at)}" points="{curve(values)}"/>'
-        for at, values in enumerate(outside.values())
-    )
     return (
         f'<svg viewBox="0 -4 {SIDE} {SIDE + 22}" role="img" aria-label="{escape(score)}: ROC curves">'
-        f'<path class="axis" d="M0 0V{SIDE}H{SIDE}M0 {SIDE}L{SIDE} 0"/>{lines}'
+        f'<path class="axis" d="M0 0V{SIDE}H{SIDE}M0 {SIDE}L{SIDE} 0"/>{_lines(map(curve, outside.values()))}'
         f'<text x="{SIDE / 2:g}" y="{SIDE + 14}" text-anchor="middle">kept: others → ID ↑</text></svg>'
+    )
+
+
+def _lines(curves: Iterable[tuple[Floats, Floats]]) -> str:
+    return "".join(
+        f'<polyline class="out" style="stroke: {_colour(at)}" points="{_points(*curve)}"/>'
+        for at, curve in enumerate(curves)
     )
 
 

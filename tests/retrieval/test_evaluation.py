@@ -92,13 +92,6 @@ def test_bob_and_its_quirks() -> None:
         assert found.values["recall@5"] == pytest.approx(np.mean(inside), rel=1e-12)
 
 
-def test_a_positive_behind_one_junk_image_scores_half_in_bob_compat() -> None:
-    gallery = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
-    truth = [{"easy": [1], "hard": [], "junk": [0]}]
-    assert evaluate([[1.0, 0.0]], gallery, truth, protocol="bob").values["mrr"] == 1
-    assert evaluate([[1.0, 0.0]], gallery, truth, protocol="bob-compat").values["mrr"] == 0.5
-
-
 # Labels.
 
 

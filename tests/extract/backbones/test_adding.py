@@ -21,8 +21,10 @@ from featurebank.pipelines.config import RunConfig
 from featurebank.store import FeatureStore
 
 PAGE = (Path(__file__).parents[3] / "docs" / "adding-a-backbone.md").read_text(encoding="utf-8")
-BLOCKS = dict(re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL))
-NAME = "python:nets:tiny"
+FENCED: list[tuple[str, str]] = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
+BLOCKS = dict(FENCED)
+CONFIGURATIONS = [yaml.safe_load(text) for language, text in FENCED if language == "yaml"]
+NAME = "python:nets.py:tiny"
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def test_it_computes_and_is_stored(folder: Path) -> None:
 def test_the_command_of_the_page() -> None:
     done = featurebank_(*BLOCKS["sh"].split()[1:])
     assert done.code == 0, done.err
-    assert "nets:tiny" in done.out
+    assert "nets.py:tiny" in done.out
 
 
 def test_the_entry_point_of_the_page(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,12 +69,26 @@ def test_the_entry_point_of_the_page(folder: Path, monkeypatch: pytest.MonkeyPat
     assert f'"{own_source.GROUP}"' in BLOCKS["toml"]
     point = importlib.metadata.EntryPoint(name="tiny", value=value[1], group=own_source.GROUP)
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda *, group: [point] if group == point.group else [])
-    by_name, by_place = resolve("tiny"), resolve(NAME)
-    assert (by_name.weights, by_name.adapter) == (by_place.weights, by_place.adapter)
+    by_name, by_file, by_module = (resolve(name) for name in ("tiny", NAME, "python:nets:tiny"))
+    assert by_name.weights == by_file.weights == by_module.weights
+    assert by_name.adapter == by_file.adapter == by_module.adapter
 
 
-def test_the_configuration_of_the_page(folder: Path) -> None:
-    run_ = {**yaml.safe_load(BLOCKS["yaml"]), "datasets": [{"name": "folder:pictures", "splits": ["all"]}]}
+def test_the_configuration_names_a_file_beside_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_ = {**CONFIGURATIONS[1], "datasets": [{"name": "folder:pictures", "splits": ["all"]}]}
+    (folder / "run.yaml").write_text(yaml.safe_dump(run_))
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    (backbone,) = RunConfig.read(folder / "run.yaml").backbones
+    assert backbone.name == f"python:{folder}/nets.py:tiny"
+    spec = resolve(backbone.name)
+    assert (spec.name, spec.architecture) == (NAME, "nets.py:tiny"), "no path in the key"
+    network: Any = build(spec)
+    assert network.dimension == 64
+
+
+def test_the_configuration_of_a_checkpoint(folder: Path) -> None:
+    run_ = {**CONFIGURATIONS[0], "datasets": [{"name": "folder:pictures", "splits": ["all"]}]}
     (folder / "run.yaml").write_text(yaml.safe_dump(run_))
     (backbone,) = RunConfig.read(folder / "run.yaml").backbones
     assert backbone.checkpoint is not None

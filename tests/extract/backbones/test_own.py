@@ -14,7 +14,9 @@ from torch import nn
 
 from featurebank.extract.backbones import build, describe, names, own_source, resolve
 from featurebank.extract.errors import UnknownNameError, WeightsError
+from featurebank.extract.key import DatasetKey, feature_key
 
+DATASET = DatasetKey(name="pets", split="train", digest="cd" * 32)
 MODULE = """
 from pathlib import Path
 from torch import nn
@@ -113,12 +115,40 @@ def test_weights_are_loaded_strictly(module: Path) -> None:
         resolve("python:own_nets:levels")
 
 
+def test_a_file_is_a_backbone_wherever_it_lies(module: Path) -> None:
+    (module / "elsewhere").mkdir()
+    for name in ("own_nets.py", "tiny.pt"):
+        (module / name).rename(module / "elsewhere" / name)
+    spec = resolve(f"python:{module}/elsewhere/own_nets.py:tiny")
+    assert (spec.name, spec.architecture) == ("python:own_nets.py:tiny", "own_nets.py:tiny")
+    assert not [value for value in feature_key(spec, DATASET, precision="float32", dtype="float16")["backbone"].values()
+                if str(module) in str(value)]  # fmt: skip
+    network: Any = build(spec)
+    assert network.dimension == 8
+    assert (
+        resolve(f"python:{module}/elsewhere/own_nets.py:levels@random:2").name == "python:own_nets.py:levels@random:2"
+    )
+
+
+def test_a_file_that_has_changed_is_run_as_it_is_now(module: Path) -> None:
+    name = f"python:{module}/own_nets.py:levels@random"
+    first = resolve(name)
+    shapes = []
+    for size in (3, 5):
+        (module / "own_nets.py").write_text(MODULE.replace("Conv2d(3, 8, 3)", f"Conv2d(3, 8, {size})"))
+        network: Any = build(resolve(name, outputs=["features"]))
+        shapes.append(tuple(network(torch.zeros(1, 3, 16, 16))["features"].shape))
+    assert shapes == [(1, 8, 14, 14), (1, 8, 12, 12)]
+    with pytest.raises(WeightsError, match=r"the source of own_nets\.py:levels has changed"):
+        build(first)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("python:own_nets", "expected python:package.module:function"),
+        ("python:own_nets", "expected python:MODULE:NAME or python:FILE.py:NAME, found python:own_nets"),
         ("python:no_such_module:f", "cannot import no_such_module.*PYTHONPATH"),
-        ("python:own_nets:missing", "expected a function missing in own_nets, found none"),
+        ("python:own_nets:missing", "own_nets has no attribute 'missing'"),
         ("python:own_nets:nothing", "expected own_nets:nothing to give an OwnBackbone, found NoneType"),
     ],
 )

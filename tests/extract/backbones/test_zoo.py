@@ -191,6 +191,12 @@ def test_a_network_that_is_not_its_rows_is_refused(field: str, monkeypatch: pyte
         build_small(spec)
 
 
+def test_outputs_of_the_way_up_do_not_make_stable_diffusion_another_network() -> None:
+    spec = resolve("stable_diffusion_v1_4@random", outputs=["pooled", "up.1.mean"])
+    network: Any = build_small(spec)
+    assert sum(parameter.numel() for parameter in network.parameters()) > 800_000_000
+
+
 # Preprocessing, against each library's own.
 
 Prepare = Callable[[Image.Image], torch.Tensor]

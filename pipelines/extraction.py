@@ -1,0 +1,82 @@
+"""``featurebank features``."""
+
+from __future__ import annotations
+
+import importlib.resources
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from featurebank.pipelines.stores import DEFAULT_STORE
+from featurebank.pipelines.streams import JsonOption, console, print_json, show_messages
+
+if TYPE_CHECKING:
+    from featurebank.pipelines.features import Report
+
+__all__ = ["features"]
+
+
+def features(  # noqa: PLR0917 - one for each option
+    config: Annotated[
+        Path | None, typer.Argument(help="A YAML configuration; without one, the packaged demonstration runs.")
+    ] = None,
+    store: Annotated[Path | None, typer.Option("--store", help="Where features go, instead of the file's own.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first image that cannot be decoded.")] = False,
+    workers: Annotated[int | None, typer.Option("--workers", help="Extract in this many processes (Dask).")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", help="Extract on the Dask cluster at this address: tcp://host:8786.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Extract what the store does not have yet; what is sealed is left alone, what was begun goes on."""
+    from featurebank.pipelines.config import RunConfig
+    from featurebank.pipelines.display import live, render_report
+    from featurebank.pipelines.features import run_features
+
+    start = time.perf_counter()
+    err = console(stderr=True)
+    show_messages(err)
+    if config is None:
+        with importlib.resources.as_file(importlib.resources.files("featurebank.pipelines") / "demo.yaml") as demo:
+            run = RunConfig.read(demo)
+        run = run.model_copy(update={"store": DEFAULT_STORE})
+    else:
+        run = RunConfig.read(config)
+    if store is not None:
+        run = run.model_copy(update={"store": store})
+    if strict:
+        run = run.model_copy(update={"extraction": run.extraction.model_copy(update={"strict": True})})
+    with live(err) as observer:
+        report = run_features(run, workers=workers, scheduler=scheduler, observer=observer)
+    if as_json:
+        print_json(_report_json(report))
+    else:
+        render_report(report, console(), seconds=time.perf_counter() - start)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def _report_json(report: Report) -> dict[str, Any]:
+    return {
+        "ok": report.ok,
+        "device": report.device,
+        "precision": report.precision,
+        "sets": [
+            {**vars(outcome), "path": str(outcome.path), "failed": {str(k): v for k, v in outcome.failed.items()}}
+            for outcome in report.outcomes
+        ],
+        "unavailable": report.unavailable,
+        "probes": [
+            {
+                "backbone": probe.backbone,
+                "train": probe.probe.train,
+                "test": probe.probe.test,
+                "accuracy": probe.row.value if probe.row else None,
+                "interval": [probe.row.low, probe.row.high] if probe.row else None,
+                "error": probe.error,
+            }
+            for probe in report.probes
+        ],
+    }
