@@ -9,7 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
-__all__ = ["alternate", "environment", "report", "table"]
+__all__ = ["alternate", "environment", "report", "skip", "table"]
 
 
 def alternate(
@@ -51,3 +51,8 @@ def report(name: str, *, ours: float, reference: float, unit: str, bound: str, *
     """Prints the closing JSON line; ``ratio`` is ours / reference, ``bound`` says in words what it should hold."""
     line = {"name": name, "ours": ours, "reference": reference, "ratio": ours / reference, "unit": unit, "bound": bound}
     print(json.dumps({**line, **extra}))
+
+
+def skip(name: str, why: str) -> None:
+    """Prints the closing JSON line of a benchmark that this machine cannot run."""
+    print(json.dumps({"name": name, "skipped": why}))

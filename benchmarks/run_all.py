@@ -30,14 +30,14 @@ class Outcome(NamedTuple):
 
 
 def results_in(line: str) -> dict[str, object] | None:
-    """The results that a line of output holds, or None where it is any other line."""
+    """The results that a line of output holds, or why there are none; None where it is any other line."""
     if not line.startswith("{"):
         return None
     try:
         found = json.loads(line)
     except json.JSONDecodeError:
         return None
-    return found if {"name", *FIGURES} <= found.keys() else None
+    return found if {"name", *FIGURES} <= found.keys() or {"name", "skipped"} <= found.keys() else None
 
 
 def run(script: Path) -> Outcome:
@@ -53,6 +53,8 @@ def run(script: Path) -> Outcome:
 
 
 def _row(outcome: Outcome, result: dict[str, object]) -> list[str]:
+    if "skipped" in result:
+        return [outcome.script, f"{result['name']}: {result['skipped']}", "", "", "", "", ""]
     figures = [f"{value:.4g}" if isinstance(value := result[key], (int, float)) else str(value) for key in FIGURES]
     return [outcome.script, str(result["name"]), *figures, *(str(result.get(key, "")) for key in ("unit", "bound"))]
 

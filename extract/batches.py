@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -17,13 +18,15 @@ from numpy.typing import NDArray
 from featurebank.extract.datasets.contract import DatasetSpec, Split
 from featurebank.extract.decode import decode
 from featurebank.extract.errors import DatasetError, ImageError
+from featurebank.extract.gpu_jpeg import DeviceTransform, Jpeg, decode_jpegs, recognised
+from featurebank.extract.pixel_cache import PixelCache
 from featurebank.extract.plan import Rows, task_rows
 from featurebank.extract.preprocessing import Decode, Preprocessing
 from featurebank.extract.progress import Clock
 from featurebank.extract.transform import Transform
 from featurebank.store.fingerprint import content_hash
 
-__all__ = ["Batch", "Part", "Preparer", "Reader", "batches", "pixels_key"]
+__all__ = ["Batch", "Part", "Preparer", "Reader", "Shelves", "batches", "pixels_key"]
 
 Raw: TypeAlias = bytes | NDArray[np.uint8]
 
@@ -36,7 +39,9 @@ class Batch:
         start: first row.
         stop: one past the last row.
         members: positions, in the pass, of the feature sets that need a row of it.
-        raw: content per row once read, ``None`` where the image failed.
+        raw: content per row once read, ``None`` where the image failed or is not needed.
+        jpegs: row to an image that waits for the device to decode it.
+        known: row to those of its pixels that are in a cache, (H, W, C) uint8, RGB.
         pixels: (B, H, W, C) uint8 per distinct preprocessing geometry, once prepared.
         failed: position to reason.
         waiting: rows that are not prepared yet.
@@ -46,6 +51,8 @@ class Batch:
     stop: int
     members: tuple[int, ...]
     raw: list[Raw | None] = field(default_factory=list)
+    known: dict[int, Mapping[Hashable, NDArray[np.uint8]]] = field(default_factory=dict)
+    jpegs: dict[int, Jpeg] = field(default_factory=dict)
     pixels: dict[Hashable, torch.Tensor] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
     waiting: int = 0
@@ -121,23 +128,64 @@ class Part:
         return position if self.rows is None else int(self.rows[position])
 
 
-class Reader:
-    """Reads a batch's contents and checks that they are what the key was made from."""
+class Shelves:
+    """The part of a pixel cache that a walk uses.
 
-    def __init__(self, records: Split | Part, clock: Clock, *, strict: bool) -> None:
+    Args:
+        cache: of the run.
+        preprocessings: of the walk's feature sets, in order.
+    """
+
+    def __init__(self, cache: PixelCache, preprocessings: Sequence[Preprocessing]) -> None:
+        self._cache = cache
+        self._keys = [pixels_key(p) for p in preprocessings]
+        self._shelves = {key: cache.shelf(p) for key, p in zip(self._keys, preprocessings, strict=True)}
+
+    def find(self, batch: Batch, hashes: NDArray[np.uint8]) -> frozenset[int]:
+        """Fills ``batch.known``; the answer is the rows of which nothing is left to be made."""
+        keys = {self._keys[member] for member in batch.members}
+        whole = []
+        for row in range(batch.start, batch.stop):
+            content = hashes[row].tobytes()
+            found = {key: pixels for key in keys if (pixels := self._shelves[key].get(content)) is not None}
+            if found:
+                batch.known[row] = found
+            if len(found) == len(keys):
+                whole.append(row)
+        self._cache.count(len(whole))
+        return frozenset(whole)
+
+    def put(self, key: Hashable, content: bytes, rgb: NDArray[np.uint8]) -> None:
+        """Keeps pixels that were made, (H, W, 3) uint8, RGB."""
+        self._shelves[key].put(content, rgb)
+
+
+class Reader:
+    """Reads a batch's contents and checks that they are what the key was made from.
+
+    Args:
+        records: what is walked over.
+        clock: takes the busy seconds.
+        strict: whether a record that cannot be read is an error.
+        shelves: what is known of the pixels already; records of which all are known are not read.
+    """
+
+    def __init__(self, records: Split | Part, clock: Clock, *, strict: bool, shelves: Shelves | None = None) -> None:
         self._part = records if isinstance(records, Part) else Part(records)
         self._clock = clock
         self._strict = strict
+        self._shelves = shelves
 
     def __call__(self, batch: Batch) -> None:
-        """Fills ``batch.raw``.
+        """Fills ``batch.known`` and ``batch.raw``.
 
         Raises:
             DatasetError: a record's content changed since the key was made.
             ImageError: a record cannot be read, in a strict run.
         """
         with self._clock.stage("read"):
-            batch.raw = [self._read(batch, row) for row in range(batch.start, batch.stop)]
+            whole = frozenset() if self._shelves is None else self._shelves.find(batch, self._part.hashes)
+            batch.raw = [None if row in whole else self._read(batch, row) for row in range(batch.start, batch.stop)]
 
     def _read(self, batch: Batch, row: int) -> Raw | None:
         try:
@@ -160,7 +208,17 @@ class Reader:
 
 
 class Preparer:
-    """Decodes each image once and makes the pixels of every geometry the batch needs."""
+    """Decodes each image once and makes the pixels of every geometry the batch needs.
+
+    Args:
+        records: what is walked over.
+        preprocessings: of the walk's feature sets, in order; all share a decode.
+        clock: takes the busy seconds.
+        strict: whether an image that cannot be decoded is an error.
+        pinned: whether the pixels lie in memory that a GPU can fetch by itself.
+        shelves: takes the pixels that are made.
+        device: where JPEGs are decoded, if the record says that Pillow does not.
+    """
 
     def __init__(
         self,
@@ -170,6 +228,8 @@ class Preparer:
         *,
         strict: bool,
         pinned: bool,
+        shelves: Shelves | None = None,
+        device: str = "cpu",
     ) -> None:
         self._part = records if isinstance(records, Part) else Part(records)
         self._decode: Decode = preprocessings[0].decode
@@ -179,6 +239,9 @@ class Preparer:
         self._clock = clock
         self._strict = strict
         self._pinned = pinned
+        self._shelves = shelves
+        self._device = torch.device(device)
+        self._on_device = {key: DeviceTransform(made, self._device) for key, made in self._transforms.items()}
 
     def allocate(self, batch: Batch) -> None:
         """Makes room for a batch's pixels: zeros where an image will have failed."""
@@ -192,27 +255,80 @@ class Preparer:
         Raises:
             ImageError: an image cannot be decoded, in a strict run.
         """
-        arrays: Mapping[Hashable, NDArray[np.uint8]] = {key: t.numpy() for key, t in batch.pixels.items()}
         for row in range(first, last):
             offset = row - batch.start
             raw = batch.raw[offset]
-            batch.raw[offset] = None
-            if raw is None:
-                continue
-            try:
-                with self._clock.stage("decode"):
-                    image = decode(raw, self._decode)
-                with self._clock.stage("transform"):
-                    for key, pixels in arrays.items():
-                        pixels[offset] = self._transforms[key](image)
-            except ImageError as error:
-                if self._strict:
-                    raise ImageError(f"{self._part.id(row)}: {error}") from error
-                with batch.lock:
-                    batch.failed[row] = str(error)
+            if raw is not None and not self._leave(batch, row, raw):
+                self._prepare(batch, row, raw, batch.pixels)
+            for key, rgb in batch.known.pop(row, {}).items():
+                batch.pixels[key].numpy()[offset] = self._transforms[key].ordered(rgb)
+            if row not in batch.jpegs:
+                batch.raw[offset] = None
         with batch.lock:
             batch.waiting -= last - first
-            return batch.waiting == 0
+            complete = batch.waiting == 0
+        if complete and batch.jpegs:
+            self._decode_on_device(batch)
+        return complete
+
+    def _prepare(self, batch: Batch, row: int, raw: Raw, into: Mapping[Hashable, torch.Tensor]) -> None:
+        """Those pixels of one image that are not known yet, by Pillow, and a copy for the cache."""
+        known = batch.known.get(row, {})
+        with self._noting(batch, row):
+            with self._clock.stage("decode"):
+                image = decode(raw, self._decode)
+            for key, pixels in into.items():
+                if key in known:
+                    continue
+                with self._clock.stage("transform"):
+                    rgb = self._transforms[key].pixels(image)
+                    pixels.numpy()[row - batch.start] = self._transforms[key].ordered(rgb)
+                if self._shelves is not None:
+                    with self._clock.stage("write"):
+                        self._shelves.put(key, self._part.hashes[row].tobytes(), rgb)
+
+    def _leave(self, batch: Batch, row: int, raw: Raw) -> bool:
+        """Whether the image is left to the device."""
+        if self._decode.library == "pillow":
+            return False
+        with self._clock.stage("decode"):
+            jpeg = recognised(raw, self._decode)
+        if jpeg is not None:
+            batch.jpegs[row] = jpeg
+        return jpeg is not None
+
+    def _decode_on_device(self, batch: Batch) -> None:
+        """The images that were left, all together; then all pixels of the batch are on the device."""
+        host = batch.pixels
+        batch.pixels = {key: pixels.to(self._device, non_blocking=True) for key, pixels in host.items()}
+        rows = sorted(batch.jpegs)
+        images = decode_jpegs([batch.jpegs[row] for row in rows], self._device)
+        for row in rows:
+            offset = row - batch.start
+            with self._clock.stage("decode"):
+                image = next(images)
+            raw, batch.raw[offset] = batch.raw[offset], None
+            if image is None:
+                assert raw is not None  # noqa: S101 - kept for this
+                self._prepare(batch, row, raw, host)
+                for key, pixels in batch.pixels.items():
+                    pixels[offset] = host[key][offset]
+                continue
+            with self._noting(batch, row), self._clock.stage("transform"):
+                for key, pixels in batch.pixels.items():
+                    pixels[offset] = self._on_device[key](image)
+        batch.jpegs.clear()
+
+    @contextmanager
+    def _noting(self, batch: Batch, row: int) -> Iterator[None]:
+        """Marks the row as failed where its image is."""
+        try:
+            yield
+        except ImageError as error:
+            if self._strict:
+                raise ImageError(f"{self._part.id(row)}: {error}") from error
+            with batch.lock:
+                batch.failed[row] = str(error)
 
 
 def pixels_key(preprocessing: Preprocessing) -> Hashable:

@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from featurebank.extract import backbones
 from featurebank.extract.backbones.contract import BackboneSpec
-from featurebank.extract.batches import Part, Preparer, Reader, batches, pixels_key
+from featurebank.extract.batches import Part, Preparer, Reader, Shelves, batches, pixels_key
 from featurebank.extract.datasets.contract import Split
 from featurebank.extract.device import Execution, cpu_cores
 from featurebank.extract.forward import PixelsToFeatures, Runner
+from featurebank.extract.gpu_jpeg import check_decoder
 from featurebank.extract.key import Precision, StoredType
 from featurebank.extract.memory import keep_freed_memory
+from featurebank.extract.pixel_cache import PixelCache
 from featurebank.extract.plan import Rows
 from featurebank.extract.progress import Clock
 from featurebank.extract.provenance import provenance
@@ -139,11 +141,12 @@ class Local:
 
     Args:
         device: a resolved one, ``cpu``, ``cuda`` …
-        execution: lanes and strictness.
+        execution: lanes, strictness, and where prepared pixels are kept.
     """
 
     def __init__(self, device: str, execution: Execution) -> None:
         self.device = device
+        self.cache = _pixel_cache(execution)
         self.lanes = execution.workers or cpu_cores()
         self._strict = execution.strict
         self._cuda = device.startswith("cuda")
@@ -176,11 +179,23 @@ class Local:
             for feed, geometry in zip(walk.feeds, geometries, strict=True)
         ]
         size = max(line.runner.batch_size for line in lines)
+        shelves = None
+        if self.cache is not None and geometries[0].decode.library == "pillow":
+            # What a GPU decodes differs from one generation to the next, so it is not kept.
+            shelves = Shelves(self.cache, geometries)
         shared = Pass(
             lines=lines,
             work=batches(walk.ranges, [feed.pending for feed in walk.feeds], size),
-            read=Reader(walk.part, clock, strict=self._strict),
-            prepare=Preparer(walk.part, geometries, clock, strict=self._strict, pinned=self._cuda),
+            read=Reader(walk.part, clock, strict=self._strict, shelves=shelves),
+            prepare=Preparer(
+                walk.part,
+                geometries,
+                clock,
+                strict=self._strict,
+                pinned=self._cuda,
+                shelves=shelves,
+                device=self.device,
+            ),
             sink=sink,
             clock=clock,
             workers=self.lanes,
@@ -217,8 +232,16 @@ class Local:
         return found
 
     def _build(self, recipe: Recipe) -> Runner:
+        check_decoder(recipe.spec.preprocessing.decode.library, self.device)
         module = PixelsToFeatures(backbones.build(recipe.spec), recipe.spec, recipe.precision, recipe.dtype)
         return Runner(module, device=self.device, batch_size=recipe.batch_size, compiled=recipe.compiled)
+
+
+def _pixel_cache(execution: Execution) -> PixelCache | None:
+    if execution.pixel_cache is None:
+        return None
+    limit = None if execution.pixel_cache_gb is None else int(execution.pixel_cache_gb * 1e9)
+    return PixelCache(execution.pixel_cache, limit_bytes=limit)
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
 
@@ -34,7 +36,7 @@ from PIL import (
 from featurebank.extract.errors import ImageError
 from featurebank.extract.preprocessing import Decode
 
-__all__ = ["FORMATS", "decode"]
+__all__ = ["FORMATS", "ORIENTATION_TAG", "decode", "quiet"]
 
 _PLUGINS = (
     JpegImagePlugin, MpoImagePlugin, PngImagePlugin, WebPImagePlugin, GifImagePlugin, BmpImagePlugin, TiffImagePlugin,
@@ -46,6 +48,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000
 
 REASON_BYTES = 96
 ORIENTATION_TAG = 0x0112
+"""EXIF's, of the eight ways in which an image can lie."""
 
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -84,6 +87,16 @@ for _module in (Image, *_PLUGINS):
 Image.MAX_IMAGE_PIXELS = None
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Pillow warns of nothing in this thread."""
+    _warnings.silent = True
+    try:
+        yield
+    finally:
+        _warnings.silent = False
+
+
 def decode(data: bytes | NDArray[np.uint8], record: Decode) -> Image.Image:
     """The image as 8-bit RGB.
 
@@ -111,22 +124,20 @@ def decode(data: bytes | NDArray[np.uint8], record: Decode) -> Image.Image:
     """
     if isinstance(data, np.ndarray):
         return _from_array(data, record)
-    _warnings.silent = True
     what = "not an image"
-    try:
-        image = _open(data)
-        what = f"unreadable {image.format}"
-        _check_size(image.width, image.height, record)
-        image.load()
-        rgb = image if image.mode == "RGB" and "transparency" not in image.info else _to_rgb(image, record)
-        # TIFF files are already upright after loading.
-        return _upright(image, rgb) if record.exif and image.format != "TIFF" else rgb
-    except ImageError:
-        raise
-    except Exception as error:  # Damaged files make Pillow's plugins raise nearly every built-in exception.
-        raise ImageError(_reason(f"{what}: {str(error) or type(error).__name__}")) from error
-    finally:
-        _warnings.silent = False
+    with quiet():
+        try:
+            image = _open(data)
+            what = f"unreadable {image.format}"
+            _check_size(image.width, image.height, record)
+            image.load()
+            rgb = image if image.mode == "RGB" and "transparency" not in image.info else _to_rgb(image, record)
+            # TIFF files are already upright after loading.
+            return _upright(image, rgb) if record.exif and image.format != "TIFF" else rgb
+        except ImageError:
+            raise
+        except Exception as error:  # Damaged files make Pillow's plugins raise nearly every built-in exception.
+            raise ImageError(_reason(f"{what}: {str(error) or type(error).__name__}")) from error
 
 
 def _open(data: bytes) -> Image.Image:

@@ -27,6 +27,8 @@ class Execution:
         strict: stop at the first image that cannot be decoded.
         backbones_per_pass: networks in memory at once.
         commit_seconds: how often finished chunks are synced to disk.
+        pixel_cache: folder of pixels prepared by Pillow that runs share, see ``featurebank.extract.pixel_cache``.
+        pixel_cache_gb: nothing is added to that folder beyond this size, in units of 1e9 bytes.
     """
 
     device: str = "auto"
@@ -36,6 +38,8 @@ class Execution:
     strict: bool = False
     backbones_per_pass: int = 8
     commit_seconds: float = 1.0
+    pixel_cache: Path | None = None
+    pixel_cache_gb: float | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and (self.batch_size < 1 or self.batch_size & (self.batch_size - 1)):
@@ -46,6 +50,11 @@ class Execution:
             raise ValueError(f"workers must be at least 1, got {self.workers}")
         if self.compile not in get_args(CompileMode):
             raise ValueError(f"compile must be one of {', '.join(get_args(CompileMode))}, got {self.compile!r}")
+        if self.pixel_cache_gb is not None and (self.pixel_cache is None or not self.pixel_cache_gb > 0):
+            raise ValueError(
+                f"pixel_cache_gb must be positive and limits the folder named by pixel_cache; "
+                f"got {self.pixel_cache_gb} for {self.pixel_cache}"
+            )
 
 
 def cpu_cores() -> int:

@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Decode", "Preprocessing"]
+__all__ = ["Decode", "Interpolation", "Library", "Preprocessing"]
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
+Library = Literal["pillow", "nvjpeg"]
 ResizeMode = Literal["shorter", "exact", "longer", "none"]
 
 
@@ -19,13 +20,14 @@ class Decode:
     """How bytes become an 8-bit RGB image. Backbones that agree on it share one decode.
 
     Attributes:
-        library: the decoder.
+        library: the decoder, and what resizes. ``pillow``: Pillow does both. ``nvjpeg``: 8-bit grey and YCbCr JPEGs are
+            decoded by nvJPEG on the GPU and resized there, see `featurebank.extract.gpu_jpeg`; Pillow does the rest.
         exif: whether the EXIF orientation is applied.
         background: what transparent pixels are composited on, 8-bit RGB; ``None`` drops the alpha channel.
         max_pixels: images with more pixels than this are recorded as failed, never decoded.
     """
 
-    library: Literal["pillow"] = "pillow"
+    library: Library = "pillow"
     exif: bool = True
     background: tuple[int, int, int] | None = (255, 255, 255)
     max_pixels: int = 1_000_000_000

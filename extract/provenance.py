@@ -20,12 +20,14 @@ LIBRARIES_OF = {
     "hf": ("transformers",),
     "onnx": ("onnxruntime",),
 }
+LIBRARY_OF_DECODER = {"nvjpeg": ("torchcodec",)}
 
 
 def provenance(device: str, execution: Mapping[str, Any], split: Split, spec: BackboneSpec) -> dict[str, Any]:
     """Plain JSON for the manifest; names no host, no user and no path."""
+    decoder = LIBRARY_OF_DECODER.get(spec.preprocessing.decode.library, ())
     return {
-        "versions": {name: _version(name) for name in (*LIBRARIES, *LIBRARIES_OF.get(spec.source, ()))}
+        "versions": {name: _version(name) for name in (*LIBRARIES, *LIBRARIES_OF.get(spec.source, ()), *decoder)}
         | {"python": platform.python_version()},
         "device": _device_name(device),
         "execution": dict(execution),

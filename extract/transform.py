@@ -6,7 +6,7 @@ Shapes: H, W the preprocessing's height and width.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from PIL import Image
 from featurebank.extract.errors import ImageError
 from featurebank.extract.preprocessing import Interpolation, Preprocessing
 
-__all__ = ["Transform", "normalisation"]
+__all__ = ["Placement", "Transform", "normalisation"]
 
 _RESAMPLING: Final[dict[Interpolation, Image.Resampling]] = {
     "nearest": Image.Resampling.NEAREST,
@@ -25,6 +25,22 @@ _RESAMPLING: Final[dict[Interpolation, Image.Resampling]] = {
     "box": Image.Resampling.BOX,
     "hamming": Image.Resampling.HAMMING,
 }
+
+
+class Placement(NamedTuple):
+    """One axis of an image on its way: resized, then cut or given a border.
+
+    Attributes:
+        size: pixels after the resize.
+        first: the first of them that is kept.
+        border: pixels of border before it.
+        kept: how many are kept.
+    """
+
+    size: int
+    first: int
+    border: int
+    kept: int
 
 
 class Transform:
@@ -67,19 +83,38 @@ class Transform:
         Raises:
             ImageError: the resized image would have more pixels than the record allows (extreme aspect ratios).
         """
-        rgb = self.pixels(image)
+        return self.ordered(self.pixels(image))
+
+    def ordered(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """`pixels` in the record's channel order."""
         return rgb if self.preprocessing.channels == "RGB" else np.ascontiguousarray(rgb[..., ::-1])
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         """As calling it, always in RGB order: what all records of one `geometry` share."""
-        width, height = self._resized_size(image.width, image.height)
-        if (width, height) != image.size:
-            if width * height > self.preprocessing.decode.max_pixels:
-                raise ImageError(
-                    f"{image.width}x{image.height} pixels, resized to {width}x{height}: too many (max_pixels)"
-                )
-            image = image.resize((width, height), self._resample)
-        return self._crop(image)
+        rows, columns = self.placement(image.width, image.height)
+        if image.size != (columns.size, rows.size):
+            image = image.resize((columns.size, rows.size), self._resample)
+        if image.size != (columns.kept, rows.kept):
+            image = image.crop((columns.first, rows.first, columns.first + columns.kept, rows.first + rows.kept))
+        p = self.preprocessing
+        if image.size == (p.width, p.height):
+            return np.asarray(image)
+        canvas = np.full((p.height, p.width, 3), p.fill, np.uint8)
+        inside = np.s_[rows.border : rows.border + rows.kept, columns.border : columns.border + columns.kept]
+        canvas[inside] = np.asarray(image)
+        return canvas
+
+    def placement(self, width: int, height: int) -> tuple[Placement, Placement]:
+        """What becomes of the rows, and of the columns, of an image of this size.
+
+        Raises:
+            ImageError: the resized image would have more pixels than the record allows.
+        """
+        p = self.preprocessing
+        wide, high = self._resized_size(width, height)
+        if (wide, high) != (width, height) and wide * high > p.decode.max_pixels:
+            raise ImageError(f"{width}x{height} pixels, resized to {wide}x{high}: too many (max_pixels)")
+        return Placement(high, *_centre(high, p.height, p.margins)), Placement(wide, *_centre(wide, p.width, p.margins))
 
     def _resized_size(self, width: int, height: int) -> tuple[int, int]:
         p = self.preprocessing
@@ -95,20 +130,6 @@ class Transform:
         ratios = (height / p.resize_height, width / p.resize_width)
         ratio = min(ratios) if p.resize == "shorter" else max(ratios)
         return max(1, round(width / ratio)), max(1, round(height / ratio))
-
-    def _crop(self, image: Image.Image) -> NDArray[np.uint8]:
-        p = self.preprocessing
-        if image.size == (p.width, p.height):
-            return np.asarray(image)
-        left, pad_left, width = _centre(image.width, p.width, p.margins)
-        top, pad_top, height = _centre(image.height, p.height, p.margins)
-        if image.size != (width, height):
-            image = image.crop((left, top, left + width, top + height))
-        if image.size == (p.width, p.height):
-            return np.asarray(image)
-        canvas = np.full((p.height, p.width, 3), p.fill, np.uint8)
-        canvas[pad_top : pad_top + height, pad_left : pad_left + width] = np.asarray(image)
-        return canvas
 
 
 def _centre(size: int, crop: int, margins: str) -> tuple[int, int, int]:

@@ -76,16 +76,23 @@ class DatasetConfig(_Model):
 
 
 class ExtractionConfig(_Model):
-    """How features are computed. ``precision`` and ``dtype`` are part of the key, the rest is not."""
+    """How features are computed. ``precision``, ``dtype`` and ``decoder`` are part of the key, the rest is not.
+
+    ``decoder`` is what decodes and resizes, see ``featurebank.extract.preprocessing.Decode``; ``nvjpeg`` needs a GPU.
+    ``pixel_cache`` is a folder of prepared pixels, not filled beyond ``pixel_cache_gb``, in units of 1e9 bytes.
+    """
 
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     dtype: Literal["float16", "float32"] = "float16"
+    decoder: Literal["pillow", "nvjpeg"] = "pillow"
     device: str = "auto"
     batch_size: int | None = Field(default=None, ge=1)
     workers: int | None = Field(default=None, ge=1)
     compile: Literal["auto", "always", "never"] = "auto"
     strict: bool = False
     backbones_per_pass: int = Field(default=8, ge=1)
+    pixel_cache: Path | None = None
+    pixel_cache_gb: float | None = Field(default=None, gt=0)
 
 
 class ProbeConfig(_Model):
@@ -132,7 +139,12 @@ class RunConfig(_Model):
         """The same with every relative path taken from ``folder``."""
         backbones = tuple(_rooted_backbone(b, folder) for b in self.backbones)
         datasets = tuple(_rooted_dataset(d, folder) for d in self.datasets)
-        return self.model_copy(update={"store": folder / self.store, "backbones": backbones, "datasets": datasets})
+        extraction = self.extraction
+        if extraction.pixel_cache is not None:
+            cache = folder / extraction.pixel_cache.expanduser()
+            extraction = extraction.model_copy(update={"pixel_cache": cache})
+        update = {"backbones": backbones, "datasets": datasets, "extraction": extraction}
+        return self.model_copy(update={"store": folder / self.store, **update})
 
 
 def _rooted_backbone(backbone: BackboneConfig, folder: Path) -> BackboneConfig:

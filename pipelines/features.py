@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from featurebank.extract import backbones, datasets
@@ -14,6 +16,7 @@ from featurebank.extract.datasets.contract import DatasetSpec, Split, Subset
 from featurebank.extract.device import Execution, cpu_cores, resolve_device, resolve_precision
 from featurebank.extract.errors import ExtractError
 from featurebank.extract.key import Precision
+from featurebank.extract.preprocessing import Library
 from featurebank.extract.progress import Observer
 from featurebank.extract.wanted import Outcome, Request, Wanted, want
 from featurebank.pipelines.config import ConfigError, DatasetConfig, ExtractionConfig, ProbeConfig, RunConfig
@@ -114,7 +117,11 @@ def run_features(
             if workers is not None:
                 execution = replace(execution, workers=execution.workers or max(1, cpu_cores() // workers))
                 client = stack.enter_context(started(workers, device))
-            _extract(wanted, splits, replace(execution, device=device), observer, client)
+            if execution.pixel_cache is not None:
+                say(_cache_size(wanted, execution.pixel_cache, execution.pixel_cache_gb))
+            cached = _extract(wanted, splits, replace(execution, device=device), observer, client)
+            if cached:
+                say(f"{cached:,} images taken from the pixel cache, their files not read")
     if copied := sum(w.outcome.copied for w in wanted):
         computed = sum(w.outcome.computed for w in wanted)
         say(f"{copied:,} rows copied from sets that had the same images, {computed:,} computed")
@@ -126,12 +133,21 @@ def run_features(
 def _resolve_device(wish: ExtractionConfig) -> tuple[str, Precision]:
     try:
         device = resolve_device(wish.device)
+        if wish.decoder != "pillow":
+            from featurebank.extract.gpu_jpeg import check_decoder
+
+            check_decoder(wish.decoder, device)
         return device, resolve_precision(wish.precision, device)
     except ValueError as error:
         raise ConfigError(f"extraction: {error}") from error
 
 
 def _execution(wish: ExtractionConfig) -> Execution:
+    if wish.decoder != "pillow" and wish.pixel_cache is not None:
+        raise ConfigError(
+            f"extraction: pixel_cache keeps what Pillow decodes, which is the same on every machine, and decoder is "
+            f"{wish.decoder}; leave one of them out"
+        )
     try:
         return Execution(
             device=wish.device,
@@ -140,35 +156,59 @@ def _execution(wish: ExtractionConfig) -> Execution:
             compile=wish.compile,
             strict=wish.strict,
             backbones_per_pass=wish.backbones_per_pass,
+            pixel_cache=wish.pixel_cache,
+            pixel_cache_gb=wish.pixel_cache_gb,
         )
     except ValueError as error:
         raise ConfigError(f"extraction: {error}") from error
 
 
+def _cache_size(wanted: Sequence[Wanted], folder: Path, limit_gb: float | None) -> str:
+    """What the pixel cache takes at most, and what there is, for people."""
+    from featurebank.extract.pixel_cache import expected_bytes
+
+    missing = [w for w in wanted if w.outcome.state == "missing"]
+    needed = expected_bytes((w.request.backbone.preprocessing, w.request.split, w.outcome.n_rows) for w in missing)
+    there = next(place for place in (folder, *folder.parents) if place.is_dir())
+    limit = "" if limit_gb is None else f", limit {limit_gb:g} GB"
+    free = shutil.disk_usage(there).free
+    return f"pixel cache {folder}: at most {needed / 1e9:.3g} GB for this run{limit}, {free / 1e9:.3g} GB free"
+
+
 def _extract(
     wanted: Sequence[Wanted], splits: Sequence[Split], execution: Execution, observer: Observer | None, client: Any
-) -> None:
-    """In this process, or on the cluster of a client."""
+) -> int:
+    """In this process, or on the cluster of a client; the images that this process had in its pixel cache."""
+    from featurebank.extract.compute import Local
     from featurebank.extract.engine import extract
 
     if client is None:
-        extract(wanted, splits, execution=execution, observer=observer)
-        return
+        local = Local(execution.device, execution)
+        extract(wanted, splits, execution=execution, observer=observer, compute=local)
+        return 0 if local.cache is None else local.cache.images
     from featurebank.pipelines.scale.cluster import Cluster
 
     with Cluster(client, splits, execution.device, execution) as cluster:
         extract(wanted, splits, execution=execution, observer=observer, compute=cluster)
+    return 0
 
 
 def _resolve_all(config: RunConfig, unavailable: dict[str, str]) -> list[BackboneSpec]:
     specs = []
     for entry in config.backbones:
         try:
-            specs.append(backbones.resolve(entry.name, checkpoint=entry.checkpoint, outputs=entry.outputs))
+            spec = backbones.resolve(entry.name, checkpoint=entry.checkpoint, outputs=entry.outputs)
+            specs.append(_decoded_by(spec, config.extraction.decoder))
         except (ExtractError, ImportError) as error:
             unavailable[entry.name] = str(error)
             log.error("backbone %s: %s", entry.name, error)
     return specs
+
+
+def _decoded_by(spec: BackboneSpec, library: Library) -> BackboneSpec:
+    preprocessing = spec.preprocessing
+    decode = replace(preprocessing.decode, library=library)
+    return replace(spec, preprocessing=replace(preprocessing, decode=decode))
 
 
 def _open_all(config: RunConfig, unavailable: dict[str, str]) -> list[Split]:

@@ -1,22 +1,23 @@
 """Compressed chunks and how they become rows again. See FORMAT.md, "Packed files".
 
-A chunk reaches the decompressor only after its checksum, and through a file that exists in memory alone: no metadata of
-a packed file is ever parsed by HDF5 here. Needs h5py and hdf5plugin.
+A chunk reaches the decompressor only after its checksum, and HDF5 never: no metadata of a packed file is parsed here.
+Needs Zstandard, which Python has from 3.14 on, and hdf5plugin to write.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import itertools
 import math
-import secrets
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featurebank.store._chunks import checksum
-from featurebank.store._disk import Readable
 from featurebank.store._table import OutputEntry
 from featurebank.store.errors import CorruptError, InvalidInputError
 
@@ -41,7 +42,7 @@ def packed_settings(entry: OutputEntry) -> dict[str, Any]:
     try:
         import hdf5plugin
     except ImportError as error:
-        raise InvalidInputError("packed feature sets need the package hdf5plugin; install it") from error
+        raise InvalidInputError("packing a feature set needs the package hdf5plugin; install it") from error
     return {
         "dtype": entry.values.dtype,
         "chunks": (entry.packed_rows, *entry.values.shape[1:]),
@@ -51,16 +52,34 @@ def packed_settings(entry: OutputEntry) -> dict[str, Any]:
 
 
 class PackedValues:
-    """The values of a packed output; every read decompresses the chunks that hold the rows."""
+    """The values of a packed output; every read decompresses the chunks that hold the rows.
 
-    def __init__(self, disk: Readable, entry: OutputEntry, index: NDArray[np.uint64]) -> None:
-        self._disk = disk
+    Args:
+        path: of the file, for errors.
+        read: the bytes at an address: address and number.
+        entry: of the output.
+        index: (chunks, 3) address, bytes and checksum of each.
+
+    Raises:
+        InvalidInputError: this Python has no Zstandard.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        read: Callable[[int, int], NDArray[np.uint8]],
+        entry: OutputEntry,
+        index: NDArray[np.uint64],
+    ) -> None:
+        self._path = path
+        self._read = read
         self._entry = entry
         self._index = index
-        self._scratch: Any = None
-        self._guard = threading.Lock()
-        self._shape = (entry.packed_rows, *entry.values.shape[1:])
+        self._row_shape = entry.values.shape[1:]
         self._dtype = np.dtype(entry.values.dtype)
+        # The byte shuffle has the first bytes of all values, then their second bytes, and so on.
+        self._planes = (self._dtype.itemsize, entry.packed_rows, math.prod(self._row_shape))
+        self._decompressor = _zstandard().ZstdDecompressor
 
     def view(self) -> NDArray[Any]:
         """All rows, decompressed anew each time."""
@@ -74,75 +93,70 @@ class PackedValues:
 
     def take(self, rows: NDArray[Any]) -> NDArray[Any]:
         """Some rows: each chunk that holds one of them is decompressed once."""
-        n_rows = self._entry.values.shape[0]
+        n_rows, size = self._entry.values.shape[0], self._entry.packed_rows
         rows = np.asarray(rows)
         if rows.size and not -n_rows <= rows.min() <= rows.max() < n_rows:
             raise IndexError(f"rows must lie within {-n_rows} to {n_rows - 1}; found {rows.min()} to {rows.max()}")
         flat = rows.reshape(-1).astype(np.intp) % n_rows
-        taken = np.empty((len(flat), *self._shape[1:]), self._dtype)
+        taken, planes = self._empty(len(flat))
         order = np.argsort(flat, kind="stable")
-        chunks = flat[order] // self._entry.packed_rows
-        firsts = np.flatnonzero(np.diff(chunks, prepend=-1))
-        for places in np.split(order, firsts[1:]):
-            if len(places):
-                chunk = int(flat[places[0]]) // self._entry.packed_rows
-                taken[places] = self._chunk(chunk)[flat[places] - chunk * self._entry.packed_rows]
-        return taken.reshape(*rows.shape, *self._shape[1:])
+        chunks, within = np.divmod(flat[order], size)
+        firsts = np.flatnonzero(np.diff(chunks, prepend=-1)).tolist()
+        for first, last in itertools.pairwise([*firsts, len(flat)]):
+            planes[:, order[first:last]] = self._chunk(int(chunks[first]))[:, within[first:last]]
+        return taken.reshape(*rows.shape, *self._row_shape)
 
     def part(self, rows: slice) -> NDArray[Any]:
         """A slice of rows."""
         chosen = range(self._entry.values.shape[0])[rows]
         if chosen.step != 1:
             return self.take(np.array(chosen, np.intp))
-        taken = np.empty((len(chosen), *self._shape[1:]), self._dtype)
-        for start, values in self._covering(chosen):
-            first, last = max(start, chosen.start), min(start + len(values), chosen.stop)
-            taken[first - chosen.start : last - chosen.start] = values[first - start : last - start]
-        return taken
-
-    def _covering(self, rows: range) -> Iterator[tuple[int, NDArray[Any]]]:
+        taken, planes = self._empty(len(chosen))
         size = self._entry.packed_rows
-        if rows:
-            for chunk in range(rows.start // size, (rows.stop - 1) // size + 1):
-                yield chunk * size, self._chunk(chunk)
+        for chunk in range(chosen.start // size, -(-chosen.stop // size) if chosen else 0):
+            first, last = max(chunk * size, chosen.start), min((chunk + 1) * size, chosen.stop)
+            found = self._chunk(chunk)[:, first - chunk * size : last - chunk * size]
+            planes[:, first - chosen.start : last - chosen.start] = found
+        return taken.reshape(len(chosen), *self._row_shape)
 
-    def _chunk(self, chunk: int) -> NDArray[Any]:
+    def _empty(self, n: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+        """(n, values a row), and the same memory as (bytes of a value, n, values a row)."""
+        taken = np.empty((n, self._planes[2]), self._dtype)
+        return taken, taken.view(np.uint8).reshape(n, self._planes[2], self._planes[0]).transpose(2, 0, 1)
+
+    def _chunk(self, chunk: int) -> NDArray[np.uint8]:
+        """(bytes of a value, rows, values a row) of a chunk."""
         address, nbytes, expected = self._index[chunk].tolist()
-        data = self._disk.read(address, nbytes)
+        data = self._read(address, nbytes)
         if checksum(data) != expected:
             raise self._damaged(chunk, "must have its recorded checksum")
-        # HDF5 takes the decompressor at its word about the size.
-        if _content_size(data[:16].tobytes()) != math.prod(self._shape) * self._dtype.itemsize:
+        whole = math.prod(self._planes)
+        if _content_size(data[:16].tobytes()) != whole:
             raise self._damaged(chunk, "must say that it holds a whole chunk")
-        from h5py import h5s  # type: ignore[import-untyped]
-
-        values = np.empty(self._shape, self._dtype)
-        with self._guard:
-            if self._scratch is None:
-                self._scratch = _scratch(self._entry, self._shape)
-            try:
-                self._scratch.write_direct_chunk((0,) * len(self._shape), data.tobytes())
-                self._scratch.read(h5s.ALL, h5s.ALL, values)
-            except (OSError, RuntimeError) as error:
-                raise self._damaged(chunk, f"must decompress ({error})") from error
-        return values
+        decompressor = self._decompressor()
+        try:
+            values = decompressor.decompress(data.data, whole)
+        except Exception as error:  # Its own class of error, and those of memory and values.
+            raise self._damaged(chunk, f"must decompress ({error})") from error
+        if len(values) != whole or not decompressor.eof or decompressor.unused_data:
+            raise self._damaged(chunk, "must be one whole frame")
+        return np.frombuffer(values, np.uint8).reshape(self._planes)
 
     def _damaged(self, chunk: int, what: str) -> CorruptError:
         first = chunk * self._entry.packed_rows
         last = min(first + self._entry.packed_rows, self._entry.values.shape[0]) - 1
         return CorruptError(
-            f"{self._disk.path} is damaged: output {self._entry.name!r}, packed chunk {chunk}, rows {first} to {last}, "
+            f"{self._path} is damaged: output {self._entry.name!r}, packed chunk {chunk}, rows {first} to {last}, "
             f"{what}; restore it from a copy or pack it again"
         )
 
 
-def _scratch(entry: OutputEntry, shape: tuple[int, ...]) -> Any:
-    import h5py
-
-    settings = packed_settings(entry)
-    file = h5py.File(secrets.token_hex(8), "w", driver="core", backing_store=False)
-    # Its low-level face: the other spends longer on the selection than Zstandard on a chunk.
-    return file.create_dataset("chunk", shape, **settings).id
+def _zstandard() -> Any:
+    """Python's own module, or the same one for older releases."""
+    for name in ("compression.zstd", "backports.zstd"):
+        with contextlib.suppress(ImportError):
+            return importlib.import_module(name)
+    raise InvalidInputError("reading packed feature sets needs the package backports.zstd; install it")
 
 
 def _content_size(frame: bytes) -> int:

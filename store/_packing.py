@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["pack", "unpack"]
 
-_CHUNK_BYTES = 32 << 10
+_CHUNK_BYTES = 16 << 10
 
 
 def pack(source: FeatureSet, target: Path) -> None:

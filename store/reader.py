@@ -268,8 +268,9 @@ class FeatureSet:
     def pack(self, path: str | os.PathLike[str]) -> FeatureSet:
         """Writes a compressed, verified copy that the same reader opens; smaller, and slower to read.
 
-        Values are compressed losslessly in chunks of about 32 KiB by byte shuffle and Zstandard. Needs hdf5plugin,
-        as does reading the copy. Open this one with ``verify="first_touch"`` to pack nothing unverified.
+        Values are compressed losslessly in chunks of about 16 KiB by byte shuffle and Zstandard. Needs hdf5plugin;
+        reading the copy needs backports.zstd before Python 3.14. Open this one with ``verify="first_touch"`` to pack
+        nothing unverified.
 
         Raises:
             ExistsError: there is something at ``path``.
@@ -354,7 +355,8 @@ class FeatureSet:
 
     def _values_of(self, entry: OutputEntry) -> Values:
         if entry.index is not None:
-            return PackedValues(self._disk, entry, self.header.indexes[entry.name])
+            read = self._disk.read if self._bytes is None else functools.partial(_part, self._bytes)
+            return PackedValues(self._disk.path, read, entry, self.header.indexes[entry.name])
         if isinstance(self._disk, RemoteFile):
             return RemoteValues(self._disk, entry)
         assert self._bytes is not None and isinstance(self._disk, Disk)  # noqa: S101, PT018 - local files are mapped
@@ -401,6 +403,10 @@ class FeatureSet:
             decoded.flags.writeable = False
             self._checked[cached] = decoded
         return self._checked[cached]
+
+
+def _part(mapping: NDArray[np.uint8], address: int, nbytes: int) -> NDArray[np.uint8]:
+    return mapping[address : address + nbytes]
 
 
 def _mapped(disk: Disk, size: int) -> NDArray[np.uint8]:

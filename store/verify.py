@@ -104,7 +104,7 @@ def _check_digest(disk: Readable, header: Header, slot: int, array: Array) -> No
 
 
 def _check_chunks(disk: Readable, entry: OutputEntry, index: NDArray[np.uint64] | None) -> None:
-    packed = None if index is None else PackedValues(disk, entry, index)
+    packed = None if index is None else PackedValues(disk.path, disk.read, entry, index)
     expected = disk.read(entry.checksums.address, entry.checksums.nbytes).view("<u8").tolist()
     damaged = []
     for number, digest in enumerate(expected):

@@ -55,6 +55,15 @@ def test_one_script_can_be_chosen(run_all: ModuleType, folder: Path, capfd: pyte
     assert "measured nothing" not in capfd.readouterr().out
 
 
+def test_a_script_that_this_machine_cannot_run_has_not_failed(
+    run_all: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    line = '{"name": "decode", "skipped": "no GPU"}'
+    (tmp_path / "gpu.py").write_text(f'if __name__ == "__main__":\n    print({line!r})\n')
+    assert run_all.main([], tmp_path) == 0
+    assert capfd.readouterr().out.splitlines()[-1].split() == ["gpu", "decode:", "no", "GPU"]
+
+
 def test_an_unknown_name_is_answered_with_the_nearest(
     run_all: ModuleType, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
