@@ -112,10 +112,11 @@ def _copy(
                 (feature_set.pack if packing else feature_set.unpack)(place) as copy,
             ):
                 row["after"] = copy.nbytes
-        except ExistsError:
-            row["after"] = place.stat().st_size
         except StoreError as error:
-            row["error"] = str(error)
+            if isinstance(error, ExistsError) and place.exists():
+                row["after"] = place.stat().st_size
+            else:
+                row["error"] = str(error)
         rows.append(row)
     if as_json:
         print_json(rows)

@@ -17,7 +17,7 @@ from featurebank.store._names import final_path
 from featurebank.store._packed import packed_settings
 from featurebank.store._records import Output, Records
 from featurebank.store._table import Array, OutputEntry, Table
-from featurebank.store.errors import InvalidInputError
+from featurebank.store.errors import ExistsError, InvalidInputError
 from featurebank.store.verify import verify_copy
 from featurebank.store.writer import FeatureSetWriter
 
@@ -54,19 +54,26 @@ def unpack(source: FeatureSet, target: Path) -> None:
     outputs = [
         Output(name=o.name, shape=o.values.shape[1:], dtype=np.dtype(o.values.dtype).name) for o in table.outputs
     ]
-    writer = FeatureSetWriter.create(
-        target,
-        key=source.key,
-        outputs=outputs,
-        records=records,
-        head=source.head,
-        provenance=source.provenance,
-        chunk_bytes=_chunk_bytes(table),
-    )
+    try:
+        writer = FeatureSetWriter.create(
+            target,
+            key=source.key,
+            outputs=outputs,
+            records=records,
+            head=source.head,
+            provenance=source.provenance,
+            chunk_bytes=_chunk_bytes(table),
+        )
+    except ExistsError:
+        # Nobody's partial: an earlier attempt that was cut short, if it has the same key.
+        writer = FeatureSetWriter.resume(target)
+        if writer.fingerprint != source.fingerprint:
+            writer.close()
+            raise
     with writer:
         for name in source.outputs:
             rows = writer.chunk_rows(name)
-            for index in range(writer.n_chunks(name)):
+            for index in np.flatnonzero(writer.pending(name)).tolist():
                 writer.write_chunk(name, index, source.load(name, slice(index * rows, (index + 1) * rows)))
         writer.mark_ok(0, writer.n_rows)
         for row, reason in source.reasons.items():

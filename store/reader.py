@@ -284,10 +284,12 @@ class FeatureSet:
     def unpack(self, path: str | os.PathLike[str]) -> FeatureSet:
         """Writes the uncompressed feature set of a packed one: the same rows and key, the same bytes as before.
 
-        The bytes are the same where HDF5 is of the same release and the provenance had its first size.
+        The bytes are the same where HDF5 is of the same release and the provenance had its first size. What an earlier
+        attempt that was cut short left behind is gone on with.
 
         Raises:
             ExistsError: there is something at ``path``.
+            LockedError: another writer is making it.
             InvalidInputError: it is not packed.
         """
         from featurebank.store._packing import unpack

@@ -40,7 +40,7 @@ log = logging.getLogger("featurebank")
 AHEAD = 2
 """Pieces a worker: one under way, one ready."""
 PIECE_BYTES = 32 << 20
-POLL_SECONDS = 0.01
+POLL_SECONDS = 0.05
 WATCH_SECONDS = 1.0
 
 
@@ -137,11 +137,13 @@ class Cluster:
         """Each piece with its first position and which feature sets it feeds."""
         size = max(feed.recipe.batch_size for feed in walk.feeds)
         row_bytes = sum(self._row_bytes[feed.recipe.spec] for feed in walk.feeds)
-        images = sum(stop - start for start, stop in walk.ranges)
-        step = rows_per_piece(size, row_bytes=row_bytes, images=images, workers=len(self._workers))
+        left = sum(stop - start for start, stop in walk.ranges)
         for start, stop in walk.ranges:
-            for first in range(start, stop, step):
-                last = min(first + step, stop)
+            last = start
+            while last < stop:
+                step = rows_per_piece(size, row_bytes=row_bytes, images=left, workers=len(self._workers))
+                first, last = last, min(last + step, stop)
+                left -= last - first
                 pending = [task_rows(feed.pending, first, last) for feed in walk.feeds]
                 members = [member for member, rows in enumerate(pending) if rows]
                 if not members:
@@ -189,7 +191,8 @@ class Cluster:
 def rows_per_piece(batch_size: int, *, row_bytes: int, images: int, workers: int) -> int:
     """How many rows a worker is sent at once: a power of two of whole batches, at most a task of the plan.
 
-    Small enough that several go to each worker and that an answer stays within 32 MiB.
+    A part of the images that are left, so that the last pieces are small and all workers end together, and little
+    enough that an answer stays within 32 MiB.
 
     >>> rows_per_piece(16, row_bytes=2560, images=100_000, workers=4)
     2048

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import signal
+import subprocess
+import sys
+from multiprocessing import forkserver
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from deadly import DeadlySplit
+from racing import small_chunks
 from runs import RESNET, VIT, make_images
 from sealed_arrays import sealed_arrays
 
+from featurebank.extract import datasets, engine
 from featurebank.extract.progress import Snapshot
 from featurebank.pipelines.config import ConfigError, RunConfig
 from featurebank.pipelines.features import Report, run_features
@@ -82,6 +90,75 @@ def test_a_cluster_that_is_there_already_is_used_and_left_running(folder: Path, 
         assert sealed(run_features(config(folder, "there"), scheduler=address))
         assert len(client.nthreads()) == 2
     assert sealed_arrays(folder / "there") == expected
+
+
+@needs_dask
+@pytest.mark.slow
+def test_a_piece_that_ends_every_worker_ends_the_run_and_the_next_goes_on(
+    folder: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from featurebank.pipelines.scale.cluster import ClusterError
+
+    fuse, open_split = tmp_path / "fuse", datasets.open_split
+    fuse.touch()
+    monkeypatch.setattr(datasets, "open_split", lambda spec: DeadlySplit(open_split(spec), IMAGES - 3, fuse))
+    monkeypatch.setattr(engine, "FeatureSetWriter", small_chunks())
+    with pytest.raises(ClusterError, match=r"rows 248 and following: expected a worker that lives"):
+        run_features(config(folder, "deadly"), workers=2)
+    assert not list((folder / "deadly").rglob("*.h5"))
+    fuse.unlink()
+    report = run_features(config(folder, "deadly"), workers=2)
+    assert [o.state for o in report.outcomes] == ["sealed", "sealed"]
+    assert 0 < min(o.computed for o in report.outcomes) <= IMAGES // 2
+    assert sealed_arrays(folder / "deadly") == expected
+
+
+@needs_dask
+def test_workers_are_forks_of_a_process_with_one_thread_and_have_the_variables_of_now(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with started(1, "cpu"):
+        server = vars(forkserver._forkserver)["_forkserver_pid"]
+        assert len(list(Path(f"/proc/{server}/task").iterdir())) == 1
+    monkeypatch.setenv("FEATUREBANK_TEST", "now")
+    with started(2, "cpu") as client:
+        assert set(client.run(os.getenv, "FEATUREBANK_TEST").values()) == {"now"}
+        assert set(client.run(os.getppid).values()) == {server}
+
+
+@needs_dask
+def test_the_script_for_slurm_starts_a_run_on_its_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its jobs are processes of this machine here."""
+    from distributed import LocalCluster
+
+    class SLURMCluster(LocalCluster):
+        def __init__(
+            self, *, queue: str, cores: int, processes: int, memory: str, walltime: str, job_extra_directives: list[str]
+        ) -> None:
+            assert (queue, memory, walltime, job_extra_directives) == ("gpu", "64GB", "08:00:00", ["--gres=gpu:1"])
+            settings: dict[str, Any] = {"processes": False, "memory_limit": 0, "dashboard_address": None}
+            super().__init__(n_workers=0, threads_per_worker=cores // processes, **settings)  # type: ignore[no-untyped-call]
+
+        def scale(self, n: int = 0, *, jobs: int | None = None) -> None:  # type: ignore[override]
+            super().scale(n if jobs is None else jobs)  # type: ignore[no-untyped-call]
+
+    real, commands = subprocess.run, []
+
+    def run(command: list[str], *, check: bool = False, **settings: Any) -> subprocess.CompletedProcess[bytes]:
+        if command[0] != "featurebank":  # Dask asks the system for its name.
+            return real(command, check=check, **settings)
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 3)
+
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", SimpleNamespace(SLURMCluster=SLURMCluster))
+    monkeypatch.setattr(subprocess, "run", run)
+    page = (Path(__file__).parents[2] / "docs" / "clusters.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    with pytest.raises(SystemExit, match="3"):
+        exec(script, {})  # noqa: S102 - the page is ours
+    ((*verb, address),) = commands
+    assert verb == ["featurebank", "features", "config.yaml", "--scheduler"]
+    assert "://" in address
 
 
 class Victims:

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TypeAlias
 
 import feature_sets
+import kill_copying
 import numpy as np
 import pytest
-from feature_sets import N_ROWS, OUTPUTS, fill, make_values, make_writer
+from feature_sets import N_ROWS, OUTPUTS, fill, make_sealed, make_values, make_writer
+from kill_copying import copy, place
 from numpy.typing import NDArray
 
-from featurebank.store import FeatureSetWriter
+from featurebank.store import FeatureSet, FeatureSetWriter, FeatureStore
 from featurebank.store._disk import Disk
 
 Operation: TypeAlias = "tuple[int, bytes] | None"  # address and data of a write; None is a sync
@@ -160,3 +162,49 @@ def test_kill_9_costs_what_was_not_committed(tmp_path: Path) -> None:
         assert writer.status.tolist() == [1] * 16 + [0] * (N_ROWS - 16)
         fill(writer, VALUES)
         writer.seal().close()
+
+
+@pytest.mark.parametrize("verb", ["seal", "pack", "unpack", "merge"])
+def test_kill_9_at_every_operation(tmp_path: Path, verb: str) -> None:
+    """What has its name is whole, whenever the kill comes; the same again gives the same bytes."""
+    if verb in ("pack", "unpack"):
+        pytest.importorskip("hdf5plugin")
+    source, targets = tmp_path / "source", tmp_path / "targets"
+    make_sealed(place(source)).close()
+    if verb == "unpack":
+        copy("pack", source, tmp_path / "packed")
+        source = tmp_path / "packed"
+    before = place(source).read_bytes()
+    subprocess.run([sys.executable, kill_copying.__file__, verb, str(source), str(targets)], check=True)
+    expected = place(targets / "whole").read_bytes()
+    *killed, finished = sorted((path for path in targets.iterdir() if path.name != "whole"), key=lambda p: int(p.name))
+    assert place(finished).read_bytes() == expected
+    assert len(killed) > 5
+    for target in killed:
+        if place(target).exists():
+            assert place(target).read_bytes() == expected
+        if verb == "seal":
+            FeatureStore(target).gc(delete=True, hours=0)
+        if not place(target).exists():
+            copy(verb, source, target)
+        FeatureStore(target).gc(delete=True, hours=0)
+        assert [path for path in target.rglob("*") if path.is_file()] == [place(target)]
+        assert place(target).read_bytes() == expected
+    assert place(source).read_bytes() == before
+
+
+@pytest.mark.parametrize("verb", ["pack", "merge"])
+def test_what_a_kill_left_is_in_nobodys_way(tmp_path: Path, verb: str) -> None:
+    if verb == "pack":
+        pytest.importorskip("hdf5plugin")
+    source, target = tmp_path / "source", tmp_path / "target"
+    make_sealed(place(source)).close()
+    hidden = place(target).with_name(".0123456789abcdef.layout")
+    hidden.parent.mkdir(parents=True)
+    hidden.write_bytes(place(source).read_bytes()[:5000])
+    copy(verb, source, target)
+    with FeatureSet(place(target)) as made:
+        assert made.verify().ok
+    assert hidden.exists()
+    FeatureStore(target).gc(delete=True, hours=0)
+    assert [path for path in target.rglob("*") if path.is_file()] == [place(target)]

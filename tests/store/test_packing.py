@@ -85,6 +85,23 @@ def test_unpacking_gives_the_bytes_there_were(packed: Path, sealed_bytes: bytes)
     assert path.read_bytes() == sealed_bytes
 
 
+def test_an_unpacking_that_was_cut_short_is_gone_on_with(packed: Path, sealed_bytes: bytes) -> None:
+    path = packed.with_name("again.h5")
+    with FeatureSet(packed) as fs:
+        fs.unpack(path).close()
+        path.rename(path.with_name("again.h5.partial"))
+        fs.unpack(path).close()
+    assert path.read_bytes() == sealed_bytes
+
+
+def test_another_keys_partial_is_left_alone(packed: Path, tmp_path: Path) -> None:
+    path = tmp_path / "other.h5"
+    make_writer(path, key={"other": 1}).close()
+    with FeatureSet(packed) as fs, pytest.raises(ExistsError, match="already exists"):
+        fs.unpack(path)
+    assert path.with_name("other.h5.partial").exists()
+
+
 def test_hdf5_reads_it_too(packed: Path) -> None:
     import hdf5plugin  # noqa: F401 - registers the filter
 
