@@ -154,6 +154,11 @@ class Local:
         if not self._cuda:
             keep_freed_memory()
 
+    @property
+    def cached(self) -> int:
+        """Images whose pixels came from the pixel cache, their files not read."""
+        return 0 if self.cache is None else self.cache.images
+
     def facts(self, recipe: Recipe) -> Facts:
         """See `Compute`."""
         runner = self._runner(recipe)

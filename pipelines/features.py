@@ -178,19 +178,19 @@ def _cache_size(wanted: Sequence[Wanted], folder: Path, limit_gb: float | None) 
 def _extract(
     wanted: Sequence[Wanted], splits: Sequence[Split], execution: Execution, observer: Observer | None, client: Any
 ) -> int:
-    """In this process, or on the cluster of a client; the images that this process had in its pixel cache."""
+    """In this process, or on the cluster of a client; how many images were in the pixel cache."""
     from featurebank.extract.compute import Local
     from featurebank.extract.engine import extract
 
     if client is None:
         local = Local(execution.device, execution)
         extract(wanted, splits, execution=execution, observer=observer, compute=local)
-        return 0 if local.cache is None else local.cache.images
+        return local.cached
     from featurebank.pipelines.scale.cluster import Cluster
 
     with Cluster(client, splits, execution.device, execution) as cluster:
         extract(wanted, splits, execution=execution, observer=observer, compute=cluster)
-    return 0
+        return cluster.cached
 
 
 def _resolve_all(config: RunConfig, unavailable: dict[str, str]) -> list[BackboneSpec]:

@@ -56,10 +56,14 @@ class Cluster:
         splits: the splits of the run.
         device: a resolved one, of the workers.
         execution: lanes of each worker, and strictness.
+
+    Attributes:
+        cached: images whose pixels came from the workers' pixel cache, their files not read.
     """
 
     def __init__(self, client: Any, splits: Sequence[Split], device: str, execution: Execution) -> None:
         self.lanes = 1
+        self.cached = 0
         self._client = client
         self._splits = splits
         self._run = f"featurebank-{secrets.token_hex(8)}"
@@ -108,6 +112,7 @@ class Cluster:
                     for stage, seconds in walked.seconds.items():
                         clock.add(stage, seconds)
                     images += walked.images
+                    self.cached += walked.cached
                 if sink.error is not None:
                     return images
                 self._watch()

@@ -45,12 +45,14 @@ class Walked:
 
     Attributes:
         images: how many went through.
+        cached: how many of them had their pixels in the worker's pixel cache.
         rows: per feature set, (first position, outputs, position to the reason why it failed) of each batch.
         seconds: busy seconds per stage.
         notes: what to know of how the networks run.
     """
 
     images: int
+    cached: int
     rows: Sequence[Collected]
     seconds: Mapping[str, float]
     notes: Mapping[Recipe, str]
@@ -121,6 +123,7 @@ def walk_piece(run: str, group: int, piece: Piece) -> Walked:
     part = Part(extraction.splits[piece.split], piece.rows, piece.hashes)
     with extraction.lock, numerics():
         local = extraction.of_group(group)
+        before = local.cached
         sink = Sink(clock, capacity=2 * local.lanes + 4)
         walk = Walk(split=piece.split, part=part, ranges=[(0, len(part))], feeds=feeds)
         with sink:
@@ -128,7 +131,8 @@ def walk_piece(run: str, group: int, piece: Piece) -> Walked:
         if sink.error is not None:
             raise sink.error
         notes = {recipe: local.note(recipe) for recipe, _ in piece.feeds}
-    return Walked(images=images, rows=collected, seconds=clock.seconds(), notes=notes)
+        cached = local.cached - before
+    return Walked(images=images, cached=cached, rows=collected, seconds=clock.seconds(), notes=notes)
 
 
 def _extraction(run: str) -> Extraction:

@@ -191,6 +191,19 @@ def kill_two(monkeypatch: pytest.MonkeyPatch) -> Victims:
 
 
 @needs_dask
+@pytest.mark.slow
+def test_workers_share_a_pixel_cache(folder: Path, expected: dict[str, bytes]) -> None:
+    said: list[str] = []
+    for store in ("filling", "filled"):
+        settings = config(folder, store, pixel_cache=folder / "pixels")
+        assert sealed(run_features(settings, workers=2, say=said.append))
+        assert sealed_arrays(folder / store) == expected, store
+    taken = [line for line in said if "pixel cache, their files not read" in line]
+    assert len(taken) == 1
+    assert taken[0].startswith(f"{IMAGES - 1} images")
+
+
+@needs_dask
 def test_what_cannot_be_had_is_refused(folder: Path) -> None:
     with pytest.raises(ConfigError, match="--workers must be at least 1, got 0"):
         run_features(config(folder, "none"), workers=0)
