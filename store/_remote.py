@@ -74,7 +74,7 @@ class RemoteFile:
             CorruptError: the server gives fewer or more bytes than a range has.
             StorageError: the server fails.
         """
-        firsts, lasts = zip(*ranges, strict=True)
+        firsts, lasts = [first for first, _ in ranges], [last for _, last in ranges]
         try:
             # Few at a time: a server that is asked for a thousand ranges at once makes most of them wait.
             few = {"batch_size": _AT_ONCE} if self._system.async_impl else {}

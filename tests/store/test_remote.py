@@ -129,6 +129,19 @@ def test_everything_else_reads_as_from_a_disk(server: Server, sealed: Path) -> N
             fs.load("pooled", [N_ROWS])
 
 
+def test_any_file_system_of_fsspec_serves(sealed: Path) -> None:
+    import fsspec  # type: ignore[import-untyped]
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/sets/demo.h5", sealed.read_bytes())
+    try:
+        with FeatureSet("memory://sets/demo.h5") as fs, FeatureSet(sealed) as local:
+            np.testing.assert_array_equal(fs["pooled"], local["pooled"])
+            np.testing.assert_array_equal(fs.load("tokens", [3, 1]), local.load("tokens", [3, 1]))
+    finally:
+        memory.rm("/sets/demo.h5")
+
+
 def test_packed_sets_are_read_chunk_by_chunk(server: Server, values: Any) -> None:
     pytest.importorskip("hdf5plugin")
     with FeatureSet(server.folder / "large.h5") as fs:
