@@ -29,6 +29,7 @@ from featurebank.store.verify import VerifyReport, verify
 __all__ = ["FeatureSet", "Verification"]
 
 Verification: TypeAlias = Literal["header", "first_touch"]
+_VERIFICATIONS = get_args(Verification)
 
 
 class FeatureSet:
@@ -62,8 +63,8 @@ class FeatureSet:
     """
 
     def __init__(self, path: str | os.PathLike[str], verify: Verification = "header") -> None:
-        if verify not in get_args(Verification):
-            raise InvalidInputError(f"verify must be one of {', '.join(get_args(Verification))}; found {verify!r}")
+        if verify not in _VERIFICATIONS:
+            raise InvalidInputError(f"verify must be one of {', '.join(_VERIFICATIONS)}; found {verify!r}")
         self.path = location(path)
         self._verification = verify
         self._disk, self.header, self._manifest_text = open_sealed(self.path)

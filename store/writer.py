@@ -212,7 +212,9 @@ class FeatureSetWriter:
             self._recorded[name][index] = 0
             self._attempts[name][index] += 1
             attempt = int(self._attempts[name][index])
-        self._disk.write(entry.values.address + index * entry.chunk_stride, data)
+        address = entry.values.address + index * entry.chunk_stride
+        self._disk.write(address, data)
+        self._disk.begin_writeback(address, entry.chunk_stride)
         digest = checksum(data)
         with self._guard:
             self._written[name, index] = (attempt, digest)
