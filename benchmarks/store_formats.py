@@ -4,7 +4,7 @@
 - In writing it is the first among the formats that notice a flipped byte.
 
 Each file is synced after writing and in the page cache when read; each format is read as its own library offers. Random
-rows are read as a loop reads them: eight draws, one after the other, in each turn.
+rows are read as a loop reads them: in each turn as many draws as take about 50 ms, at least one; told is one draw.
 
 A byte in the middle of the values is flipped: either reading says so, or other numbers come back without a word. Ours
 is read with ``verify="first_touch"`` there, and with the default, which leaves values to ``verify``, in the timings;
@@ -21,6 +21,7 @@ import os
 import shutil
 import statistics
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -40,7 +41,8 @@ from zarr.codecs import Crc32cCodec
 
 from featurebank.store import FeatureSet, FeatureSetWriter, Output, Records
 
-DIMENSIONS, ROWS_AT_ONCE, DRAWS, CHUNK = 768, 1024, 8, 1024
+DIMENSIONS, ROWS_AT_ONCE, CHUNK = 768, 1024, 1024
+DRAWS, TURN_SECONDS = 300, 0.05
 Values = NDArray[Any]
 
 
@@ -184,14 +186,18 @@ def written(form: Format, path: Path, values: Values) -> Callable[[], None]:
     return write
 
 
-def gather(form: Format, opened: Any, draws: list[NDArray[np.intp]]) -> Callable[[], object]:
+def gather(form: Format, opened: Any, draws: list[NDArray[np.intp]]) -> tuple[Callable[[], object], int]:
+    """One turn of reading, and of how many draws it is."""
     turns = itertools.cycle(draws)
 
-    def read() -> None:
-        for _ in range(DRAWS):
+    def read(count: int) -> float:
+        started = time.perf_counter()
+        for _ in range(count):
             form.rows(opened, next(turns))
+        return time.perf_counter() - started
 
-    return read
+    count = max(1, int(TURN_SECONDS / min(read(1) for _ in range(3))))
+    return partial(read, count), count
 
 
 def beginning(form: Format, path: Path) -> Callable[[], object]:
@@ -230,7 +236,7 @@ def main() -> None:
     args = parser.parse_args()
     values = np.random.default_rng(0).standard_normal((args.rows, DIMENSIONS), np.float32).astype(np.float16)
     generator = np.random.default_rng(1)
-    draws = [np.sort(generator.choice(args.rows, ROWS_AT_ONCE, replace=False)) for _ in range(7 * DRAWS)]
+    draws = [np.sort(generator.choice(args.rows, ROWS_AT_ONCE, replace=False)) for _ in range(DRAWS)]
     with tempfile.TemporaryDirectory(dir=args.dir) as folder:
         paths = {name: Path(folder) / NAMES.get(name, name.replace(" ", "-")) for name in FORMATS}
         writing = alternate(
@@ -246,10 +252,9 @@ def main() -> None:
             repeats=args.repeats,
         )
         opened = {name: form.open(paths[name]) for name, form in FORMATS.items()}
-        gathering = alternate(
-            {name: gather(form, opened[name], draws) for name, form in FORMATS.items()},
-            repeats=args.repeats,
-        )
+        turns = {name: gather(form, opened[name], draws) for name, form in FORMATS.items()}
+        seconds = alternate({name: turn for name, (turn, _) in turns.items()}, repeats=args.repeats)
+        gathering = {name: [took / turns[name][1] for took in values] for name, values in seconds.items()}
         for name, form in FORMATS.items():
             form.close(opened[name])
         opening = alternate(
@@ -260,7 +265,7 @@ def main() -> None:
         flips = {name: flipped(form, paths[name], values) for name, form in FORMATS.items()}
     table(f"writing {args.rows} x {DIMENSIONS} float16, synced", writing, sizes)
     table("reading all", reading, flips)
-    table(f"{DRAWS} draws of {ROWS_AT_ONCE} random rows", gathering)
+    table(f"{ROWS_AT_ONCE} random rows", gathering, {name: f"{n} draws a turn" for name, (_, n) in turns.items()})
     table("opening", opening)
     noticing = {name: seconds for name, seconds in middle(writing).items() if flips[name].startswith("found")}
     compare("formats_write", noticing, "ratio <= 1, among the formats that notice a flipped byte")
