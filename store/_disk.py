@@ -128,10 +128,10 @@ class Disk:
             except OSError as error:
                 raise storage_error(error, self.path, "write", len(view) - done) from error
 
-    def begin_writeback(self, address: int, nbytes: int) -> None:
-        """Has the system begin to put an extent on the disk, so that `sync` finds less to wait for; a hint only."""
+    def begin_writeback(self) -> None:
+        """Has the system begin to put what was written on the disk, so that `sync` waits for less; a hint only."""
         if (begin := _sync_file_range()) is not None:
-            begin(self.fd, address, nbytes, _SYNC_FILE_RANGE_WRITE)
+            begin(self.fd, 0, 0, _SYNC_FILE_RANGE_WRITE)
 
     def sync(self) -> None:
         """Returns once everything written is on the disk."""

@@ -43,6 +43,7 @@ __all__ = ["FeatureSetWriter"]
 
 MISSING, OK, FAILED = 0, 1, 2
 _CHUNK_LIMIT = 16 << 20
+_WRITEBACK_BYTES = 128 << 20
 
 
 class FeatureSetWriter:
@@ -77,6 +78,7 @@ class FeatureSetWriter:
         self._recorded = {name: np.zeros(entry.n_chunks, np.uint64) for name, entry in self._entries.items()}
         self._attempts = {name: np.zeros(entry.n_chunks, np.int64) for name, entry in self._entries.items()}
         self._written: dict[tuple[str, int], tuple[int, int]] = {}
+        self._waiting = 0
         self._status = disk.read(self._array("status").address, self.n_rows)
         self._with_reason: set[int] = set()
         self._guard = threading.Lock()
@@ -212,12 +214,15 @@ class FeatureSetWriter:
             self._recorded[name][index] = 0
             self._attempts[name][index] += 1
             attempt = int(self._attempts[name][index])
-        address = entry.values.address + index * entry.chunk_stride
-        self._disk.write(address, data)
-        self._disk.begin_writeback(address, entry.chunk_stride)
+        self._disk.write(entry.values.address + index * entry.chunk_stride, data)
         digest = checksum(data)
         with self._guard:
             self._written[name, index] = (attempt, digest)
+            self._waiting += entry.chunk_stride
+            much = self._waiting >= _WRITEBACK_BYTES
+            self._waiting = 0 if much else self._waiting
+        if much:
+            self._disk.begin_writeback()
 
     def mark_ok(self, start: int, stop: int) -> None:
         """Rows ``start`` up to ``stop`` hold features."""
@@ -253,6 +258,7 @@ class FeatureSetWriter:
             with self._guard:
                 self._check_open()
                 batch, self._written = self._written, {}
+                self._waiting = 0
             if not batch:
                 return 0
             self._disk.sync()
