@@ -28,6 +28,9 @@ def features(  # noqa: PLR0917 - one for each option
     scheduler: Annotated[
         str | None, typer.Option("--scheduler", help="Extract on the Dask cluster at this address: tcp://host:8786.")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Compute known probes again; sealed feature sets stay.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Extract what the store does not have yet; what is sealed is left alone, what was begun goes on."""
@@ -49,7 +52,7 @@ def features(  # noqa: PLR0917 - one for each option
     if strict:
         run = run.model_copy(update={"extraction": run.extraction.model_copy(update={"strict": True})})
     with live(err) as observer:
-        report = run_features(run, workers=workers, scheduler=scheduler, observer=observer)
+        report = run_features(run, workers=workers, scheduler=scheduler, observer=observer, force=force)
     if as_json:
         print_json(_report_json(report))
     else:

@@ -40,6 +40,7 @@ class ProbeOutcome:
     probe: ProbeConfig
     row: Row | None = None
     known: bool = False
+    kept: bool = False
     error: str = ""
 
 
@@ -79,6 +80,7 @@ def run_features(
     workers: int | None = None,
     scheduler: str | None = None,
     observer: Observer | None = None,
+    force: bool = False,
     say: Callable[[str], None] = log.info,
 ) -> Report:
     """Resolves everything, extracts what the store lacks, probes what was asked for.
@@ -90,6 +92,7 @@ def run_features(
         workers: how many processes of this machine extract, each on its part of the cores; ``None`` for this one alone.
         scheduler: address of a Dask scheduler whose workers extract; they share this machine's paths.
         observer: called with snapshots while images move.
+        force: whether probes that are known are computed again; sealed sets are not.
         say: called with one line at a time, for people.
 
     Raises:
@@ -126,7 +129,7 @@ def run_features(
         computed = sum(w.outcome.computed for w in wanted)
         say(f"{copied:,} rows copied from sets that had the same images, {computed:,} computed")
     report = Report(outcomes=[w.outcome for w in wanted], unavailable=unavailable, precision=precision, device=device)
-    report.probes = _probe_all(config, wanted, store, say)
+    report.probes = _probe_all(config, wanted, store, force, say)
     return report
 
 
@@ -255,14 +258,14 @@ def _check_probes(config: RunConfig) -> None:
 
 
 def _probe_all(
-    config: RunConfig, wanted: Sequence[Wanted], store: FeatureStore, say: Callable[[str], None]
+    config: RunConfig, wanted: Sequence[Wanted], store: FeatureStore, force: bool, say: Callable[[str], None]
 ) -> list[ProbeOutcome]:
     sealed: dict[tuple[str, str], Outcome] = {}
     for w in wanted:
         if w.outcome.state in ("present", "sealed"):
             sealed[w.job.backbone, f"{w.outcome.dataset}/{w.outcome.split}"] = w.outcome
     names = {w.job.backbone: w.request.backbone for w in wanted}
-    results = Results(store.root)
+    results = Results(store.root, force=force)
     found = []
     for probe in config.probes:
         for job, spec in names.items():
@@ -272,7 +275,7 @@ def _probe_all(
             say(f"linear probe of {spec.name}: {probe.train} -> {probe.test}")
             pair = Pair(backbone=spec.name, train=_entry(train, spec), test=_entry(test, spec))
             found.append(_probe(probe, pair, results))
-    if not all(outcome.known for outcome in found):
+    if any(outcome.kept and not outcome.known for outcome in found):
         results.write_table()
     return found
 
@@ -296,5 +299,7 @@ def _probe(probe: ProbeConfig, pair: Pair, results: Results) -> ProbeOutcome:
         outcome.error = str(error)
         log.error("probe of %s: %s", pair.backbone, error)
     else:
-        outcome.row, outcome.known = result.rows[0], result.known
+        outcome.row, outcome.known, outcome.kept = result.rows[0], result.known, result.kept
+        if not result.kept:
+            log.warning("probe of %s: %s", pair.backbone, result.notes[-1])
     return outcome

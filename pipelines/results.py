@@ -1,8 +1,12 @@
 """The tidy table of results in a store's ``results/`` folder: one file per computation, one CSV of all of them.
 
-A row is (backbone, dataset, task, metric, value, low, high, fingerprints, settings, result). A computation is named by
-the hash of its task, settings and the fingerprints it read, so that one that is unchanged is found and not repeated.
+A row is (backbone, dataset, task, metric, value, low, high, fingerprints, settings, version, result). A computation is
+named by the hash of its key: the question's name and version, the options that are not at their default, and the
+fingerprints it read; so one that is unchanged is found and not repeated. Whoever changes what a question answers to
+the same options gives it another version.
 Beside ``results/<task>/<name>.json`` lies ``<name>.npz`` with what was predicted for each row, for re-analysis.
+
+The folder may have come with a stranger's store: what does not fit is as good as absent, and links are not followed.
 """
 
 from __future__ import annotations
@@ -10,20 +14,30 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import tempfile
-import zipfile
+import logging
+import math
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
+from featurebank.pipelines.kept_arrays import LARGEST, packed, unpacked
+from featurebank.store import CorruptError
+from featurebank.store.filing import Filing
 from featurebank.store.fingerprint import canonical_json, fingerprint
 
 __all__ = ["Computed", "Result", "Results", "Row"]
+
+log = logging.getLogger("featurebank")
+
+LARGEST_DOCUMENT = 64 << 20
+LONGEST = 10_000  # characters of a name
+TABLE = "results.csv"
+_TASK, _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}"), re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +54,7 @@ class Row:
         high: upper end.
         fingerprints: of the feature sets it was computed from.
         settings: of the task.
+        version: of the question; given by `Results.once`.
         result: name of the computation, 16 hex digits; given by `Results.once`.
     """
 
@@ -52,6 +67,7 @@ class Row:
     high: float | None = None
     fingerprints: tuple[str, ...] = ()
     settings: Mapping[str, Any] | None = None
+    version: int = 1
     result: str = ""
 
 
@@ -71,14 +87,18 @@ class Result:
     Attributes:
         name: 16 hex digits.
         rows: its rows.
-        notes: what to know about them.
+        notes: what to know about them; also why it could not be kept.
         known: whether it was there already.
+        kept: whether it is there now.
+        unkept: its arrays where it is not.
     """
 
     name: str
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
     known: bool = False
+    kept: bool = True
+    unkept: Mapping[str, NDArray[Any]] = field(default_factory=dict, compare=False, repr=False)
 
 
 class Results:
@@ -86,67 +106,117 @@ class Results:
 
     Args:
         root: the store's folder.
+        force: whether what is there is computed again, and replaced.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.folder = root / "results"
+    def __init__(self, root: Path, *, force: bool = False) -> None:
+        self._filing = Filing(root, "results")
+        self.force = force
+
+    @property
+    def folder(self) -> Path:
+        """Where they lie."""
+        return self._filing.path
 
     def once(
-        self, task: str, settings: Mapping[str, Any], fingerprints: Sequence[str], compute: Callable[[], Computed]
+        self,
+        task: str,
+        settings: Mapping[str, Any],
+        fingerprints: Sequence[str],
+        compute: Callable[[], Computed],
+        *,
+        version: int,
     ) -> Result:
         """The rows of a computation, computed only where they or their arrays are not there.
 
+        A result that cannot be written is handed back all the same, with a note.
+
         Args:
             task: its name.
-            settings: everything that determines the rows besides the features; plain JSON.
+            settings: everything that determines the rows besides the features, without what is at its default; plain
+                JSON.
             fingerprints: of the feature sets it reads.
             compute: called where the store has no such result.
+            version: of what is asked: another one is another result.
 
         Raises:
             ValueError: a value that is not finite, or an array of Python objects.
         """
-        name = fingerprint({"task": task, "settings": dict(settings), "inputs": list(fingerprints)})[:16]
-        path = self.folder / task / f"{name}.json"
-        found = _read(path)
+        key = {"task": task, "version": version, "settings": dict(settings), "inputs": list(fingerprints)}
+        name = fingerprint(key)[:16]
+        found = None if self.force else self._read(task, name)
         if found is not None:
             return found
         computed = compute()
-        rows = tuple(replace(row, result=name) for row in computed.rows)
-        document = {"rows": [_plain(row) for row in rows], "notes": list(computed.notes), "arrays": [*computed.arrays]}
+        result = Result(
+            name=name,
+            rows=tuple(replace(row, task=task, version=version, result=name) for row in computed.rows),
+            notes=tuple(computed.notes),
+        )
+        arrays = packed(computed.arrays) if computed.arrays else b""
+        document = {
+            "key": key,
+            "rows": [_plain(row) for row in result.rows],
+            "notes": list(computed.notes),
+            "arrays": xxhash.xxh3_128_hexdigest(arrays) if arrays else None,
+        }
         text = canonical_json(document)
-        if computed.arrays:
-            _write(path.with_suffix(".npz"), _packed(computed.arrays))
-        _write(path, text)
-        return Result(name=name, rows=rows, notes=tuple(computed.notes))
+        try:
+            if arrays:
+                self._filing.write(task, f"{name}.npz", data=arrays)
+            self._filing.write(task, f"{name}.json", data=text)
+        except (OSError, CorruptError) as error:
+            notes = (*result.notes, f"not kept: {self._reason(error)}")
+            return replace(result, notes=notes, kept=False, unkept=computed.arrays)
+        return result
 
     def rows(self) -> list[Row]:
         """Every row, ordered by task, dataset, backbone and metric."""
-        found = (_read(path) for path in sorted(self.folder.glob("*/*.json")))
+        found = [
+            self._read(task, name.removesuffix(".json"))
+            for task in self._filing.names()
+            for name in self._filing.names(task)
+            if name.endswith(".json")
+        ]
         rows = [row for result in found if result for row in result.rows]
         return sorted(rows, key=lambda r: (r.task, r.dataset, r.backbone, r.metric, r.fingerprints))
 
-    def arrays(self, row: Row) -> dict[str, NDArray[Any]]:
-        """What a row's computation kept for each test row, such as ``ids``, ``labels`` and ``predictions``, by name.
+    def arrays(self, of: Row | Result) -> dict[str, NDArray[Any]]:
+        """What a computation kept for each test row, such as ``ids``, ``labels`` and ``predictions``, by name.
 
         >>> Results(Path("features")).rows()
         []
 
+        Args:
+            of: a row of it, or its result.
+
         Raises:
             ValueError: it kept nothing, or the file is damaged.
         """
-        path = self.folder / row.task / f"{row.result}.npz"
+        if isinstance(of, Result):
+            if not of.kept:
+                return dict(of.unkept)
+            of = of.rows[0]
+        path = self.folder / of.task / f"{of.result}.npz"
+        document = self._document(of.task, of.result)
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
-                return {name: kept[name] for name in kept.files}
-        except FileNotFoundError:
+            if document is None:
+                raise FileNotFoundError
+            data = self._filing.read(of.task, f"{of.result}.npz", limit=LARGEST)
+        except OSError as error:
+            found = "no file" if isinstance(error, FileNotFoundError) else error.strerror
             raise ValueError(
-                f"{path}: expected the predictions of {row.task}, found no file; compute it again"
+                f"{path}: expected the predictions of {of.task}, found {found}; compute it again"
             ) from None
-        except (ValueError, zipfile.BadZipFile, EOFError) as error:
-            raise ValueError(f"{path}: expected arrays without pickle, found {error}; remove the file") from error
+        if xxhash.xxh3_128_hexdigest(data) != document["arrays"]:
+            raise ValueError(f"{path}: expected arrays with the hash of their result, found others; use --force")
+        try:
+            return unpacked(data)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}; remove the file") from error
 
     def write_table(self) -> None:
-        """Writes all rows to ``results.csv``; called once, after the last computation."""
+        """Writes all rows to ``results.csv``; called once, after the last computation. Says why where it cannot."""
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         names = list(Row.__dataclass_fields__)
@@ -156,7 +226,39 @@ class Results:
             values["fingerprints"] = " ".join(row.fingerprints)
             values["settings"] = canonical_json(dict(row.settings or {})).decode()
             table.writerow(["" if values[name] is None else values[name] for name in names])
-        _write(self.folder / "results.csv", text.getvalue().encode())
+        try:
+            self._filing.write(TABLE, data=text.getvalue().encode())
+        except (OSError, CorruptError) as error:
+            log.warning("%s not written: %s", TABLE, self._reason(error))
+
+    def _read(self, task: str, name: str) -> Result | None:
+        """The result of that name; ``None`` where there is none, or none that is whole: compute again."""
+        document = self._document(task, name)
+        if document is None:
+            return None
+        if document["arrays"] is not None and not self._filing.has(task, f"{name}.npz"):
+            return None
+        return Result(name=name, rows=document["rows"], notes=document["notes"], known=True)
+
+    def _document(self, task: str, name: str) -> dict[str, Any] | None:
+        """A result's file, checked to be what `once` writes under that name."""
+        if not (_TASK.fullmatch(task) and _NAME.fullmatch(name)):
+            return None
+        try:
+            data = self._filing.read(task, f"{name}.json", limit=LARGEST_DOCUMENT)
+            document = json.loads(data, parse_constant=_refuse)
+            key, arrays = document["key"], document["arrays"]
+            rows = tuple(map(_row, document["rows"]))
+            notes = tuple(_checked("str", note) for note in document["notes"])
+            named = {(row.task, row.version, row.result) for row in rows}
+            if fingerprint(key)[:16] != name or named != {(task, key["version"], name)}:
+                return None
+            return {"rows": rows, "notes": notes, "arrays": None if arrays is None else _checked("str", arrays)}
+        except Exception:  # a stranger's file may break whatever reads it
+            return None
+
+    def _reason(self, error: Exception) -> str:
+        return f"{self.folder}: {error.strerror or error}" if isinstance(error, OSError) else str(error)
 
 
 def _plain(row: Row) -> dict[str, Any]:
@@ -165,36 +267,37 @@ def _plain(row: Row) -> dict[str, Any]:
     return values
 
 
-def _read(path: Path) -> Result | None:
-    """The result in a file; ``None`` where there is none, it is not one, or its arrays are gone: compute again."""
-    try:
-        data = json.loads(path.read_bytes())
-        rows = tuple(Row(**{**row, "fingerprints": tuple(row["fingerprints"])}) for row in data["rows"])
-        if data["arrays"] and not path.with_suffix(".npz").is_file():
-            return None
-        return Result(name=path.stem, rows=rows, notes=tuple(data["notes"]), known=True)
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
+def _row(values: Mapping[str, Any]) -> Row:
+    given = {**values, "fingerprints": tuple(values["fingerprints"])}
+    row = Row(**given)
+    for one in fields(Row):
+        _checked(str(one.type), getattr(row, one.name))
+    return row
 
 
-def _packed(arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    if objects := [name for name, array in arrays.items() if array.dtype.hasobject]:
-        raise ValueError(f"arrays to keep must be numbers or strings; found Python objects in {', '.join(objects)}")
-    file = io.BytesIO()
-    np.savez_compressed(file, allow_pickle=False, **dict(arrays))
-    return file.getvalue()
+def _refuse(constant: str) -> float:
+    raise ValueError(constant)
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Atomically: a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= LONGEST
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value)
+
+
+_CHECKS: Mapping[str, Callable[[Any], bool]] = {
+    "str": _is_text,
+    "int": lambda value: isinstance(value, int) and not isinstance(value, bool),
+    "float": _is_number,
+    "float | None": lambda value: value is None or _is_number(value),
+    "tuple[str, ...]": lambda value: isinstance(value, tuple) and all(map(_is_text, value)),
+    "Mapping[str, Any] | None": lambda value: value is None or isinstance(value, Mapping),
+}
+
+
+def _checked(kind: str, value: Any) -> Any:
+    if not _CHECKS[kind](value):
+        raise TypeError(f"expected {kind}, found {type(value).__name__}")
+    return value

@@ -17,7 +17,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-__all__ = ["JSON", "canonical_json", "content_hash", "differences", "fingerprint", "record"]
+__all__ = ["JSON", "canonical_json", "content_hash", "differences", "fingerprint", "is_default", "record"]
 
 JSON: TypeAlias = "str | int | float | bool | list[JSON] | tuple[JSON, ...] | dict[str, JSON] | None"
 
@@ -69,10 +69,23 @@ def record(value: object) -> Any:
     kept: dict[str, Any] = {}
     for field in dataclasses.fields(value):
         item = getattr(value, field.name)
-        if not field.compare or _is_default(field, item):
+        if not field.compare or is_default(field, item):
             continue
         kept[field.name] = record(item)
     return kept
+
+
+def is_default(field: dataclasses.Field[Any], item: object) -> bool:
+    """Whether a dataclass's field has its default, of the same type.
+
+    >>> is_default(dataclasses.fields(dataclasses.make_dataclass("Crop", [("size", int, 224)]))[0], 224.0)
+    False
+    """
+    if field.default is not dataclasses.MISSING:
+        return bool(item == field.default and type(item) is type(field.default))
+    if field.default_factory is not dataclasses.MISSING:
+        return bool(item == field.default_factory())
+    return False
 
 
 def content_hash(content: bytes | bytearray | memoryview | NDArray[Any]) -> bytes:
@@ -108,14 +121,6 @@ def differences(left: object, right: object, path: str = "") -> list[tuple[str, 
         return found
     same = left == right or (isinstance(left, list | tuple) and isinstance(right, list | tuple) and [*left] == [*right])
     return [] if same else [(path, left, right)]
-
-
-def _is_default(field: dataclasses.Field[Any], item: object) -> bool:
-    if field.default is not dataclasses.MISSING:
-        return bool(item == field.default and type(item) is type(field.default))
-    if field.default_factory is not dataclasses.MISSING:
-        return bool(item == field.default_factory())
-    return False
 
 
 def _checked(value: object, path: str) -> object:

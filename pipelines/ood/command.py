@@ -32,6 +32,7 @@ def ood(  # noqa: PLR0917 - one for each option
     draws: ood_options.IntervalDraws = None,
     seed: options.Seed = None,
     device: options.Device = None,
+    force: options.Force = False,
     as_json: JsonOption = False,
     benchmark: ood_options.BenchmarkName = None,
     data: ood_options.Data = None,
@@ -75,6 +76,7 @@ def ood(  # noqa: PLR0917 - one for each option
         html=html,
         images=images or (),
         opened=opened,
+        force=force,
     )
     if as_json:
         print_json(display.report_json(report))

@@ -139,7 +139,7 @@ def _summary(one: Standing, index: int) -> str:
 def _section(one: Probed, results: Results, album: Album, index: int) -> str:
     ranked = standings([one])
     assert one.result is not None  # noqa: S101 - only results are shown
-    kept = results.arrays(one.result.rows[0])
+    kept = results.arrays(one.result)
     others = [name for name in ranked[0].rows if f"{name} ids" in kept]
     key = f'<li><i style="background: var(--id)"></i>{escape(one.test)} (in distribution)'
     key += "".join(f'<li><i style="background: {_colour(at)}"></i>{escape(name)}' for at, name in enumerate(others))

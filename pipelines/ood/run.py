@@ -55,6 +55,7 @@ def run_ood(
     html: Path | None = None,
     images: Sequence[str] = (),
     opened: Mapping[str, Split] | None = None,
+    force: bool = False,
 ) -> ProbeReport:
     """Answers for every backbone that has the sets, and writes the page.
 
@@ -67,6 +68,7 @@ def run_ood(
         html: where the page goes, if one is wanted.
         images: DATASET=PLACE each, where the page finds images.
         opened: datasets that are open already, by DATASET/SPLIT.
+        force: whether what is known is computed again.
 
     Raises:
         UnknownNameError, NotFoundError, ConfigError: something that does not exist, or does not go together.
@@ -81,7 +83,7 @@ def run_ood(
     selected = select_backbones(store, keys.inside, sets, backbones=backbones, fingerprints=fingerprints)
     if html is not None and not html.parent.is_dir():
         raise ConfigError(f"--html: expected a folder at {html.parent}, found none; make it first")
-    report = run_probes(store, selected, [task])
+    report = run_probes(store, selected, [task], force=force)
     if html is not None and any(one.result for one in report.probed):
         from featurebank.pipelines.ood.page import render_page
         from featurebank.pipelines.results import Results

@@ -96,6 +96,10 @@ class OODTask(Task):
 
         return super().settings() | {"scores": {name: get(name)().get_params() for name in self.scores}}
 
+    def key(self) -> dict[str, Any]:
+        """As every task's, with all of the scores by name; another default of one of them takes another version."""
+        return super().key() | {"scores": list(self.scores)}
+
     def run(self, inputs: Inputs) -> Answer:
         """The head's accuracy on the in-distribution sets, then each score's metrics on each set and on groups."""
         from featurebank.pipelines.ood.classifier import missing

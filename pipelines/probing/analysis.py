@@ -25,6 +25,7 @@ from featurebank.store import FeatureSet, FeatureStore
 __all__ = ["CompareTable", "GroupTable", "check_analysis", "compare", "group"]
 
 DRAWS = 10_000
+COMPARE_VERSION, GROUPS_VERSION = 1, 1  # see `featurebank.pipelines.probing.task.Task.version`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class GroupTable:
     result: Result
 
 
-def compare(store: FeatureStore, probed: Sequence[Probed], *, seed: int = 0) -> list[CompareTable]:
+def compare(store: FeatureStore, probed: Sequence[Probed], *, seed: int = 0, force: bool = False) -> list[CompareTable]:
     """Paired tests between the backbones of each task, train and test set, on the rows that all of them scored.
 
     Right or wrong answers are tested with McNemar's test, other scores with the paired bootstrap; the p-values of one
@@ -56,41 +57,45 @@ def compare(store: FeatureStore, probed: Sequence[Probed], *, seed: int = 0) -> 
     Raises:
         ValueError: kept predictions are gone, or the backbones share no row.
     """
-    results, tables = Results(store.root), []
-    together: dict[tuple[str, str, str], dict[str, Row]] = {}
+    results, tables = Results(store.root, force=force), []
+    together: dict[tuple[str, str, str], dict[str, Result]] = {}
     for one in probed:
         if one.result is not None:
-            together.setdefault((one.task, one.train, one.test), {})[one.backbone] = one.result.rows[0]
+            together.setdefault((one.task, one.train, one.test), {})[one.backbone] = one.result
     for (task, _, test), first in together.items():
         if len(first) < 2:
             continue
-        settings = {"of": task, "results": [row.result for row in first.values()], "draws": DRAWS, "seed": seed}
-        fingerprints = [fingerprint for row in first.values() for fingerprint in row.fingerprints]
-        result = results.once("compare", settings, fingerprints, partial(_compared, results, first, settings))
+        settings = {"of": task, "results": [one.name for one in first.values()], "draws": DRAWS, "seed": seed}
+        fingerprints = [fingerprint for one in first.values() for fingerprint in one.rows[0].fingerprints]
+        compute = partial(_compared, results, first, settings)
+        result = results.once("compare", settings, fingerprints, compute, version=COMPARE_VERSION)
         tables.append(CompareTable(task=task, test=test, result=result))
-    if not all(table.result.known for table in tables):
+    if any(table.result.kept and not table.result.known for table in tables):
         results.write_table()
     return tables
 
 
-def group(store: FeatureStore, probed: Sequence[Probed], column: str, *, seed: int = 0) -> list[GroupTable]:
+def group(
+    store: FeatureStore, probed: Sequence[Probed], column: str, *, seed: int = 0, force: bool = False
+) -> list[GroupTable]:
     """Accuracy in each group of an extra record column, for every result with one predicted class a row.
 
     Raises:
         UnknownNameError: a test set has no such column.
         ValueError: fewer than two groups, or numbers that are no groups.
     """
-    results, tables = Results(store.root), []
+    results, tables = Results(store.root, force=force), []
     for one in probed:
         if one.result is None or not TASKS[one.task].predicts_classes:
             continue
         row = one.result.rows[0]
-        kept = results.arrays(row)
+        kept = results.arrays(one.result)
         groups = _column(store, row, one, column, kept["rows"])
         settings = {"of": one.task, "result": row.result, "column": column, "seed": seed}
-        result = results.once("groups", settings, row.fingerprints, partial(_grouped, row, kept, groups, settings))
+        compute = partial(_grouped, row, kept, groups, settings)
+        result = results.once("groups", settings, row.fingerprints, compute, version=GROUPS_VERSION)
         tables.append(GroupTable(task=one.task, test=one.test, backbone=one.backbone, column=column, result=result))
-    if not all(table.result.known for table in tables):
+    if any(table.result.kept and not table.result.known for table in tables):
         results.write_table()
     return tables
 
@@ -130,10 +135,11 @@ def _column(store: FeatureStore, row: Row, one: Probed, column: str, rows: NDArr
     raise ValueError(f"{one.test}: expected the set of {one.backbone} that was scored, found it gone; probe again")
 
 
-def _compared(results: Results, first: Mapping[str, Row], settings: Mapping[str, Any]) -> Computed:
+def _compared(results: Results, compared: Mapping[str, Result], settings: Mapping[str, Any]) -> Computed:
     from featurebank.probes.comparison import holm, mcnemar, paired_bootstrap
 
-    kept = {backbone: results.arrays(row) for backbone, row in first.items()}
+    first = {backbone: one.rows[0] for backbone, one in compared.items()}
+    kept = {backbone: results.arrays(one) for backbone, one in compared.items()}
     shared = sorted(set.intersection(*(set(arrays["ids"].tolist()) for arrays in kept.values())))
     if not shared:
         raise ValueError(f"a comparison needs rows that all backbones scored; found none of {', '.join(kept)}")

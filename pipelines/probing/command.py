@@ -24,6 +24,7 @@ def probe(  # noqa: PLR0917 - one for each option
     group: options.Group = None,
     seed: options.Seed = None,
     device: options.Device = None,
+    force: options.Force = False,
     as_json: JsonOption = False,
     protocol: options.Protocols = None,
     cs: options.CS = None,
@@ -63,9 +64,9 @@ def probe(  # noqa: PLR0917 - one for each option
     fitted = any(one.reads_train for one in tasks)
     selection = select(found, keys, backbones=backbone or (), fingerprints=fingerprint or (), train=fitted)
     analysis.check_analysis(selection.pairs, tasks, comparison=compare, column=group)
-    report = run.run_probes(found, selection, tasks)
-    comparisons = analysis.compare(found, report.probed, seed=seed or 0) if compare else []
-    groups = analysis.group(found, report.probed, group, seed=seed or 0) if group else []
+    report = run.run_probes(found, selection, tasks, force=force)
+    comparisons = analysis.compare(found, report.probed, seed=seed or 0, force=force) if compare else []
+    groups = analysis.group(found, report.probed, group, seed=seed or 0, force=force) if group else []
     if as_json:
         print_json(display.report_json(report, comparisons=comparisons, groups=groups))
     else:

@@ -18,6 +18,7 @@ __all__ = [
     "Draws",
     "Epochs",
     "Fingerprints",
+    "Force",
     "Fractions",
     "Grid",
     "Group",
@@ -67,6 +68,7 @@ OutputName = Annotated[str | None, typer.Option("--output", help="What to read; 
 Compare = Annotated[bool, typer.Option("--compare", help="Paired tests between the backbones, on the same rows.")]
 Group = Annotated[str | None, typer.Option("--group", help="Accuracy by an extra column of the records, and its gaps.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Of splits, draws and intervals.")]
+Force = Annotated[bool, typer.Option("--force", help="Compute again what is known already, and replace it.")]
 Device = Annotated[str | None, typer.Option("--device", help="Of torch, such as cpu or cuda.")]
 
 Protocols = Annotated[

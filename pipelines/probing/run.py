@@ -113,9 +113,21 @@ def option(name: str) -> str:
 
 
 def run_probes(
-    store: FeatureStore, selection: Selection, tasks: Sequence[Task], *, say: Callable[[str], None] = log.info
+    store: FeatureStore,
+    selection: Selection,
+    tasks: Sequence[Task],
+    *,
+    force: bool = False,
+    say: Callable[[str], None] = log.info,
 ) -> ProbeReport:
     """Every task on every pair; one that fails does not stop the others. Writes the store's table of results.
+
+    Args:
+        store: the store.
+        selection: the pairs.
+        tasks: the tasks.
+        force: whether what is known is computed again.
+        say: is told about each.
 
     Raises:
         UnknownNameError: an output, or a set to score, that no pair has.
@@ -123,13 +135,13 @@ def run_probes(
     entries = store.ls()
     _check_names(entries, selection.pairs, tasks)
     report = ProbeReport(failed=dict(selection.failed), passed_over=list(selection.passed_over))
-    results = Results(store.root)
+    results = Results(store.root, force=force)
     try:
         for pair in selection.pairs:
             for task in tasks:
                 report.probed.append(_probed(entries, pair, task, results, say))
     finally:
-        if any(one.result and not one.result.known for one in report.probed):
+        if any(one.result and one.result.kept and not one.result.known for one in report.probed):
             results.write_table()
     return report
 
@@ -149,11 +161,11 @@ def probe_pair(pair: Pair, task: Task, results: Results, *, others: Sequence[Ent
     validation = pair.validation if task.reads_train else None
     fitted = [entry for entry in (pair.train, validation) if entry is not None] if task.reads_train else []
     fingerprints = tuple(entry.fingerprint for entry in (*fitted, pair.test, *others))
-    settings = {
-        **task.settings(),
+    roles = {
         "train": _name(pair.train) if task.reads_train else None,
         "validation": _name(validation) if validation else None,
     }
+    settings, key = ({**of, **roles} for of in (task.settings(), task.key()))
 
     def compute() -> Computed:
         test = read_rows(pair.test, task.output)
@@ -172,7 +184,7 @@ def probe_pair(pair: Pair, task: Task, results: Results, *, others: Sequence[Ent
         rows = _rows(answer, pair, task, settings, fingerprints)
         return Computed(rows=rows, arrays=answer.arrays, notes=[*answer.notes, *unconverged])
 
-    return results.once(task.name, settings, fingerprints, compute)
+    return results.once(task.name, key, fingerprints, compute, version=task.version)
 
 
 def _watched(task: Task, inputs: Inputs) -> tuple[Answer, list[str]]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
 from featurebank.pipelines.probing.inputs import Inputs
 from featurebank.pipelines.probing.scores import Answer
+from featurebank.store.fingerprint import is_default
 
 __all__ = ["Task"]
 
@@ -18,12 +19,16 @@ __all__ = ["Task"]
 class Task(ABC):
     """A question to frozen features.
 
+    A change of what it answers to the same options, a default's included, takes another `version`: results of the
+    old one are then no longer found.
+
     Attributes:
         output: the output of the backbone that is read.
         seed: of splits, draws and intervals.
     """
 
     name: ClassVar[str]
+    version: ClassVar[int] = 1
     unhashed: ClassVar[tuple[str, ...]] = ()
     predicts_classes: ClassVar[bool] = False
 
@@ -50,8 +55,15 @@ class Task(ABC):
 
     def settings(self) -> dict[str, Any]:
         """Everything that determines the answer besides the features, as plain JSON; files by their SHA-256."""
-        named = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in self.unhashed}
-        return {name: _plain(value) for name, value in named.items()}
+        return {field.name: _plain(getattr(self, field.name)) for field in self._hashed()}
+
+    def key(self) -> dict[str, Any]:
+        """The settings that are not at their default: what names a result, so that new options leave old ones known."""
+        given = [field for field in self._hashed() if not is_default(field, getattr(self, field.name))]
+        return {field.name: _plain(getattr(self, field.name)) for field in given}
+
+    def _hashed(self) -> list[Field[Any]]:
+        return [field for field in fields(self) if field.name not in self.unhashed]
 
 
 def _plain(value: Any) -> Any:

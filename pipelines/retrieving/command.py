@@ -28,6 +28,7 @@ def retrieve(  # noqa: PLR0917 - one for each option
     ground_truth: retrieve_options.GroundTruth = None,
     per_class: retrieve_options.PerClass = None,
     seed: retrieve_options.Seed = None,
+    force: options.Force = False,
     as_json: JsonOption = False,
     power: retrieve_options.Power = None,
     whiten: retrieve_options.Whiten = None,
@@ -64,7 +65,7 @@ def retrieve(  # noqa: PLR0917 - one for each option
         found, keys, task, backbones=backbone or (), fingerprints=fingerprint or (), gallery=gallery
     )
     if compare:
-        comparisons = comparison.compare(found, lookups, given, page=(html, images, k))
+        comparisons = comparison.compare(found, lookups, given, page=(html, images, k), force=force)
         if as_json:
             print_json(comparison_json(comparisons))
         else:
@@ -74,7 +75,7 @@ def retrieve(  # noqa: PLR0917 - one for each option
         return
     selection.check_lookups(found, lookups, k=k)
     page = plan_page(found, lookups, html, images=images, k=k)
-    report = run.run_lookups(found, lookups)
+    report = run.run_lookups(found, lookups, force=force)
     written = page is not None and page.write(report)
     shown = html if written else None
     if as_json:

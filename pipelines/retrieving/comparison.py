@@ -97,6 +97,7 @@ def compare(
     options: Mapping[str, Any],
     *,
     page: Sequence[object] = (),
+    force: bool = False,
     say: Callable[[str], None] = log.info,
 ) -> list[Comparison]:
     """Every recipe of every backbone for each KEY; what is known already is read back.
@@ -107,6 +108,7 @@ def compare(
         options: of the recipes, `TUNED`; whitening is learned on the gallery, and numbers are 0.5, 256 components, 10
             neighbours and alpha 3, or as many as there are, unless they are given.
         page: what was asked for about a page, which a comparison has none of.
+        force: whether what is known is computed again.
         say: is told about each run.
 
     Raises:
@@ -126,7 +128,7 @@ def compare(
     for comparison in comparisons:
         for name, task in comparison.recipes.items():
             asked = Lookup(selection=comparison.selection, task=task)
-            comparison.reports[name] = run_lookups(store, [asked], say=_under(name, say))
+            comparison.reports[name] = run_lookups(store, [asked], force=force, say=_under(name, say))
     return comparisons
 
 

@@ -82,7 +82,7 @@ class Page:
         descriptors = self.task.descriptors(inputs, question)
         k = min(self.k or 10, descriptors.findable)
         scores, rows = self.task.first(descriptors, k)
-        kept = Results(self.store.root).arrays(result.rows[0])
+        kept = Results(self.store.root).arrays(result)
         precision = np.full(len(question.queries.rows), np.nan)
         precision[np.isin(question.queries.rows, kept["rows"])] = kept["score"]
         queries, gallery = question.queries, question.gallery

@@ -15,16 +15,20 @@ log = logging.getLogger("featurebank")
 
 
 def run_lookups(
-    store: FeatureStore, lookups: Sequence[Lookup], *, say: Callable[[str], None] = log.info
+    store: FeatureStore,
+    lookups: Sequence[Lookup],
+    *,
+    force: bool = False,
+    say: Callable[[str], None] = log.info,
 ) -> ProbeReport:
-    """Every question of every backbone; one that fails does not stop the others.
+    """Every question of every backbone; one that fails does not stop the others; see `run_probes`.
 
     Raises:
         UnknownNameError: an output, or a set for whitening, that no pair has.
     """
     whole = ProbeReport()
     for lookup in lookups:
-        report = run_probes(store, lookup.selection, [lookup.task], say=say)
+        report = run_probes(store, lookup.selection, [lookup.task], force=force, say=say)
         if lookup.task.queries is not None:
             for one in report.probed:
                 one.train = lookup.task.queries.name

@@ -594,3 +594,24 @@ def test_files_that_are_not_there_are_wrong_use(store: FeatureStore, tmp_path: P
     assert (done.code, done.out) == (2, "")
     done = probe(store, "pets", "--task", "dense", "--train-masks", tmp_path / "none.npy")
     assert (done.code, done.out) == (2, "")
+
+
+@pytest.mark.parametrize("task", [("--task", "knn"), ("--task", "knn", "--compare", "--group", "place")])
+def test_a6_force_computes_what_is_known_again(store: FeatureStore, task: tuple[str, ...]) -> None:
+    first = probe_json(store, "pets", *task)
+    again, forced = probe_json(store, "pets", *task), probe_json(store, "pets", *task, "--force")
+    parts = ("probes", "comparisons", "groups")
+    assert all(one["known"] for part in parts for one in again[part])
+    assert not any(one["known"] for part in parts for one in forced[part])
+    assert [one["rows"] for one in forced["probes"]] == [one["rows"] for one in first["probes"]]
+
+
+def test_b7_a_store_that_cannot_be_written_still_answers(store: FeatureStore) -> None:
+    (store.root / "results").write_text("in the way")
+    done = probe(store, "pets", "--task", "knn", "--compare", "--group", "place")
+    assert done.code == 0, done.err
+    reason = f"not kept: {store.root / 'results'}: Not a directory"
+    assert done.out.count(reason) == 4  # once for both backbones, then for the comparison and each backbone's groups
+    found = probe_json(store, "pets", "--task", "knn")
+    assert [one["notes"][-1] for one in found["probes"]] == [reason] * 2
+    assert (store.root / "results").read_text() == "in the way"
