@@ -299,7 +299,7 @@ def _results(root: Path) -> Target:
         ]
         return Computed(rows=rows, arrays={"predictions": np.arange(4)}, notes=["a note"])
 
-    results.once("linear", {"C": 1.0}, ["ab" * 32], compute)
+    results.once("linear", {"C": 1.0}, ["ab" * 32], compute, version=1)
     path = next(root.rglob("*.json"))
     arrays = path.with_suffix(".npz")
     originals = [b"J" + path.read_bytes(), b"N" + arrays.read_bytes()]

@@ -305,7 +305,7 @@ def test_c11_what_is_too_large_is_not_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", [{"task": "../elsewhere"}, {"result": "../../elsewhere"}, {"task": "/etc"}])
-def test_c11_arrays_lie_where_their_row_says(tmp_path: Path, place: dict[str, str]) -> None:
+def test_c11_arrays_lie_where_their_row_says(tmp_path: Path, place: dict[str, Any]) -> None:
     results = Results(tmp_path / "store")
     result = results.once("linear", {}, [], lambda: computed(x=np.ones(2)), version=1)
     np.savez(tmp_path / "elsewhere.npz", x=np.zeros(2))
