@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from featurebank.extract.backbones.checkpoint import decode, load_strictly
+from featurebank.extract.backbones.configurations import plain_configuration, read_configuration
 from featurebank.extract.backbones.contract import BackboneSpec, Network
 from featurebank.extract.backbones.folders import folder_weights, verified, weight_file
 from featurebank.extract.backbones.hub_cache import snapshot
 from featurebank.extract.backbones.keys import select
 from featurebank.extract.backbones.naming import checked_outputs, given_weights, random_seed, split_random
-from featurebank.extract.errors import AssetError, UnknownNameError
+from featurebank.extract.errors import AssetError, UnknownNameError, WeightsError
 from featurebank.extract.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ _STEMS = {  # of files of safetensors, and of older ones
     "vae": ("diffusion_pytorch_model", "diffusion_pytorch_model"),
     "text_encoder": ("model", "pytorch_model"),
 }
+_CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
 # How attention layers were called before diffusers 0.17.
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
@@ -147,10 +149,12 @@ def _folder_configs(folder: Path) -> dict[str, Any]:
     configs = {}
     for part in _STEMS:
         path = folder / part / "config.json"
-        try:
-            configs[part] = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise AssetError(f"{path}: expected the configuration that diffusers saves, found: {error}") from error
+        content = read_configuration(path)
+        if content.get("_class_name", _CLASSES.get(part)) != _CLASSES.get(part):
+            raise WeightsError(
+                f"{path}: expected a configuration of {_CLASSES[part]}, found {content['_class_name']!r}"
+            )
+        configs[part] = plain_configuration(str(path), content)
     return configs
 
 
@@ -199,7 +203,7 @@ def _prompt_embedding(folder: Path, config: Mapping[str, Any], spec: BackboneSpe
     tensors = decode(path.read_bytes(), path)
     prefix = "text_model." if all(name.startswith("text_model.") for name in tensors) else ""
     load_strictly(model, select(tensors, f"{prefix}* without *.position_ids"), what=f"{spec.name} from {path}")
-    tokenizer = CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True)
+    tokenizer = CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True, trust_remote_code=False)
     length = int(config["max_position_embeddings"])
     tokens = tokenizer(
         spec.adapter.removeprefix("prompt: "),

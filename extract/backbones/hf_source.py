@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from featurebank.extract.backbones.checkpoint import decode
+from featurebank.extract.backbones.configurations import plain_configuration, read_configuration, transformers_class
 from featurebank.extract.backbones.contract import BackboneSpec, Network
 from featurebank.extract.backbones.folders import folder_weights, verified, weight_file
 from featurebank.extract.backbones.naming import checked_outputs, given_weights, random_seed, split_random
-from featurebank.extract.errors import AssetError, WeightsError
+from featurebank.extract.errors import WeightsError
 from featurebank.extract.preprocessing import Interpolation, Preprocessing
 
 __all__ = ["HuggingFaceSource", "preprocessing_of"]
@@ -45,7 +47,7 @@ class HuggingFaceSource:
         """The spec behind a name; see `Backbone.resolve`."""
         base, seed = split_random(name)
         folder = Path(base.removeprefix(self.prefix)).expanduser().absolute()
-        config = _json(folder / "config.json")
+        config = read_configuration(folder / "config.json")
         if config.get("model_type") == "vit_mae":
             raise WeightsError(
                 f"{name}: transformers' MAE drops patches at random; use mae_vit_base with this checkpoint"
@@ -59,12 +61,14 @@ class HuggingFaceSource:
             if random
             else str((config.get("architectures") or [""])[0]),
             weights=weights,
-            preprocessing=preprocessing_of(name, _json(folder / "preprocessor_config.json")),
+            preprocessing=preprocessing_of(name, read_configuration(folder / "preprocessor_config.json")),
             outputs=checked_outputs(name, outputs, ("pooled",)),
         )
 
     def build(self, spec: BackboneSpec) -> Network:
         """The network behind a spec; see `Backbone.build`."""
+        import torch
+
         from featurebank.extract.backbones.hf_network import HuggingFaceNetwork
         from featurebank.extract.backbones.network import seeded
 
@@ -72,13 +76,13 @@ class HuggingFaceSource:
         if seed is None:
             return HuggingFaceNetwork(spec, _loaded(spec))
         with seeded(seed):
-            config = json.loads(spec.architecture)
-            return HuggingFaceNetwork(spec, _class(spec.name, config)._from_config(_config(config)))
+            kind, config = _configured(spec.name, json.loads(spec.architecture))
+            return HuggingFaceNetwork(spec, kind._from_config(config, dtype=torch.float32))
 
     def describe(self, name: str) -> Mapping[str, object]:
         """What its configuration says."""
         folder = Path(split_random(name)[0].removeprefix(self.prefix)).expanduser()
-        config = _json(folder / "config.json")
+        config = read_configuration(folder / "config.json")
         return {key: config[key] for key in ("model_type", "architectures", "hidden_size") if key in config}
 
 
@@ -94,6 +98,9 @@ def preprocessing_of(name: str, config: Mapping[str, Any]) -> Preprocessing:
     """
     if abs(config.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6 or not config.get("do_rescale", True):
         raise WeightsError(f"{name}: expected pixels scaled by 1/255, found {config.get('rescale_factor')}")
+    resample = next((filt for number, filt in _RESAMPLE.items() if number == config.get("resample", 3)), None)
+    if resample is None:
+        raise WeightsError(f"{name}: expected resample to be one of {sorted(_RESAMPLE)}, found {config['resample']!r}")
     resize, side, crop = _geometry(name, config)
     normal = config.get("do_normalize", True)
     mean, std = (
@@ -106,7 +113,7 @@ def preprocessing_of(name: str, config: Mapping[str, Any]) -> Preprocessing:
         resize=resize,  # type: ignore[arg-type]
         resize_height=side[0],
         resize_width=side[1],
-        interpolation=_RESAMPLE[config.get("resample", 3)],
+        interpolation=resample,
         margins="floor" if config.get("do_center_crop") or "crop_pct" in config else "round",
         mean=mean,  # type: ignore[arg-type]
         std=std,  # type: ignore[arg-type]
@@ -145,13 +152,30 @@ def _files(folder: Path) -> list[str]:
     return ["config.json", weight_file(folder, "model", "pytorch_model")]
 
 
+def _configured(name: str, content: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The class of a network and its configuration, of what a file says."""
+    kind = transformers_class(name, content)
+    try:
+        return kind, kind.config_class.from_dict(plain_configuration(name, content))
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise WeightsError(f"{name}: expected a configuration of {kind.__name__}, found: {error}") from error
+
+
 def _loaded(spec: BackboneSpec) -> Any:
     import torch
 
     folder = verified(spec.weights, _files)
-    config = _json(folder / "config.json")
-    model, report = _class(spec.name, config).from_pretrained(
-        str(folder), local_files_only=True, output_loading_info=True, dtype=torch.float32
+    kind, config = _configured(spec.name, read_configuration(folder / "config.json"))
+    path = folder / _files(folder)[1]
+    # Of a folder it would also read adapters, indexes and generation settings, which no digest covers.
+    model, report = kind.from_pretrained(
+        None,
+        config=config,
+        state_dict=decode(path.read_bytes(), path),
+        output_loading_info=True,
+        dtype=torch.float32,
+        local_files_only=True,
+        trust_remote_code=False,
     )
     wrong = [
         f"{kind.removesuffix('_keys')}: {key}"
@@ -164,30 +188,3 @@ def _loaded(spec: BackboneSpec) -> Any:
             "differ:" + "".join(f"\n  {line}" for line in wrong[:10])
         )
     return model
-
-
-def _class(name: str, config: Mapping[str, Any]) -> Any:
-    import transformers
-
-    wanted = (config.get("architectures") or [""])[0]
-    found = getattr(transformers, wanted, None) if wanted else None
-    if found is None:
-        raise WeightsError(f"{name}: expected a class of transformers under 'architectures', found {wanted!r}")
-    return found
-
-
-def _config(content: Mapping[str, Any]) -> Any:
-    import transformers
-
-    rest = {key: value for key, value in content.items() if key != "model_type"}
-    return transformers.AutoConfig.for_model(content["model_type"], **rest)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise AssetError(f"{path}: expected a file that transformers saves, found: {error}") from error
-    if not isinstance(content, dict):
-        raise AssetError(f"{path}: expected an object, found {type(content).__name__}")
-    return content

@@ -227,3 +227,16 @@ def test_half_precision_stays_close(repository: Path) -> None:
     for name, value in full(images()).items():
         assert found[name].dtype == torch.bfloat16
         assert torch.nn.functional.cosine_similarity(found[name].float().flatten(), value.flatten(), dim=0) > 0.999
+
+
+@pytest.mark.parametrize(
+    ("part", "named"), [("unet", "FluxTransformer2DModel"), ("vae", "UNet2DConditionModel"), ("vae", 7)]
+)
+def test_c3_the_class_that_a_configuration_names_is_the_one_that_is_built(
+    repository: Path, tmp_path: Path, part: str, named: object
+) -> None:
+    folder = shutil.copytree(repository, tmp_path / "tiny")
+    file = folder / part / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "_class_name": named}))
+    with pytest.raises(WeightsError, match="expected a configuration of"):
+        resolve(f"diffusers:{folder}")

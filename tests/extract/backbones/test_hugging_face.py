@@ -125,7 +125,7 @@ def test_changed_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_folders_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(AssetError, match="expected a file that transformers saves"):
+    with pytest.raises(AssetError, match="expected a file that transformers or diffusers saves"):
         resolve(f"hf:{tmp_path}")
     save(tmp_path / "vit", "vit")
     (tmp_path / "vit" / "model.safetensors").unlink()
@@ -181,3 +181,91 @@ def test_preprocessing_is_transformers_own_on_photographs(kind: str) -> None:
 def test_processors_that_do_something_else_are_refused(config: dict[str, Any]) -> None:
     with pytest.raises(WeightsError, match=r"expected (pixels scaled|a processor that gives images of one size)"):
         preprocessing_of("hf:test", {**PROCESSOR, **config})
+
+
+CODE = "import pathlib, transformers\npathlib.Path(__file__).with_name('ran').touch()\nOwn = transformers.ViTModel\n"
+
+
+def configure(folder: Path, **changes: Any) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        "AutoModel", "AutoModelForImageClassification", "AutoBackbone", "PreTrainedModel", "BeitModel", "ViTConfig",
+        "ViTImageProcessor", "pipeline", "utils", "Trainer", "own.Own", "__doc__", "", None, 7, ["ViTModel"],
+    ],
+)  # fmt: skip
+def test_c3_only_a_network_of_the_configurations_own_kind_is_built(named: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "vit"
+    save(folder, "vit")
+    configure(folder, architectures=[named], auto_map={"AutoModel": "own.Own", "AutoConfig": "own.Own"})
+    (folder / "own.py").write_text(CODE)
+    for weights in ("", "@random"):
+        with pytest.raises(WeightsError, match="expected a network of transformers with model type 'vit'"):
+            build(resolve(f"hf:{folder}{weights}"))
+    assert not (folder / "ran").exists()
+
+
+def test_c3_code_and_kernels_that_a_configuration_names_are_passed_over(tmp_path: Path) -> None:
+    plain, folder = tmp_path / "plain", tmp_path / "vit"
+    save(plain, "vit")
+    save(folder, "vit")
+    configure(
+        folder,
+        auto_map={"AutoModel": "own.Own"},
+        attn_implementation="someone/kernel:flash",
+        _attn_implementation="someone/kernel",
+    )
+    (folder / "own.py").write_text(CODE)
+    # What PEFT and sharded checkpoints keep beside the weights names other files; no digest covers them.
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(plain)}))
+    images = torch.randn(1, 3, 32, 32)
+    ours, theirs = (build(resolve(f"hf:{f}"))(images)["pooled"] for f in (folder, plain))
+    assert torch.equal(ours, theirs)
+    assert not (folder / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"quantization_config": {"quant_method": "bitsandbytes"}},
+        {"transformers_weights": "../other.safetensors"},
+        {"backbone": "someone/network", "use_pretrained_backbone": True},
+        {"backbone_config": {"model_type": "timm_backbone", "backbone": None}},
+        {"backbone_config": {"model_type": "vit", "checkpoint_path": "/other.pth"}},
+    ],
+)
+def test_c3_what_points_outside_the_folder_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
+    save(tmp_path / "vit", "vit")
+    configure(tmp_path / "vit", **changes)
+    with pytest.raises(WeightsError, match=r"names nothing outside its folder|found one of timm"):
+        build(resolve(f"hf:{tmp_path / 'vit'}"))
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"[]", b"{", b" " * (1 << 21), b'{"a": "' + b"\xff" + b'"}'])
+def test_c3_a_configuration_that_is_none(content: bytes, tmp_path: Path) -> None:
+    save(tmp_path / "vit", "vit")
+    (tmp_path / "vit" / "config.json").write_bytes(content)
+    with pytest.raises(AssetError, match=r"config\.json: expected"):
+        resolve(f"hf:{tmp_path / 'vit'}")
+
+
+def test_c3_the_weights_are_those_that_the_digest_covers(tmp_path: Path) -> None:
+    """Not those that an index of shards beside a pickled checkpoint names."""
+    folder, other = tmp_path / "vit", tmp_path / "other"
+    model = save(folder, "vit")
+    torch.manual_seed(1)
+    save(other, "vit")
+    state = load_file(folder / "model.safetensors")
+    torch.save(state, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    (folder / "shard.safetensors").write_bytes((other / "model.safetensors").read_bytes())
+    index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(state, "shard.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        found = build(resolve(f"hf:{folder}"))(images)["pooled"]
+        torch.testing.assert_close(found, by_transformers("vit", model, images))
