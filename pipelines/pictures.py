@@ -29,7 +29,8 @@ def open_images(path: Path, images: str | None, *, before: str = "") -> Split:
 
     Args:
         path: of the feature set.
-        images: where the images are, ``folder:PATH`` or ``manifest:FILE``; None for the dataset of its own name.
+        images: where the images are, ``folder:PATH`` or ``manifest:FILE``; None for the dataset of its own name, where
+            that is one of the zoo: a name that a store holds never says what to run, fetch or walk through.
         before: what the option ``--images`` has before such a place.
 
     Raises:
@@ -41,13 +42,15 @@ def open_images(path: Path, images: str | None, *, before: str = "") -> Split:
 
     with FeatureSet(path) as feature_set:
         key, ids = feature_set.key["dataset"], feature_set.ids
-    place = f"{key['name']}/{key['split']}"
-    subset = Subset(**key["subset"]) if key.get("subset") else None
-    spec = DatasetSpec(name=images or key["name"], split=key["split"], subset=subset, label=key["name"])
+    name, place = str(key["name"]), f"{key['name']}/{key['split']}"
     advice = f"name where they are with --images {before}folder:PATH or --images {before}manifest:FILE"
+    if images is None and not datasets.is_data(name):
+        raise ConfigError(f"--html needs the images of {place}, which is no dataset known by name; {advice}")
     try:
+        subset = Subset(**key["subset"]) if key.get("subset") else None
+        spec = DatasetSpec(name=images or name, split=str(key["split"]), subset=subset, label=name)
         split = datasets.open_split(spec)
-    except (ExtractError, ImportError, OSError) as error:
+    except (ExtractError, ImportError, OSError, TypeError, ValueError) as error:
         raise ConfigError(f"--html needs the images of {place}, which cannot be opened: {error}; {advice}") from error
     if not np.array_equal(np.array(split.ids), ids):
         raise ConfigError(

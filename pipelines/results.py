@@ -29,6 +29,7 @@ from featurebank.pipelines.kept_arrays import LARGEST, packed, unpacked
 from featurebank.store import CorruptError
 from featurebank.store.filing import Filing
 from featurebank.store.fingerprint import canonical_json, fingerprint
+from featurebank.store.text import csv_text
 
 __all__ = ["Computed", "Result", "Results", "Row"]
 
@@ -126,6 +127,7 @@ class Results:
         compute: Callable[[], Computed],
         *,
         version: int,
+        fits: Callable[[Sequence[Row]], bool] = bool,
     ) -> Result:
         """The rows of a computation, computed only where they or their arrays are not there.
 
@@ -138,6 +140,7 @@ class Results:
             fingerprints: of the feature sets it reads.
             compute: called where the store has no such result.
             version: of what is asked: another one is another result.
+            fits: whether rows that were there have what is shown of them; raising means no.
 
         Raises:
             ValueError: a value that is not finite, or an array of Python objects.
@@ -145,7 +148,7 @@ class Results:
         key = {"task": task, "version": version, "settings": dict(settings), "inputs": list(fingerprints)}
         name = fingerprint(key)[:16]
         found = None if self.force else self._read(task, name)
-        if found is not None:
+        if found is not None and _holds(fits, found.rows):
             return found
         computed = compute()
         result = Result(
@@ -225,7 +228,7 @@ class Results:
             values = _plain(row)
             values["fingerprints"] = " ".join(row.fingerprints)
             values["settings"] = canonical_json(dict(row.settings or {})).decode()
-            table.writerow(["" if values[name] is None else values[name] for name in names])
+            table.writerow([_cell(values[name]) for name in names])
         try:
             self._filing.write(TABLE, data=text.getvalue().encode())
         except (OSError, CorruptError) as error:
@@ -246,7 +249,8 @@ class Results:
             return None
         try:
             data = self._filing.read(task, f"{name}.json", limit=LARGEST_DOCUMENT)
-            document = json.loads(data, parse_constant=_refuse)
+            document = json.loads(data)
+            canonical_json(document)  # refuses what is not finite or no Unicode
             key, arrays = document["key"], document["arrays"]
             rows = tuple(map(_row, document["rows"]))
             notes = tuple(_checked("str", note) for note in document["notes"])
@@ -261,6 +265,17 @@ class Results:
         return f"{self.folder}: {error.strerror or error}" if isinstance(error, OSError) else str(error)
 
 
+def _holds(fits: Callable[[Sequence[Row]], bool], rows: Sequence[Row]) -> bool:
+    try:
+        return fits(rows)
+    except Exception:  # a stranger's settings may break whatever reads them
+        return False
+
+
+def _cell(value: Any) -> Any:
+    return "" if value is None else csv_text(value) if isinstance(value, str) else value
+
+
 def _plain(row: Row) -> dict[str, Any]:
     values = asdict(row)
     values["fingerprints"] = list(row.fingerprints)
@@ -273,10 +288,6 @@ def _row(values: Mapping[str, Any]) -> Row:
     for one in fields(Row):
         _checked(str(one.type), getattr(row, one.name))
     return row
-
-
-def _refuse(constant: str) -> float:
-    raise ValueError(constant)
 
 
 def _is_text(value: object) -> bool:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featurebank.retrieval.ranks import ranks_in_lists
 from featurebank.retrieval.relevance import Relevance
+from featurebank.store.text import html_text as escape
 
 __all__ = ["Thumbnail", "render_page"]
 
@@ -119,7 +119,7 @@ def render_page(
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
-        "style-src 'unsafe-inline'\">"
+        "style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'\">"
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n"
         f"<body><header><h1>{escape(title)}</h1><dl>{metrics}</dl><p>{notes}</p></header>\n"

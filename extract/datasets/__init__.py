@@ -18,7 +18,7 @@ from featurebank.extract.datasets._hugging_face import HuggingFaceSource
 from featurebank.extract.datasets._image_list import ImageListSource
 from featurebank.extract.datasets._listing import Listing, Pixels
 from featurebank.extract.datasets._manifest import ManifestSource
-from featurebank.extract.datasets._named import NamedSource, PythonSource
+from featurebank.extract.datasets._named import PACKAGES, NamedSource, PythonSource, manifest
 from featurebank.extract.datasets._place import Place
 from featurebank.extract.datasets._records import dataset_digest
 from featurebank.extract.datasets._torchvision import TorchvisionSource
@@ -40,6 +40,7 @@ __all__ = [
     "class_mask",
     "dataset_digest",
     "examine",
+    "is_data",
     "label_of",
     "named",
     "names",
@@ -94,6 +95,19 @@ def named(name: str) -> NamedDataset:
     6149
     """
     return PYTHON.find(name) if name.startswith(PYTHON.prefix) else NAMED.find(name)
+
+
+def is_data(name: str) -> bool:
+    """Whether a name that a file holds may be opened: one of the manifest or packaged, which runs no code of others.
+
+    Every other name, ``python:``, ``folder:``, ``torchvision:`` or a plug-in's, says where to look or what to run: that
+    is for people to say, never for a file.
+
+    >>> is_data("chexpert@uncertain=zeros"), is_data("python:birds.py:BIRDS"), is_data("folder:/data/birds")
+    (True, False, False)
+    """
+    plain, _, _ = name.partition("@")
+    return ":" not in name and (plain in manifest() or plain in PACKAGES.names())
 
 
 def splits(name: str, root: Path | None = None) -> Sequence[str]:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from featurebank.pipelines.ood.families import FamilySummary, family_summaries
 from featurebank.pipelines.ood.summaries import comparison_table, comparisons, families_table
-from featurebank.pipelines.ood.task import FULL, GROUPS
+from featurebank.pipelines.ood.task import FULL, GROUPS, HEADS
 from featurebank.pipelines.probing.run import Probed, ProbeReport
 from featurebank.pipelines.reporting import (
     failures_json,
@@ -63,7 +63,8 @@ def standings(probed: Iterable[Probed]) -> list[Standing]:
     for one in probed:
         scores: dict[str, dict[str, dict[str, Row]]] = {}
         for row in one.result.rows if one.result else ():
-            if name := _settings(row).get("score"):
+            name = _settings(row).get("score")
+            if isinstance(name, str) and name:
                 scores.setdefault(name, {}).setdefault(row.dataset, {})[row.metric.partition(" ")[0]] = row
         found += [
             Standing(
@@ -89,7 +90,9 @@ def _accuracy_of(one: Probed) -> Row | None:
 def _head_of(one: Probed) -> str:
     """``own``, ``probe``, or empty where there was none."""
     rows = one.result.rows if one.result else ()
-    return next((_settings(row)["chosen"].get("head", "") for row in rows), "")
+    chosen = next((_settings(row).get("chosen") for row in rows), None)
+    head = chosen.get("head") if isinstance(chosen, Mapping) else None
+    return head if head in HEADS else ""
 
 
 def is_random(backbone: str) -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from featurebank.pipelines.ood.display import Standing, is_random, standings
 from featurebank.pipelines.ood.wrong import Album, Picture
 from featurebank.pipelines.probing.run import Probed, ProbeReport
 from featurebank.pipelines.results import Results
+from featurebank.store.text import html_text as escape
 
 __all__ = ["histogram", "render_page", "roc_curve"]
 
@@ -84,7 +84,7 @@ def render_page(report: ProbeReport, results: Results, album: Album) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
+        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'\">"
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n"
         f"<body><header><h1>{escape(title)}</h1>"
@@ -131,12 +131,19 @@ def roc_curve(inside: Floats, outside: Floats) -> tuple[Floats, Floats]:
 
 def _summary(one: Standing, index: int) -> str:
     return (
-        f'<tr><td><a href="#b{index}">{escape(_name(one.backbone))}</a><td>{one.head or "none"}<td>{_accuracy(one)}'
-        f"<td>{escape(one.score)}<td>{one.mean:.3f}</tr>"
+        f'<tr><td><a href="#b{index}">{escape(_name(one.backbone))}</a><td>{escape(one.head or "none")}'
+        f"<td>{_accuracy(one)}<td>{escape(one.score)}<td>{one.mean:.3f}</tr>"
     )
 
 
 def _section(one: Probed, results: Results, album: Album, index: int) -> str:
+    try:
+        return _backbone(one, results, album, index)
+    except (LookupError, TypeError, StopIteration) as error:
+        raise ValueError(f"the results of {one.backbone} must have all that a page shows; use --force") from error
+
+
+def _backbone(one: Probed, results: Results, album: Album, index: int) -> str:
     ranked = standings([one])
     assert one.result is not None  # noqa: S101 - only results are shown
     kept = results.arrays(one.result)
@@ -146,7 +153,7 @@ def _section(one: Probed, results: Results, album: Album, index: int) -> str:
     cards = "\n".join(_card(standing, kept, one.test, others) for standing in ranked)
     return (
         f'<section id="b{index}"><h2>{escape(_name(one.backbone))}</h2>'
-        f"<p>{escape(one.train)} → {escape(one.test)}; head: {ranked[0].head or 'none'}; "
+        f"<p>{escape(one.train)} → {escape(one.test)}; head: {escape(ranked[0].head or 'none')}; "
         f"ID accuracy: {_accuracy(ranked[0])}</p>"
         f'<ul class="key">{key}</ul><div class="cards">{cards}</div>'
         f"{_worst(ranked[0], kept, one, others, album)}</section>"

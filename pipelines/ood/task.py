@@ -21,6 +21,7 @@ from featurebank.pipelines.probing.classification import check_choice
 from featurebank.pipelines.probing.inputs import Inputs, SplitRows, left_out
 from featurebank.pipelines.probing.scores import Answer, Score, mean_score
 from featurebank.pipelines.probing.task import Task
+from featurebank.pipelines.results import Row
 from featurebank.store import FeatureSet
 
 if TYPE_CHECKING:
@@ -99,6 +100,18 @@ class OODTask(Task):
     def key(self) -> dict[str, Any]:
         """As every task's, with all of the scores by name; another default of one of them takes another version."""
         return super().key() | {"scores": list(self.scores)}
+
+    def fits(self, rows: Sequence[Row]) -> bool:
+        """Whether every score has its parameters, and all metrics wherever it has one."""
+        metrics: dict[tuple[str, str], set[str]] = {}
+        for row in rows:
+            settings = row.settings or {}
+            if (name := settings.get("score")) is None:
+                continue
+            metrics.setdefault((name, row.dataset), set()).add(row.metric.partition(" ")[0])
+            if name not in self.scores or not isinstance(settings["scores"][name], Mapping):
+                return False
+        return all(found >= {*METRICS} for found in metrics.values())
 
     def run(self, inputs: Inputs) -> Answer:
         """The head's accuracy on the in-distribution sets, then each score's metrics on each set and on groups."""

@@ -68,7 +68,7 @@ def compare(store: FeatureStore, probed: Sequence[Probed], *, seed: int = 0, for
         settings = {"of": task, "results": [one.name for one in first.values()], "draws": DRAWS, "seed": seed}
         fingerprints = [fingerprint for one in first.values() for fingerprint in one.rows[0].fingerprints]
         compute = partial(_compared, results, first, settings)
-        result = results.once("compare", settings, fingerprints, compute, version=COMPARE_VERSION)
+        result = results.once("compare", settings, fingerprints, compute, version=COMPARE_VERSION, fits=_compare_fits)
         tables.append(CompareTable(task=task, test=test, result=result))
     if any(table.result.kept and not table.result.known for table in tables):
         results.write_table()
@@ -93,7 +93,7 @@ def group(
         groups = _column(store, row, one, column, kept["rows"])
         settings = {"of": one.task, "result": row.result, "column": column, "seed": seed}
         compute = partial(_grouped, row, kept, groups, settings)
-        result = results.once("groups", settings, row.fingerprints, compute, version=GROUPS_VERSION)
+        result = results.once("groups", settings, row.fingerprints, compute, version=GROUPS_VERSION, fits=_groups_fit)
         tables.append(GroupTable(task=one.task, test=one.test, backbone=one.backbone, column=column, result=result))
     if any(table.result.kept and not table.result.known for table in tables):
         results.write_table()
@@ -133,6 +133,18 @@ def _column(store: FeatureStore, row: Row, one: Probed, column: str, rows: NDArr
                     raise nearest(f"column of {one.test}", column, scored.columns)
                 return np.asarray(scored.columns[column][rows])
     raise ValueError(f"{one.test}: expected the set of {one.backbone} that was scored, found it gone; probe again")
+
+
+def _compare_fits(rows: Sequence[Row]) -> bool:
+    return all(
+        isinstance(of["first"], str) and isinstance(of["second"], str) and of["p"] >= 0 and of["p_holm"] >= 0
+        for of in (row.settings or {} for row in rows)
+    )
+
+
+def _groups_fit(rows: Sequence[Row]) -> bool:
+    settings = [row.settings or {} for row in rows if row.metric == "accuracy"]
+    return all(isinstance(of["group"], str) and isinstance(of["rows"], int) for of in settings)
 
 
 def _compared(results: Results, compared: Mapping[str, Result], settings: Mapping[str, Any]) -> Computed:

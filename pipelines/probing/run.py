@@ -6,7 +6,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any
 
 from featurebank.extract.errors import nearest
@@ -184,7 +184,11 @@ def probe_pair(pair: Pair, task: Task, results: Results, *, others: Sequence[Ent
         rows = _rows(answer, pair, task, settings, fingerprints)
         return Computed(rows=rows, arrays=answer.arrays, notes=[*answer.notes, *unconverged])
 
-    return results.once(task.name, key, fingerprints, compute, version=task.version)
+    def fits(rows: Sequence[Row]) -> bool:
+        return all(isinstance((row.settings or {})["chosen"], Mapping) for row in rows) and task.fits(rows)
+
+    result = results.once(task.name, key, fingerprints, compute, version=task.version, fits=fits)
+    return replace(result, rows=tuple(replace(row, backbone=pair.backbone) for row in result.rows))
 
 
 def _watched(task: Task, inputs: Inputs) -> tuple[Answer, list[str]]:

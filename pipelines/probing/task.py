@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
 from featurebank.pipelines.probing.inputs import Inputs
 from featurebank.pipelines.probing.scores import Answer
+from featurebank.pipelines.results import Row
 from featurebank.store.fingerprint import is_default
 
 __all__ = ["Task"]
@@ -52,6 +54,10 @@ class Task(ABC):
         Raises:
             ValueError: the rows do not allow it; the message says what was expected and found.
         """
+
+    def fits(self, rows: Sequence[Row]) -> bool:  # noqa: ARG002 (of tasks whose rows hold more)
+        """Whether rows that were there have what is shown of them beyond their own fields; raising means no."""
+        return True
 
     def settings(self) -> dict[str, Any]:
         """Everything that determines the answer besides the features, as plain JSON; files by their SHA-256."""

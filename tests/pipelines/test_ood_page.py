@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 import shutil
 import subprocess
@@ -12,15 +13,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xxhash
 from command_line import PATIENCE, featurebank_, words
 from numpy.typing import NDArray
 from ood_sets import HEAD, OTHERS, outside, write_backbone, write_ood_set
 from PIL import Image
-from probe_sets import clusters
+from probe_sets import clusters, write_set
 from retrieval_sets import make_pictures, write_split
 
 from featurebank.extract.datasets import open_split
 from featurebank.extract.datasets.contract import DatasetSpec
+from featurebank.pipelines.kept_arrays import packed
 from featurebank.pipelines.ood.page import BINS, HEIGHT, SIDE, WIDTH, histogram, roc_curve
 from featurebank.pipelines.pictures import thumbnail
 from featurebank.pipelines.results import Results
@@ -238,3 +241,71 @@ def test_a_browser_shows_the_colours(store: FeatureStore, tmp_path: Path, scheme
     subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE)
     pixels = np.asarray(Image.open(tmp_path / "page.png").convert("RGB")).reshape(-1, 3)
     assert (pixels == ink).all(1).sum() > 50
+
+
+@pytest.mark.parametrize(
+    "name", ["python:trap.py:TRAP", "folder:trap", "torchvision:CIFAR10", "manifest:trap.csv", "url:trap", "unheard-of"]
+)
+def test_c2_the_dataset_that_a_store_names_is_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "trap.py").write_text("import pathlib\npathlib.Path('sprung').touch()\n", encoding="utf-8")
+    store = FeatureStore(tmp_path / "features")
+    values, labels = clusters(60, seed=1)
+    for split in ("train", "test"):
+        write_set(store, f"{name}/{split}", "good", values, labels)
+    write_ood_set(store, "noise/test", "good", outside(50, near=False, seed=3), np.full(50, -1))
+    opened: list[object] = []
+    monkeypatch.setattr("featurebank.extract.datasets.open_split", opened.append)
+    page = ("--html", tmp_path / "page.html", "--store", store.root)
+    done = featurebank_("ood", "--id", name, "--ood", "noise", "--scores", "msp", "--draws", "0", *page)
+    assert done.code == 0, done.err
+    told = f"No images: --html needs the images of {name}/test, which is no dataset known by name"
+    assert told in (tmp_path / "page.html").read_text(encoding="utf-8")
+    done = featurebank_("retrieve", f"{name}/test@good", *page)
+    assert done.code == 2
+    assert "which is no dataset known by name; name where they are with --images folder:PATH" in words(done.err)
+    assert opened == []
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"chosen": {"head": "<form action=//x><input name=q><script>alert(1)</script>"}},
+        {"chosen": "<b>"},
+        {"score": "<img src=//x>"},
+        {"score": ["msp"]},
+        {"scores": {}},
+        {"scores": {"msp": "<b>"}},
+    ],
+)
+def test_c11_what_a_kept_result_says_is_never_markup(store: FeatureStore, change: dict[str, Any]) -> None:
+    make(store, sets=("noise",))
+    for path in (store.root / "results" / "ood").glob("*.json"):
+        document = json.loads(path.read_bytes())
+        for row in document["rows"]:
+            row["settings"] |= change
+        path.write_text(json.dumps(document), encoding="utf-8")
+    page, _, path = make(store, sets=("noise",))
+    assert not page.tags & {"script", "form", "input", "img", "b"}
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', path.read_text(encoding="utf-8"))
+    assert policy is not None
+    assert {"default-src 'none'", "form-action 'none'", "base-uri 'none'"} <= {*policy[1].split("; ")}
+
+
+def test_c11_kept_scores_that_do_not_fit_are_one_clear_error(store: FeatureStore) -> None:
+    make(store, sets=("noise",))
+    results = Results(store.root)
+    for task_row in {row.result: row for row in results.rows()}.values():
+        path = store.root / "results" / "ood" / f"{task_row.result}.json"
+        document = json.loads(path.read_bytes())
+        data = packed({"noise/test ids": np.array(["a"])})
+        document["arrays"] = xxhash.xxh3_128_hexdigest(data)
+        path.write_text(json.dumps(document), encoding="utf-8")
+        path.with_suffix(".npz").write_bytes(data)
+    arguments = ("--id", "pets", "--ood", "noise", "--scores", "msp", "--scores", "mds", "--draws", "0")
+    done = featurebank_("ood", *arguments, "--html", store.root.parent / "page.html", "--store", store.root)
+    assert done.code == 1
+    assert "must have all that a page shows; use --force" in words(done.err)

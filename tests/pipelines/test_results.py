@@ -336,3 +336,14 @@ def test_c11_an_archive_cannot_ask_for_more_than_it_holds(tmp_path: Path) -> Non
         replace_arrays(tmp_path, result, data)
         with pytest.raises(ValueError, match="expected arrays without pickle"):
             results.arrays(result.rows[0])
+
+
+def test_c14_the_table_holds_no_formula(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    hostile = replace(row(-0.25), backbone="=HYPERLINK(A1)", dataset="@pets/test", metric="-accuracy", low=-0.5)
+    results.once("linear", {}, [], lambda: Computed(rows=[hostile]), version=1)
+    results.write_table()
+    with (tmp_path / "results" / "results.csv").open(newline="") as file:
+        (line,) = csv.DictReader(file)
+    assert (line["backbone"], line["dataset"], line["metric"]) == ("'=HYPERLINK(A1)", "'@pets/test", "'-accuracy")
+    assert (line["value"], line["low"], line["high"]) == ("-0.25", "-0.5", "0.6")

@@ -120,7 +120,7 @@ def test_images_that_cannot_be_opened_are_wrong_use(tmp_path: Path) -> None:
     write_set(store, "pets/test", "net", *clusters(12), failed=[2])
     done = retrieve(store, "pets/test", "--html", tmp_path / "page.html")
     assert (done.code, done.out) == (2, "")
-    expected = "--html needs the images of pets/test, which cannot be opened: unknown dataset 'pets'"
+    expected = "--html needs the images of pets/test, which is no dataset known by name"
     assert expected in words(done.err)
     assert "name where they are with --images folder:PATH or --images manifest:FILE" in words(done.err)
     assert not (store.root / "results").exists()
