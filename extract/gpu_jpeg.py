@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,16 +24,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from featurebank.extract.decode import ORIENTATION_TAG, quiet
-from featurebank.extract.preprocessing import Decode, Interpolation
-from featurebank.extract.transform import Placement, Transform
+from featurebank.extract.preprocessing import Decode
+from featurebank.extract.resampling import FRACTION, Placement, fixed_point, resampling, source_pixels
+from featurebank.extract.transform import Transform
 
-__all__ = ["DeviceTransform", "Jpeg", "check_decoder", "decode_jpegs", "recognised", "resampling"]
+__all__ = ["DeviceTransform", "Jpeg", "check_decoder", "decode_jpegs", "recognised"]
 
 PIXELS_AT_ONCE = 64_000_000
 """Of a call to the decoder: 192 MB of decoded images, whatever their sizes."""
 
-FRACTION, LOWER = 22, 8
-"""Bits of a weight behind the point, and those of them that are added up apart."""
+LOWER = 8
+"""Those of the bits of a weight that are added up apart."""
 
 SOI, EOI = b"\xff\xd8", b"\xff\xd9"
 SOS, APP1, APP14 = 0xDA, 0xE1, 0xEE
@@ -200,16 +200,18 @@ class DeviceTransform:
         """(H, W, 3) uint8 in the record's channel order, of (3, H, W) uint8 RGB.
 
         Raises:
-            ImageError: the resized image would have more pixels than the record allows.
+            ImageError: a side of the resized image would be longer than 100 million pixels.
         """
         p = self._transform.preprocessing
         (_, high, wide), (rows, columns) = image.shape, self._transform.placement(image.shape[2], image.shape[1])
         made = image[:, :, columns.first : columns.first + columns.kept] if columns.size == wide else image
         if columns.size != wide:
-            sums = made.to(torch.float32) @ self._weights(wide, columns).T
+            source, weights = self._weights(wide, columns)
+            sums = image[:, :, source].to(torch.float32) @ weights.T
             made = _eight_bits(sums[:, :, : columns.kept], sums[:, :, columns.kept :])
         if rows.size != high:
-            sums = self._weights(high, rows) @ made.to(torch.float32)
+            source, weights = self._weights(high, rows)
+            sums = weights @ made[:, source].to(torch.float32)
             made = _eight_bits(sums[:, : rows.kept], sums[:, rows.kept :])
         else:
             made = made[:, rows.first : rows.first + rows.kept]
@@ -220,77 +222,21 @@ class DeviceTransform:
             made = canvas
         return made if p.channels == "RGB" else made.flip(2)
 
-    def _weights_of(self, length: int, to: Placement) -> torch.Tensor:
-        """(2 kept, length) the weights' upper bits, and below them their lower ones: float32 adds up either exactly."""
+    def _weights_of(self, length: int, to: Placement) -> tuple[slice, torch.Tensor]:
+        """The pixels that have a weight, and those, (2 kept, pixels): their upper bits, and below them the lower ones.
+
+        float32 adds up either exactly.
+        """
         interpolation = self._transform.preprocessing.interpolation
-        exact = resampling(length, to.size, interpolation, first=to.first, kept=to.kept) * (1 << FRACTION)
-        fixed = np.trunc(exact + np.copysign(0.5, exact))
+        source = source_pixels(length, to.size, interpolation, first=to.first, kept=to.kept)
+        fixed = fixed_point(resampling(length, to.size, interpolation, first=to.first, kept=to.kept, source=source))
         upper = np.rint(fixed / (1 << LOWER))
         weights = torch.from_numpy(np.concatenate([upper, fixed - upper * (1 << LOWER)]).astype(np.float32))
         if self._device.type == "cuda":
             weights = weights.pin_memory()
-        return weights.to(self._device, non_blocking=True)
+        return slice(*source), weights.to(self._device, non_blocking=True)
 
 
 def _eight_bits(upper: torch.Tensor, lower: torch.Tensor) -> torch.Tensor:
     sums = (upper.to(torch.int32) << LOWER) + lower.to(torch.int32) + (1 << (FRACTION - 1))
     return (sums >> FRACTION).clamp_(0, 255).to(torch.uint8)
-
-
-HAMMING = float(np.float32(0.54)), float(np.float32(0.46))
-"""Of the window; Pillow has them in single precision."""
-
-
-def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Keys, Cubic convolution interpolation for digital image processing, 1981, with a = -1/2."""
-    x = np.abs(x)
-    near = (1.5 * x - 2.5) * x * x + 1
-    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
-    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
-
-
-_FILTERS: dict[Interpolation, tuple[float, Callable[[Any], Any]]] = {
-    "box": (0.5, lambda x: np.where((x > -0.5) & (x <= 0.5), 1.0, 0.0)),
-    "bilinear": (1.0, lambda x: np.maximum(1 - np.abs(x), 0.0)),
-    "hamming": (
-        1.0,
-        lambda x: np.where(np.abs(x) < 1, np.sinc(x) * (HAMMING[0] + HAMMING[1] * np.cos(np.pi * x)), 0.0),
-    ),
-    "bicubic": (2.0, _cubic),
-    "lanczos": (3.0, lambda x: np.where((x >= -3) & (x < 3), np.sinc(x) * np.sinc(x / 3), 0.0)),
-}
-"""How far a filter reaches, and its value, in units of the coarser of both grids."""
-
-
-def resampling(
-    length: int, size: int, interpolation: Interpolation, *, first: int = 0, kept: int | None = None
-) -> NDArray[np.float64]:
-    """(kept, length) weights that resize ``length`` pixels to ``size``, of which ``kept`` are wanted, as Pillow does.
-
-    Args:
-        length: pixels along one axis.
-        size: pixels after the resize.
-        interpolation: the filter; widened by the factor of a reduction.
-        first: the first pixel wanted.
-        kept: how many are wanted; ``None`` for all that follow.
-
-    >>> resampling(4, 2, "box")
-    array([[0.5, 0.5, 0. , 0. ],
-           [0. , 0. , 0.5, 0.5]])
-    """
-    scale = length / size
-    wanted = slice(first, None if kept is None else first + kept)
-    pixels = np.arange(length)[None, :]
-    if interpolation == "nearest":
-        centres = np.cumsum([scale / 2, *[scale] * (size - 1)])  # One after another, with the errors of a running sum.
-        return np.where(pixels == np.floor(centres[wanted, None]), 1.0, 0.0)
-    centres = (np.arange(size)[wanted, None] + 0.5) * scale
-    reach, value = _FILTERS[interpolation]
-    wider = max(scale, 1.0)
-    low = np.floor(np.maximum(centres - reach * wider + 0.5, 0))
-    high = np.floor(np.minimum(centres + reach * wider + 0.5, length))
-    weights: NDArray[np.float64] = np.where(
-        (pixels >= low) & (pixels < high), value((pixels - centres + 0.5) / wider), 0.0
-    )
-    weights *= 1 / weights.sum(1, keepdims=True)
-    return weights

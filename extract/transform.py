@@ -6,7 +6,7 @@ Shapes: H, W the preprocessing's height and width.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,13 @@ from PIL import Image
 
 from featurebank.extract.errors import ImageError
 from featurebank.extract.preprocessing import Interpolation, Preprocessing
+from featurebank.extract.resampling import Placement, resized_part
 
-__all__ = ["Placement", "Transform", "normalisation"]
+__all__ = ["Transform", "normalisation"]
+
+WHOLE: Final = 1 << 24
+"""Pixels up to which all of an image is resized by Pillow before the crop; of more, only what the crop keeps."""
+LONGEST: Final = 100_000_000
 
 _RESAMPLING: Final[dict[Interpolation, Image.Resampling]] = {
     "nearest": Image.Resampling.NEAREST,
@@ -25,22 +30,6 @@ _RESAMPLING: Final[dict[Interpolation, Image.Resampling]] = {
     "box": Image.Resampling.BOX,
     "hamming": Image.Resampling.HAMMING,
 }
-
-
-class Placement(NamedTuple):
-    """One axis of an image on its way: resized, then cut or given a border.
-
-    Attributes:
-        size: pixels after the resize.
-        first: the first of them that is kept.
-        border: pixels of border before it.
-        kept: how many are kept.
-    """
-
-    size: int
-    first: int
-    border: int
-    kept: int
 
 
 class Transform:
@@ -81,7 +70,7 @@ class Transform:
         """(H, W, 3) uint8 in the record's channel order, read-only or not, of an RGB image.
 
         Raises:
-            ImageError: the resized image would have more pixels than the record allows (extreme aspect ratios).
+            ImageError: a side of the resized image would be longer than 100 million pixels.
         """
         return self.ordered(self.pixels(image))
 
@@ -92,28 +81,34 @@ class Transform:
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         """As calling it, always in RGB order: what all records of one `geometry` share."""
         rows, columns = self.placement(image.width, image.height)
+        p = self.preprocessing
+        if image.size == (columns.size, rows.size) or columns.size * rows.size <= WHOLE:
+            kept = self._cropped(image, rows, columns)
+        else:
+            kept = resized_part(image, rows, columns, p.interpolation)
+        if kept.shape[:2] == (p.height, p.width):
+            return kept
+        canvas = np.full((p.height, p.width, 3), p.fill, np.uint8)
+        canvas[rows.border : rows.border + rows.kept, columns.border : columns.border + columns.kept] = kept
+        return canvas
+
+    def _cropped(self, image: Image.Image, rows: Placement, columns: Placement) -> NDArray[np.uint8]:
         if image.size != (columns.size, rows.size):
             image = image.resize((columns.size, rows.size), self._resample)
         if image.size != (columns.kept, rows.kept):
             image = image.crop((columns.first, rows.first, columns.first + columns.kept, rows.first + rows.kept))
-        p = self.preprocessing
-        if image.size == (p.width, p.height):
-            return np.asarray(image)
-        canvas = np.full((p.height, p.width, 3), p.fill, np.uint8)
-        inside = np.s_[rows.border : rows.border + rows.kept, columns.border : columns.border + columns.kept]
-        canvas[inside] = np.asarray(image)
-        return canvas
+        return np.asarray(image)
 
     def placement(self, width: int, height: int) -> tuple[Placement, Placement]:
         """What becomes of the rows, and of the columns, of an image of this size.
 
         Raises:
-            ImageError: the resized image would have more pixels than the record allows.
+            ImageError: a side of the resized image would be longer than 100 million pixels.
         """
         p = self.preprocessing
         wide, high = self._resized_size(width, height)
-        if (wide, high) != (width, height) and wide * high > p.decode.max_pixels:
-            raise ImageError(f"{width}x{height} pixels, resized to {wide}x{high}: too many (max_pixels)")
+        if max(wide, high) > max(width, height, LONGEST):
+            raise ImageError(f"{width}x{height} pixels, resized to {wide}x{high}: more than {LONGEST} along a side")
         return Placement(high, *_centre(high, p.height, p.margins)), Placement(wide, *_centre(wide, p.width, p.margins))
 
     def _resized_size(self, width: int, height: int) -> tuple[int, int]:

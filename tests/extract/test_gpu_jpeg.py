@@ -28,9 +28,10 @@ from featurebank.extract.datasets.contract import DatasetSpec, Split
 from featurebank.extract.decode import decode
 from featurebank.extract.device import Execution
 from featurebank.extract.engine import extract
-from featurebank.extract.gpu_jpeg import DeviceTransform, check_decoder, decode_jpegs, recognised, resampling
+from featurebank.extract.gpu_jpeg import DeviceTransform, check_decoder, decode_jpegs, recognised
 from featurebank.extract.preprocessing import Decode, Interpolation, Preprocessing
 from featurebank.extract.progress import Clock
+from featurebank.extract.resampling import resampling
 from featurebank.extract.transform import Transform
 from featurebank.extract.wanted import Outcome, Request, want
 from featurebank.pipelines.config import ConfigError, RunConfig

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from limited import run_limited
 from numpy.typing import NDArray
 from PIL import Image
 
 from featurebank.extract.errors import ImageError
-from featurebank.extract.preprocessing import Decode, Interpolation, Preprocessing
+from featurebank.extract.preprocessing import Interpolation, Preprocessing
 from featurebank.extract.transform import Transform, normalisation
 
 MEAN = (0.485, 0.456, 0.406)
@@ -193,10 +195,73 @@ def test_a_side_never_vanishes() -> None:
     assert column.count(record.fill) == 31
 
 
-def test_a_resize_beyond_the_largest_size_is_an_error() -> None:
-    record = replace(timm_record((32, 32), 1.0, "center", "bilinear"), decode=Decode(max_pixels=32 * 32 * 100))
-    with pytest.raises(ImageError, match="2x400 pixels, resized to 32x6400"):
-        Transform(record)(Image.new("RGB", (2, 400)))
+THIN = """
+image = Image.new("RGB", (1, 15_000), (200, 100, 50))
+image.putpixel((0, 7500), (0, 0, 0))
+for size in ((1, 15_000), (15_000, 1)):
+    given = image if size == image.size else image.transpose(Image.Transpose.TRANSPOSE)
+    for interpolation in ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"):
+        pixels = Transform(Preprocessing(
+            height=224, width=224, resize_height=256, resize_width=256, interpolation=interpolation,
+            mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5),
+        ))(given)
+        print(pixels.shape, pixels.max(), pixels.min())
+"""
+
+
+def test_a14_a_thin_image_takes_no_memory_for_what_is_cut_off() -> None:
+    """15,000 pixels, whose shorter side of 1 becomes 256: in full, 983 million of them, 4 GB."""
+    imports = "from PIL import Image\nfrom featurebank.extract.preprocessing import Preprocessing\n"
+    imports += "from featurebank.extract.transform import Transform\n"
+    printed = run_limited(THIN, imports=imports, megabytes=200).splitlines()
+    assert printed[::6] == ["(224, 224, 3) 200 0"] * 2
+    assert all(line.startswith("(224, 224, 3)") for line in printed)
+    assert len(printed) == 12
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    width=sides | st.integers(1, 3000),
+    height=st.integers(1, 40) | sides,
+    tall=st.booleans(),
+    resize=st.tuples(st.integers(1, 150), st.integers(1, 150)) | st.integers(1, 150).map(lambda side: (side, side)),
+    crop=st.tuples(st.integers(1, 96), st.integers(1, 96)),
+    mode=st.sampled_from(["shorter", "exact", "longer"]),
+    interpolation=st.sampled_from(INTERPOLATIONS),
+)
+@example(width=1, height=4000, tall=False, resize=(64, 64), crop=(56, 56), mode="shorter", interpolation="nearest")
+@example(width=1, height=4000, tall=True, resize=(64, 64), crop=(56, 56), mode="shorter", interpolation="bicubic")
+@example(width=300, height=900, tall=False, resize=(64, 64), crop=(56, 56), mode="shorter", interpolation="lanczos")
+@example(width=300, height=900, tall=True, resize=(200, 30), crop=(56, 56), mode="exact", interpolation="hamming")
+@example(width=64, height=64, tall=True, resize=(64, 90), crop=(56, 57), mode="exact", interpolation="box")
+def test_a14_what_is_kept_of_a_large_resize_is_what_all_of_it_gives(
+    *,
+    width: int,
+    height: int,
+    tall: bool,
+    resize: tuple[int, int],
+    crop: tuple[int, int],
+    mode: Any,
+    interpolation: Interpolation,
+) -> None:
+    record = Preprocessing(
+        height=crop[0], width=crop[1], resize=mode, resize_height=resize[0], resize_width=resize[1],
+        interpolation=interpolation, mean=MEAN, std=STD,
+    )  # fmt: skip
+    transform = Transform(record)
+    image = photo(height, width) if tall else photo(width, height)
+    rows, columns = transform.placement(*image.size)
+    assume(rows.size * columns.size < 4_000_000)
+    with mock.patch("featurebank.extract.transform.WHOLE", 1 << 30):
+        whole = transform.pixels(image)
+    with mock.patch("featurebank.extract.transform.WHOLE", -1):
+        np.testing.assert_array_equal(transform.pixels(image), whole)
+
+
+def test_a14_a_side_that_no_resize_gives_is_an_error() -> None:
+    record = timm_record((224, 224), 1.0, "center", "bilinear")
+    with pytest.raises(ImageError, match="1x500000 pixels, resized to 224x112000000: more than 100000000 along a side"):
+        Transform(record)(Image.new("RGB", (1, 500_000)))
 
 
 @pytest.mark.parametrize(
