@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -16,6 +17,7 @@ from featurebank.pipelines.results import Result, Row
 __all__ = [
     "failures_json",
     "interval",
+    "interval_line",
     "natural_width",
     "print_count",
     "print_errors",
@@ -24,11 +26,13 @@ __all__ = [
     "print_notes",
     "result_json",
     "row_json",
+    "short",
     "value_cell",
     "value_json",
 ]
 
 UNBOUNDED = 10_000
+SHORT = re.compile(r"^([+-]?)0\.")
 
 
 def natural_width(table: Table, console: Console) -> int:
@@ -44,8 +48,36 @@ def interval(row: Row) -> str:
     """
     if row.low is None or row.high is None:
         return ""
-    low, high = (f"{end:.3f}".replace("0.", ".", 1) if abs(end) < 1 else f"{end:.3f}" for end in (row.low, row.high))
+    low, high = (short(f"{end:.3f}") for end in (row.low, row.high))
     return f"{low}-{high}" if row.low >= 0 else f"{low} to {high}"
+
+
+def short(text: str) -> str:
+    """A number without the zero before the point, where there is nothing else before it.
+
+    >>> short("0.512"), short("+0.031"), short("-0.031"), short("10.512")
+    ('.512', '+.031', '-.031', '10.512')
+    """
+    return SHORT.sub(r"\1.", text)
+
+
+def interval_line(rows: Mapping[str, Row | None]) -> str:
+    """What the 95 % intervals of a table are over and how they were made, each kind with the columns that have it.
+
+    >>> both = {"low": 0.4, "high": 0.6, "interval": "test rows, Wilson"}
+    >>> interval_line({"knn": Row(backbone="", dataset="", task="", metric="", value=0.5, **both)})
+    '95 % intervals: test rows, Wilson'
+
+    Args:
+        rows: any row of each column, by its heading; empty where no row has an interval.
+    """
+    kinds: dict[str, list[str]] = {}
+    for heading, row in rows.items():
+        if row is not None and row.low is not None and row.interval:
+            kinds.setdefault(row.interval, []).append(heading)
+    if len(kinds) < 2:
+        return f"95 % intervals: {next(iter(kinds))}" if kinds else ""
+    return "95 % intervals: " + "; ".join(f"{kind} ({', '.join(of)})" for kind, of in kinds.items())
 
 
 def value_cell(row: Row, between: str) -> str:
@@ -97,8 +129,13 @@ def print_count(console: Console, what: str, report: ProbeReport, *, seconds: fl
 
 
 def value_json(row: Row) -> dict[str, Any]:
-    """The number and its interval."""
-    return {"value": row.value, "interval": None if row.low is None else [row.low, row.high]}
+    """The number, its interval, and what that is over."""
+    known = row.low is not None
+    return {
+        "value": row.value,
+        "interval": [row.low, row.high] if known else None,
+        "interval_kind": row.interval if known else None,
+    }
 
 
 def row_json(row: Row) -> dict[str, Any]:

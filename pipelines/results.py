@@ -1,7 +1,7 @@
 """The tidy table of results in a store's ``results/`` folder: one file per computation, one CSV of all of them.
 
-A row is (backbone, dataset, task, metric, value, low, high, fingerprints, settings, version, result). A computation is
-named by the hash of its key: the question's name and version, the options that are not at their default, and the
+A row is (backbone, dataset, task, metric, value, low, high, interval, fingerprints, settings, version, result). A
+computation is named by the hash of its key: the question's name and version, the options that are not at their default, and the
 fingerprints it read; so one that is unchanged is found and not repeated. Whoever changes what a question answers to
 the same options gives it another version.
 Beside ``results/<task>/<name>.json`` lies ``<name>.npz`` with what was predicted for each row, for re-analysis.
@@ -53,6 +53,7 @@ class Row:
         value: the number, in the metric's own unit (accuracy in 0..1).
         low: lower end of the 95 % interval; ``None`` where there is none.
         high: upper end.
+        interval: what the interval is over, and how it was made: ``"test rows, Wilson"``; empty where there is none.
         fingerprints: of the feature sets it was computed from.
         settings: of the task.
         version: of the question; given by `Results.once`.
@@ -66,6 +67,7 @@ class Row:
     value: float
     low: float | None = None
     high: float | None = None
+    interval: str = ""
     fingerprints: tuple[str, ...] = ()
     settings: Mapping[str, Any] | None = None
     version: int = 1

@@ -12,9 +12,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featurebank.probes.bootstrap import bootstrap_means
+from featurebank.probes.bootstrap import bootstrap_means, row_weights
+from featurebank.probes.proportions import paired_interval
+from featurebank.probes.weighted import Statistic, value_of
 
-__all__ = ["Comparison", "McNemar", "PairedBootstrap", "compare_all", "holm", "mcnemar", "paired_bootstrap"]
+__all__ = [
+    "Comparison",
+    "McNemar",
+    "PairedBootstrap",
+    "compare_all",
+    "holm",
+    "mcnemar",
+    "paired_bootstrap",
+    "paired_statistics",
+]
 
 EXACT_BELOW = 25
 
@@ -61,7 +72,7 @@ class Comparison:
         names: B.
         accuracy: (B,) float64.
         difference: (B, B) float64, of accuracies.
-        low: (B, B) float64, lower end of the difference's 95 % paired bootstrap interval.
+        low: (B, B) float64, lower end of the difference's 95 % interval; see `paired_interval`.
         high: (B, B) float64, upper end.
         p_value: (B, B) float64, McNemar's, 1 on the diagonal.
         p_holm: (B, B) float64, the same corrected for the B (B - 1) / 2 tests.
@@ -130,11 +141,31 @@ def paired_bootstrap(
     if left.ndim != 1 or left.shape != right.shape:
         raise ValueError(f"first and second must be (M,) of the same rows, got {left.shape} and {right.shape}")
     differences = left.astype(np.float64) - right.astype(np.float64)
-    means = bootstrap_means(differences, draws=draws, seed=seed)
-    observed = float(differences.mean())
-    low, high = np.quantile(means, ((1 - level) / 2, (1 + level) / 2))
-    beyond = int((np.abs(means - observed) >= abs(observed) * (1 - 1e-9)).sum())
-    return PairedBootstrap(difference=observed, low=float(low), high=float(high), p_value=(beyond + 1) / (draws + 1))
+    drawn = bootstrap_means(differences, draws=draws, seed=seed)
+    return _tested(float(differences.mean()), drawn, level)
+
+
+def paired_statistics(
+    first: Statistic, second: Statistic, rows: int, *, draws: int = 2000, level: float = 0.95, seed: int = 0
+) -> PairedBootstrap:
+    """The difference of any metric of M rows, drawn with replacement for both at once; as `paired_bootstrap`.
+
+    Args:
+        first: as a function of row weights; see `featurebank.probes.weighted`.
+        second: of the same rows.
+        rows: M.
+        draws: resamples; those that do not define both metrics are passed over.
+        level: of the interval.
+        seed: of the draws.
+
+    Raises:
+        ValueError: as `featurebank.probes.bootstrap.weighted_interval`.
+    """
+    if not 0 < level < 1 or draws < 1:
+        raise ValueError(f"level must be between 0 and 1 and draws at least 1, got {level} and {draws}")
+    blocks = row_weights(rows, draws=draws, seed=seed)
+    drawn = np.concatenate([first(weights) - second(weights) for weights in blocks])
+    return _tested(value_of(first, rows) - value_of(second, rows), drawn[~np.isnan(drawn)], level)
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
@@ -155,13 +186,11 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     return corrected
 
 
-def compare_all(correct: Mapping[str, ArrayLike], *, draws: int = 10000, seed: int = 0) -> Comparison:
+def compare_all(correct: Mapping[str, ArrayLike]) -> Comparison:
     """Every pair of backbones: difference in accuracy, its interval, and McNemar's test with Holm's correction.
 
     Args:
         correct: per backbone, (M,) bool: right or wrong on each of the same test rows.
-        draws: resamples of the intervals.
-        seed: of the draws.
 
     Raises:
         ValueError: there are fewer than two backbones, or their arrays are not bool of one shape (M,).
@@ -180,10 +209,11 @@ def compare_all(correct: Mapping[str, ArrayLike], *, draws: int = 10000, seed: i
     upper = np.triu_indices(size, 1)
     for i, j in zip(*upper, strict=True):
         left, right = rows[names[i]], rows[names[j]]
-        paired = paired_bootstrap(left, right, draws=draws, seed=seed)
-        difference[i, j], low[i, j], high[i, j] = paired.difference, paired.low, paired.high
-        difference[j, i], low[j, i], high[j, i] = -paired.difference, -paired.high, -paired.low
-        p_value[i, j] = p_value[j, i] = mcnemar(left, right).p_value
+        test = mcnemar(left, right)
+        low[i, j], high[i, j] = paired_interval(test.only_first, test.only_second, len(left))
+        difference[i, j] = (test.only_first - test.only_second) / len(left)
+        difference[j, i], low[j, i], high[j, i] = -difference[i, j], -high[i, j], -low[i, j]
+        p_value[i, j] = p_value[j, i] = test.p_value
     p_holm[upper] = p_holm.T[upper] = holm(p_value[upper])
     return Comparison(
         names=names,
@@ -194,6 +224,16 @@ def compare_all(correct: Mapping[str, ArrayLike], *, draws: int = 10000, seed: i
         p_value=p_value,
         p_holm=p_holm,
     )
+
+
+def _tested(observed: float, drawn: NDArray[np.float64], level: float) -> PairedBootstrap:
+    """The interval and the p-value of an observed difference from drawn ones."""
+    if not len(drawn):
+        raise ValueError("the metrics must be defined for some drawn rows; found none")
+    low, high = np.quantile(drawn, ((1 - level) / 2, (1 + level) / 2))
+    beyond = int((np.abs(drawn - observed) >= abs(observed) * (1 - 1e-9)).sum())
+    p_value = (beyond + 1) / (len(drawn) + 1)
+    return PairedBootstrap(difference=observed, low=float(low), high=float(high), p_value=p_value)
 
 
 def _correct(name: str, values: ArrayLike) -> NDArray[np.bool_]:

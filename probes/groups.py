@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featurebank.probes.bootstrap import bootstrap_interval
 from featurebank.probes.metrics import as_labels, predicted_classes
+from featurebank.probes.proportions import gap_interval, wilson_interval
 
 __all__ = ["GroupReport", "RateGaps", "group_report"]
 
 SMALL = 30
-ENDS = (0.025, 0.975)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +25,8 @@ class RateGaps:
 
     Attributes:
         values: (K,) float64, NaN where fewer than two groups have the rate.
-        low: (K,) float64, lower end of the 95 % interval, rows drawn within each group. A gap is never below 0, so
-            drawn gaps lie above the true one where groups are small or alike.
+        low: (K,) float64, lower end of the 95 % interval, of Wilson's intervals of the groups' rates; see
+            `featurebank.probes.proportions.gap_interval`.
         high: (K,) float64, upper end.
     """
 
@@ -44,11 +43,11 @@ class GroupReport:
         groups: (G,) the values of the column, sorted.
         sizes: (G,) int64 rows.
         accuracy: (G,) float64.
-        low: (G,) float64, lower end of the accuracy's 95 % bootstrap interval.
+        low: (G,) float64, lower end of the accuracy's 95 % interval, Wilson's.
         high: (G,) float64, upper end.
         worst: the group of least accuracy, the first of several.
         gap: greatest minus least accuracy of a group.
-        gap_low: lower end of its 95 % interval, drawn as in `RateGaps`.
+        gap_low: lower end of its 95 % interval, as in `RateGaps`.
         gap_high: upper end.
         demographic_parity: gaps of P(predicted k).
         true_positive: gaps of P(predicted k | labelled k), between groups with rows of class k.
@@ -80,8 +79,6 @@ def group_report(
     *,
     classes: int | None = None,
     small: int = SMALL,
-    draws: int = 2000,
-    seed: int = 0,
 ) -> GroupReport:
     """Compares groups of the same test rows.
 
@@ -97,8 +94,6 @@ def group_report(
         groups: (M,) strings, integers or bool: the group of each row.
         classes: K; the width of the scores, or one more than the greatest class seen, if None.
         small: rows below which a group is warned about.
-        draws: resamples of the intervals.
-        seed: of the draws.
 
     Raises:
         ValueError: the arrays differ in rows, ``groups`` holds something else, fewer than two groups, or labels or
@@ -112,32 +107,31 @@ def group_report(
     K = classes or int(max(truth.max(), predicted.max())) + 1
     sizes = np.bincount(index)
     correct = truth == predicted
-    accuracy = np.bincount(index, correct) / sizes
-    intervals = [bootstrap_interval(correct[index == g], draws=draws, seed=seed + g) for g in range(len(names))]
-    generator = np.random.default_rng(seed)
-    drawn = generator.binomial(sizes, accuracy, (draws, len(names))) / sizes
-    gap_low, gap_high = np.quantile(np.ptp(drawn, axis=1), ENDS)
+    right = np.bincount(index, correct)
+    accuracy = right / sizes
+    low, high = wilson_interval(right, sizes)
+    gap_low, gap_high = gap_interval(right, sizes)
     labelled, guessed, hits = (
         np.bincount(index[rows] * K + values[rows], minlength=len(names) * K).reshape(-1, K)
         for rows, values in ((slice(None), truth), (slice(None), predicted), (correct, truth))
     )
-    missed, mistaken = labelled - hits, guessed - hits
-    outcomes = np.stack([hits, missed, mistaken, sizes[:, None] - hits - missed - mistaken], axis=2)
-    parity, true_positive, false_positive, odds = _rate_gaps(outcomes, draws, generator)
+    everyone = np.broadcast_to(sizes[:, None], labelled.shape)
+    true_positive = _rate_gap(hits, labelled)
+    false_positive = _rate_gap(guessed - hits, everyone - labelled)
     return GroupReport(
         groups=names,
         sizes=sizes,
         accuracy=accuracy,
-        low=np.array([low for low, _ in intervals]),
-        high=np.array([high for _, high in intervals]),
+        low=low,
+        high=high,
         worst=names[accuracy.argmin()].item(),
         gap=float(np.ptp(accuracy)),
         gap_low=float(gap_low),
         gap_high=float(gap_high),
-        demographic_parity=parity,
+        demographic_parity=_rate_gap(guessed, everyone),
         true_positive=true_positive,
         false_positive=false_positive,
-        equalised_odds=odds,
+        equalised_odds=_greater(true_positive, false_positive),
         warnings=_warnings(names, sizes, labelled, small),
     )
 
@@ -158,38 +152,18 @@ def _numbered(groups: ArrayLike, rows: int) -> tuple[NDArray[Any], NDArray[np.in
     return names, index
 
 
-def _rate_gaps(outcomes: NDArray[np.int64], draws: int, generator: np.random.Generator) -> list[RateGaps]:
-    """Parity, true-positive, false-positive and odds gaps of outcomes (G, K, 4): hits, misses, false alarms, the rest.
-
-    For one class against the others, rows drawn within a group are a multinomial draw of these four.
-    """
-    K = outcomes.shape[1]
-    values = _gaps(outcomes.swapaxes(0, 1))
-    low, high = np.full((2, K, 4), np.nan)
-    sizes = outcomes[:, 0].sum(1)
-    for k in range(K):
-        drawn = _gaps(generator.multinomial(sizes, outcomes[:, k] / sizes[:, None], (draws, len(sizes))))
-        for kind in np.flatnonzero(~np.isnan(values[k])):
-            defined = drawn[~np.isnan(drawn[:, kind]), kind]
-            if defined.size:
-                low[k, kind], high[k, kind] = np.quantile(defined, ENDS)
-    return [RateGaps(values=values[:, kind], low=low[:, kind], high=high[:, kind]) for kind in range(4)]
-
-
-def _gaps(outcomes: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The four gaps (…, 4) between groups with the outcomes (…, G, 4)."""
-    hits, missed, mistaken, spared = np.moveaxis(outcomes, -1, 0)
-    true_positive, false_positive = _gap(hits, hits + missed), _gap(mistaken, mistaken + spared)
-    parity = _gap(hits + mistaken, outcomes.sum(-1))
-    return np.stack([parity, true_positive, false_positive, np.maximum(true_positive, false_positive)], axis=-1)
-
-
-def _gap(counts: NDArray[np.int64], totals: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Greatest minus least rate (…) between the groups that have rows, of counts and totals (…, G)."""
+def _rate_gap(hits: NDArray[np.int64], totals: NDArray[np.int64]) -> RateGaps:
+    """The gaps of the rates hits / totals (G, K) of each class."""
     defined = totals > 0
-    rates = counts / np.where(defined, totals, 1)
-    gaps = np.where(defined, rates, -np.inf).max(-1) - np.where(defined, rates, np.inf).min(-1)
-    return np.where(defined.sum(-1) > 1, gaps, np.nan)
+    rates = hits / np.where(defined, totals, 1)
+    gaps = np.where(defined, rates, -np.inf).max(0) - np.where(defined, rates, np.inf).min(0)
+    low, high = gap_interval(hits, totals)
+    return RateGaps(values=np.where(np.isnan(low), np.nan, gaps), low=low, high=high)
+
+
+def _greater(first: RateGaps, second: RateGaps) -> RateGaps:
+    parts = {name: np.maximum(getattr(first, name), getattr(second, name)) for name in ("values", "low", "high")}
+    return RateGaps(**parts)
 
 
 def _warnings(

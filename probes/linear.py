@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featurebank.probes._prediction import both_logits, log_probabilities
-from featurebank.probes.bootstrap import bootstrap_interval
+from featurebank.probes.proportions import wilson_interval
 
 if TYPE_CHECKING:
     from featurebank.probes.heads import LinearHeads
@@ -63,7 +63,7 @@ class LinearProbe:
 
     Attributes:
         accuracy: on the test rows.
-        low: lower end of the bootstrap 95 % interval.
+        low: lower end of Wilson's 95 % interval.
         high: upper end.
         C: the regularisation chosen on the validation rows.
         validation: accuracy there, per candidate.
@@ -107,7 +107,7 @@ def linear_probe(
         test_labels: (M,); a class that the training rows lack counts as wrong.
         validation: features (V, D) and labels (V,).
         Cs: candidates, as scikit-learn's ``C`` (inverse strength of the L2 penalty).
-        seed: of the validation split and the bootstrap.
+        seed: of the validation split.
         device: of torch.
 
     Raises:
@@ -119,7 +119,7 @@ def linear_probe(
     log_probabilities = fit.log_probabilities(test)
     predictions = fit.classes[log_probabilities.argmax(1)]
     correct = predictions == test_labels
-    low, high = bootstrap_interval(correct, seed=seed)
+    low, high = map(float, wilson_interval(correct.sum(), len(correct)))
     return LinearProbe(
         accuracy=float(correct.mean()),
         low=low,

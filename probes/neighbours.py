@@ -17,7 +17,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin  # type: ignore[import-u
 from featurebank.probes._labels import class_codes
 from featurebank.probes._rows import as_features, check_finite, query_data, row_blocks, row_slices, training_data
 from featurebank.probes._search import Metric, check_choice, check_k, nearest
-from featurebank.probes.bootstrap import bootstrap_interval
+from featurebank.probes.proportions import wilson_interval
 
 __all__ = ["KNNProbe", "KNNSweep", "NearestClassMean", "knn_sweep", "nearest"]
 
@@ -117,7 +117,7 @@ class KNNSweep:
         temperature: chosen there; None for uniform votes.
         accuracy: top-1 on the test rows.
         top5: share of test rows whose class is among the five with most votes.
-        low: lower end of the bootstrap 95 % interval of the accuracy.
+        low: lower end of Wilson's 95 % interval of the accuracy.
         high: upper end.
         validation: top-1 on the validation rows for each (k, T).
         validation_top5: top-5 there.
@@ -164,7 +164,7 @@ def knn_sweep(
         temperatures: candidates of the ``dino`` vote; unused with uniform weights.
         metric: as in `KNNProbe`.
         weights: as in `KNNProbe`.
-        seed: of the validation split and the bootstrap.
+        seed: of the validation split.
         device: of torch.
 
     Raises:
@@ -200,7 +200,7 @@ def knn_sweep(
     codes = np.searchsorted(classes, y)[rows]
     predictions = np.concatenate([v.argmax(1) for _, v in _votes(similarity, codes, len(classes), temperature)])
     correct = predictions == y_test
-    low, high = bootstrap_interval(correct, seed=seed)
+    low, high = map(float, wilson_interval(correct.sum(), len(correct)))
     return KNNSweep(
         k=k,
         temperature=temperature,

@@ -17,10 +17,12 @@ from featurebank.pipelines.ood.task import FULL, GROUPS, HEADS
 from featurebank.pipelines.probing.run import Probed, ProbeReport
 from featurebank.pipelines.reporting import (
     failures_json,
+    interval_line,
     natural_width,
     print_count,
     print_errors,
     print_failures,
+    print_line,
     print_notes,
     result_json,
     value_cell,
@@ -109,6 +111,9 @@ def render_ood(report: ProbeReport, console: Console, *, seconds: float) -> None
     ranked = standings(report.probed)
     if ranked:
         console.print(ood_table(ranked, console, title=f"out of distribution: {_title(report.probed)}"))
+        rows = [row for one in ranked for of in one.rows.values() for row in of.values()]
+        if said := interval_line({"": next((row for row in rows if row.low is not None), None)}):
+            print_line(console, said)
     if beside := comparisons(ranked):
         console.print()
         console.print(comparison_table(beside))

@@ -37,6 +37,7 @@ METRICS = ("auroc", "fpr_at_95", "aupr_in", "aupr_out")
 FULL = "full_spectrum_"
 GROUPS = ("near", "far")
 HEADS = ("own", "probe")
+OVER = "rows of both sets, bootstrap"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,7 @@ class OODTask(Task):
     """
 
     name: ClassVar[str] = "ood"
+    version: ClassVar[int] = 2
     unhashed: ClassVar[tuple[str, ...]] = ("device",)
 
     on: tuple[str, ...] = ()
@@ -244,6 +246,7 @@ def _rows(result: Evaluation, name: str, settings: Mapping[str, Any]) -> list[Sc
                         value=getattr(detection, metric),
                         low=low,
                         high=high,
+                        interval="" if low is None else OVER,
                         dataset=place,
                         settings=settings,
                     )

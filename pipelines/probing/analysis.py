@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from featurebank.extract.errors import nearest
 from featurebank.pipelines.config import ConfigError
+from featurebank.pipelines.probing.measures import Measure, main_rows, measure_of
 from featurebank.pipelines.probing.run import TASKS, Probed
+from featurebank.pipelines.probing.scores import ROWS
 from featurebank.pipelines.probing.selection import Pair
 from featurebank.pipelines.probing.task import Task
 from featurebank.pipelines.results import Computed, Result, Results, Row
@@ -24,16 +26,18 @@ from featurebank.store import FeatureSet, FeatureStore
 
 __all__ = ["CompareTable", "GroupTable", "check_analysis", "compare", "group"]
 
-DRAWS = 10_000
-COMPARE_VERSION, GROUPS_VERSION = 1, 1  # see `featurebank.pipelines.probing.task.Task.version`
+DRAWS = 2_000
+COMPARE_VERSION, GROUPS_VERSION = 2, 2  # see `featurebank.pipelines.probing.task.Task.version`
+WORST = "the worst group and the gaps are chosen on these rows: of groups that are alike, some look worse by luck"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompareTable:
-    """Backbones against each other on one task and test set; rows of ``difference``, one for each pair."""
+    """Backbones against each other by one metric of one task on one test set; a row for each pair."""
 
     task: str
     test: str
+    metric: str
     result: Result
 
 
@@ -49,35 +53,38 @@ class GroupTable:
 
 
 def compare(store: FeatureStore, probed: Sequence[Probed], *, seed: int = 0, force: bool = False) -> list[CompareTable]:
-    """Paired tests between the backbones of each task, train and test set, on the rows that all of them scored.
+    """Paired tests between the backbones for each number of `main_rows`: the difference of two cells, pair by pair.
 
-    Right or wrong answers are tested with McNemar's test, other scores with the paired bootstrap; the p-values of one
-    table are corrected together (Holm). Where fewer than two backbones have a result there is no table.
+    Right or wrong answers are tested with McNemar's test, other metrics with the paired bootstrap of the metric itself;
+    the p-values of one table, one metric in one setting, are corrected together (Holm). Where fewer than two backbones
+    have a result there is no table.
 
     Raises:
-        ValueError: kept predictions are gone, or the backbones share no row.
+        ValueError: kept predictions are gone, or two backbones share no row.
     """
     results, tables = Results(store.root, force=force), []
-    together: dict[tuple[str, str, str], dict[str, Result]] = {}
+    together: dict[tuple[str, str, str, str], dict[str, _Cell]] = {}
     for one in probed:
-        if one.result is not None:
-            together.setdefault((one.task, one.train, one.test), {})[one.backbone] = one.result
-    for (task, _, test), first in together.items():
-        if len(first) < 2:
+        if one.result is None:
             continue
-        settings = {"of": task, "results": [one.name for one in first.values()], "draws": DRAWS, "seed": seed}
-        fingerprints = [fingerprint for one in first.values() for fingerprint in one.rows[0].fingerprints]
-        compute = partial(_compared, results, first, settings)
+        for row in main_rows(one.result.rows):
+            place = (one.task, one.train, row.dataset, row.metric)
+            together.setdefault(place, {})[one.backbone] = _Cell(row=row, result=one.result)
+    for (task, _, test, metric), cells in together.items():
+        if len(cells) < 2:
+            continue
+        names = [cell.result.name for cell in cells.values()]
+        settings = {"of": task, "metric": metric, "on": test, "results": names, "draws": DRAWS, "seed": seed}
+        fingerprints = [fingerprint for cell in cells.values() for fingerprint in cell.row.fingerprints]
+        compute = partial(_compared, results, cells, settings)
         result = results.once("compare", settings, fingerprints, compute, version=COMPARE_VERSION, fits=_compare_fits)
-        tables.append(CompareTable(task=task, test=test, result=result))
+        tables.append(CompareTable(task=task, test=test, metric=metric, result=result))
     if any(table.result.kept and not table.result.known for table in tables):
         results.write_table()
     return tables
 
 
-def group(
-    store: FeatureStore, probed: Sequence[Probed], column: str, *, seed: int = 0, force: bool = False
-) -> list[GroupTable]:
+def group(store: FeatureStore, probed: Sequence[Probed], column: str, *, force: bool = False) -> list[GroupTable]:
     """Accuracy in each group of an extra record column, for every result with one predicted class a row.
 
     Raises:
@@ -91,7 +98,7 @@ def group(
         row = one.result.rows[0]
         kept = results.arrays(one.result)
         groups = _column(store, row, one, column, kept["rows"])
-        settings = {"of": one.task, "result": row.result, "column": column, "seed": seed}
+        settings = {"of": one.task, "result": row.result, "column": column}
         compute = partial(_grouped, row, kept, groups, settings)
         result = results.once("groups", settings, row.fingerprints, compute, version=GROUPS_VERSION, fits=_groups_fit)
         tables.append(GroupTable(task=one.task, test=one.test, backbone=one.backbone, column=column, result=result))
@@ -147,56 +154,86 @@ def _groups_fit(rows: Sequence[Row]) -> bool:
     return all(isinstance(of["group"], str) and isinstance(of["rows"], int) for of in settings)
 
 
-def _compared(results: Results, compared: Mapping[str, Result], settings: Mapping[str, Any]) -> Computed:
-    from featurebank.probes.comparison import holm, mcnemar, paired_bootstrap
+@dataclass(frozen=True, kw_only=True)
+class _Cell:
+    """A number and the computation that it is from."""
 
-    first = {backbone: one.rows[0] for backbone, one in compared.items()}
-    kept = {backbone: results.arrays(one) for backbone, one in compared.items()}
-    shared = sorted(set.intersection(*(set(arrays["ids"].tolist()) for arrays in kept.values())))
-    if not shared:
-        raise ValueError(f"a comparison needs rows that all backbones scored; found none of {', '.join(kept)}")
-    scores = {}
-    for backbone, arrays in kept.items():
-        order = np.argsort(arrays["ids"])
-        at = order[np.searchsorted(arrays["ids"], np.array(shared), sorter=order)]
-        scores[backbone] = arrays["score"][at]
-    pairs = list(itertools.combinations(first, 2))
-    tests, found = [], []
-    for a, b in pairs:
-        paired = paired_bootstrap(scores[a], scores[b], draws=DRAWS, seed=int(settings["seed"]))
-        binary = scores[a].dtype == np.bool_ and scores[b].dtype == np.bool_
-        exact = mcnemar(scores[a], scores[b]) if binary else None
-        tests.append(exact.p_value if exact else paired.p_value)
-        counts = {"only_first": exact.only_first, "only_second": exact.only_second} if exact else {}
-        found.append((a, b, paired, {"test": "mcnemar" if exact else "paired bootstrap", **counts}))
-    corrected = holm(tests)
-    rows = [
-        Row(
+    row: Row
+    result: Result
+
+
+def _compared(results: Results, cells: Mapping[str, _Cell], settings: Mapping[str, Any]) -> Computed:
+    from featurebank.probes.comparison import holm
+
+    measures = {backbone: measure_of(cell.row, results.arrays(cell.result)) for backbone, cell in cells.items()}
+    pairs = list(itertools.combinations(cells, 2))
+    tests = [_test(measures[a], measures[b], f"{a} and {b}", seed=int(settings["seed"])) for a, b in pairs]
+    corrected = holm([test.p_value for test in tests])
+    rows, notes = [], []
+    for (a, b), test, p_holm in zip(pairs, tests, corrected.tolist(), strict=True):
+        row = Row(
             backbone=f"{a} - {b}",
-            dataset=first[a].dataset,
+            dataset=cells[a].row.dataset,
             task="compare",
-            metric="difference",
-            value=paired.difference,
-            low=paired.low,
-            high=paired.high,
-            fingerprints=(*first[a].fingerprints, *first[b].fingerprints),
-            settings={**settings, "first": a, "second": b, **more, "p": p, "p_holm": float(p_holm)},
+            metric=f"difference in {cells[a].row.metric}",
+            value=test.difference,
+            low=test.low,
+            high=test.high,
+            interval=f"{ROWS}, {test.interval}",
+            fingerprints=(*cells[a].row.fingerprints, *cells[b].row.fingerprints),
+            settings={**settings, "first": a, "second": b, **test.details, "p": test.p_value, "p_holm": p_holm},
         )
-        for (a, b, paired, more), p, p_holm in zip(found, tests, corrected, strict=True)
-    ]
-    most = max(len(arrays["ids"]) for arrays in kept.values())
-    notes = []
+        rows.append(row)
+        counts = [len(measures[name].ids) for name in (a, b)]
+        if test.rows < max(counts):
+            told = f"{counts[0]:,}" if counts[0] == counts[1] else f"{counts[0]:,} and {counts[1]:,}"
+            notes.append(f"{a} - {b}: of the {test.rows:,} rows that both scored; the cells are of {told}")
     if settings["of"] == "fewshot":
         notes.append("intervals and tests are over test rows; the draws of labels are taken as they are")
-    if len(shared) < most:
-        notes.append(f"compared on the {len(shared):,} rows that all backbones scored, of {most:,}")
     return Computed(rows=rows, notes=notes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Test:
+    """A difference, its interval and how it was made, and what a test says of it."""
+
+    difference: float
+    low: float
+    high: float
+    interval: str
+    p_value: float
+    rows: int
+    details: Mapping[str, Any]
+
+
+def _test(first: Measure, second: Measure, names: str, *, seed: int) -> _Test:
+    from featurebank.probes.comparison import mcnemar, paired_statistics
+    from featurebank.probes.proportions import paired_interval
+
+    _, left, right = np.intersect1d(first.ids, second.ids, return_indices=True)
+    n = len(left)
+    if n == 0:
+        raise ValueError(f"a comparison needs rows that both backbones scored; found none of {names}")
+    if first.exact:
+        found = mcnemar(first.parts[0][left], second.parts[0][right])
+        b, c = found.only_first, found.only_second
+        low, high = paired_interval(b, c, n)
+        details = {"test": "mcnemar", "only_first": b, "only_second": c}
+        return _Test(
+            difference=(b - c) / n, low=low, high=high, interval="Bonett-Price", p_value=found.p_value, rows=n,
+            details=details,
+        )  # fmt: skip
+    paired = paired_statistics(first.at(left), second.at(right), n, draws=DRAWS, seed=seed)
+    return _Test(
+        difference=paired.difference, low=paired.low, high=paired.high, interval="paired bootstrap",
+        p_value=paired.p_value, rows=n, details={"test": "paired bootstrap"},
+    )  # fmt: skip
 
 
 def _grouped(row: Row, kept: Mapping[str, NDArray[Any]], groups: NDArray[Any], settings: Mapping[str, Any]) -> Computed:
     from featurebank.probes.groups import group_report
 
-    report = group_report(kept["labels"], kept["predictions"], groups, seed=int(settings["seed"]))
+    report = group_report(kept["labels"], kept["predictions"], groups)
 
     def of(metric: str, value: float, low: float | None, high: float | None, **more: Any) -> Row:
         return Row(
@@ -207,6 +244,7 @@ def _grouped(row: Row, kept: Mapping[str, NDArray[Any]], groups: NDArray[Any], s
             value=float(value),
             low=None if low is None else float(low),
             high=None if high is None else float(high),
+            interval="rows of each group, Wilson",
             fingerprints=row.fingerprints,
             settings={**settings, **more},
         )
@@ -228,4 +266,4 @@ def _grouped(row: Row, kept: Mapping[str, NDArray[Any]], groups: NDArray[Any], s
         if not np.isnan(gaps.values).all():
             k = int(np.nanargmax(gaps.values))
             rows.append(of(metric, gaps.values[k], gaps.low[k], gaps.high[k], of_class=k))
-    return Computed(rows=rows, notes=report.warnings)
+    return Computed(rows=rows, notes=[*report.warnings, WORST])

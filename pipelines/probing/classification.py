@@ -47,6 +47,7 @@ class LinearTask(Task):
     """
 
     name: ClassVar[str] = "linear"
+    version: ClassVar[int] = 2
     predicts_classes: ClassVar[bool] = True
     unhashed: ClassVar[tuple[str, ...]] = ("device",)
 
@@ -92,6 +93,7 @@ class KNNTask(Task):
     """
 
     name: ClassVar[str] = "knn"
+    version: ClassVar[int] = 2
     predicts_classes: ClassVar[bool] = True
     unhashed: ClassVar[tuple[str, ...]] = ("device",)
 
@@ -147,6 +149,7 @@ class FewShotTask(Task):
     """
 
     name: ClassVar[str] = "fewshot"
+    version: ClassVar[int] = 2
     unhashed: ClassVar[tuple[str, ...]] = ("device",)
 
     shots: tuple[int, ...] = ()
@@ -189,11 +192,11 @@ class FewShotTask(Task):
                     value=point.mean,
                     low=max(point.low, 0.0),
                     high=min(point.high, 1.0),
+                    interval="draws of labels, Student",
                     settings={"rows": point.rows, "accuracies": list(point.accuracies)},
                 )
             )
-        right = np.mean([found == test.labels for found in recorded], axis=0)
-        rows = {"ids": test.ids, "rows": test.rows, "labels": test.labels, "score": right}
+        rows = {"ids": test.ids, "rows": test.rows, "labels": test.labels}
         return Answer(scores=scores, arrays=rows | kept, notes=class_notes(train, test))
 
     def _estimator(self) -> Any:
@@ -235,6 +238,7 @@ class ZeroShotTask(Task):
     """
 
     name: ClassVar[str] = "zeroshot"
+    version: ClassVar[int] = 2
     predicts_classes: ClassVar[bool] = True
 
     text: str = ""

@@ -66,7 +66,7 @@ def probe(  # noqa: PLR0917 - one for each option
     analysis.check_analysis(selection.pairs, tasks, comparison=compare, column=group)
     report = run.run_probes(found, selection, tasks, force=force)
     comparisons = analysis.compare(found, report.probed, seed=seed or 0, force=force) if compare else []
-    groups = analysis.group(found, report.probed, group, seed=seed or 0, force=force) if group else []
+    groups = analysis.group(found, report.probed, group, force=force) if group else []
     if as_json:
         print_json(display.report_json(report, comparisons=comparisons, groups=groups))
     else:

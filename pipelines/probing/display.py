@@ -12,11 +12,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from featurebank.pipelines.probing.analysis import CompareTable, GroupTable
+from featurebank.pipelines.probing.measures import main_rows
 from featurebank.pipelines.probing.run import Probed, ProbeReport
 from featurebank.pipelines.probing.transfer import robustness
 from featurebank.pipelines.reporting import (
     failures_json,
     interval,
+    interval_line,
     natural_width,
     print_count,
     print_errors,
@@ -25,6 +27,7 @@ from featurebank.pipelines.reporting import (
     print_notes,
     result_json,
     row_json,
+    short,
     value_cell,
 )
 from featurebank.pipelines.results import Row
@@ -50,19 +53,25 @@ def render_probes(
     for pair in dict.fromkeys((one.train, one.test) for one in report.probed):
         some = [one for one in report.probed if (one.train, one.test) == pair]
         shift, others = ([one for one in some if (one.task == "shift") is wanted] for wanted in (True, False))
-        tables = (ProbeGrid.of(others).tables(console) if others else []) + ([shift_table(shift)] if shift else [])
-        for table in tables:
+        grid = ProbeGrid.of(others) if others else None
+        for table in (grid.tables(console) if grid else []) + ([shift_table(shift)] if shift else []):
             console.print(table)
+        columns = grid.shown if grid else {}
+        if said := interval_line({**columns, **({"shift": _first(shift)} if shift else {})}):
+            print_line(console, said)
         print_errors(console, some, task=True)
         print_notes(console, some)
         console.print()
     for comparison in comparisons:
         console.print(compare_table(comparison))
+        print_line(console, f"first minus second: above 0 the first is better; p of {_test_of(comparison)}")
+        print_line(console, interval_line({"": comparison.result.rows[0]}))
         for note in comparison.result.notes:
             print_line(console, note)
         console.print()
     for grouped in groups:
         console.print(group_table(grouped))
+        print_line(console, interval_line({"": grouped.result.rows[0]}))
         for note in grouped.result.notes:
             print_line(console, note)
         console.print()
@@ -91,7 +100,7 @@ class ProbeGrid:
         columns: dict[tuple[str, str], str] = {}
         for one in probed:
             rows = one.result.rows if one.result else ()
-            shown = list(rows) if alone else [row for row in rows if row.metric.startswith("accuracy ")] or rows[:1]
+            shown = list(rows) if alone else main_rows(rows)
             columns |= {(one.task, row.metric): _heading(row, alone=alone) for row in shown}
         for one in probed:
             if not any(task == one.task for task, _ in columns):
@@ -109,6 +118,15 @@ class ProbeGrid:
             columns=columns,
             cells=dict(sorted(cells.items(), key=lambda item: _rank(item[1].get(first)))),
         )
+
+    @property
+    def shown(self) -> dict[str, Row | None]:
+        """A row of each column that has an interval, by its heading on one line."""
+        rows = {
+            column: next((own[column] for own in self.cells.values() if own.get(column) is not None), None)
+            for column in self.columns
+        }
+        return {self.columns[column].replace("\n", " "): row for column, row in rows.items()}
 
     def table(self, columns: Sequence[tuple[str, str]], *, stacked: bool) -> Table:
         """Some of the columns; intervals on a line of their own if stacked."""
@@ -181,7 +199,8 @@ def effective_robustness(probed: Sequence[Probed]) -> list[dict[str, Any]]:
 
 def compare_table(comparison: CompareTable) -> Table:
     """Every pair of backbones; differences that Holm's correction leaves below 0.05 are marked."""
-    table = titled_table(f"{comparison.test}, {comparison.task}: differences on the same rows", "first", "second")
+    about = f"{comparison.test}, {comparison.task}: differences in {comparison.metric} on the same rows"
+    table = titled_table(about, "first", "second")
     for name in ("difference, 95 %", "p", "p Holm"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in comparison.result.rows:
@@ -234,7 +253,10 @@ def report_json(
         ],
         **failures_json(report),
         "effective_robustness": effective_robustness(report.probed),
-        "comparisons": [{"task": c.task, "test": c.test, **result_json(c.result, _row_json)} for c in comparisons],
+        "comparisons": [
+            {"task": c.task, "test": c.test, "metric": c.metric, **result_json(c.result, _row_json)}
+            for c in comparisons
+        ],
         "groups": [
             {
                 "task": g.task,
@@ -250,6 +272,15 @@ def report_json(
 
 def _row_json(row: Row) -> dict[str, Any]:
     return {"backbone": row.backbone, **row_json(row)}
+
+
+def _first(probed: Sequence[Probed]) -> Row | None:
+    return next((row for one in probed if one.result for row in one.result.rows), None)
+
+
+def _test_of(comparison: CompareTable) -> str:
+    test = (comparison.result.rows[0].settings or {}).get("test")
+    return "McNemar's test" if test == "mcnemar" else "the paired bootstrap"
 
 
 def _heading(row: Row, *, alone: bool) -> str:
@@ -273,4 +304,4 @@ def _signed(value: float) -> str:
     >>> _signed(0.0123), _signed(-1.5)
     ('+.012', '-1.500')
     """
-    return f"{value:+.3f}".replace("+0.", "+.").replace("-0.", "-.")
+    return short(f"{value:+.3f}")

@@ -217,6 +217,7 @@ def _rows(
             value=score.value,
             low=score.low,
             high=score.high,
+            interval=score.interval,
             fingerprints=fingerprints,
             settings={**settings, "chosen": answer.chosen, **score.settings},
         )

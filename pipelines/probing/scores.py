@@ -1,11 +1,11 @@
-"""Numbers with their bootstrap 95 % intervals, from what a probe predicted for each test row.
+"""Numbers with their 95 % intervals, from what a probe predicted for each test row.
 
 Shapes: M test rows, K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from featurebank.pipelines.probing.inputs import SplitRows
 from featurebank.probes._rows import row_slices
-from featurebank.probes.bootstrap import bootstrap_interval
+from featurebank.probes.bootstrap import bootstrap_interval, cluster_interval, weighted_interval
+from featurebank.probes.proportions import mean_interval, wilson_interval
+from featurebank.probes.weighted import Statistic
 
 __all__ = [
     "Answer",
@@ -30,6 +32,7 @@ __all__ = [
     "row_probabilities",
 ]
 
+ROWS = "test rows"
 BINS = 15
 DRAWS = 2000
 
@@ -43,6 +46,7 @@ class Score:
         value: the number.
         low: lower end of its 95 % interval.
         high: upper end.
+        interval: what the interval is over, and how it was made; empty where there is none.
         dataset: what it is about, where that is not the test set itself.
         settings: what it belongs to beside the task's settings.
     """
@@ -51,6 +55,7 @@ class Score:
     value: float
     low: float | None = None
     high: float | None = None
+    interval: str = ""
     dataset: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -62,7 +67,7 @@ class Answer:
     Attributes:
         scores: numbers, the main one first.
         chosen: what was chosen on the validation rows; plain JSON.
-        arrays: what was predicted for each test row, by name; ``score`` (M,), greater is better, serves comparisons.
+        arrays: what was predicted for each test row, by name; see `featurebank.pipelines.probing.measures`.
         notes: what to know about the numbers.
     """
 
@@ -72,39 +77,52 @@ class Answer:
     notes: list[str] = field(default_factory=list)
 
 
-def mean_score(metric: str, values: ArrayLike, *, seed: int, **more: Any) -> Score:
-    """The mean of per-row values (M,) and its interval."""
-    rows = np.asarray(values)
-    low, high = bootstrap_interval(rows, seed=seed)
-    return Score(metric=metric, value=float(rows.mean(dtype=np.float64)), low=low, high=high, **more)
-
-
-def resampled(
+def mean_score(
     metric: str,
-    of: Callable[..., float],
-    *arrays: NDArray[Any],
+    values: ArrayLike,
+    *,
     seed: int,
-    strata: NDArray[np.int64] | None = None,
-    draws: int = DRAWS,
+    unit: str = ROWS,
+    clusters: tuple[str, ArrayLike] | None = None,
+    **more: Any,
 ) -> Score:
-    """Any function of the rows of arrays, and its interval over resampled rows."""
-    low, high = bootstrap_interval(*arrays, metric=of, strata=strata, draws=draws, seed=seed)
-    return Score(metric=metric, value=of(*arrays), low=low, high=high)
+    """The mean of per-row values (M,) and its interval: Wilson's of values that are 0 or 1, else the bootstrap's.
+
+    Args:
+        metric: its name.
+        values: (M,).
+        seed: of the bootstrap.
+        unit: what the rows are called.
+        clusters: the name of what is drawn instead of rows, and that of each row, (M,).
+        more: of `Score`.
+    """
+    rows = np.asarray(values)
+    if clusters is not None:
+        (low, high), interval = cluster_interval(rows, clusters[1], seed=seed), f"{clusters[0]}, bootstrap"
+    elif ((rows == 0) | (rows == 1)).all() and len(rows):
+        (low, high), interval = map(float, wilson_interval(rows.sum(), len(rows))), f"{unit}, Wilson"
+    else:
+        (low, high), interval = bootstrap_interval(rows, seed=seed), f"{unit}, bootstrap"
+    value = float(rows.mean(dtype=np.float64))
+    return Score(metric=metric, value=value, low=low, high=high, interval=interval, **more)
+
+
+def resampled(metric: str, value: float, statistic: Statistic, rows: int, *, seed: int, draws: int = DRAWS) -> Score:
+    """A metric of all M rows, and its interval over resampled ones; see `featurebank.probes.weighted`."""
+    low, high = weighted_interval(statistic, rows, draws=draws, seed=seed)
+    return Score(metric=metric, value=value, low=low, high=high, interval=f"{ROWS}, bootstrap")
 
 
 def class_scores(labels: NDArray[np.int64], predictions: NDArray[np.int64], *, seed: int) -> list[Score]:
     """Accuracy and balanced accuracy of predicted classes (M,)."""
     correct = predictions == labels
-    classes, codes = np.unique(labels, return_inverse=True)
-
-    def balanced(codes: NDArray[np.int64], correct: NDArray[np.bool_]) -> float:
-        counts = np.bincount(codes, minlength=len(classes))
-        right = np.bincount(codes, correct, minlength=len(classes))
-        return float((right[counts > 0] / counts[counts > 0]).mean())
-
+    codes = np.unique(labels, return_inverse=True)[1]
+    counts, right = np.bincount(codes), np.bincount(codes, correct)
+    low, high = mean_interval(right, counts)
+    balanced = float((right / counts).mean())
     return [
         mean_score("accuracy", correct, seed=seed),
-        resampled("balanced_accuracy", balanced, codes, correct, seed=seed),
+        Score(metric="balanced_accuracy", value=balanced, low=low, high=high, interval=f"{ROWS}, Wilson by class"),
     ]
 
 
@@ -183,17 +201,17 @@ def calibration_score(metric: str, rows: RowProbabilities, *, seed: int) -> Scor
         taken = generator.integers(0, len(bins), len(bins))
         drawn[draw] = error(bins[taken], gap[taken])
     low, high = np.quantile(drawn, (0.025, 0.975)) - (drawn.mean() - value)
-    return Score(metric=metric, value=value, low=max(float(low), 0.0), high=float(high))
+    interval = f"{ROWS}, bootstrap"
+    return Score(metric=metric, value=value, low=max(float(low), 0.0), high=float(high), interval=interval)
 
 
 def predicted(test: SplitRows, predictions: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-    """What is kept of predicted classes (M,): ids, row numbers, labels, predictions, and right or wrong as score."""
+    """What is kept of predicted classes (M,): ids, row numbers, labels and predictions."""
     return {
         "ids": test.ids,
         "rows": test.rows,
         "labels": test.labels,
         "predictions": predictions,
-        "score": predictions == test.labels,
     }
 
 

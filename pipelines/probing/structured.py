@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from featurebank.extract.errors import nearest
 from featurebank.pipelines.probing.classification import check_choice
 from featurebank.pipelines.probing.inputs import Inputs, SplitRows, left_out, load_array, vectors
-from featurebank.pipelines.probing.scores import Answer, Score, resampled
+from featurebank.pipelines.probing.scores import Answer, resampled
 from featurebank.pipelines.probing.task import Task
 from featurebank.probes.linear import CS
 
 __all__ = ["DenseTask", "MultiLabelTask", "RegressionTask"]
 
 HELD_OUT = 0.2
-RANKING_DRAWS = 200  # of ranking metrics and masks, which take a pass over all rows for each draw
+RANKING_DRAWS = 200  # of ranking metrics, which take a pass over all rows and labels for each draw
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,7 @@ class MultiLabelTask(Task):
     """
 
     name: ClassVar[str] = "multilabel"
+    version: ClassVar[int] = 2
     unhashed: ClassVar[tuple[str, ...]] = ("device",)
 
     cs: tuple[float, ...] = CS
@@ -49,28 +50,25 @@ class MultiLabelTask(Task):
     def run(self, inputs: Inputs) -> Answer:
         """Mean AUROC and mean average precision over the labels with both classes among the test rows."""
         from featurebank.probes.metrics import multilabel_auroc, multilabel_map
+        from featurebank.probes.weighted import label_auroc, label_precision
 
         train, test = self._several(inputs.train), self._several(inputs.test)
         fitting, held = _held_out(train, inputs.validation and self._several(inputs.validation), self.seed)
         areas = {C: multilabel_auroc(held.labels, self._fitted(fitting, C, held)).mean for C in self.cs}
         C = min(areas, key=lambda C: (-areas[C], C))
         scores = self._fitted(train, C, test)
-        known = test.labels != -1
-        right = (scores > 0.5) == (test.labels == 1)
-        share = np.where(known.any(1), (right & known).sum(1) / np.maximum(known.sum(1), 1), 0.0)
-        measure = partial(resampled, seed=self.seed, draws=RANKING_DRAWS)
+        measure = partial(resampled, rows=len(scores), seed=self.seed, draws=RANKING_DRAWS)
         return Answer(
             scores=[
-                measure("auroc", lambda y, s: multilabel_auroc(y, s).mean, test.labels, scores),
-                measure("map", lambda y, s: multilabel_map(y, s).mean, test.labels, scores),
+                measure("auroc", multilabel_auroc(test.labels, scores).mean, label_auroc(test.labels, scores)),
+                measure("map", multilabel_map(test.labels, scores).mean, label_precision(test.labels, scores)),
             ],
             chosen={"C": C},
             arrays={
                 "ids": test.ids,
                 "rows": test.rows,
                 "labels": test.labels,
-                "probabilities": scores.astype(np.float32),
-                "score": share,
+                "probabilities": scores,
             },
             notes=left_out(train, inputs.validation, test),
         )
@@ -97,12 +95,14 @@ class RegressionTask(Task):
     """
 
     name: ClassVar[str] = "regression"
+    version: ClassVar[int] = 2
 
     target: tuple[str, ...] = ()
 
     def run(self, inputs: Inputs) -> Answer:
         """R², mean absolute error and root mean squared error, each averaged over the targets."""
         from featurebank.probes.ridge import RidgeProbe, regression_scores
+        from featurebank.probes.weighted import regression
 
         (train, y), (test, truth) = self._targets(inputs.train), self._targets(inputs.test)
         held = None if inputs.validation is None else self._targets(inputs.validation)
@@ -110,20 +110,18 @@ class RegressionTask(Task):
         probe = RidgeProbe().fit(train.features, y, validation)
         predictions = probe.predict(test.features)
 
-        def of(metric: str) -> Score:
-            return resampled(
-                metric, lambda a, b: float(getattr(regression_scores(a, b), metric)), truth, predictions, seed=self.seed
-            )
-
+        values = regression_scores(truth, predictions)
         return Answer(
-            scores=[of("r2"), of("mae"), of("rmse")],
+            scores=[
+                resampled(metric, value, regression(truth, predictions, metric), rows=len(truth), seed=self.seed)
+                for metric, value in (("r2", values.r2), ("mae", values.mae), ("rmse", values.rmse))
+            ],
             chosen={"alpha": probe.alpha_},
             arrays={
                 "ids": test.ids,
                 "rows": test.rows,
                 "targets": truth,
                 "predictions": predictions,
-                "score": -np.abs(predictions - truth).mean(1),
             },
             notes=left_out(train, held and held[0], test),
         )
@@ -162,6 +160,7 @@ class DenseTask(Task):
     """
 
     name: ClassVar[str] = "dense"
+    version: ClassVar[int] = 2
     unhashed: ClassVar[tuple[str, ...]] = ("device",)
 
     output: str = "tokens"
@@ -176,6 +175,7 @@ class DenseTask(Task):
     def run(self, inputs: Inputs) -> Answer:
         """Mean IoU, mean Dice and pixel accuracy; the learning rate is chosen by mean IoU on held-out images."""
         from featurebank.probes.segmentation import dice, mean_iou
+        from featurebank.probes.weighted import masks as statistics
 
         train, test = inputs.train, inputs.test
         masks, truth = _masks(self.train_masks, train), _masks(self.test_masks, test)
@@ -193,18 +193,16 @@ class DenseTask(Task):
         rate = min(ious, key=lambda rate: (-ious[rate], rate))
         probe = self._probe(rate, K).fit(train.features, masks, grid=self._grid(train))
         predictions, parts = self._confusions(probe, test.features, truth, K)
-        pixels = parts.sum((1, 2))
-        right = np.einsum("mkk->m", parts) / np.maximum(pixels, 1)
-        measure = partial(resampled, seed=self.seed, draws=RANKING_DRAWS)
+        whole = parts.sum(0)
+        values = {
+            "miou": mean_iou(whole).mean,
+            "dice": dice(whole).mean,
+            "pixel_accuracy": float(np.trace(whole) / max(whole.sum(), 1)),
+        }
         return Answer(
             scores=[
-                measure("miou", lambda part: mean_iou(part.sum(0)).mean, parts),
-                measure("dice", lambda part: dice(part.sum(0)).mean, parts),
-                measure(
-                    "pixel_accuracy",
-                    lambda part: float(np.einsum("mkk->", part) / max(part.sum(), 1)),
-                    parts,
-                ),
+                resampled(metric, value, statistics(parts, metric), rows=len(parts), seed=self.seed)
+                for metric, value in values.items()
             ],
             chosen={"learning_rate": rate},
             arrays={
@@ -212,7 +210,6 @@ class DenseTask(Task):
                 "rows": test.rows,
                 "predictions": predictions,
                 "confusion": parts,
-                "score": right,
             },
             notes=left_out(train, test),
         )

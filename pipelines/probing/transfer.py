@@ -44,6 +44,7 @@ class ShiftTask(Task):
     """
 
     name: ClassVar[str] = "shift"
+    version: ClassVar[int] = 2
     predicts_classes: ClassVar[bool] = True
     unhashed: ClassVar[tuple[str, ...]] = ("device",)
 

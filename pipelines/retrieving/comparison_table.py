@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from featurebank.pipelines.probing.run import ProbeReport
-from featurebank.pipelines.reporting import failures_json, print_count, print_failures, print_line, print_notes
+from featurebank.pipelines.reporting import failures_json, print_count, print_failures, print_line, print_notes, short
 from featurebank.pipelines.retrieving.comparison import PLAIN, Comparison
 from featurebank.pipelines.retrieving.display import report_json
 from featurebank.pipelines.tables import titled_table
@@ -89,15 +89,6 @@ def comparison_json(comparisons: Sequence[Comparison]) -> dict[str, Any]:
             for comparison, report in zip(comparisons, reports, strict=True)
         ],
     }
-
-
-def short(text: str) -> str:
-    """Without the zero before the point.
-
-    >>> short("0.512"), short("+0.031")
-    ('.512', '+.031')
-    """
-    return text.replace("0.", ".", 1)
 
 
 def _cell(comparison: Comparison, recipe: str, backbone: str) -> str:

@@ -12,6 +12,7 @@ from featurebank.pipelines.probing.display import ProbeGrid
 from featurebank.pipelines.probing.run import Probed, ProbeReport
 from featurebank.pipelines.reporting import (
     failures_json,
+    interval_line,
     print_count,
     print_errors,
     print_failures,
@@ -45,8 +46,11 @@ def render_retrievals(
     """The tables of ``featurebank retrieve``, and below them what to know about the numbers and what failed."""
     for sets in dict.fromkeys((one.train, one.test) for one in report.probed):
         some = [one for one in report.probed if (one.train, one.test) == sets]
-        for table in grid(some, task).tables(console):
+        shown = grid(some, task)
+        for table in shown.tables(console):
             console.print(table)
+        if said := interval_line(shown.shown):
+            print_line(console, said)
         print_errors(console, some)
         print_notes(console, some)
         console.print()

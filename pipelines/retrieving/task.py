@@ -60,6 +60,7 @@ class RetrieveTask(Task):
     """
 
     name: ClassVar[str] = "retrieve"
+    version: ClassVar[int] = 2
     unhashed: ClassVar[tuple[str, ...]] = ("indexes",)
 
     itself: bool = True
@@ -267,7 +268,9 @@ class RetrieveTask(Task):
         for name in sorted(found.values, key=lambda name: name != main):
             if name in found.per_query:
                 values = found.per_query[name]
-                scores.append(mean_score(name, values[~np.isnan(values)], seed=self.seed, dataset=about))
+                scores.append(
+                    mean_score(name, values[~np.isnan(values)], seed=self.seed, unit="queries", dataset=about)
+                )
             else:
                 scores.append(Score(metric=name, value=found.values[name], dataset=about))
         return scores

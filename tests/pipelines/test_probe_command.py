@@ -340,7 +340,7 @@ def test_backbones_are_compared_on_the_same_rows(store: FeatureStore) -> None:
     assert row["settings"]["p"] <= row["settings"]["p_holm"]
     assert by_task["fewshot"]["settings"]["test"] == "paired bootstrap"
     done = probe(store, "pets", "--task", "linear", "--compare")
-    assert "pets/test, linear: differences on the same rows" in done.out
+    assert "pets/test, linear: differences in accuracy on the same rows" in done.out
     assert "good" in done.out
 
 
@@ -352,7 +352,7 @@ def test_backbones_with_other_failed_rows_are_compared_on_the_shared_ones(store:
     write_set(store, "toys/train", "b", *clusters(60))
     write_set(store, "toys/test", "b", values, labels, failed=[2])
     found = probe_json(store, "toys", "--task", "linear", "--compare")
-    assert found["comparisons"][0]["notes"] == ["compared on the 42 rows that all backbones scored, of 44"]
+    assert found["comparisons"][0]["notes"] == ["a - b: of the 42 rows that both scored; the cells are of 43 and 44"]
     assert found["comparisons"][0]["rows"][0]["value"] == 0.0
 
 

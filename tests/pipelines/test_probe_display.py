@@ -144,11 +144,12 @@ def test_shift_is_a_table_of_sets_with_what_is_lost_and_effective_robustness() -
 def test_comparisons_mark_what_holm_leaves() -> None:
     settings = {"first": LONG, "second": "net", "p": 0.0012, "p_holm": 0.0036}
     rows = (
-        row("x", "difference", 0.04, settings=settings),
-        row("y", "difference", -0.01, low=-0.03, high=0.01, settings=settings | {"p": 0.3, "p_holm": 0.6}),
+        row("x", "difference in r2", 0.04, settings=settings),
+        row("y", "difference in r2", -0.01, low=-0.03, high=0.01, settings=settings | {"p": 0.3, "p_holm": 0.6}),
     )
-    table = compare_table(CompareTable(task="linear", test=TEST, result=Result(name="0" * 16, rows=rows)))
-    text = shown(table, width=80)
+    result = Result(name="0" * 16, rows=rows)
+    text = shown(compare_table(CompareTable(task="regression", test=TEST, metric="r2", result=result)), width=80)
+    assert f"{TEST}, regression: differences in r2 on the same rows" in " ".join(text.split())
     assert "+.040  +.020 +.060" in text
     assert "0.0036 *" in text
     assert "-.010  -.030 +.010" in text

@@ -13,7 +13,8 @@ from probe_sets import clusters, write_set
 from retrieval_sets import retrieve, retrieve_json, values_of
 from rich.console import Console
 
-from featurebank.pipelines.results import Results
+from featurebank.pipelines.reporting import interval, short
+from featurebank.pipelines.results import Results, Row
 from featurebank.pipelines.retrieving.comparison import ALPHA_QE, compare
 from featurebank.pipelines.retrieving.comparison_table import comparison_tables
 from featurebank.pipelines.retrieving.selection import look_up
@@ -183,3 +184,15 @@ def test_backbones_that_do_not_fit_make_further_tables(tmp_path: Path, width: in
         f"{comparison.gain('k-reciprocal'):+.3f}".replace("0.", "."),
     )
     assert "…" not in text
+
+
+def test_a18_only_a_leading_zero_is_left_out() -> None:
+    assert [short(text) for text in ("10.512", "0.512", "+0.031", "-0.500", "100.0")] == [
+        "10.512",
+        ".512",
+        "+.031",
+        "-.500",
+        "100.0",
+    ]
+    wide = Row(backbone="", dataset="", task="", metric="", value=15.0, low=10.512, high=20.5)
+    assert interval(wide) == "10.512-20.500"

@@ -1,0 +1,119 @@
+"""How sure a share of rows is, and what is made of such shares: Wilson's interval, never of width 0.
+
+A bootstrap of rows that are right or wrong says (1, 1) where all are right, and holds the true share too rarely near 0
+and 1. Means and differences of shares get their interval from those of the shares (MOVER: Zou & Donner 2008).
+
+Shapes: G groups, K classes.
+"""
+
+from __future__ import annotations
+
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["gap_interval", "mean_interval", "paired_interval", "wilson_interval"]
+
+Ends = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+def wilson_interval(hits: ArrayLike, rows: ArrayLike, *, level: float = 0.95) -> Ends:
+    """The score interval of shares ``hits / rows`` of any one shape (Wilson 1927).
+
+    >>> low, high = wilson_interval(10, 10)
+    >>> round(float(low), 3), float(high)
+    (0.722, 1.0)
+
+    Raises:
+        ValueError: no rows, hits outside 0..rows, or ``level`` not between 0 and 1.
+    """
+    successes, n = np.asarray(hits, np.float64), np.asarray(rows, np.float64)
+    if not ((n >= 1) & (successes >= 0) & (successes <= n)).all():
+        raise ValueError(f"hits must be in 0..rows and rows at least 1, got {hits!r} of {rows!r}")
+    z = _z(level)
+    share = successes / n
+    middle = share + z**2 / (2 * n)
+    half = z * np.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
+    low, high = (middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)
+    return np.where(successes == 0, 0.0, low), np.where(successes == n, 1.0, high)
+
+
+def mean_interval(hits: ArrayLike, rows: ArrayLike, *, level: float = 0.95) -> tuple[float, float]:
+    """The interval of the mean of K shares of their own rows, such as balanced accuracy.
+
+    Args:
+        hits: (K,).
+        rows: (K,), at least 1 each.
+        level: of the interval.
+
+    Raises:
+        ValueError: as `wilson_interval`.
+    """
+    shares = np.asarray(hits, np.float64) / np.asarray(rows, np.float64)
+    low, high = wilson_interval(hits, rows, level=level)
+    mean, n = float(shares.mean()), shares.size
+    below, above = (float(np.sqrt(np.square(end - shares).sum()) / n) for end in (low, high))
+    return max(mean - below, 0.0), min(mean + above, 1.0)
+
+
+def gap_interval(hits: ArrayLike, rows: ArrayLike, *, level: float = 0.95) -> Ends:
+    """The interval of the greatest minus the least of G independent shares; of two, Newcombe's (1998, method 10).
+
+    The lower end is that of the two extreme groups, the upper one the greatest of any two groups. Groups without rows
+    have no share; NaN where fewer than two have one.
+
+    >>> low, high = gap_interval([56, 48], [70, 80])
+    >>> round(float(low), 4), round(float(high), 4)
+    (0.0524, 0.3339)
+
+    Args:
+        hits: (G, …).
+        rows: (G, …).
+        level: of the interval.
+
+    Returns:
+        Lower and upper ends, (…) each.
+    """
+    successes, n = np.asarray(hits, np.float64), np.asarray(rows, np.float64)
+    defined = n > 0
+    counted = np.where(defined, n, 1.0)
+    shares = np.where(defined, successes, 0.0) / counted
+    low, high = wilson_interval(np.where(defined, successes, 0.0), counted, level=level)
+    below, above = np.square(shares - low), np.square(high - shares)
+    best = np.where(defined, shares, -np.inf).argmax(0)[None]
+    worst = np.where(defined, shares, np.inf).argmin(0)[None]
+    of = np.take_along_axis
+    gap = of(shares, best, 0) - of(shares, worst, 0)
+    lower = np.maximum(gap - np.sqrt(of(below, best, 0) + of(above, worst, 0)), 0.0)[0]
+    upper = np.zeros_like(lower)
+    for group in range(len(shares)):
+        ends = np.where(defined & defined[group], shares[group] - shares + np.sqrt(above[group] + below), 0.0)
+        ends[group] = 0.0
+        upper = np.maximum(upper, ends.max(0))
+    several = defined.sum(0) > 1
+    return np.where(several, lower, np.nan), np.where(several, np.minimum(upper, 1.0), np.nan)
+
+
+def paired_interval(only_first: int, only_second: int, rows: int, *, level: float = 0.95) -> tuple[float, float]:
+    """The interval of a difference of two shares of the same rows (Bonett & Price 2012: one row more of each kind).
+
+    >>> [round(end, 3) for end in paired_interval(0, 0, 10)]
+    [-0.231, 0.231]
+
+    Args:
+        only_first: rows that only the first has right.
+        only_second: rows that only the second has right.
+        rows: all of them.
+        level: of the interval.
+    """
+    first, second, n = only_first + 1, only_second + 1, rows + 2
+    middle = (first - second) / n
+    half = _z(level) * float(np.sqrt(((first + second) / n - middle**2) / n))
+    return max(middle - half, -1.0), min(middle + half, 1.0)
+
+
+def _z(level: float) -> float:
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, got {level}")
+    return NormalDist().inv_cdf((1 + level) / 2)

@@ -1,0 +1,101 @@
+"""Intervals of shares against SciPy, published examples and their exact coverage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from scipy import stats  # type: ignore[import-untyped]
+
+from featurebank.probes.bootstrap import cluster_interval
+from featurebank.probes.proportions import gap_interval, mean_interval, paired_interval, wilson_interval
+
+Z = stats.norm.ppf(0.975)
+
+
+def coverage(ends: Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]], p: float, n: int) -> float:
+    """How often the interval of hits among n rows holds p, exactly."""
+    hits = np.arange(n + 1)
+    low, high = ends(hits, n)
+    return float(stats.binom.pmf(hits, n, p)[(low <= p) & (p <= high)].sum())
+
+
+def test_a8_all_right_is_not_certain_and_the_interval_is_scipys() -> None:
+    low, high = wilson_interval(10, 10)
+    assert (round(float(low), 3), float(high)) == (0.722, 1.0)
+    for hits, rows in ((0, 1), (0, 7), (3, 7), (98, 100), (1, 1)):
+        expected = stats.binomtest(hits, rows).proportion_ci(method="wilson")
+        found = [float(end) for end in wilson_interval(hits, rows)]
+        assert found == pytest.approx([expected.low, expected.high], abs=1e-12)
+
+
+def test_a8_the_interval_of_98_percent_of_100_rows_holds_it_19_times_of_20() -> None:
+    def bootstrap(hits: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+        return stats.binom.ppf(0.025, n, hits / n) / n, stats.binom.ppf(0.975, n, hits / n) / n
+
+    assert coverage(bootstrap, 0.98, 100) == pytest.approx(0.87, abs=0.01)
+    assert coverage(wilson_interval, 0.98, 100) > 0.94
+    for p in (0.5, 0.9, 0.95, 0.99):
+        assert coverage(wilson_interval, p, 100) > 0.92
+
+
+def test_a8_the_mean_of_shares_and_paired_differences_hold_theirs() -> None:
+    generator = np.random.default_rng(0)
+    shares, rows = np.array([0.99, 0.97, 0.9, 0.6]), np.array([20, 40, 30, 10])
+    ends = np.array([mean_interval(generator.binomial(rows, shares), rows) for _ in range(2000)])
+    assert ((ends[:, 0] <= shares.mean()) & (shares.mean() <= ends[:, 1])).mean() > 0.94
+    assert mean_interval([10] * 10, [10] * 10)[0] == pytest.approx(1 - (1 - 0.72246) / np.sqrt(10), abs=1e-4)
+    counts = generator.multinomial(60, [0.06, 0.02, 0.92], 2000)
+    ends = np.array([paired_interval(int(b), int(c), 60) for b, c, _ in counts])
+    assert ((ends[:, 0] <= 0.04) & (ends[:, 1] >= 0.04)).mean() > 0.94
+
+
+def test_newcombes_and_bonett_and_prices_examples() -> None:
+    low, high = gap_interval([56, 48], [70, 80])  # Newcombe 1998, table II, method 10
+    assert (round(float(low), 4), round(float(high), 4)) == (0.0524, 0.3339)
+    low, high = gap_interval([9, 3], [10, 10])
+    assert (round(float(low), 4), round(float(high), 4)) == (0.1705, 0.8090)
+    b, c, n = 12, 4, 80
+    middle, size = (b - c) / (n + 2), n + 2
+    half = Z * np.sqrt(((b + 1) / size + (c + 1) / size - middle**2) / size)
+    assert paired_interval(b, c, n) == pytest.approx((middle - half, middle + half), rel=1e-12)
+    assert paired_interval(10, 0, 10)[1] == 1.0
+
+
+def test_a_group_without_rows_has_no_share() -> None:
+    low, high = gap_interval([[5, 3], [2, 0], [4, 0]], [[9, 3], [9, 0], [9, 0]])
+    assert np.isnan(low).tolist() == np.isnan(high).tolist() == [False, True]
+    assert [float(end[0]) for end in (low, high)] == pytest.approx(
+        [float(end) for end in gap_interval([5, 2, 4], [9, 9, 9])], rel=1e-12
+    )
+
+
+def test_a9_drawn_clusters_hold_the_mean_that_drawn_rows_miss() -> None:
+    generator = np.random.default_rng(0)
+    held = 0
+    for seed in range(150):
+        effects = generator.normal(0.6, 0.1, 40)
+        clusters = np.repeat(np.arange(40), 25)
+        low, high = cluster_interval(effects[clusters], clusters, draws=400, seed=seed)
+        held += low <= 0.6 <= high
+    assert held > 0.88 * 150
+    values = np.array([1.0, 0.0, 0.5, 0.25, 0.75])
+    low, high = cluster_interval(values, np.arange(5), draws=20000)
+    drawn = values[np.random.default_rng(3).integers(0, 5, (20000, 5))].mean(1)
+    np.testing.assert_allclose((low, high), np.quantile(drawn, (0.025, 0.975)), atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: wilson_interval(3, 2), "hits must be in 0..rows and rows at least 1"),
+        (lambda: wilson_interval(0, 0), "rows at least 1"),
+        (lambda: wilson_interval(1, 2, level=95), "level must be between 0 and 1"),
+        (lambda: cluster_interval([1.0, 2.0], [0, 0]), "at least two, got one of 2 rows"),
+        (lambda: cluster_interval([1.0, 2.0], [0]), r"one for each of 2 rows, got \(1,\)"),
+    ],
+)
+def test_bad_input_is_one_clear_error(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
