@@ -1,9 +1,9 @@
 """The tidy table of results in a store's ``results/`` folder: one file per computation, one CSV of all of them.
 
 A row is (backbone, dataset, task, metric, value, low, high, interval, fingerprints, settings, version, result). A
-computation is named by the hash of its key: the question's name and version, the options that are not at their default, and the
-fingerprints it read; so one that is unchanged is found and not repeated. Whoever changes what a question answers to
-the same options gives it another version.
+computation is named by the hash of its key: the question's name and version, the options that are not at their
+default, and the fingerprints it read; so one that is unchanged is found and not repeated. Whoever changes what a
+question answers to the same options gives it another version.
 Beside ``results/<task>/<name>.json`` lies ``<name>.npz`` with what was predicted for each row, for re-analysis.
 
 The folder may have come with a stranger's store: what does not fit is as good as absent, and links are not followed.

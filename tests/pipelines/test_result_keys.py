@@ -24,7 +24,7 @@ from featurebank.store.fingerprint import fingerprint
 DEFAULTS: list[tuple[str, int, dict[str, Any]]] = [
     (
         "linear",
-        1,
+        2,
         {
             "output": "pooled",
             "seed": 0,
@@ -35,7 +35,7 @@ DEFAULTS: list[tuple[str, int, dict[str, Any]]] = [
     ),
     (
         "knn",
-        1,
+        2,
         {
             "output": "pooled",
             "seed": 0,
@@ -46,7 +46,7 @@ DEFAULTS: list[tuple[str, int, dict[str, Any]]] = [
     ),
     (
         "fewshot",
-        1,
+        2,
         {
             "output": "pooled",
             "seed": 0,
@@ -56,10 +56,10 @@ DEFAULTS: list[tuple[str, int, dict[str, Any]]] = [
             "device": "cpu",
         },
     ),
-    ("zeroshot", 1, {"output": "pooled", "seed": 0, "text": "", "logit_scale": 100.0}),
+    ("zeroshot", 2, {"output": "pooled", "seed": 0, "text": "", "logit_scale": 100.0}),
     (
         "multilabel",
-        1,
+        2,
         {
             "output": "pooled",
             "seed": 0,
@@ -70,7 +70,7 @@ DEFAULTS: list[tuple[str, int, dict[str, Any]]] = [
     ),
     (
         "dense",
-        1,
+        2,
         {
             "output": "tokens",
             "seed": 0,
@@ -80,10 +80,10 @@ DEFAULTS: list[tuple[str, int, dict[str, Any]]] = [
             "device": "cpu",
         },
     ),
-    ("regression", 1, {"output": "pooled", "seed": 0}),
+    ("regression", 2, {"output": "pooled", "seed": 0}),
     (
         "shift",
-        1,
+        2,
         {
             "output": "pooled",
             "seed": 0,
@@ -93,8 +93,8 @@ DEFAULTS: list[tuple[str, int, dict[str, Any]]] = [
             "device": "cpu",
         },
     ),
-    ("retrieve", 1, {"output": "pooled", "seed": 0, "itself": True, "protocol": "labels"}),
-    ("ood", 1, {"output": "pooled", "seed": 0, "draws": 1000, "device": "cpu", "parameters": "44c2e60e"}),
+    ("retrieve", 2, {"output": "pooled", "seed": 0, "itself": True, "protocol": "labels"}),
+    ("ood", 2, {"output": "pooled", "seed": 0, "draws": 1000, "device": "cpu", "parameters": "44c2e60e"}),
 ]
 
 
