@@ -36,7 +36,8 @@ __all__ = [
     "verify_table",
 ]
 
-STATE_STYLE = {"sealed": "green", "partial": "yellow", "damaged": "red"}
+STATE_STYLE = {"sealed": "green", "partial": "yellow", "damaged": "red", "unreadable": "yellow"}
+UNCHECKED = 3  # the exit code of `verify` where nothing is known to be damaged, but not all is known
 
 
 def ls(
@@ -101,14 +102,16 @@ def show(  # noqa: PLR0917 - one for each option
 
 
 def verify(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
-    """Hash every byte of every sealed set again; exit 1 if one is not what it was."""
+    """Hash every byte of every sealed set again; exit 1 if one is not what it was, 3 if one could not be checked."""
     reports = existing_store(store).verify()
     if as_json:
         print_json(verify_json(reports))
     else:
         console().print(verify_table(reports, store))
-    if not all(report.ok for report in reports):
+    if any(report.result == "damaged" for report in reports):
         raise typer.Exit(1)
+    if not all(report.ok for report in reports):
+        raise typer.Exit(UNCHECKED)
 
 
 def entries_table(entries: Sequence[Entry], root: Path) -> RenderableType:
@@ -122,7 +125,8 @@ def entries_table(entries: Sequence[Entry], root: Path) -> RenderableType:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("outputs", overflow="fold")
     for e in entries:
-        state = f"[{STATE_STYLE[e.state]}]{e.state}[/]"
+        name = e.state if e.checked else "unreadable"
+        state = f"[{STATE_STYLE[name]}]{name}[/]"
         outputs = escape(e.message) if e.message else ", ".join(output.name for output in e.outputs)
         names = (escape(f"{e.dataset}/{e.split}"), escape(e.backbone))
         table.add_row(*names, e.fingerprint[:8], state, f"{e.n_rows:,}", size_text(e.nbytes), outputs)
@@ -224,14 +228,18 @@ def verify_table(reports: Sequence[VerifyReport], root: Path) -> RenderableType:
     table = titled_table(f"Files verified in {root}: {len(reports)}", "file", "result")
     table.add_column("size", justify="right", no_wrap=True)
     for report in reports:
-        result = "[green]as sealed[/]" if report.ok else f"[red]{escape(report.error)}[/]"
+        result = f"[green]{report.result}[/]"
+        if not report.ok:
+            result = f"[{'red' if report.checked else 'yellow'}]{report.result}[/]: {escape(report.error)}"
         table.add_row(escape(str(report.path.relative_to(root))), result, size_text(report.nbytes))
     return table
 
 
 def verify_json(reports: Sequence[VerifyReport]) -> list[dict[str, Any]]:
     """The reports for programs."""
-    return [{"path": str(r.path), "ok": r.ok, "error": r.error, "nbytes": r.nbytes} for r in reports]
+    return [
+        {"path": str(r.path), "ok": r.ok, "result": r.result, "error": r.error, "nbytes": r.nbytes} for r in reports
+    ]
 
 
 def size_text(nbytes: int) -> str:

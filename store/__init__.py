@@ -23,6 +23,8 @@ from featurebank.store.errors import (
     NotSealedError,
     StorageError,
     StoreError,
+    TooLargeError,
+    UncheckedError,
 )
 from featurebank.store.reader import FeatureSet
 from featurebank.store.rows import RowDataset
@@ -52,5 +54,7 @@ __all__ = [
     "RowDataset",
     "StorageError",
     "StoreError",
+    "TooLargeError",
+    "UncheckedError",
     "VerifyReport",
 ]

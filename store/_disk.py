@@ -28,9 +28,20 @@ from featurebank.store.errors import (
     NotAFeatureSetError,
     NotFoundError,
     StorageError,
+    StoreError,
+    TooLargeError,
 )
 
-__all__ = ["Disk", "Readable", "lock", "named_when_complete", "storage_error", "sync_directory"]
+__all__ = [
+    "Disk",
+    "Readable",
+    "enough_memory",
+    "lock",
+    "named_when_complete",
+    "reading",
+    "storage_error",
+    "sync_directory",
+]
 
 _PIECE = 64 << 20
 _SYNC_FILE_RANGE_WRITE = 2
@@ -148,6 +159,40 @@ class Disk:
             raise storage_error(error, self.path, "reserve", nbytes) from error
 
 
+@contextlib.contextmanager
+def reading(path: object) -> Iterator[None]:
+    """Makes whatever reading one file raises one `StoreError` that names it, so that it is that file's fault alone.
+
+    A file may hold anything: there is no list of what the code that meets it can raise.
+    """
+    try:
+        with enough_memory(path):
+            yield
+    except StoreError:
+        raise
+    except OSError as error:
+        raise storage_error(error, path, "read") from error
+    except Exception as error:
+        raise CorruptError(
+            f"{path} is damaged: it must be readable; found {type(error).__name__}: {error!s:.400}; "
+            f"restore it from a copy or extract it again"
+        ) from error
+
+
+@contextlib.contextmanager
+def enough_memory(path: object) -> Iterator[None]:
+    """Makes a MemoryError a `TooLargeError` that names the file."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except MemoryError as error:
+        raise TooLargeError(
+            f"{path} needs more memory to be read than there is ({error or 'none is left'}); free some, or read fewer "
+            f"rows at a time"
+        ) from error
+
+
 def lock(disk: Disk) -> None:
     """Takes the advisory lock that a writer holds for as long as it has the partial open.
 
@@ -217,11 +262,11 @@ def _sync_file_range() -> Any:
     return function
 
 
-def storage_error(error: OSError, path: Path, action: str, nbytes: int | None = None) -> StorageError:
+def storage_error(error: OSError, path: object, action: str, nbytes: int | None = None) -> StorageError:
     """One clear error for what the operating system refused: path, needed, free, what to do."""
     needed = "" if nbytes is None else f" {nbytes} bytes"
     space = ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) and isinstance(path, Path):
         space = f" ({_free(path)} bytes are free)"
     advice = _ADVICE.get(error.errno or 0, "see the operating system's message")
     text = f"cannot {action}{needed} in {path}: {error.strerror or error}{space}; {advice}"

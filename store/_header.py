@@ -15,6 +15,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from featurebank.store import _limits
 from featurebank.store._disk import Readable
 from featurebank.store._table import DIGEST_END, FILE_DIGEST, LARGEST, Table, decode_table
 from featurebank.store.errors import CorruptError, FormatVersionError, NotAFeatureSetError
@@ -41,9 +42,8 @@ _FIXED = struct.Struct("<8sIIQII")
 _TABLE_DIGEST = 32
 STATE = 48
 SLOTS = 128
-_LARGEST_BLOCK = 1 << 26
 _PIECE = 8 << 20
-_MOST_COVERED = 1 << 30
+_LARGEST_PACKED = _limits.CHUNK_BYTES + (1 << 20)
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,9 @@ def read_header(disk: Readable) -> Header:
     if file_size != size:
         raise _corrupt(path, "its size", f"{file_size} bytes", f"{size} bytes")
     end = SLOTS + 16 * slots + length
-    if block_size & (block_size - 1) or not max(4096, end) <= block_size <= min(_LARGEST_BLOCK, size):
-        raise _corrupt(path, "the user block", f"a power of two that holds {end} bytes", f"{block_size} bytes")
+    if block_size & (block_size - 1) or not max(4096, end) <= block_size <= min(_limits.HEADER_BYTES, size):
+        expected = f"a power of two that holds {end} bytes, at most {_limits.HEADER_BYTES}"
+        raise _corrupt(path, "the user block", expected, f"{block_size} bytes")
     block = disk.read(0, block_size).tobytes()
     text = block[SLOTS + 16 * slots : end]
     digest = xxhash.xxh3_128_digest(block[: _FIXED.size] + text)
@@ -136,8 +137,9 @@ def read_header(disk: Readable) -> Header:
     indexes, packed = _packed(disk, table, block_size)
     covered = sum(last - first for first, last in table.covered(file_size, packed))
     # All of it is read at opening: a sparse file of any size must not keep the reader busy.
-    if covered > _MOST_COVERED:
-        raise _corrupt(path, "what lies outside the arrays", f"at most {_MOST_COVERED} bytes", f"{covered} bytes")
+    if covered > _limits.COVERED_BYTES:
+        expected = f"at most {_limits.COVERED_BYTES} bytes"
+        raise _corrupt(path, "what lies outside the arrays", expected, f"{covered} bytes")
     return Header(table, block[STATE], block, file_size, block[FILE_DIGEST:DIGEST_END], indexes, packed)
 
 
@@ -150,8 +152,9 @@ def _corrupt(path: Path, what: str, expected: str, found: str) -> CorruptError:
 def _decode(path: Path, text: bytes) -> Table:
     try:
         return decode_table(text)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CorruptError(f"{path} is damaged: its header's table is malformed ({error}); extract it again") from error
+    except Exception as error:  # whatever a stranger's JSON makes of the code
+        what = f"{type(error).__name__}: {error!s:.400}"
+        raise CorruptError(f"{path} is damaged: its header's table is malformed ({what}); extract it again") from error
 
 
 def _check_extents(path: Path, table: Table, block_size: int, file_size: int) -> None:
@@ -178,9 +181,14 @@ def _packed(
     places = np.concatenate([index[:, :2] for index in indexes.values()])
     if (places >= LARGEST).any():
         raise _corrupt(disk.path, "the address of a packed chunk", f"below {LARGEST}", str(places.max()))
+    if (largest := int(places[:, 1].max())) > _LARGEST_PACKED:
+        raise _corrupt(disk.path, "the bytes of a packed chunk", f"at most {_LARGEST_PACKED}", str(largest))
     places = places[np.argsort(places[:, 0], kind="stable")].astype(np.int64)
     firsts, lasts = places[:, 0], places.sum(axis=1)
     starts = np.flatnonzero(firsts != np.r_[-1, lasts[:-1]])
+    if len(starts) > _limits.PACKED_STRETCHES:
+        expected = f"in at most {_limits.PACKED_STRETCHES} stretches"
+        raise _corrupt(disk.path, "the packed chunks", expected, str(len(starts)))
     packed = list(zip(firsts[starts].tolist(), lasts[np.r_[starts[1:] - 1, len(lasts) - 1]].tolist(), strict=True))
     previous = block_size
     for first, last in sorted([*packed, *((array.address, array.end) for array in table.small_arrays())]):

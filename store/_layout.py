@@ -17,18 +17,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurebank.store import _header, _manifest
+from featurebank.store import _header, _limits, _manifest
 from featurebank.store._disk import Disk, lock, storage_error, sync_directory
 from featurebank.store._records import Output
 from featurebank.store._table import Array, OutputEntry, Table
-from featurebank.store.errors import ExistsError, StorageError
+from featurebank.store.errors import ExistsError, InvalidInputError, StorageError
 from featurebank.store.fingerprint import fingerprint
 
-__all__ = ["REASON_BYTES", "SMALL_ALIGNMENT", "Contents", "choose_chunk_rows", "create_dataset", "lay_out"]
+__all__ = ["SMALL_ALIGNMENT", "Contents", "check_limits", "choose_chunk_rows", "create_dataset", "lay_out"]
 
 ALIGNMENT = 4096
 SMALL_ALIGNMENT = 64
-REASON_BYTES = 96
 _LARGEST_CHUNK = 16 << 20
 _MOST_ROWS = 2048
 _RECORDS, _COLUMNS, _HEAD, _MANIFEST = "/records", "/records/columns", "/head", "/manifest"
@@ -70,16 +69,18 @@ def lay_out(partial: Path, contents: Contents) -> Disk:
     """Lays out ``partial`` under a temporary name, then gives it its name; returns it open and locked.
 
     Raises:
+        InvalidInputError: something is larger than the format allows.
         ExistsError: there already is a partial of that name.
         StorageError: not enough space, or the operating system refuses otherwise; nothing is left behind.
     """
+    planned = check_limits(_plan(contents), partial)
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise storage_error(error, partial, "create") from error
     hidden = partial.parent / f".{secrets.token_hex(8)}.layout"
     try:
-        table, block_size = _create_hdf5(hidden, contents)
+        table, block_size = _create_hdf5(hidden, planned, contents)
         disk = Disk(hidden, writable=True)
         try:
             _finish(disk, table, block_size, contents)
@@ -112,10 +113,24 @@ def _claim(hidden: Path, partial: Path) -> None:
         raise storage_error(error, hidden, "create") from error
 
 
-def _create_hdf5(path: Path, contents: Contents) -> tuple[Table, int]:
+def check_limits(table: Table, path: Path) -> Table:
+    """The table of a file that is to be written, where the reader will take it.
+
+    Raises:
+        InvalidInputError: something is larger than the format allows.
+    """
+    try:
+        _limits.check(table)
+        if (size := _header.user_block_size(table)) > _limits.HEADER_BYTES:
+            raise ValueError(f"the bytes of the header must be at most {_limits.HEADER_BYTES:,}; found {size:,}")
+    except ValueError as error:
+        raise InvalidInputError(f"{path}: {error}; write less into one feature set") from error
+    return table
+
+
+def _create_hdf5(path: Path, planned: Table, contents: Contents) -> tuple[Table, int]:
     import h5py  # type: ignore[import-untyped]
 
-    planned = _plan(contents)
     block_size = _header.user_block_size(planned)
     chunks = {output.values.path: output for output in planned.outputs}
     values = _values(contents)
@@ -150,7 +165,7 @@ def _plan(contents: Contents) -> Table:
         outputs.append(OutputEntry(output.name, values, rows, rows * row_bytes, checksums))
     records = _unplaced(_RECORDS, contents.records)
     records["status"] = Array(f"{_RECORDS}/status", 0, (n_rows,), "|u1")
-    records["reason"] = Array(f"{_RECORDS}/reason", 0, (n_rows,), f"|S{REASON_BYTES}")
+    records["reason"] = Array(f"{_RECORDS}/reason", 0, (n_rows,), f"|S{_limits.REASON_BYTES}")
     return Table(
         fingerprint=fingerprint(contents.key),
         n_rows=n_rows,

@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from featurebank.store import _limits
 from featurebank.store.errors import InvalidInputError
 from featurebank.store.fingerprint import canonical_json
 
@@ -24,13 +25,23 @@ _BEFORE, _AFTER = b'{"key":', b',"provenance":'
 def encode(key: Mapping[str, Any], provenance: Mapping[str, Any]) -> bytes:
     """The manifest's text, unpadded.
 
+    Raises:
+        InvalidInputError: it is no mapping, or has more values or levels than the format allows.
+        TypeError: it is no plain JSON.
+
     >>> encode({"b": 1, "a": 2}, {})
     b'{"key":{"a":2,"b":1},"provenance":{}}'
     """
     for name, value in (("key", key), ("provenance", provenance)):
         if not isinstance(value, Mapping):
             raise InvalidInputError(f"the {name} must be a mapping; found {type(value).__name__}")
-    return _BEFORE + canonical_json(key) + _AFTER + canonical_json(provenance) + b"}"
+    try:
+        _check_depth({"key": key, "provenance": provenance})
+        text = _BEFORE + canonical_json(key) + _AFTER + canonical_json(provenance) + b"}"
+        _check_marks(text)
+    except _LimitError as error:
+        raise InvalidInputError(f"key and provenance {error}; put less into them") from error
+    return text
 
 
 def capacity(key: Mapping[str, Any], provenance: Mapping[str, Any]) -> int:
@@ -58,18 +69,43 @@ def decode(data: bytes) -> dict[str, Any]:
     Raises:
         ValueError: the text is no manifest.
     """
+    _check_marks(data)
     try:
         text = data.decode("utf-8")
         manifest, end = json.JSONDecoder().raw_decode(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-    parts = [manifest.get("key"), manifest.get("provenance")] if isinstance(manifest, dict) else []
+    parts: list[Any] = [manifest.get("key"), manifest.get("provenance")] if isinstance(manifest, dict) else []
     if len(parts) != len(manifest) or not all(isinstance(part, dict) for part in parts):
         raise ValueError("it must be an object of two objects, key and provenance")
     # Compared at once: the padding is most of it, and JSON's own search for white space reads it byte by byte.
     if text[end:] != " " * (len(text) - end):
         raise ValueError("there must be nothing but padding after it")
+    _check_depth(manifest)
+    # One spelling: no name twice, no infinity, no half of a character, whatever JSON would let pass.
+    if encode(*parts) != text[:end].encode("utf-8"):
+        raise ValueError("it must be canonical JSON")
     return dict(manifest)
+
+
+class _LimitError(ValueError):
+    """More values or levels than the format allows."""
+
+
+def _check_marks(text: bytes) -> None:
+    # As objects, JSON takes up to a hundred times the memory of its text; each object needs one of these.
+    if (marks := sum(text.count(mark) for mark in (b"[", b"{", b","))) > _limits.MANIFEST_MARKS:
+        raise _LimitError(f"must have at most {_limits.MANIFEST_MARKS:,} brackets and commas; found {marks:,}")
+
+
+def _check_depth(value: object) -> None:
+    level = [value]
+    for _ in range(_limits.MANIFEST_DEPTH + 1):
+        below = (list(item.values()) if isinstance(item, Mapping) else item for item in level)
+        level = [child for items in below if isinstance(items, list | tuple) for child in items]
+        if not level:
+            return
+    raise _LimitError(f"must be nested at most {_limits.MANIFEST_DEPTH} levels deep")
 
 
 def salvage(data: bytes) -> dict[str, Any]:
@@ -80,6 +116,8 @@ def salvage(data: bytes) -> dict[str, Any]:
     """
     try:
         return decode(data)
+    except _LimitError:
+        raise
     except ValueError:
         start = len(_BEFORE)
         key, _ = json.JSONDecoder().raw_decode(data.decode("utf-8", "replace"), start)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurebank.store import _header, _manifest
-from featurebank.store._disk import Disk, Readable
+from featurebank.store._disk import Disk, Readable, reading
 from featurebank.store._header import Header
 from featurebank.store._names import check_file_name, partial_path
 from featurebank.store._remote import RemoteFile, Url
@@ -49,6 +49,11 @@ def open_sealed(path: Path | Url) -> tuple[Readable, Header, bytes]:
     Raises:
         StoreError: as `FeatureSet` says.
     """
+    with reading(path):
+        return _open_sealed(path)
+
+
+def _open_sealed(path: Path | Url) -> tuple[Readable, Header, bytes]:
     try:
         disk: Readable = RemoteFile(path) if isinstance(path, Url) else Disk(path)
     except NotFoundError:
@@ -94,10 +99,11 @@ def manifest_of(
         CorruptError: it has another one, or cannot be read.
     """
     try:
-        manifest = decode(text)
-        found = fingerprint(manifest["key"])
-    except (ValueError, RecursionError) as error:
-        found = f"no readable key ({error})"
+        with reading(path):
+            manifest = decode(text)
+            found = fingerprint(manifest["key"])
+    except ValueError as error:
+        found = f"no readable key ({error.__cause__ or error})"
     if found != table.fingerprint:
         raise CorruptError(
             f"{path} is damaged: its key must have the fingerprint {table.fingerprint}; found {found}; "
@@ -112,12 +118,13 @@ def read_partial(disk: Disk) -> tuple[Header, dict[str, Any]]:
     Raises:
         CorruptError: the header or the key is damaged.
     """
-    header = _header.read_header(disk)
-    array = header.table.manifest
-    text = disk.read(array.address, array.nbytes).tobytes()
-    manifest = manifest_of(disk.path, header.table, text, _manifest.salvage)
-    check_file_name(disk.path, header.table.fingerprint, CorruptError)
-    return header, manifest
+    with reading(disk.path):
+        header = _header.read_header(disk)
+        array = header.table.manifest
+        text = disk.read(array.address, array.nbytes).tobytes()
+        manifest = manifest_of(disk.path, header.table, text, _manifest.salvage)
+        check_file_name(disk.path, header.table.fingerprint, CorruptError)
+        return header, manifest
 
 
 def string_in(key: dict[str, Any], part: str, field: str) -> str:

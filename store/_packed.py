@@ -7,6 +7,7 @@ Needs Zstandard, which Python has from 3.14 on, and hdf5plugin to write.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import itertools
 import math
@@ -79,7 +80,10 @@ class PackedValues:
         self._dtype = np.dtype(entry.values.dtype)
         # The byte shuffle has the first bytes of all values, then their second bytes, and so on.
         self._planes = (self._dtype.itemsize, entry.packed_rows, math.prod(self._row_shape))
-        self._decompressor = _zstandard().ZstdDecompressor
+        zstandard = _zstandard()
+        # A window is memory that the frame asks for: never more than the chunk that it says it holds.
+        window = {zstandard.DecompressionParameter.window_log_max: max(10, (math.prod(self._planes) - 1).bit_length())}
+        self._decompressor = functools.partial(zstandard.ZstdDecompressor, options=window)
 
     def view(self) -> NDArray[Any]:
         """All rows, decompressed anew each time."""

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featurebank.store import _header
+from featurebank.store import _header, _limits
 from featurebank.store._chunks import checksum
 from featurebank.store._disk import Disk, named_when_complete, storage_error
-from featurebank.store._layout import SMALL_ALIGNMENT, choose_chunk_rows, create_dataset
+from featurebank.store._layout import SMALL_ALIGNMENT, check_limits, choose_chunk_rows, create_dataset
 from featurebank.store._names import final_path
 from featurebank.store._packed import packed_settings
 from featurebank.store._records import Output, Records
@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 __all__ = ["pack", "unpack"]
 
 _CHUNK_BYTES = 16 << 10
+_CHUNKS = _limits.PACKED_CHUNKS // 2
 
 
 def pack(source: FeatureSet, target: Path) -> None:
     """Writes a compressed copy, verified before it has its name. See `FeatureSet.pack`."""
     target = final_path(target)
-    table = _packed_table(source.table)
+    table = check_limits(_packed_table(source.table), target)
     with named_when_complete(target) as hidden:
         try:
             addresses = _write_hdf5(hidden, source, table)
@@ -85,9 +86,13 @@ def _packed_table(table: Table) -> Table:
     if table.version != 1:
         raise InvalidInputError("a packed feature set cannot be packed again; copy it as it is")
 
+    nbytes = sum(output.values.nbytes for output in table.outputs)
+    # Larger ones where there would be more than the format allows; rounding down doubles their number at most.
+    chunk_bytes = max(_CHUNK_BYTES, nbytes // _CHUNKS)
+
     def packed(output: OutputEntry) -> OutputEntry:
         row_bytes = output.chunk_stride // output.chunk_rows
-        rows = min(1 << (max(1, _CHUNK_BYTES // row_bytes).bit_length() - 1), output.chunk_rows)
+        rows = min(1 << (max(1, chunk_bytes // row_bytes).bit_length() - 1), output.chunk_rows)
         index = Array(f"/packed/{output.name}", 0, (-(-table.n_rows // rows), 3), "<u8")
         return replace(output, values=output.values._replace(address=0), packed_rows=rows, index=index)
 

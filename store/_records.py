@@ -12,14 +12,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featurebank.store import _limits
 from featurebank.store.errors import InvalidInputError
 
-__all__ = ["NAME", "Output", "Records", "checked_head", "checked_outputs", "checked_records", "first_few", "quantity"]
+__all__ = [
+    "NAME",
+    "Output",
+    "Records",
+    "checked_head",
+    "checked_outputs",
+    "checked_records",
+    "decoded_strings",
+    "first_few",
+    "quantity",
+]
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{_limits.NAME_BYTES - 1}}}")
 _RESERVED = ("labels", "rows")  # the other names in a batch
-_ID_BYTES = 1024
-_COLUMN_BYTES = 4096
+_LARGEST_STR = 64 << 20
+_DECODED_AT_ONCE = 4 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +108,7 @@ def checked_outputs(outputs: Sequence[Output]) -> tuple[Output, ...]:
             raise InvalidInputError(
                 f"the dtype of output {output.name!r} must be float16 or float32; found {output.dtype!r}"
             )
-        if len(output.shape) > 7 or any(int(n) != n or n < 1 for n in output.shape):
+        if len(output.shape) > _limits.ROW_DIMENSIONS or any(int(n) != n or n < 1 for n in output.shape):
             raise InvalidInputError(
                 f"the row shape of output {output.name!r} must be at most 7 positive ints; found {output.shape!r}"
             )
@@ -110,7 +121,7 @@ def checked_records(records: Records) -> tuple[dict[str, NDArray[Any]], dict[str
     Raises:
         InvalidInputError: a length, dtype or value that cannot be stored.
     """
-    ids = _encoded(records.ids, "ids", _ID_BYTES)
+    ids = _encoded(records.ids, "ids", _limits.ID_BYTES)
     n = len(ids)
     if n == 0:
         raise InvalidInputError("a feature set must have at least one record; found none")
@@ -157,6 +168,17 @@ def check_name(name: str, what: str) -> None:
         )
 
 
+def decoded_strings(encoded: NDArray[np.bytes_]) -> NDArray[Any]:
+    """Strings of NUL-padded UTF-8, (N,): ``str_``, which takes four times the bytes, or ``StringDType`` where many."""
+    if encoded.nbytes <= _LARGEST_STR:
+        return np.strings.decode(encoded, "utf-8")
+    decoded = np.empty(encoded.shape, np.dtypes.StringDType())
+    rows = max(1, _DECODED_AT_ONCE // encoded.itemsize)
+    for start in range(0, len(encoded), rows):
+        decoded[start : start + rows] = np.strings.decode(encoded[start : start + rows], "utf-8")
+    return decoded
+
+
 def _check_ids(ids: Sequence[str]) -> None:
     if "" in (distinct := set(ids)):
         raise InvalidInputError(f"ids must not be empty; found an empty id in row {list(ids).index('')}")
@@ -176,7 +198,7 @@ def _column(name: str, values: NDArray[Any], n: int) -> NDArray[Any]:
     if values.shape != (n,):
         raise InvalidInputError(f"column {name!r} must have shape ({n},), one value per id; found {values.shape}")
     if values.dtype.kind == "U":
-        return _encoded(values.tolist(), f"column {name!r}", _COLUMN_BYTES)
+        return _encoded(values.tolist(), f"column {name!r}", _limits.TEXT_BYTES)
     if values.dtype.kind not in "biuf" or values.dtype.itemsize > 8:
         raise InvalidInputError(
             f"column {name!r} must be bool, integers, floats of at most 64 bits, or fixed-width str; "

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from featurebank.store import _limits
 from featurebank.store._records import NAME, Output
 
 __all__ = ["DIGEST_END", "FILE_DIGEST", "LARGEST", "Array", "OutputEntry", "Table", "decode_table"]
@@ -189,7 +190,8 @@ def decode_table(text: bytes) -> Table:
     """The table of canonical JSON.
 
     Raises:
-        ValueError, KeyError, TypeError, RecursionError: it is none.
+        ValueError: something is larger than the format allows.
+        Exception: it is none.
     """
     tree = json.loads(text)
     n_rows = _integer(tree["rows"], 1)
@@ -203,6 +205,7 @@ def decode_table(text: bytes) -> Table:
         manifest=_array(tree["manifest"]),
     )
     _check_roles(table)
+    _limits.check(table)
     return table
 
 

@@ -29,7 +29,7 @@ from featurebank.store.errors import (
 )
 from featurebank.store.fingerprint import differences
 from featurebank.store.reader import FeatureSet, Verification
-from featurebank.store.verify import VerifyReport, verify
+from featurebank.store.verify import VerifyReport, reported, was_checked
 
 __all__ = ["Entry", "FeatureStore", "State"]
 
@@ -53,6 +53,7 @@ class Entry:
         nbytes: The size of the file.
         path: The file.
         message: What is wrong with a damaged file.
+        checked: Whether the file could be read; where not, ``message`` says why and nothing is known of it.
     """
 
     dataset: str
@@ -65,6 +66,7 @@ class Entry:
     nbytes: int = 0
     path: Path
     message: str = ""
+    checked: bool = True
 
 
 class FeatureStore:
@@ -94,7 +96,9 @@ class FeatureStore:
         names = (("dataset", dataset), ("split", split), ("backbone", backbone))
         path = self.root.joinpath(*(encode_component(name, what) for what, name in names), f"{fingerprint[:16]}.h5")
         if not self._is_inside(path):
-            raise InvalidInputError(f"{path} must lie within {self.root}; a link leads to {path.resolve()}; remove it")
+            raise InvalidInputError(
+                f"{path} must lie within {self.root}; a link leads to {os.path.realpath(path)}; remove it"
+            )
         return path
 
     def ls(self, dataset: str | None = None, backbone: str | None = None) -> list[Entry]:
@@ -261,7 +265,8 @@ class FeatureStore:
             yield (dataset, split, backbone), path
 
     def _is_inside(self, path: Path) -> bool:
-        return path.resolve().is_relative_to(self.root.resolve())
+        # Unlike Path.resolve, it takes a link to itself for what it is.
+        return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.root))
 
     def _entry(self, names: tuple[str, str, str], path: Path) -> Entry:
         entry = Entry(
@@ -270,12 +275,12 @@ class FeatureStore:
         try:
             if not self._is_inside(path):
                 raise CorruptError(
-                    f"{path} must lie within {self.root}; a link leads to {path.resolve()}; remove the link"
+                    f"{path} must lie within {self.root}; a link leads to {os.path.realpath(path)}; remove the link"
                 )
             header, manifest = _read(path)
             _check_names(names, path, manifest["key"])
         except StoreError as error:
-            return replace(entry, message=str(error))
+            return replace(entry, message=str(error), checked=was_checked(error))
         return replace(
             entry,
             fingerprint=header.table.fingerprint,
@@ -328,10 +333,8 @@ def _only(matching: Sequence[Entry]) -> Entry:
 
 
 def _verified(entry: Entry) -> VerifyReport:
-    error = entry.message
-    if not error:
-        try:
-            return verify(entry.path)
-        except StoreError as damage:
-            error = str(damage)
-    return VerifyReport(path=entry.path, fingerprint=entry.fingerprint, chunks={}, error=error)
+    if not entry.message:
+        return reported(entry.path, entry.fingerprint)
+    return VerifyReport(
+        path=entry.path, fingerprint=entry.fingerprint, chunks={}, error=entry.message, checked=entry.checked
+    )

@@ -10,6 +10,8 @@
     ├── CorruptError         (ValueError)         the bytes are not those that were sealed
     ├── NotSealedError       (ValueError)         still being written
     ├── IncompleteError      (ValueError)         cannot be sealed yet
+    ├── TooLargeError        (MemoryError)        there is not the memory to read it
+    ├── UncheckedError       (RuntimeError)       nothing is known of the file: what should check it could not
     ├── NotFoundError        (KeyError)           no such file, feature set, output
     ├── AmbiguousError       (KeyError)           several feature sets match
     ├── ExistsError          (FileExistsError)    would overwrite
@@ -35,6 +37,8 @@ __all__ = [
     "NotSealedError",
     "StorageError",
     "StoreError",
+    "TooLargeError",
+    "UncheckedError",
 ]
 
 
@@ -72,6 +76,14 @@ class NotSealedError(StoreError, ValueError):
 
 class IncompleteError(StoreError, ValueError):
     """Sealing was asked for while chunks or rows are missing."""
+
+
+class TooLargeError(StoreError, MemoryError):
+    """Reading needs more memory than there is; the file may be as it was sealed."""
+
+
+class UncheckedError(StoreError, RuntimeError):
+    """The file could not be checked: what should have done so was ended, or had too little time or memory."""
 
 
 class NotFoundError(StoreError, KeyError):

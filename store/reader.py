@@ -14,11 +14,11 @@ import numpy as np
 import xxhash
 from numpy.typing import ArrayLike, NDArray
 
-from featurebank.store._disk import Disk, storage_error
+from featurebank.store._disk import Disk, enough_memory, storage_error
 from featurebank.store._names import not_found
 from featurebank.store._opening import manifest_of, open_sealed, string_in
 from featurebank.store._packed import PackedValues
-from featurebank.store._records import Output, quantity
+from featurebank.store._records import Output, decoded_strings, first_few, quantity
 from featurebank.store._remote import RemoteFile, RemoteValues, Url, location
 from featurebank.store._table import Array, OutputEntry
 from featurebank.store._values import MappedValues, Values, view_of
@@ -152,17 +152,18 @@ class FeatureSet:
             rows: Row numbers, a boolean mask or a slice.
         """
         values = self._open_values(name)
-        if rows is None:
-            return values.fresh()
-        if isinstance(rows, slice):
-            return values.part(rows)
-        chosen = np.asarray(rows)
-        chosen = chosen if chosen.size else chosen.astype(np.intp)
-        return values.take(np.flatnonzero(chosen) if self._is_mask(chosen) else chosen)
+        with enough_memory(self.path):
+            if rows is None:
+                return values.fresh()
+            if isinstance(rows, slice):
+                return values.part(rows)
+            chosen = np.asarray(rows)
+            chosen = chosen if chosen.size else chosen.astype(np.intp)
+            return values.take(np.flatnonzero(chosen) if self._is_mask(chosen) else chosen)
 
     @property
     def ids(self) -> NDArray[np.str_]:
-        """The records' ids (N,)."""
+        """The records' ids (N,): ``str_``, or NumPy's ``StringDType`` where that would take more than 256 MiB."""
         return self._decoded(self.table.records["id"])
 
     @property
@@ -186,7 +187,10 @@ class FeatureSet:
     @property
     def status(self) -> NDArray[np.uint8]:
         """Each row's status (N,): 1 ok, 2 failed."""
-        return self._record(self.table.records["status"])
+        status = self._record(self.table.records["status"])
+        if status.min() < 1 or status.max() > 2:
+            raise self._damaged("the status of each row", "1 or 2", f"{status.min()} to {status.max()}")
+        return status
 
     @property
     def ok(self) -> NDArray[np.bool_]:
@@ -315,7 +319,9 @@ class FeatureSet:
         self._disk.close()
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        return self._open_values(name).view()
+        values = self._open_values(name)
+        with enough_memory(self.path):
+            return values.view()
 
     def __len__(self) -> int:
         return self.n_rows
@@ -386,26 +392,34 @@ class FeatureSet:
     def _record(self, array: Array) -> NDArray[Any]:
         """A view of an array that has a digest of its own, checked at the first touch."""
         if (known := self._checked.get(array.path)) is None:
-            known = self._view(array)
+            with enough_memory(self.path):
+                known = self._view(array)
             slot = self.table.digested.index(array)
             if (found := xxhash.xxh3_128_digest(known.reshape(-1).view(np.uint8).data)) != self.header.digest(slot):
-                raise CorruptError(
-                    f"{self.path} is damaged: the digest of {array.path} must be {self.header.digest(slot).hex()}; "
-                    f"found {found.hex()}; restore it from a copy or extract it again"
-                )
+                raise self._damaged(f"the digest of {array.path}", self.header.digest(slot).hex(), found.hex())
             self._checked[array.path] = known
         return known
 
     def _decoded(self, array: Array) -> NDArray[np.str_]:
         cached = f"{array.path} decoded"
         if cached not in self._checked:
+            encoded = self._record(array)
+            if array == self.table.records["id"] and (empty := np.flatnonzero(encoded == b"")).size:
+                raise self._damaged("each id", "at least one byte", f"none in rows {first_few(empty)}")
             try:
-                decoded = np.strings.decode(self._record(array), "utf-8")
+                with enough_memory(self.path):
+                    decoded = decoded_strings(encoded)
             except UnicodeDecodeError as error:
-                raise CorruptError(f"{self.path} is damaged: {array.path} must be UTF-8; found {error}") from error
+                raise self._damaged(array.path, "UTF-8", str(error)) from error
             decoded.flags.writeable = False
             self._checked[cached] = decoded
         return self._checked[cached]
+
+    def _damaged(self, what: str, expected: str, found: str) -> CorruptError:
+        return CorruptError(
+            f"{self.path} is damaged: {what} must be {expected}; found {found}; "
+            f"restore it from a copy or extract it again"
+        )
 
 
 def _part(mapping: NDArray[np.uint8], address: int, nbytes: int) -> NDArray[np.uint8]:

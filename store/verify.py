@@ -8,23 +8,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
 from featurebank.store._chunks import checksum, damage
-from featurebank.store._disk import Readable
+from featurebank.store._disk import Readable, reading
 from featurebank.store._hdf5 import described, placed
 from featurebank.store._header import Header
 from featurebank.store._opening import open_sealed
 from featurebank.store._packed import PackedValues, packed_filters
 from featurebank.store._records import first_few
 from featurebank.store._table import Array, OutputEntry
-from featurebank.store.errors import CorruptError, StoreError
+from featurebank.store.errors import (
+    CorruptError,
+    NotFoundError,
+    StorageError,
+    StoreError,
+    TooLargeError,
+    UncheckedError,
+)
 
-__all__ = ["VerifyReport", "verify", "verify_copy"]
+__all__ = ["VerifyReport", "reported", "verify", "verify_copy", "was_checked"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +46,7 @@ class VerifyReport:
         chunks: The chunks of each output.
         nbytes: The bytes hashed: the whole file.
         error: What is wrong; empty if nothing is. Only `FeatureStore.verify` reports errors, a single file raises.
+        checked: Whether the file could be checked: False where reading it failed, or memory or time ran out.
     """
 
     path: Path
@@ -48,11 +56,19 @@ class VerifyReport:
     chunks: dict[str, int]
     nbytes: int = 0
     error: str = ""
+    checked: bool = True
 
     @property
     def ok(self) -> bool:
         """Whether nothing is wrong."""
         return not self.error
+
+    @property
+    def result(self) -> Literal["as sealed", "damaged", "could not be checked"]:
+        """The answer in words."""
+        if self.ok:
+            return "as sealed"
+        return "damaged" if self.checked else "could not be checked"
 
 
 def verify(path: Path) -> VerifyReport:
@@ -61,8 +77,27 @@ def verify(path: Path) -> VerifyReport:
     Raises:
         CorruptError: the first damage, in the order header, records, outputs, HDF5 metadata; for outputs every
             damaged chunk of the output is named.
+        UncheckedError: HDF5's metadata could not be checked.
         StoreError: as for opening it.
     """
+    with reading(path):
+        return _verify(path)
+
+
+def reported(path: Path, fingerprint: str = "") -> VerifyReport:
+    """What verifying a file gives, as a report whatever happens."""
+    try:
+        return verify(path)
+    except StoreError as error:
+        return VerifyReport(path=path, fingerprint=fingerprint, chunks={}, error=str(error), checked=was_checked(error))
+
+
+def was_checked(error: StoreError) -> bool:
+    """Whether an error says what is wrong with a file, rather than why nothing is known of it."""
+    return not isinstance(error, (NotFoundError, StorageError, TooLargeError, UncheckedError))
+
+
+def _verify(path: Path) -> VerifyReport:
     disk, header, _ = open_sealed(path)
     try:
         table = header.table
@@ -90,11 +125,13 @@ def verify_copy(copy: Path, source: Path) -> None:
 
     Raises:
         CorruptError: it is damaged; the text names the source, for the copy will be gone.
+        UncheckedError: it could not be checked.
     """
     try:
         verify(copy)
     except StoreError as error:
-        raise CorruptError(str(error).replace(str(copy), str(source))) from error
+        kind = CorruptError if was_checked(error) else UncheckedError
+        raise kind(str(error).replace(str(copy), str(source))) from error
 
 
 def _check_digest(disk: Readable, header: Header, slot: int, array: Array) -> None:
@@ -105,7 +142,7 @@ def _check_digest(disk: Readable, header: Header, slot: int, array: Array) -> No
 
 def _check_chunks(disk: Readable, entry: OutputEntry, index: NDArray[np.uint64] | None) -> None:
     packed = None if index is None else PackedValues(disk.path, disk.read, entry, index)
-    expected = disk.read(entry.checksums.address, entry.checksums.nbytes).view("<u8").tolist()
+    expected = disk.read(entry.checksums.address, entry.checksums.nbytes).view("<u8")
     damaged = []
     for number, digest in enumerate(expected):
         if packed is None:
@@ -149,7 +186,7 @@ def _expected(header: Header) -> dict[str, Any]:
 
 def _packed(entry: OutputEntry, index: NDArray[np.uint64]) -> list[Any]:
     values = entry.values
-    place = placed((i * entry.packed_rows, address, nbytes) for i, (address, nbytes, _) in enumerate(index.tolist()))
+    place = placed(np.column_stack([np.arange(len(index), dtype=np.uint64) * entry.packed_rows, index[:, :2]]))
     filters = packed_filters(np.dtype(values.dtype).itemsize)
     return [values.dtype, list(values.shape), [entry.packed_rows, *values.shape[1:]], filters, place]
 
@@ -157,9 +194,10 @@ def _packed(entry: OutputEntry, index: NDArray[np.uint64]) -> list[Any]:
 def _described(array: Array, output: OutputEntry | None) -> list[Any]:
     if output is None:
         return [array.dtype, list(array.shape), None, [], array.address]
-    grid = range(output.n_chunks)
-    stride = output.chunk_stride
-    place = placed((i * output.chunk_rows, array.address + i * stride, stride) for i in grid)
+    grid, stride = np.arange(output.n_chunks, dtype=np.uint64), output.chunk_stride
+    place = placed(
+        np.column_stack([grid * output.chunk_rows, array.address + grid * stride, np.full_like(grid, stride)])
+    )
     return [array.dtype, list(array.shape), [output.chunk_rows, *array.shape[1:]], [], place]
 
 

@@ -13,11 +13,11 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from featurebank.store import _header, _manifest
+from featurebank.store import _header, _limits, _manifest
 from featurebank.store._chunks import checked_chunk, checksum, holds
 from featurebank.store._disk import Disk, lock, storage_error, sync_directory
 from featurebank.store._header import Header
-from featurebank.store._layout import REASON_BYTES, Contents, lay_out
+from featurebank.store._layout import Contents, lay_out
 from featurebank.store._names import check_file_name, final_path, not_found, partial_path
 from featurebank.store._opening import read_partial
 from featurebank.store._records import (
@@ -239,7 +239,7 @@ class FeatureSetWriter:
         """A row has no features, for ``reason``, of which 96 UTF-8 bytes are kept."""
         if not 0 <= row < self.n_rows:
             raise InvalidInputError(f"a row must lie within 0 to {self.n_rows - 1}; found {row}")
-        text = reason.replace("\0", " ").encode("utf-8", "replace")[:REASON_BYTES].decode("utf-8", "ignore")
+        text = reason.replace("\0", " ").encode("utf-8", "replace")[: _limits.REASON_BYTES].decode("utf-8", "ignore")
         with self._guard:
             self._check_open()
             self._write_reason(row, text.encode("utf-8"))
@@ -374,7 +374,9 @@ class FeatureSetWriter:
         self._status[start : start + len(status)] = status
 
     def _write_reason(self, row: int, text: bytes) -> None:
-        self._disk.write(self._array("reason").address + REASON_BYTES * row, text.ljust(REASON_BYTES, b"\0"))
+        self._disk.write(
+            self._array("reason").address + _limits.REASON_BYTES * row, text.ljust(_limits.REASON_BYTES, b"\0")
+        )
 
     def _load_progress(self) -> None:
         reason = self._array("reason")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -14,10 +15,13 @@ from typing import Any
 import h5py  # type: ignore[import-untyped]
 import numpy as np
 import pytest
+from command_line import featurebank_
 from feature_sets import KEY, make_sealed
 from resealing import reseal, with_table
 
-from featurebank.store import CorruptError, FeatureSet, FeatureStore, StoreError, _hdf5
+from featurebank.store import CorruptError, FeatureSet, FeatureStore, StoreError, UncheckedError, _hdf5
+from featurebank.store.fingerprint import fingerprint
+from featurebank.store.verify import reported
 
 
 def virtual(file: Any) -> None:
@@ -71,24 +75,69 @@ def test_what_a_store_does_not_hold_is_refused(sealed: Path, name: str) -> None:
         fs.verify()
 
 
-@pytest.mark.parametrize("how", ["crash", "hang", "chatter"])
+@pytest.mark.parametrize("how", ["crash", "chatter"])
 def test_a_file_that_breaks_the_library_breaks_another_process(
     sealed: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    run = subprocess.run
-    scripts = {
-        "crash": f"import os; os.kill(os.getpid(), {int(signal.SIGSEGV)})",
-        "hang": "import time; time.sleep(60)",
-        "chatter": "print('no JSON')",
-    }
-
-    def other(command: list[str], **settings: Any) -> Any:
-        return run([command[0], "-c", scripts[how]], **settings)
-
-    monkeypatch.setattr(subprocess, "run", other)
-    monkeypatch.setattr(_hdf5, "_SECONDS", 1)
+    scripts = {"crash": f"import os; os.kill(os.getpid(), {int(signal.SIGSEGV)})", "chatter": "print('no JSON')"}
+    instead_of_hdf5(monkeypatch, scripts[how])
     with FeatureSet(sealed) as fs, pytest.raises(CorruptError, match="HDF5 must be able to read its metadata"):
         fs.verify()
+
+
+UNABLE = {
+    "killed": (f"import os; os.kill(os.getpid(), {int(signal.SIGKILL)})", "exit status -9"),
+    "ended": (f"import os; os.kill(os.getpid(), {int(signal.SIGTERM)})", "exit status -15"),
+    "no memory for Python": ("raise ImportError('failed to map segment from shared object')", "failed to map segment"),
+    "no memory for HDF5": (
+        "import json; print(json.dumps({'error': 'OSError: memory allocation failed', 'memory': True}))",
+        "memory allocation failed",
+    ),
+    "hang": ("import time; time.sleep(60)", "no answer within 1 s"),
+}
+
+
+@pytest.mark.parametrize("how", UNABLE)
+def test_b8_a_check_that_could_not_be_made_is_not_damage(
+    tmp_path: Path, sealed_bytes: bytes, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    folder = tmp_path / "demo" / "test" / "tiny%2Fnet"
+    folder.mkdir(parents=True)
+    path = folder / f"{fingerprint(KEY)[:16]}.h5"
+    path.write_bytes(sealed_bytes)
+    instead_of_hdf5(monkeypatch, UNABLE[how][0])
+    with FeatureSet(path) as fs, pytest.raises(UncheckedError, match=f"could not be checked: .*{UNABLE[how][1]}"):
+        fs.verify()
+    (report,) = FeatureStore(tmp_path).verify()
+    assert (report.ok, report.result) == (False, "could not be checked")
+    assert "damaged" not in report.error
+    done = featurebank_("verify", "--store", tmp_path, "--json")
+    assert (done.code, done.json[0]["result"]) == (3, "could not be checked")
+    (folder / f"{'0' * 16}.h5").write_bytes(b"something else")
+    assert featurebank_("verify", "--store", tmp_path).code == 1
+
+
+def test_b8_little_memory_and_failing_disks_are_no_damage(sealed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 26, 1 << 26))\n"
+    code += "import featurebank.store._hdf5 as h; h.main()"
+    instead_of_hdf5(monkeypatch, code)
+    assert reported(sealed).result == "could not be checked"
+    monkeypatch.undo()
+
+    def failing(*_: Any) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "preadv", failing)
+    report = reported(sealed)
+    assert (report.result, report.checked) == ("could not be checked", False)
+    monkeypatch.undo()
+    assert reported(sealed).result == "as sealed"
+
+
+def instead_of_hdf5(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    run = subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda command, **settings: run([command[0], "-c", code], **settings))
+    monkeypatch.setattr(_hdf5, "_SECONDS", 1)
 
 
 def test_damaged_metadata_with_right_digests_is_one_clear_error(sealed: Path) -> None:
