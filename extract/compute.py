@@ -10,17 +10,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from featurebank.extract import backbones
+from featurebank.extract.agreement import STEPS, Kept, agreement
 from featurebank.extract.backbones.contract import BackboneSpec
 from featurebank.extract.batches import Part, Preparer, Reader, Shelves, batches, pixels_key
 from featurebank.extract.datasets.contract import Split
 from featurebank.extract.device import Execution, cpu_cores
-from featurebank.extract.forward import PixelsToFeatures, Runner
+from featurebank.extract.forward import PixelsToFeatures, Runner, is_out_of_memory
 from featurebank.extract.gpu_jpeg import check_decoder
-from featurebank.extract.key import Precision, StoredType
+from featurebank.extract.key import LEAST_AGREEMENT, Precision, StoredType
 from featurebank.extract.memory import keep_freed_memory
 from featurebank.extract.pixel_cache import PixelCache
 from featurebank.extract.plan import Rows
@@ -42,6 +44,7 @@ class Recipe:
         dtype: of its outputs.
         batch_size: images a pass; also the grid that batches are cells of.
         compiled: whether to compile it.
+        kept: what stays in float32 all the same; ``None`` where that is still to be measured.
     """
 
     spec: BackboneSpec
@@ -49,6 +52,7 @@ class Recipe:
     dtype: StoredType
     batch_size: int
     compiled: bool
+    kept: Kept | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +62,9 @@ class Facts:
     Attributes:
         shapes: output to the shape of one row.
         head: the classifier's weight (K, D) and bias (K,), float32, where there is one.
-        execution: how it runs, for the manifest: ``compiled``, ``batch_size``, ``sparsity`` of a pruned network.
+        execution: how it runs, for the manifest: ``compiled``, ``batch_size``, ``sparsity`` of a pruned network; in a
+            lower precision ``float32``, what is kept in it, and ``agreement``, the smallest cosine to float32 of all
+            that was tried.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -104,8 +110,12 @@ class Compute(Protocol):
     lanes: int
     """How many batches are under way at once."""
 
-    def facts(self, recipe: Recipe) -> Facts:
+    def facts(self, recipe: Recipe, images: NDArray[np.uint8] | None = None) -> Facts:
         """Builds a network, or finds it built.
+
+        Args:
+            recipe: which one.
+            images: (B, H, W, C) what its precision is tried on, if the recipe leaves that open.
 
         Raises:
             Exception: it cannot be built; the same again for every later question about it.
@@ -159,15 +169,19 @@ class Local:
         """Images whose pixels came from the pixel cache, their files not read."""
         return 0 if self.cache is None else self.cache.images
 
-    def facts(self, recipe: Recipe) -> Facts:
+    def facts(self, recipe: Recipe, images: NDArray[np.uint8] | None = None) -> Facts:
         """See `Compute`."""
-        runner = self._runner(recipe)
+        runner = self._runner(recipe, images)
         spec, network = recipe.spec, runner.module.network
         size = (1, spec.preprocessing.height, spec.preprocessing.width, 3)
         with torch.inference_mode():
             probe = runner.module(torch.zeros(size, dtype=torch.uint8, device=runner.device))
         head = network.head() if "pooled" in spec.outputs else None
         execution: dict[str, Any] = {"compiled": runner.compiled, "batch_size": runner.batch_size}
+        if recipe.precision != "float32":
+            execution["float32"] = runner.module.kept
+            if runner.module.tried:
+                execution["agreement"] = dict(runner.module.tried)
         if sparsity := round(network.sparsity(), 6):
             execution["sparsity"] = sparsity
         return Facts(
@@ -221,25 +235,76 @@ class Local:
         """See `Compute`."""
         return provenance(self.device, execution, split, spec)
 
-    def _runner(self, recipe: Recipe) -> Runner:
+    def _runner(self, recipe: Recipe, images: NDArray[np.uint8] | None = None) -> Runner:
         if recipe not in self._runners:
             try:
-                runner: Runner | Exception = self._build(recipe)
+                runner: Runner | Exception = self._build(recipe, images)
             except Exception as error:
-                runner = error
+                runner = _without_frames(error)
             self._runners[recipe] = runner
             if isinstance(runner, Runner):
-                # A compilation that failed: the network is the eager one from here on.
-                self._runners.setdefault(replace(recipe, compiled=runner.compiled), runner)
+                # As it turned out: a compilation may have failed, a lower precision may have cost too much.
+                known = replace(recipe, compiled=runner.compiled)
+                self._runners.setdefault(known, runner)
+                self._runners.setdefault(replace(known, kept=_kept(recipe, runner)), runner)
         found = self._runners[recipe]
         if isinstance(found, Exception):
             raise found
         return found
 
-    def _build(self, recipe: Recipe) -> Runner:
+    def _build(self, recipe: Recipe, images: NDArray[np.uint8] | None) -> Runner:
         check_decoder(recipe.spec.preprocessing.decode.library, self.device)
-        module = PixelsToFeatures(backbones.build(recipe.spec), recipe.spec, recipe.precision, recipe.dtype)
+        if recipe.precision == "float32" or recipe.kept is not None:
+            module = self._module(recipe, recipe.kept or "nothing")
+        else:
+            module = self._agreeing(recipe, images)
         return Runner(module, device=self.device, batch_size=recipe.batch_size, compiled=recipe.compiled)
+
+    def _module(self, recipe: Recipe, kept: Kept, network: Any = None) -> PixelsToFeatures:
+        network = backbones.build(recipe.spec) if network is None else network
+        return PixelsToFeatures(network, recipe.spec, recipe.precision, recipe.dtype, kept)
+
+    def _agreeing(self, recipe: Recipe, images: NDArray[np.uint8] | None) -> PixelsToFeatures:
+        """The network in the lower precision, with as much of it in float32 as these images ask for."""
+        tried: dict[Kept, float] = {}
+        if images is not None and len(images):
+            exact = self._module(recipe, "everything")
+            expected = self._outputs(exact, images)
+            network: Any = exact.network  # serves once: a lower precision is no way back
+            del exact
+            for kept in STEPS:
+                try:
+                    module = self._module(recipe, kept, network)
+                    network = None
+                    tried[kept] = agreement(expected, self._outputs(module, images))
+                except Exception as error:
+                    if is_out_of_memory(error):
+                        raise
+                    tried[kept] = 0.0
+                    continue
+                if tried[kept] >= LEAST_AGREEMENT:
+                    module.tried = tried
+                    return module
+        module = self._module(recipe, "everything")
+        module.tried = tried
+        return module
+
+    def _outputs(self, module: PixelsToFeatures, images: NDArray[np.uint8]) -> dict[str, torch.Tensor]:
+        runner = Runner(module, device=self.device, batch_size=len(images), compiled=False)
+        return {name: value.cpu() for name, value in runner(torch.from_numpy(images)).items()}
+
+
+def _kept(recipe: Recipe, runner: Runner) -> Kept | None:
+    return None if recipe.precision == "float32" else runner.module.kept
+
+
+def _without_frames(error: Exception) -> Exception:
+    """The error alone: the frames of its traceback would hold the network that could not be built."""
+    seen: BaseException | None = error
+    while seen is not None:
+        seen.__traceback__ = None
+        seen = seen.__cause__ or seen.__context__
+    return error
 
 
 def _pixel_cache(execution: Execution) -> PixelCache | None:

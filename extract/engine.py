@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featurebank.extract.agreement import Kept, sample
 from featurebank.extract.backbones.contract import BackboneSpec
 from featurebank.extract.batches import Part
 from featurebank.extract.compute import Compute, Facts, Feed, Local, Recipe, Walk, numerics
 from featurebank.extract.datasets.contract import Split
 from featurebank.extract.device import Execution, resolve_device
 from featurebank.extract.forward import COMPILE_FROM_ROWS, can_compile
+from featurebank.extract.key import LEAST_AGREEMENT
 from featurebank.extract.plan import Rows, Task, plan
 from featurebank.extract.progress import Clock, JobProgress, Observer
 from featurebank.extract.reporting import Meter
@@ -125,6 +127,7 @@ class _Engine:
         self.sets = [_Set(w) for w in wanted]
         self.whole: dict[int, Part] = {}
         self.parts: list[tuple[int, Part]] = []
+        self.said: set[tuple[BackboneSpec, Kept]] = set()
         self.meter = Meter(self._progress, self.clock, observer)
 
     def run(self) -> list[Outcome]:
@@ -263,28 +266,58 @@ class _Engine:
     def _prepare(self, s: _Set) -> None:
         """The network, and the file laid out; a backbone that fails here fails alone."""
         recipe = self._recipe(s)
-        compiling = " and compiling" if recipe.compiled else ""
-        self.meter.show(f"building{compiling} {s.spec.name}", force=True)
+        measuring = recipe.precision != "float32" and recipe.kept is None
+        doing = "building" + " and compiling" * recipe.compiled + f", {recipe.precision} against float32:" * measuring
+        self.meter.show(f"{doing} {s.spec.name}", force=True)
         try:
-            facts = self.compute.facts(recipe)
-            s.recipe = replace(recipe, compiled=bool(facts.execution["compiled"]))
+            images = sample(self.splits[s.wanted.request.split], s.spec.preprocessing) if measuring else None
+            facts = self.compute.facts(recipe, images)
+            s.recipe = replace(
+                recipe, compiled=bool(facts.execution["compiled"]), kept=facts.execution.get("float32", recipe.kept)
+            )
             if s.writer is None:
                 self._create(s, facts)
-            how, size = "compiled" if s.recipe.compiled else "eager", facts.execution["batch_size"]
-            s.outcome.execution = f"{how}, batch {size}"
+            self._say_how(s, facts)
         except StoreError:
             raise
         except Exception as error:
             self._fail(s, error)
 
+    def _say_how(self, s: _Set, facts: Facts) -> None:
+        how, size = "compiled" if facts.execution["compiled"] else "eager", facts.execution["batch_size"]
+        kept, tried = facts.execution.get("float32", "nothing"), facts.execution.get("agreement", {})
+        s.outcome.execution = f"{how}, batch {size}" + {"nothing": "", "everything": ", float32"}.get(
+            kept, f", float32 {kept}"
+        )
+        if kept != "nothing" and (s.spec, kept) not in self.said:
+            self.said.add((s.spec, kept))
+            found = ", ".join(f"{value} with {name} of it in float32" for name, value in tried.items())
+            log.warning(
+                "%s in %s: its features must have a cosine of %s to those in float32; found %s; %s stays in float32",
+                s.spec.name,
+                s.wanted.key["precision"],
+                LEAST_AGREEMENT,
+                found or "no image to measure it on",
+                {"beginning": "its beginning"}.get(kept, kept),
+            )
+
     def _recipe(self, s: _Set) -> Recipe:
+        precision = s.wanted.key["precision"]
+        execution = {} if precision == "float32" else s.execution or self._execution_of_others(s)
         return Recipe(
             spec=s.spec,
-            precision=s.wanted.key["precision"],
+            precision=precision,
             dtype=s.wanted.key["dtype"],
             batch_size=int(s.execution.get("batch_size", self.batch_size)),
             compiled=bool(s.execution.get("compiled", self._wants_compilation(s))),
+            # What was begun before this was measured goes on as it began.
+            kept=execution.get("float32", "nothing") if execution else None,
         )
+
+    def _execution_of_others(self, s: _Set) -> dict[str, Any]:
+        """How the same backbone was begun on another split: all of its sets are made alike."""
+        job = s.wanted.job.backbone
+        return next((t.execution for t in self.sets if t.wanted.job.backbone == job and t.execution), {})
 
     def _wants_compilation(self, s: _Set) -> bool:
         """Decided by the number of images alone, not by timings, so that two runs decide alike."""
@@ -297,7 +330,8 @@ class _Engine:
         """Lays the file out, unless another run has just done so."""
         split = self.splits[s.wanted.request.split]
         dtype = s.wanted.key["dtype"]
-        s.execution = dict(facts.execution)
+        known = self._execution_of_others(s)
+        s.execution = {name: known[name] for name in ("float32", "agreement") if name in known} | dict(facts.execution)
         try:
             s.writer = FeatureSetWriter.create(
                 s.outcome.path,

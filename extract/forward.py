@@ -9,13 +9,14 @@ import logging
 import shutil
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from featurebank.extract.key import Precision, StoredType
+from featurebank.extract.agreement import Kept, agreement, lower
+from featurebank.extract.key import LEAST_AGREEMENT, Precision, StoredType
 from featurebank.extract.transform import normalisation
 
 if TYPE_CHECKING:
@@ -28,24 +29,39 @@ log = logging.getLogger("featurebank")
 COMPILE_FROM_ROWS = 2048
 """Compiling costs about as much as it saves on this many images (benchmarks/extract_peer.py prints both)."""
 
-AGREEMENT = 0.999
-"""A compiled network whose features have a smaller cosine to the eager ones than this is not used."""
-
 
 class PixelsToFeatures(nn.Module):
-    """Normalisation in float32, the network in its own precision, outputs in the stored dtype."""
+    """Normalisation in float32, the network in its own precision, outputs in the stored dtype.
 
-    def __init__(self, network: Network, spec: BackboneSpec, precision: Precision, dtype: StoredType) -> None:
+    Args:
+        network: in float32; changed in place.
+        spec: says what the weights expect.
+        precision: of the network's arithmetic.
+        dtype: of the outputs.
+        kept: what of the network stays in float32 all the same.
+
+    Attributes:
+        tried: what could have been kept to its agreement with float32, where that was measured.
+    """
+
+    def __init__(
+        self, network: Network, spec: BackboneSpec, precision: Precision, dtype: StoredType, kept: Kept = "nothing"
+    ) -> None:
         super().__init__()
+        self.kept = kept
+        self.tried: Mapping[Kept, float] = {}
         self.scale: torch.Tensor
         self.shift: torch.Tensor
         scale, shift = normalisation(spec.preprocessing)
         self.register_buffer("scale", torch.from_numpy(scale).view(1, 3, 1, 1).clone(), persistent=False)
         self.register_buffer("shift", torch.from_numpy(shift).view(1, 3, 1, 1).clone(), persistent=False)
-        self.compute = getattr(torch, precision)
+        # A float32 beginning takes images that were not rounded.
+        self.compute = getattr(torch, precision) if kept == "nothing" else torch.float32
         self.stored = getattr(torch, dtype)
         assert isinstance(network, nn.Module)  # noqa: S101 - narrows the type, the contract says so
-        self.network = network.to(self.compute).to(memory_format=torch.channels_last)
+        blank = torch.zeros(1, 3, spec.preprocessing.height, spec.preprocessing.width)
+        lower(network, getattr(torch, precision), kept, blank)
+        self.network = network.to(memory_format=torch.channels_last)
         self.eval().requires_grad_(False)
 
     def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -85,17 +101,25 @@ class Runner:
         start = 0
         while start < len(pixels):
             size = self.batch_size
-            try:
-                parts.append(self._pass(pixels[start : start + size], size))
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or size == 1:
-                    raise
+            part = self._fitting(pixels[start : start + size], size)
+            if part is None:
+                # Only here: while the error is being handled, its traceback holds what filled the memory.
                 self._halve(size)
                 continue
+            parts.append(part)
             start += size
         if len(parts) == 1:
             return parts[0]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _fitting(self, pixels: torch.Tensor, size: int) -> dict[str, torch.Tensor] | None:
+        """One pass, or ``None`` where memory ran out and fewer images may fit."""
+        try:
+            return self._pass(pixels, size)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or size == 1:
+                raise
+        return None
 
     def _pass(self, pixels: torch.Tensor, size: int) -> dict[str, torch.Tensor]:
         # Compiled code tells tensors made in inference mode from others, so the input is always made outside.
@@ -122,7 +146,7 @@ class Runner:
         sample = torch.randint(
             0, 256, (self.batch_size, spec.height, spec.width, 3), dtype=torch.uint8, generator=generator
         )
-        eager = self._pass(sample, self.batch_size)
+        eager = self(sample)
         from torch._inductor.async_compile import shutdown_compile_workers
 
         try:
@@ -132,15 +156,14 @@ class Runner:
                 self._call = torch.compile(  # type: ignore[call-overload]  # lacks the flag in torch 2.15
                     self.module, dynamic=False, isolate_recompiles=True, options={"freezing": True}
                 )
-                compiled = self._pass(sample, self.batch_size)
+                compiled = self(sample)
         except Exception as error:
             self._use_eager(f"compilation failed, running eagerly: {str(error).splitlines()[0][:200]}")
             return
         finally:
             shutdown_compile_workers()
-        agreement = min(_cosine(eager[name], compiled[name]) for name in eager)
-        if agreement < AGREEMENT:
-            self._use_eager(f"compiled features differ from eager ones (cosine {agreement:.5f}), running eagerly")
+        if (cosine := agreement(eager, compiled)) < LEAST_AGREEMENT:
+            self._use_eager(f"compiled features differ from eager ones (cosine {cosine:.5f}), running eagerly")
             return
         self.compiled = True
 
@@ -166,7 +189,3 @@ def is_out_of_memory(error: BaseException) -> bool:
     text = str(error)
     return "DefaultCPUAllocator" in text and "memory" in text
 
-
-def _cosine(a: torch.Tensor, b: torch.Tensor) -> float:
-    a, b = a.flatten(1).double(), b.flatten(1).double()
-    return float(nn.functional.cosine_similarity(a, b).min())

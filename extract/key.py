@@ -1,7 +1,7 @@
 """The key of a feature set: everything that determines its numbers, and nothing else.
 
 In it: format version, backbone (source, name, architecture, digest of the weights, conversion, outputs), the whole
-preprocessing record, precision policy, stored dtype, dataset (name, split, subset, digest of ordered ids, labels and
+preprocessing record, precision and how far it may differ from float32, stored dtype, dataset (name, split, subset, digest of ordered ids, labels and
 contents). Not in it: batch size, device, workers, paths, times, library versions.
 """
 
@@ -15,9 +15,12 @@ from featurebank.extract.backbones.contract import BackboneSpec
 from featurebank.extract.datasets.contract import Subset
 from featurebank.store.fingerprint import fingerprint, record
 
-__all__ = ["DatasetKey", "Precision", "StoredType", "feature_fingerprint", "feature_key"]
+__all__ = ["LEAST_AGREEMENT", "DatasetKey", "Precision", "StoredType", "feature_fingerprint", "feature_key"]
 
 KEY_VERSION = 1
+
+LEAST_AGREEMENT = 0.999
+"""The smallest cosine that features in a lower precision may have to those in float32."""
 
 Precision = Literal["float32", "bfloat16", "float16"]
 StoredType = Literal["float16", "float32"]
@@ -62,11 +65,14 @@ def feature_key(
     spec["weights"] = backbone.weights.sha256
     spec["outputs"] = list(backbone.outputs)
     preprocessing = spec.pop("preprocessing")
+    # Packaged networks had their float32 beginning before agreement was measured: their keys say no more than then.
+    measured = precision != "float32" and backbone.source != "packaged"
     return {
         "version": KEY_VERSION,
         "backbone": spec,
         "preprocessing": preprocessing,
         "precision": precision,
+        **({"agreement": LEAST_AGREEMENT} if measured else {}),
         "dtype": dtype,
         "dataset": record(dataset),
     }

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from featurebank.extract.backbones.contract import BackboneSpec
 from featurebank.extract.compute import Facts, Recipe, Walk
@@ -83,9 +84,9 @@ class Cluster:
         with contextlib.suppress(OSError):  # A worker that dies just now has let go of it too.
             self._client.unregister_worker_plugin(self._run)
 
-    def facts(self, recipe: Recipe) -> Facts:
+    def facts(self, recipe: Recipe, images: NDArray[np.uint8] | None = None) -> Facts:
         """See `Compute`."""
-        facts: Facts = self._result(self._submit(describe, self._group, recipe), recipe.spec.name)
+        facts: Facts = self._result(self._submit(describe, self._group, recipe, images), recipe.spec.name)
         itemsize = np.dtype(recipe.dtype).itemsize
         self._row_bytes[recipe.spec] = itemsize * sum(math.prod(shape) for shape in facts.shapes.values())
         return facts

@@ -98,11 +98,11 @@ class Extraction(WorkerPlugin):
         return self.local
 
 
-def describe(run: str, group: int, recipe: Recipe) -> Facts:
-    """Builds a network and says what must be known of it."""
+def describe(run: str, group: int, recipe: Recipe, images: NDArray[np.uint8] | None) -> Facts:
+    """Builds a network, tries its precision on some images, and says what must be known of it."""
     extraction = _extraction(run)
     with extraction.lock, numerics():
-        return extraction.of_group(group).facts(recipe)
+        return extraction.of_group(group).facts(recipe, images)
 
 
 def tell_provenance(run: str, split: int, execution: Mapping[str, Any], recipe_spec: Any) -> dict[str, Any]:
