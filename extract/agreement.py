@@ -107,9 +107,9 @@ def lower(network: nn.Module, dtype: torch.dtype, kept: Kept, images: torch.Tens
     for module, owner in _owners(network, set(order)):
         if not _owns_values(module):
             continue
-        norm = isinstance(module, nn.modules.batchnorm._BatchNorm)  # noqa: SLF001 - the public classes have no other base
+        norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
         if owner not in beginning and not norm:
-            module._apply(lambda t: t.to(dtype) if t.is_floating_point() else t, recurse=False)  # type: ignore[no-untyped-call]  # noqa: SLF001
+            module._apply(lambda t: t.to(dtype) if t.is_floating_point() else t, recurse=False)  # type: ignore[no-untyped-call]
         if module is owner and not (norm and owner not in beginning):
             module.register_forward_pre_hook(_take_own_precision)
 

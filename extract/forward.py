@@ -188,4 +188,3 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error)
     return "DefaultCPUAllocator" in text and "memory" in text
-

@@ -1,8 +1,9 @@
 """The key of a feature set: everything that determines its numbers, and nothing else.
 
 In it: format version, backbone (source, name, architecture, digest of the weights, conversion, outputs), the whole
-preprocessing record, precision and how far it may differ from float32, stored dtype, dataset (name, split, subset, digest of ordered ids, labels and
-contents). Not in it: batch size, device, workers, paths, times, library versions.
+preprocessing record, precision policy and how far it may differ from float32, stored dtype, dataset (name, split,
+subset, digest of ordered ids, labels and contents). Not in it: batch size, device, workers, paths, times, library
+versions.
 """
 
 from __future__ import annotations
