@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from featurebank.pipelines.streams import console, print_json
 from featurebank.pipelines.tables import titled_table
@@ -94,11 +94,11 @@ def _one(name: str, *, as_json: bool) -> None:
         print_json({"name": name, **facts})
         return
     out = console()
-    out.print(f"[bold]{escape(entry.name if entry else name)}[/]", soft_wrap=True)
+    out.print(entry.name if entry else name, style="bold", soft_wrap=True)
     for label, value in facts.items():
         text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
         if text and label != "name":
-            out.print(f"  [dim]{label:<13}[/] {escape(text)}", soft_wrap=True, highlight=False)
+            out.print(Text.assemble((f"  {label:<13}", "dim"), f" {text}"), soft_wrap=True)
 
 
 def _json(entry: ZooEntry) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def _print_table(found: Sequence[ZooEntry], out: Console) -> None:
     for entry in found:
         size = str(entry.preprocessing.height)
         cells = (entry.name, entry.style, entry.method, entry.data, size, str(entry.dimension), _millions(entry))
-        table.add_row(*map(escape, cells))
+        table.add_row(*cells)
     out.print(table)
     out.print("  featurebank backbones NAME: its weights, preprocessing and paper", soft_wrap=True, highlight=False)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
 from featurebank import __version__
 from featurebank.pipelines.backbones import backbones
@@ -78,7 +78,7 @@ def _run(application: Callable[..., Any]) -> int:
         return code
     except (StoreError, ExtractError, OSError, ValueError) as error:
         text = str(error) if str(error) else type(error).__name__
-        console(stderr=True).print(f"[red]error:[/] {escape(text)}", highlight=False, soft_wrap=True)
+        console(stderr=True).print(Text.assemble(("error:", "red"), f" {text}"), soft_wrap=True)
         return _exit_code(error)
     return 0
 

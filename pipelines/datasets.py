@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.text import Text
 
 from featurebank.pipelines.streams import console, print_json
@@ -141,12 +140,12 @@ def _print_table(rows: Sequence[NamedDataset], out: Console) -> None:
 
 
 def _print_dataset(row: NamedDataset, root: Path, states: Sequence[SplitState], out: Console) -> None:
-    out.print(f"[bold]{escape(row.name)}[/]  {escape(row.title)}", soft_wrap=True)
+    out.print(Text.assemble((row.name, "bold"), f"  {row.title}"), soft_wrap=True)
     facts = [("use", row.kind), ("splits", _splits_text(row)), ("classes", _classes_text(row)), ("note", row.note)]
     for label, text in [*facts, *_facts(row)]:
         if text:
-            out.print(f"  [dim]{label:<10}[/] {escape(text.replace('`', ''))}", soft_wrap=True)
-    out.print(f"  [dim]{'root':<10}[/] {escape(str(root))}", soft_wrap=True)
+            out.print(Text.assemble((f"  {label:<10}", "dim"), f" {text.replace('`', '')}"), soft_wrap=True)
+    out.print(Text.assemble((f"  {'root':<10}", "dim"), f" {root}"), soft_wrap=True)
     if not states and not _fetched(row):
         out.print("  nothing is there yet; --root DIR looks elsewhere", style="yellow")
     for state in states:
@@ -178,7 +177,7 @@ def _write_truth(row: NamedDataset, root: Path, path: Path) -> None:
     if repr(row.loader) != "retrieval.revisited":
         raise ConfigError(f"--truth: expected roxford5k or rparis6k, which come with one, found {row.name}")
     n = write_revisited_truth(Place(root, row.name), path)
-    console(stderr=True).print(f"{escape(str(path))}: the ground truth of {n} queries", soft_wrap=True)
+    console(stderr=True).print(f"{path}: the ground truth of {n} queries", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -16,16 +15,17 @@ from rich.text import Text
 from featurebank.extract.progress import Observer, Snapshot
 from featurebank.extract.wanted import Outcome
 from featurebank.pipelines.features import ProbeOutcome, Report
-from featurebank.pipelines.tables import titled_table
+from featurebank.pipelines.tables import line, titled_table
+from featurebank.store.text import shown
 
 __all__ = ["live", "outcome_table", "probe_table", "render_report", "render_snapshot"]
 
 STATES = {
-    "present": "[dim]sealed already[/]",
-    "sealed": "[green]sealed[/]",
-    "missing": "waiting",
-    "failed": "[red]failed[/]",
-    "interrupted": "[yellow]interrupted[/]",
+    "present": Text("sealed already", "dim"),
+    "sealed": Text("sealed", "green"),
+    "missing": Text("waiting"),
+    "failed": Text("failed", "red"),
+    "interrupted": Text("interrupted", "yellow"),
 }
 PLAIN_EVERY_SECONDS = 10.0
 SHOWN = 10  # failed rows of one feature set
@@ -71,12 +71,12 @@ def render_snapshot(snapshot: Snapshot) -> RenderableType:
             waiting += 1
             continue
         table.add_row(
-            job.backbone,
-            job.dataset,
+            line(job.backbone),
+            line(job.dataset),
             ProgressBar(total=max(job.total, 1), completed=job.done, width=20),
             f"{job.done:,}/{job.total:,}",
             Text(f"{job.failed_rows} failed" if job.failed_rows else "", style="yellow"),
-            Text(job.note, style="yellow"),
+            line(job.note, "yellow"),
         )
     finished = sum(job.state in ("present", "sealed") for job in snapshot.jobs)
     counts = f"{finished} of {len(snapshot.jobs)} feature sets sealed, {waiting} waiting"
@@ -108,20 +108,20 @@ def outcome_table(outcomes: Sequence[Outcome]) -> Table:
     What no feature set has, such as failed rows, gets no column.
     """
     names = {"backbone": [o.backbone for o in outcomes], "dataset": [f"{o.dataset}/{o.split}" for o in outcomes]}
-    numbers = {
+    numbers: dict[str, Sequence[str | Text]] = {
         "rows": [f"{o.n_rows:,}" for o in outcomes],
-        "failed": [f"[yellow]{len(o.failed):,}[/]" if o.failed else "" for o in outcomes],
+        "failed": [Text(f"{len(o.failed):,}" if o.failed else "", "yellow") for o in outcomes],
         "images/s": [f"{o.images_per_second:,.0f}" if o.images_per_second else "" for o in outcomes],
         "decode,\nforward,\nwrite %": [_where(o.seconds) for o in outcomes],
     }
     table = titled_table("Feature sets", *names)
     table.add_column("state", no_wrap=True)
-    shown = {name: cells for name, cells in numbers.items() if any(cells)}
-    for name in shown:
-        table.add_column(name, justify="right", no_wrap=True)
+    filled = {name: cells for name, cells in numbers.items() if any(cells)}
+    for name in filled:
+        table.add_column(Text(name), justify="right", no_wrap=True)
     for index, outcome in enumerate(outcomes):
-        described = (escape(cells[index]) for cells in names.values())
-        table.add_row(*described, STATES[outcome.state], *(cells[index] for cells in shown.values()))
+        described = (cells[index] for cells in names.values())
+        table.add_row(*described, STATES[outcome.state], *(cells[index] for cells in filled.values()))
     return table
 
 
@@ -145,12 +145,12 @@ def probe_table(probes: Sequence[ProbeOutcome]) -> Table:
     for name in ("accuracy", "95 % interval", "C"):
         table.add_column(name, justify="right", no_wrap=True)
     for p in sorted(probes, key=lambda p: -(p.row.value if p.row else -1.0)):
-        cells = ["[red]failed[/]", "", ""]
+        cells: list[Text | str] = [Text("failed", "red"), "", ""]
         if p.row is not None:
             interval = f"{p.row.low:.3f} - {p.row.high:.3f}" if p.row.low is not None else ""
             chosen = (p.row.settings or {}).get("chosen", {})
             cells = [f"{p.row.value:.3f}", interval, str(chosen.get("C", ""))]
-        table.add_row(escape(p.backbone), escape(p.probe.train), escape(p.probe.test), *cells)
+        table.add_row(p.backbone, p.probe.train, p.probe.test, *cells)
     return table
 
 
@@ -183,4 +183,4 @@ def render_report(report: Report, console: Console, *, seconds: float) -> None:
 
 
 def _line(console: Console, what: str, style: str, why: str) -> None:
-    console.print(Text.assemble("  ", (what, style), f": {why}"), soft_wrap=True)
+    console.print(Text.assemble("  ", (shown(what), style), f": {why}"), soft_wrap=True)

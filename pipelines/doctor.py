@@ -10,14 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import typer
-from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 
 from featurebank.extract.assets import cache_dir
 from featurebank.extract.device import cpu_cores, has_bfloat16, resolve_device, resolve_precision
 from featurebank.pipelines.streams import JsonOption, console, print_json
-from featurebank.pipelines.tables import titled_table
+from featurebank.pipelines.tables import line, titled_table
 
 __all__ = ["Finding", "doctor", "doctor_table", "examine"]
 
@@ -109,5 +107,5 @@ def doctor_table(findings: list[Finding]) -> Table:
     """The findings for a person."""
     table = titled_table("This machine", "check", "found", "advice")
     for finding in findings:
-        table.add_row(finding.check, Text(finding.found, style="" if finding.ok else "red"), escape(finding.advice))
+        table.add_row(finding.check, line(finding.found, "" if finding.ok else "red"), finding.advice)
     return table

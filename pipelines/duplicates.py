@@ -13,7 +13,6 @@ import typer
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from featurebank.pipelines.config import ConfigError
 from featurebank.pipelines.probing.inputs import SplitRows, check_alike, read_rows, vectors
@@ -21,7 +20,7 @@ from featurebank.pipelines.probing.selection import Selection, parse_key, select
 from featurebank.pipelines.reporting import print_line
 from featurebank.pipelines.stores import existing_store
 from featurebank.pipelines.streams import console, print_json
-from featurebank.pipelines.tables import titled_table
+from featurebank.pipelines.tables import line, titled_table
 from featurebank.store import FeatureSet
 
 __all__ = ["Found", "duplicates", "find_duplicates"]
@@ -156,10 +155,10 @@ def _print(found: list[Found], screen: Console, *, threshold: float, limit: int)
             style = "" if classes[0] == classes[1] else "yellow"
             table.add_row(
                 f"{row['cosine']:.4f}" + (" =" if row["same_bytes"] else ""),
-                Text(row["first"]),
-                Text(classes[0], style=style),
-                Text(row["second"]),
-                Text(classes[1], style=style),
+                row["first"],
+                line(classes[0], style),
+                row["second"],
+                line(classes[1], style),
             )
         if len(one.same):
             screen.print(table)

@@ -10,16 +10,16 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from featurebank.extract.errors import nearest
 from featurebank.pipelines.stores import DEFAULT_STORE, StoreOption, existing_store
 from featurebank.pipelines.streams import JsonOption, console, print_json
-from featurebank.pipelines.tables import titled_table
+from featurebank.pipelines.tables import line, titled_table
 from featurebank.store import Entry, FeatureSet, VerifyReport
 from featurebank.store.fingerprint import differences
+from featurebank.store.text import shown
 
 __all__ = [
     "differences_table",
@@ -126,9 +126,9 @@ def entries_table(entries: Sequence[Entry], root: Path) -> RenderableType:
     table.add_column("outputs", overflow="fold")
     for e in entries:
         name = e.state if e.checked else "unreadable"
-        state = f"[{STATE_STYLE[name]}]{name}[/]"
-        outputs = escape(e.message) if e.message else ", ".join(output.name for output in e.outputs)
-        names = (escape(f"{e.dataset}/{e.split}"), escape(e.backbone))
+        state = Text(name, STATE_STYLE[name])
+        outputs = e.message or ", ".join(output.name for output in e.outputs)
+        names = (f"{e.dataset}/{e.split}", e.backbone)
         table.add_row(*names, e.fingerprint[:8], state, f"{e.n_rows:,}", size_text(e.nbytes), outputs)
     return table
 
@@ -173,7 +173,7 @@ def set_view(feature_set: FeatureSet) -> RenderableType:
         ("columns", ", ".join(feature_set.columns) or "none"),
         ("head", "none" if feature_set.head is None else f"{feature_set.head[0].shape}"),
     ):
-        facts.add_row(f"[bold]{name}[/]", escape(str(value)))
+        facts.add_row(Text(name, "bold"), line(str(value)))
     outputs = titled_table("Outputs", "output", "shape", "dtype", "rows a chunk")
     for name in feature_set.outputs:
         array = _array_json(feature_set, name)
@@ -182,14 +182,14 @@ def set_view(feature_set: FeatureSet) -> RenderableType:
     parts: list[RenderableType] = [facts, "", outputs, "", _tree("Key", feature_set.key), ""]
     parts += [_tree("Provenance", provenance), ""]
     for row, reason in list(feature_set.reasons.items())[:20]:
-        parts.append(f"[yellow]row {row}[/] {escape(str(feature_set.ids[row]))}: {escape(reason)}")
+        parts.append(Text.assemble((f"row {row}", "yellow"), f" {shown(str(feature_set.ids[row]))}: {shown(reason)}"))
     return Group(*parts)
 
 
 def _tree(title: str, value: Mapping[str, Any]) -> Table:
     table = titled_table(title, "field", "value")
     for name, item in _leaves(value):
-        table.add_row(escape(name), escape(json.dumps(item, ensure_ascii=False)))
+        table.add_row(name, json.dumps(item, ensure_ascii=False))
     return table
 
 
@@ -207,7 +207,7 @@ def differences_table(differing: Sequence[tuple[str, object, object]], left: str
         return Text(f"{left} and {right} have the same manifest")
     table = titled_table(f"Where {left} and {right} differ", "field", left, right)
     for field, *values in differing:
-        table.add_row(escape(field), *(escape(json.dumps(value, ensure_ascii=False)) for value in values))
+        table.add_row(field, *(json.dumps(value, ensure_ascii=False) for value in values))
     return table
 
 
@@ -217,7 +217,7 @@ def pairs_table(pairs: Sequence[tuple[str, str]], first: str, second: str) -> Re
         return Text(f"{first} and {second} have no content in common")
     table = titled_table(f"Content that stands in both: {len(pairs)}", first, second)
     for ids in pairs:
-        table.add_row(*map(escape, ids))
+        table.add_row(*ids)
     return table
 
 
@@ -228,10 +228,10 @@ def verify_table(reports: Sequence[VerifyReport], root: Path) -> RenderableType:
     table = titled_table(f"Files verified in {root}: {len(reports)}", "file", "result")
     table.add_column("size", justify="right", no_wrap=True)
     for report in reports:
-        result = f"[green]{report.result}[/]"
-        if not report.ok:
-            result = f"[{'red' if report.checked else 'yellow'}]{report.result}[/]: {escape(report.error)}"
-        table.add_row(escape(str(report.path.relative_to(root))), result, size_text(report.nbytes))
+        style = "green" if report.ok else "red" if report.checked else "yellow"
+        error = f": {shown(report.error)}" if report.error else ""
+        result = Text.assemble((report.result, style), error)
+        table.add_row(str(report.path.relative_to(root)), result, size_text(report.nbytes))
     return table
 
 

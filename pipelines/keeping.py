@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from featurebank.pipelines.inspection import size_text
 from featurebank.pipelines.stores import DEFAULT_STORE, StoreOption, existing_store
 from featurebank.pipelines.streams import JsonOption, console, print_json
-from featurebank.pipelines.tables import titled_table
+from featurebank.pipelines.tables import line, titled_table
 from featurebank.store import ExistsError, FeatureSet, FeatureStore, StoreError
 
 __all__ = ["gc", "merge", "pack", "unpack"]
@@ -38,7 +37,7 @@ def gc(
     table.add_column("size", justify="right", no_wrap=True)
     for garbage in found:
         reason = garbage.reason if garbage.deleted or not delete else "kept: a writer holds it"
-        table.add_row(escape(str(garbage.path.relative_to(store))), escape(reason), size_text(garbage.nbytes))
+        table.add_row(str(garbage.path.relative_to(store)), reason, size_text(garbage.nbytes))
     console().print(table)
     if not delete:
         console().print("nothing was deleted; repeat with --delete")
@@ -56,8 +55,8 @@ def merge(
     else:
         table = titled_table(f"Feature sets of {other}: {len(merged)}", "file", "result")
         for one in merged:
-            result = f"[red]{escape(one.message)}[/]" if one.message else one.result
-            table.add_row(escape(str(one.source.relative_to(other))), result)
+            result = line(one.message, "red") if one.message else one.result
+            table.add_row(str(one.source.relative_to(other)), result)
         console().print(table)
     if any(one.message for one in merged):
         raise typer.Exit(1)
@@ -124,8 +123,8 @@ def _copy(
         table = titled_table(f"{'Packed' if packing else 'Unpacked'} into {target.root}: {len(rows)}", "file", "result")
         for row in rows:
             sizes = f"{size_text(row['before'])} to {size_text(row['after'])}"
-            result = f"[red]{escape(row['error'])}[/]" if row["error"] else sizes
-            table.add_row(escape(str(Path(row["source"]).relative_to(source.root))), result)
+            result = line(row["error"], "red") if row["error"] else sizes
+            table.add_row(str(Path(row["source"]).relative_to(source.root)), result)
         console().print(table)
     if any(row["error"] for row in rows):
         raise typer.Exit(1)

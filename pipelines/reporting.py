@@ -13,6 +13,7 @@ from rich.text import Text
 
 from featurebank.pipelines.probing.run import Probed, ProbeReport
 from featurebank.pipelines.results import Result, Row
+from featurebank.store.text import shown
 
 __all__ = [
     "failures_json",
@@ -80,15 +81,15 @@ def interval_line(rows: Mapping[str, Row | None]) -> str:
     return "95 % intervals: " + "; ".join(f"{kind} ({', '.join(of)})" for kind, of in kinds.items())
 
 
-def value_cell(row: Row, between: str) -> str:
+def value_cell(row: Row, between: str) -> Text:
     """The number, what stands between, and its interval; the number alone where it has none."""
     ends = interval(row)
-    return f"{row.value:.3f}" + (f"{between}[dim]{ends}[/]" if ends else "")
+    return Text.assemble(f"{row.value:.3f}", between if ends else "", (ends, "dim"))
 
 
 def print_line(console: Console, text: str, *, about: str = "", style: str = "yellow") -> None:
     """An indented line, never broken: what it is about, in a colour, and the text."""
-    parts = [(f"{about}: ", style)] if about else []
+    parts = [(f"{shown(about)}: ", style)] if about else []
     console.print(Text.assemble("  ", *parts, text), soft_wrap=True)
 
 

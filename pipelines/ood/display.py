@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from featurebank.pipelines.ood.families import FamilySummary, family_summaries
 from featurebank.pipelines.ood.summaries import comparison_table, comparisons, families_table
@@ -30,6 +30,7 @@ from featurebank.pipelines.reporting import (
 )
 from featurebank.pipelines.results import Row
 from featurebank.pipelines.tables import titled_table
+from featurebank.store.text import shown as visible
 
 __all__ = ["Standing", "is_random", "ood_table", "render_ood", "report_json", "standings"]
 
@@ -177,7 +178,7 @@ def report_json(report: ProbeReport) -> dict[str, Any]:
 def _table(ranked: Sequence[Standing], title: str, shown: Sequence[str], *, intervals: bool) -> Table:
     table = titled_table(title, "backbone", "score")
     table.add_column("head", no_wrap=True)
-    table.add_column("ID\naccuracy", justify="right", no_wrap=True)
+    table.add_column(Text("ID\naccuracy"), justify="right", no_wrap=True)
     places = list(dict.fromkeys(place for one in ranked for place in one.rows))
     headings = {"auroc": "AUROC", "fpr_at_95": "FPR@95"}
     columns = [(place, metric) for place in places for metric in (shown if place not in GROUPS else shown[:1])]
@@ -185,16 +186,16 @@ def _table(ranked: Sequence[Standing], title: str, shown: Sequence[str], *, inte
         headings[FULL + "auroc"] = "full spectrum\nAUROC"
         columns += [(place, FULL + "auroc") for place in ([p for p in places if p in GROUPS] or places)]
     for place, metric in columns:
-        table.add_column(f"{escape(place)}\n{headings[metric]}", justify="right", overflow="fold")
+        table.add_column(Text(f"{visible(place)}\n{headings[metric]}"), justify="right", overflow="fold")
     several = len([place for place in places if place not in GROUPS]) > 1
     if several:
-        table.add_column("mean\nAUROC", justify="right", no_wrap=True)
+        table.add_column(Text("mean\nAUROC"), justify="right", no_wrap=True)
     for one in ranked:
         random = is_random(one.backbone)
         cells = [_cell(one.rows[place][metric], intervals=intervals) for place, metric in columns]
         table.add_row(
-            escape(one.backbone) + (" (random weights)" if random else ""),
-            escape(one.score),
+            one.backbone + (" (random weights)" if random else ""),
+            one.score,
             one.head,
             "" if one.accuracy is None else f"{one.accuracy.value:.3f}",
             *cells,
@@ -204,8 +205,8 @@ def _table(ranked: Sequence[Standing], title: str, shown: Sequence[str], *, inte
     return table
 
 
-def _cell(row: Row, *, intervals: bool) -> str:
-    return value_cell(row, " ") if intervals else f"{row.value:.3f}"
+def _cell(row: Row, *, intervals: bool) -> Text:
+    return value_cell(row, " ") if intervals else Text(f"{row.value:.3f}")
 
 
 def _title(probed: Sequence[Probed]) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.table import Table
 
 from featurebank.pipelines.ood.families import FamilySummary
@@ -57,7 +56,7 @@ def comparison_table(rows: Sequence[Comparison]) -> Table:
             table.add_column(heading, justify="right", no_wrap=True)
     for one in rows:
         cells = [f"{100 * a:.2f} {100 * b:.2f} {100 * (a - b):+.2f}".split() for a, b in (one.near, one.far)]
-        table.add_row(escape(one.backbone), escape(one.score), *cells[0], *cells[1])
+        table.add_row(one.backbone, one.score, *cells[0], *cells[1])
     return table
 
 
@@ -69,6 +68,6 @@ def families_table(rows: Sequence[FamilySummary]) -> Table:
     table.add_column("by", overflow="fold")
     table.add_column("mean", justify="right", no_wrap=True)
     for one in rows:
-        by = escape(f"{one.best_score} on {one.best_backbone}")
+        by = f"{one.best_score} on {one.best_backbone}"
         table.add_row(one.architecture, one.scores, str(one.backbones), f"{one.best:.3f}", by, f"{one.mean:.3f}")
     return table

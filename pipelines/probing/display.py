@@ -8,8 +8,8 @@ from typing import Any, Self
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from featurebank.pipelines.probing.analysis import CompareTable, GroupTable
 from featurebank.pipelines.probing.measures import main_rows
@@ -32,13 +32,14 @@ from featurebank.pipelines.reporting import (
 )
 from featurebank.pipelines.results import Row
 from featurebank.pipelines.tables import titled_table
+from featurebank.store.text import shown
 
 __all__ = ["ProbeGrid", "compare_table", "group_table", "render_probes", "report_json", "shift_table"]
 
 SIGNIFICANT = 0.05
 LEAST_NAME = 18  # columns that a name gets at least before it folds
 STACKED_WIDTH = 13
-FAILED = "[red]failed[/]"
+FAILED = Text("failed", "red")
 
 
 def render_probes(
@@ -133,9 +134,9 @@ class ProbeGrid:
         table = titled_table(self.title, "backbone")
         table.columns[0].min_width = min(LEAST_NAME, max(map(len, self.cells)))
         for column in columns:
-            table.add_column(escape(self.columns[column]), justify="right", no_wrap=True)
+            table.add_column(Text(self.columns[column]), justify="right", no_wrap=True)
         for backbone, own in self.cells.items():
-            table.add_row(escape(backbone), *(_cell(own.get(column), stacked=stacked) for column in columns))
+            table.add_row(backbone, *(_cell(own.get(column), stacked=stacked) for column in columns))
         return table
 
     def tables(self, console: Console) -> list[Table]:
@@ -159,7 +160,7 @@ def shift_table(probed: Sequence[Probed]) -> Table:
     above = {(entry["backbone"], entry["dataset"]): entry["value"] for entry in effective_robustness(probed)}
     for one in probed:
         if one.result is None:
-            table.add_row(escape(one.backbone), "", FAILED, "", "", "")
+            table.add_row(one.backbone, "", FAILED, "", "", "")
             continue
         lost = {row.dataset: row.value for row in one.result.rows if row.metric == "accuracy_lost"}
         for row in one.result.rows:
@@ -168,8 +169,8 @@ def shift_table(probed: Sequence[Probed]) -> Table:
             name = row.dataset if row.metric == "accuracy" else row.metric.replace("_", " ")
             extra = above.get((one.backbone, row.dataset))
             table.add_row(
-                escape(one.backbone),
-                escape(name),
+                one.backbone,
+                name,
                 f"{row.value:.3f}" if row.metric != "mce" else f"{row.value:.1f} %",
                 interval(row),
                 f"{lost[row.dataset]:.3f}" if row.metric == "accuracy" and row.dataset in lost else "",
@@ -208,29 +209,29 @@ def compare_table(comparison: CompareTable) -> Table:
         marked = settings["p_holm"] < SIGNIFICANT
         p_holm = f"{settings['p_holm']:.2g}"
         table.add_row(
-            escape(settings["first"]),
-            escape(settings["second"]),
-            f"{_signed(row.value)}  [dim]{_signed(row.low or 0.0)} {_signed(row.high or 0.0)}[/]",
+            settings["first"],
+            settings["second"],
+            Text.assemble(f"{_signed(row.value)}  ", (f"{_signed(row.low or 0.0)} {_signed(row.high or 0.0)}", "dim")),
             f"{settings['p']:.2g}",
-            f"[bold]{p_holm} *[/]" if marked else f"{p_holm}  ",
+            Text(f"{p_holm} *", "bold") if marked else Text(f"{p_holm}  "),
         )
     return table
 
 
 def group_table(table: GroupTable) -> Table:
     """Every group, worst first, then the gaps."""
-    shown = titled_table(f"{table.backbone}, {table.task} on {table.test}: by {table.column}", "group")
+    grouped = titled_table(f"{table.backbone}, {table.task} on {table.test}: by {table.column}", "group")
     for name in ("rows", "value", "95 % interval"):
-        shown.add_column(name, justify="right", no_wrap=True)
+        grouped.add_column(name, justify="right", no_wrap=True)
     rows = [row for row in table.result.rows if row.metric == "accuracy"]
     for row in sorted(rows, key=lambda row: row.value):
         settings = row.settings or {}
-        shown.add_row(escape(settings["group"]), f"{settings['rows']:,}", f"{row.value:.3f}", interval(row))
-    shown.add_section()
+        grouped.add_row(settings["group"], f"{settings['rows']:,}", f"{row.value:.3f}", interval(row))
+    grouped.add_section()
     for row in table.result.rows:
         if row.metric not in ("accuracy", "worst_group_accuracy"):
-            shown.add_row(row.metric.replace("_", " "), "", f"{row.value:.3f}", interval(row))
-    return shown
+            grouped.add_row(row.metric.replace("_", " "), "", f"{row.value:.3f}", interval(row))
+    return grouped
 
 
 def report_json(
@@ -284,7 +285,7 @@ def _test_of(comparison: CompareTable) -> str:
 
 
 def _heading(row: Row, *, alone: bool) -> str:
-    words = row.metric.removeprefix("accuracy ")
+    words = shown(row.metric.removeprefix("accuracy "))
     if not alone and words == row.metric:
         return row.task
     return words.replace("_", "\n")
@@ -294,7 +295,7 @@ def _rank(row: Row | None) -> float:
     return float("inf") if row is None else -row.value
 
 
-def _cell(row: Row | None, *, stacked: bool) -> str:
+def _cell(row: Row | None, *, stacked: bool) -> Text:
     return FAILED if row is None else value_cell(row, "\n" if stacked else "  ")
 
 

@@ -7,14 +7,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from featurebank.pipelines.probing.run import ProbeReport
 from featurebank.pipelines.reporting import failures_json, print_count, print_failures, print_line, print_notes, short
 from featurebank.pipelines.retrieving.comparison import PLAIN, Comparison
 from featurebank.pipelines.retrieving.display import report_json
 from featurebank.pipelines.tables import titled_table
+from featurebank.store.text import shown
 
 __all__ = ["comparison_json", "comparison_tables", "render_comparisons"]
 
@@ -34,9 +35,9 @@ def comparison_tables(comparison: Comparison, console: Console) -> Iterator[Tabl
         table = titled_table(title, "recipe")
         table.columns[0].no_wrap = True
         for backbone in some:
-            heading = "\n".join(textwrap.wrap(backbone, CELL))
-            table.add_column(escape(heading), justify="right", no_wrap=True)
-        table.add_column("mean\ngain", justify="right", no_wrap=True)
+            heading = "\n".join(textwrap.wrap(shown(backbone), CELL))
+            table.add_column(Text(heading), justify="right", no_wrap=True)
+        table.add_column(Text("mean\ngain"), justify="right", no_wrap=True)
         for recipe in comparison.recipes:
             gain = comparison.gain(recipe)
             texts = [_cell(comparison, recipe, backbone) for backbone in some]
@@ -91,13 +92,13 @@ def comparison_json(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     }
 
 
-def _cell(comparison: Comparison, recipe: str, backbone: str) -> str:
+def _cell(comparison: Comparison, recipe: str, backbone: str) -> Text:
     rows = comparison.cells.get((recipe, backbone))
     if rows is None:
-        return "[red]failed[/]"
+        return Text("failed", "red")
     texts = []
     for metric in comparison.metrics:
         value = short(f"{rows[metric].value:.3f}")
         best = comparison.best.get((backbone, metric)) == recipe
-        texts.append(f"[bold]{value}*[/]" if best else value)
-    return "/".join(texts)
+        texts.append(Text(f"{value}*", "bold") if best else Text(value))
+    return Text("/").join(texts)

@@ -22,6 +22,7 @@ from featurebank.pipelines.reporting import (
     row_json,
 )
 from featurebank.pipelines.retrieving.task import RetrieveTask
+from featurebank.store.text import shown
 
 __all__ = ["grid", "render_retrievals", "report_json"]
 
@@ -35,7 +36,7 @@ def grid(retrieved: Sequence[Probed], task: RetrieveTask) -> ProbeGrid:
     about = f"{task.protocol}, {task.recipe}" if task.recipe else task.protocol
     return ProbeGrid(
         title=f"retrieve: {' in '.join(sets)} ({about})",
-        columns={(task.name, metric): metric.replace("_", "\n") for metric in metrics},
+        columns={(task.name, metric): shown(metric).replace("_", "\n") for metric in metrics},
         cells={name: {(task.name, metric): rows[name].get(metric) for metric in metrics} for name in ordered},
     )
 
