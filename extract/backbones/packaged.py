@@ -97,7 +97,7 @@ ENTRIES: Mapping[str, Entry] = {
     "efficientnet_lite1": _lite(
         1,
         side=240,
-        resize=274,
+        resize=272,
         archive="aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24",
         digest="77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
         parameters=5_416_680,
@@ -105,7 +105,7 @@ ENTRIES: Mapping[str, Entry] = {
     "efficientnet_lite2": _lite(
         2,
         side=260,
-        resize=297,
+        resize=292,
         archive="a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
         digest="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
         parameters=6_092_072,

@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from featurebank.extract.backbones import adapters, build, describe, names, reso
 from featurebank.extract.backbones.checkpoint import read
 from featurebank.extract.backbones.contract import Network
 from featurebank.extract.backbones.packaged import ENTRIES, _architecture
+from featurebank.extract.backbones.timm_source import preprocessing_of
 from featurebank.extract.errors import AssetError, UnknownNameError, WeightsError
 from tests.extract.backbones.conftest import photographs, with_weights_at
 
@@ -373,3 +375,13 @@ def test_one_graph_without_breaks(name: str) -> None:
     assert list(compiled) == list(network.spec.outputs)
     for output in expected:
         torch.testing.assert_close(compiled[output], expected[output])
+
+
+@pytest.mark.parametrize(
+    ("name", "resized"), [("efficientnet_lite0", 256), ("efficientnet_lite1", 272), ("efficientnet_lite2", 292)]
+)
+def test_a16_lite_networks_see_what_timm_shows_them(name: str, resized: int) -> None:
+    cfg = timm.models.get_pretrained_cfg(f"tf_{name}")
+    assert cfg is not None
+    assert ENTRIES[name].preprocessing == preprocessing_of(asdict(cfg))
+    assert ENTRIES[name].preprocessing.resize_height == resized
