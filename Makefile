@@ -41,7 +41,7 @@ imports: $(READY)-dev
 	.venv/bin/lint-imports
 
 tests: $(READY)-dev
-	.venv/bin/pytest
+	.venv/bin/pytest --numprocesses logical --dist worksteal
 
 bench: $(READY)-dev
 	@.venv/bin/python benchmarks/run_all.py $(ONLY)

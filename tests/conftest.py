@@ -1,7 +1,8 @@
-"""What every test gets: two torch threads, CUDA tests skipped where there is no GPU, and a check for leaks."""
+"""What every test gets: two torch threads (one beside other workers), no CUDA tests without a GPU, a check for leaks."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import multiprocessing
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-THREADS = "2"
+THREADS = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
 GRACE = 2.0  # seconds for what a test started to end by itself
 
 # Before torch is imported, and inherited by the processes that tests start.
@@ -50,7 +51,10 @@ def _children() -> set[int]:
     """Process ids of the live children, without the two that multiprocessing keeps for itself."""
     multiprocessing.active_children()  # reaps the finished ones
     own = {vars(resource_tracker._resource_tracker)["_pid"], vars(forkserver._forkserver)["_forkserver_pid"]}
-    listed = [path.read_text() for path in Path("/proc/self/task").glob("*/children")]
+    listed = []
+    for path in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+            listed.append(path.read_text())
     return {int(pid) for pids in listed for pid in pids.split()} - own
 
 
