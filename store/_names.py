@@ -6,9 +6,10 @@ import difflib
 import os
 import re
 from collections.abc import Iterable
-from pathlib import Path, PurePath
+from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
+from featurebank.store.addresses import Url
 from featurebank.store.errors import InvalidInputError, NotFoundError
 
 __all__ = ["check_file_name", "decode_component", "encode_component", "final_path", "not_found", "partial_path"]
@@ -71,7 +72,7 @@ def partial_path(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
-def check_file_name(path: PurePath, fingerprint: str, error: type[Exception] = InvalidInputError) -> None:
+def check_file_name(path: Path | Url, fingerprint: str, error: type[Exception] = InvalidInputError) -> None:
     """Raises unless the file name, where it is 16 hex digits, begins the fingerprint."""
     stem = path.name.split(".", 1)[0]
     if _FINGERPRINT_STEM.fullmatch(stem) and not fingerprint.startswith(stem):

@@ -13,8 +13,9 @@ from featurebank.store import _header, _manifest
 from featurebank.store._disk import Disk, Readable, reading
 from featurebank.store._header import Header
 from featurebank.store._names import check_file_name, partial_path
-from featurebank.store._remote import RemoteFile, Url
+from featurebank.store._remote import RemoteFile
 from featurebank.store._table import Table
+from featurebank.store.addresses import Url
 from featurebank.store.errors import CorruptError, NotFoundError, NotSealedError
 from featurebank.store.fingerprint import fingerprint
 

@@ -19,9 +19,10 @@ from featurebank.store._names import not_found
 from featurebank.store._opening import manifest_of, open_sealed, string_in
 from featurebank.store._packed import PackedValues
 from featurebank.store._records import Output, decoded_strings, first_few, quantity
-from featurebank.store._remote import RemoteFile, RemoteValues, Url, location
+from featurebank.store._remote import RemoteFile, RemoteValues
 from featurebank.store._table import Array, OutputEntry
 from featurebank.store._values import MappedValues, Values, view_of
+from featurebank.store.addresses import Url, location
 from featurebank.store.errors import CorruptError, InvalidInputError
 from featurebank.store.rows import LazyOutput, RowDataset, iterate_batches
 from featurebank.store.verify import VerifyReport, verify
@@ -41,12 +42,13 @@ class FeatureSet:
     `close`. As with every mapped file, truncating it while it is open kills its readers.
 
     Of a packed file only the chunks that hold the rows asked for are read, each checked before it is decompressed; of
-    a file on a server, only the rows asked for are fetched.
+    a file on a server, only the rows asked for are fetched, and it must stay the file that was opened.
 
     Args:
         path: The file, or its URL, ``https://…``, ``s3://…``, which needs fsspec.
         verify: ``"first_touch"`` hashes each chunk before its values are handed out for the first time: all chunks of
-            an output for ``feature_set[name]``, those of the rows asked for in `load`, `batches` and `to_torch`.
+            an output for ``feature_set[name]``, those of the rows asked for in `load`, `batches` and `to_torch`. From
+            a server whole chunks are then fetched, and hashed each time. Packed chunks are always checked.
             ``"header"`` leaves the outputs' values to `verify`.
 
     Attributes:
@@ -62,7 +64,7 @@ class FeatureSet:
         CorruptError: it is damaged.
     """
 
-    def __init__(self, path: str | os.PathLike[str], verify: Verification = "header") -> None:
+    def __init__(self, path: str | os.PathLike[str] | Url, verify: Verification = "header") -> None:
         if verify not in _VERIFICATIONS:
             raise InvalidInputError(f"verify must be one of {', '.join(_VERIFICATIONS)}; found {verify!r}")
         self.path = location(path)
@@ -335,7 +337,7 @@ class FeatureSet:
         self.close()
 
     def __reduce__(self) -> tuple[type[FeatureSet], tuple[Any, Verification]]:
-        path = str(self.path) if isinstance(self.path, Url) else self.path.absolute()
+        path = self.path if isinstance(self.path, Url) else self.path.absolute()
         return type(self), (path, self._verification)
 
     def __repr__(self) -> str:
@@ -366,10 +368,11 @@ class FeatureSet:
         if entry.index is not None:
             read = self._disk.read if self._bytes is None else functools.partial(_part, self._bytes)
             return PackedValues(self._disk.path, read, entry, self.header.indexes[entry.name])
+        checked = self._verification == "first_touch"
         if isinstance(self._disk, RemoteFile):
-            return RemoteValues(self._disk, entry)
+            return RemoteValues(self._disk, entry, checked=checked)
         assert self._bytes is not None and isinstance(self._disk, Disk)  # noqa: S101, PT018 - local files are mapped
-        return MappedValues(self._disk, entry, self._bytes, checked=self._verification == "first_touch")
+        return MappedValues(self._disk, entry, self._bytes, checked=checked)
 
     def _check_open(self) -> None:
         if self._closed:

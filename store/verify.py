@@ -22,6 +22,7 @@ from featurebank.store._opening import open_sealed
 from featurebank.store._packed import PackedValues, packed_filters
 from featurebank.store._records import first_few
 from featurebank.store._table import Array, OutputEntry
+from featurebank.store.addresses import Url
 from featurebank.store.errors import (
     CorruptError,
     NotFoundError,
@@ -120,7 +121,7 @@ def _verify(path: Path) -> VerifyReport:
     )
 
 
-def verify_copy(copy: Path, source: Path) -> None:
+def verify_copy(copy: Path, source: Path | Url) -> None:
     """Verifies a copy that has no name yet.
 
     Raises:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import pickle
 import re
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from feature_sets import KEY, N_ROWS, make_values
+from serving import Server, serving
 
 from featurebank.store import (
     CorruptError,
@@ -23,66 +24,22 @@ from featurebank.store import (
     NotFoundError,
     Output,
     Records,
+    StorageError,
     StoreError,
+    _http,
+    _remote,
 )
+from featurebank.store.addresses import Url
 
 pytest.importorskip("fsspec")
 pytest.importorskip("aiohttp")
 ROWS, WIDTH, AT_ONCE = 20_000, 192, 1024
 
 
-@dataclass
-class Server:
-    url: str
-    folder: Path
-    sent: list[int] = field(default_factory=list)
-    ranges: bool = True
-
-
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
-
-        def do_HEAD(self) -> None:
-            self.answer(body=False)
-
-        def do_GET(self) -> None:
-            self.answer(body=True)
-
-        def answer(self, *, body: bool) -> None:
-            path = served.folder / self.path.lstrip("/")
-            data = path.read_bytes() if path.is_file() else b""
-            asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")) if served.ranges else None
-            part = data[int(asked[1]) : int(asked[2]) + 1] if asked else data
-            self.send_response(206 if asked else 200 if path.is_file() else 404)
-            self.send_header("Content-Length", str(len(part)))
-            self.send_header("Accept-Ranges", "bytes")
-            if asked:
-                self.send_header("Content-Range", f"bytes {asked[1]}-{asked[2]}/{len(data)}")
-            self.end_headers()
-            if body:
-                served.sent.append(len(part))
-                self.wfile.write(part)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    class Listening(ThreadingHTTPServer):
-        request_queue_size = 256  # or connections beyond five at a time wait for a second and longer
-        daemon_threads = True
-        block_on_close = False
-
-    with Listening(("127.0.0.1", 0), Handler) as http:
-        served = Server(f"http://127.0.0.1:{http.server_port}", tmp_path)
-        thread = threading.Thread(target=http.serve_forever)
-        thread.start()
-        try:
-            yield served
-        finally:
-            http.shutdown()
-            thread.join()
+    with serving(tmp_path) as served:
+        yield served
 
 
 @pytest.fixture
@@ -168,3 +125,257 @@ def test_servers_that_do_not_serve_it_are_one_clear_error(server: Server, sealed
     server.ranges = False
     with pytest.raises(StoreError, match=re.escape(server.url)):
         FeatureSet(f"{server.url}/{sealed.name}")
+
+
+def regions(path: Path) -> dict[str, list[int]]:
+    """Bytes of each part of a file whose change must be noticed."""
+    with FeatureSet(path) as fs:
+        places = {"magic": [0], "user block": [13], "size": [17], "table digest": [40], "state": [48], "digest": [70]}
+        places |= {"slot": [130], "table": [700], "rest of the user block": [4000]}
+        for array in fs.table.small_arrays():
+            places[array.path] = [array.address, array.end - 1]
+        for entry in fs.table.outputs:
+            if entry.index is None:
+                first, last = entry.extent
+                places[entry.values.path] = [first, first + entry.values.nbytes - 1, last - 1]
+            else:
+                index = fs.header.indexes[entry.name]
+                places[entry.values.path] = [int(start) + int(n) - 1 for start, n in (index[0, :2], index[-1, :2])]
+        covered = [first for first, last in fs.table.covered(fs.nbytes, fs.header.packed) if last - first > 64]
+        places["HDF5 metadata"] = [covered[-1] + 10]
+    return places
+
+
+def touch_everything(path: Any) -> None:
+    with FeatureSet(path, verify="first_touch") as fs:
+        _ = (fs.manifest, fs.ids, fs.labels, fs.content_hash, fs.columns, fs.reasons, fs.head)
+        fs._record(fs.table.records["reason"])
+        for name in fs.outputs:
+            fs.load(name, np.arange(len(fs)))
+
+
+@pytest.mark.parametrize("backend", ["mapped", "packed", "remote", "packed remote"])
+def test_b4_first_touch_notices_a_changed_byte_of_every_part(server: Server, sealed: Path, backend: str) -> None:
+    path = sealed
+    if "packed" in backend:
+        pytest.importorskip("hdf5plugin")
+        path = sealed.with_name("packed.h5")
+        with FeatureSet(sealed) as fs:
+            fs.pack(path).close()
+    where: Any = f"{server.url}/{path.name}" if "remote" in backend else path
+    touch_everything(where)
+    original = path.read_bytes()
+    missed = []
+    for name, places in regions(path).items():
+        for place in places:
+            data = bytearray(original)
+            data[place] ^= 4
+            path.write_bytes(data)
+            try:
+                touch_everything(where)
+            except StoreError:
+                continue
+            missed.append((name, place))
+    assert missed == []
+
+
+READS: dict[str, Callable[[FeatureSet], Any]] = {
+    "view": lambda fs: fs["tokens"],
+    "all": lambda fs: fs.load("tokens"),
+    "rows": lambda fs: fs.load("tokens", [3, 31]),
+    "mask": lambda fs: fs.load("tokens", np.arange(N_ROWS) == 16),
+    "slice": lambda fs: fs.load("tokens", slice(10, 20)),
+    "batches": lambda fs: list(fs.batches(7, outputs=["tokens"], shuffle=True)),
+    "item": lambda fs: fs.to_torch("tokens")[20],
+}
+
+
+@pytest.mark.parametrize("how", READS)
+def test_b4_zeroed_rows_are_not_handed_out_from_a_server(server: Server, sealed: Path, how: str) -> None:
+    values = make_values()["tokens"]
+    data = bytearray(sealed.read_bytes())
+    at = data.index(values[20].tobytes())
+    with FeatureSet(f"{server.url}/{sealed.name}", verify="first_touch") as fs:
+        np.testing.assert_array_equal(fs.load("tokens", [20, 3, -1, 20]), values[[20, 3, -1, 20]], strict=True)
+        np.testing.assert_array_equal(fs.load("tokens", slice(3, 60, 2)), values[3:60:2], strict=True)
+        np.testing.assert_array_equal(fs["tokens"], values, strict=True)
+        # What the server gave before says nothing of what it gives now.
+        data[at : at + values[20].nbytes] = bytes(values[20].nbytes)
+        sealed.write_bytes(data)
+        for _ in range(2):
+            with pytest.raises(CorruptError, match=r"'tokens', 1 chunk \(1\) .* chunk 1, rows 16 to 31"):
+                READS[how](fs)
+        np.testing.assert_array_equal(fs.load("tokens", [0, 15, 32]), values[[0, 15, 32]], strict=True)
+        copy = pickle.loads(pickle.dumps(fs))  # noqa: S301
+    with copy, pytest.raises(CorruptError, match="chunk 1, rows 16 to 31"):
+        READS[how](copy)
+
+
+@pytest.mark.parametrize("name", ["ETag", "Last-Modified", "size"])
+@pytest.mark.parametrize("read", [lambda fs: fs.load("pooled", [1]), lambda fs: fs.labels])
+def test_b4_a_file_that_changes_meanwhile_is_one_clear_error(
+    server: Server, sealed: Path, name: str, read: Callable[[FeatureSet], Any]
+) -> None:
+    server.headers = {"ETag": '"one"', "Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT"}
+    with FeatureSet(f"{server.url}/{sealed.name}") as fs:
+        fs.load("pooled", [0])
+        if name == "size":
+            sealed.write_bytes(sealed.read_bytes() + b"more")
+        else:
+            server.headers[name] = '"two"'
+        with pytest.raises(StorageError, match="it has changed on the server; open it again") as raised:
+            read(fs)
+        assert name in str(raised.value)
+
+
+def test_b4_other_file_systems_notice_a_change_too(sealed: Path) -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/sets/demo.h5", sealed.read_bytes())
+    try:
+        with FeatureSet("memory://sets/demo.h5", verify="first_touch") as fs:
+            np.testing.assert_array_equal(fs.load("tokens", [3, 1]), make_values()["tokens"][[3, 1]])
+            memory.pipe_file("/sets/demo.h5", sealed.read_bytes())
+            with pytest.raises(StorageError, match="it has changed; open it again"):
+                fs.load("tokens", [3])
+    finally:
+        memory.rm("/sets/demo.h5")
+
+
+def forever(handler: BaseHTTPRequestHandler) -> None:
+    handler.close_connection = True
+    for _ in range(4000):
+        handler.wfile.write(bytes(1 << 20))
+
+
+def whole(handler: BaseHTTPRequestHandler, length: int | None) -> None:
+    handler.send_response(200)
+    if length is not None:
+        handler.send_header("Content-Length", str(length))
+    handler.end_headers()
+    forever(handler)
+
+
+def part(handler: BaseHTTPRequestHandler, said: str | None, body: bytes | None, **headers: str) -> None:
+    handler.send_response(206)
+    if said is not None:
+        handler.send_header("Content-Range", said)
+    for name, value in headers.items():
+        handler.send_header(name.replace("_", "-"), value)
+    if body is not None:
+        handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    if body is None:
+        forever(handler)
+    else:
+        handler.wfile.write(body)
+
+
+def drip(handler: BaseHTTPRequestHandler, said: str, body: bytes, seconds: float) -> None:
+    handler.send_response(206)
+    handler.send_header("Content-Range", said)
+    handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    for start in range(0, len(body), -(-len(body) // 6)):
+        time.sleep(seconds)
+        handler.wfile.write(body[start : start + -(-len(body) // 6)])
+        handler.wfile.flush()
+
+
+BAD_SERVERS: dict[str, tuple[Callable[..., None], str]] = {
+    "endless 200": (lambda h, _said, _body: whole(h, None), "with status 206; found 200, the whole file"),
+    "3 GiB": (lambda h, _said, _body: whole(h, 3 << 30), "with status 206; found 200, the whole file"),
+    "endless 206": (lambda h, said, _body: part(h, said, None), "the server gave more"),
+    "gzip": (
+        lambda h, said, _body: part(h, said, gzip.compress(bytes(1 << 24)), Content_Encoding="gzip"),
+        "serve the file as it is; found it encoded, 'gzip'",
+    ),
+    "no range": (lambda h, _said, body: part(h, None, body), "which range it serves and of how much; found ''"),
+    "unknown size": (lambda h, said, body: part(h, said.rpartition("/")[0] + "/*", body), "and of how much; found"),
+    "another range": (
+        lambda h, said, body: part(h, "bytes 1-" + said.partition("-")[2], body),
+        "the range must begin at 0; found 1|the server gave bytes 1 to",
+    ),
+    "too little": (lambda h, said, body: part(h, said, body[:-1]), r"the server gave \d+; try again"),
+    "too much": (lambda h, said, body: part(h, said, body + b"x"), "the server gave more"),
+    "refused": (lambda h, _said, _body: h.send_error(403), "with status 206; found 403"),
+    "silent": (lambda h, said, body: drip(h, said, body, 2.0), "found 0.3 s of silence"),
+}
+
+
+@pytest.mark.parametrize("when", ["opening", "reading"])
+@pytest.mark.parametrize("name", BAD_SERVERS)
+def test_c10_a_server_decides_nothing(
+    server: Server, sealed: Path, monkeypatch: pytest.MonkeyPatch, name: str, when: str
+) -> None:
+    monkeypatch.setattr(_http, "_SILENT_SECONDS", 0.3)
+    _http._client.cache_clear()
+    answer, message = BAD_SERVERS[name]
+    try:
+        if when == "opening":
+            server.answer = answer
+            # The first 128 bytes of the first answer are not even looked at.
+            with pytest.raises(StoreError, match=message):
+                FeatureSet(f"{server.url}/{sealed.name}")
+            return
+        with FeatureSet(f"{server.url}/{sealed.name}") as fs:
+            server.answer = answer
+            with pytest.raises(StoreError, match=message):
+                fs.load("pooled", [0, 5])
+    finally:
+        _http._client.cache_clear()
+
+
+def test_c10_what_keeps_coming_may_take_its_time(server: Server, sealed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_http, "_SILENT_SECONDS", 1.0)
+    _http._client.cache_clear()
+    with FeatureSet(f"{server.url}/{sealed.name}") as fs:
+        server.answer = lambda handler, said, body: drip(handler, said, body, 0.25)
+        np.testing.assert_array_equal(fs.load("pooled", [5]), make_values()["pooled"][[5]])
+    _http._client.cache_clear()
+
+
+def test_c10_ranges_are_small(server: Server, sealed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_remote, "_LARGEST_RANGE", 1000)
+    for verify in ("header", "first_touch"):
+        with FeatureSet(f"{server.url}/{sealed.name}", verify=verify) as fs:
+            np.testing.assert_array_equal(fs["pooled"], make_values()["pooled"])
+    assert max(server.sent) == 1000
+
+
+def test_c10_secrets_of_an_address_are_shown_nowhere(server: Server, sealed: Path) -> None:
+    secret = server.url.replace("://", "://me:word@") + f"/{sealed.name}?token=hush#part"
+    with FeatureSet(secret) as fs, FeatureSet(sealed) as local:
+        assert str(fs.path) == f"{server.url}/{sealed.name}"
+        with pytest.raises(NotFoundError) as unknown:
+            fs["poold"]
+        with pytest.raises(InvalidInputError) as remote:
+            fs.verify()
+        server.answer = BAD_SERVERS["refused"][0]
+        with pytest.raises(StoreError) as refused:
+            fs.load("pooled", [0])
+        server.answer = None
+        shown = [
+            repr(fs),
+            str(fs.path),
+            repr(fs.path),
+            fs.path.name,
+            *(str(error.value) for error in (unknown, remote, refused)),
+        ]
+        copy = pickle.loads(pickle.dumps(fs))  # noqa: S301
+        np.testing.assert_array_equal(copy.load("pooled", [0]), local.load("pooled", [0]))
+    for address in (secret.replace(sealed.name, "absent.h5"), "s3x://me:word@bucket/a.h5?token=hush"):
+        with pytest.raises(StoreError) as failed:
+            FeatureSet(address)
+        shown.append(str(failed.value))
+    assert not [text for text in shown if "word" in text or "hush" in text or "me:" in text]
+
+
+def test_f6_an_address_is_no_path() -> None:
+    address = Url("https://me:word@host/sets/0123456789abcdef.h5?x=/a")
+    copy = pickle.loads(pickle.dumps(address))  # noqa: S301
+    assert (copy, copy.url, hash(copy)) == (address, address.url, hash(address))
+    assert (str(address), address.name) == ("https://host/sets/0123456789abcdef.h5", "0123456789abcdef.h5")
+    assert address != Url("https://host/sets/0123456789abcdef.h5")
+    assert not isinstance(address, Path)
