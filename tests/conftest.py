@@ -1,4 +1,4 @@
-"""What every test gets: two torch threads (one beside other workers), no CUDA tests without a GPU, a check for leaks."""
+"""What every test gets: two torch threads (one beside other workers), no CUDA tests without a GPU, a leak check."""
 
 from __future__ import annotations
 
