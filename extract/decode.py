@@ -36,7 +36,11 @@ from PIL import (
 from featurebank.extract.errors import ImageError
 from featurebank.extract.preprocessing import Decode
 
-__all__ = ["FORMATS", "ORIENTATION_TAG", "decode", "quiet"]
+__all__ = ["FORMATS", "ORIENTATION_TAG", "VERSION", "decode", "quiet"]
+
+VERSION = 2
+"""Raised when any file's pixels change. 2: deep TIFFs whose smallest value is white, 12-bit TIFFs, transparency by one
+value of PNGs that are not 8 bits deep, BMPs and ICOs whose alpha is zero everywhere."""
 
 _PLUGINS = (
     JpegImagePlugin, MpoImagePlugin, PngImagePlugin, WebPImagePlugin, GifImagePlugin, BmpImagePlugin, TiffImagePlugin,
@@ -49,6 +53,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000
 REASON_BYTES = 96
 ORIENTATION_TAG = 0x0112
 """EXIF's, of the eight ways in which an image can lie."""
+BITS_TAG, PHOTOMETRIC_TAG = 258, 262
+"""TIFF's: of each sample; and what its smallest value means, 0 for white, which Pillow heeds up to 8 bits."""
 
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -131,6 +137,7 @@ def decode(data: bytes | NDArray[np.uint8], record: Decode) -> Image.Image:
             what = f"unreadable {image.format}"
             _check_size(image.width, image.height, record)
             image.load()
+            _scale_transparent_value(image, data)
             rgb = image if image.mode == "RGB" and "transparency" not in image.info else _to_rgb(image, record)
             # TIFF files are already upright after loading.
             return _upright(image, rgb) if record.exif and image.format != "TIFF" else rgb
@@ -175,10 +182,28 @@ def _to_rgb(image: Image.Image, record: Decode) -> Image.Image:
     if not image.has_transparency_data:
         return image.convert("RGB")
     # Through RGBA also where alpha is dropped: premultiplied modes and palettes have no other correct way to RGB.
-    rgba = image.convert("RGBA")
-    if record.background is None:
+    rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+    alpha = rgba.getchannel("A")
+    # Writers of Windows' formats leave the fourth byte zero where they mean no transparency, and viewers know it.
+    unused = image.format in {"BMP", "ICO"} and not alpha.getbbox()
+    if record.background is None or unused:
         return rgba.convert("RGB")
-    return _composite(rgba.convert("RGB"), rgba.getchannel("A"), record.background)
+    return _composite(rgba.convert("RGB"), alpha, record.background)
+
+
+def _scale_transparent_value(image: Image.Image, data: bytes) -> None:
+    """Pillow scales the pixels of a PNG to 8 bits, and leaves the one value that is transparent as it is in the file.
+
+    Of 16-bit colours only the high bytes can be compared.
+    """
+    value = image.info.get("transparency")
+    if image.format != "PNG" or data[12:16] != b"IHDR":
+        return
+    depth = data[24]
+    if isinstance(value, int) and image.mode == "L" and depth < 8:
+        image.info["transparency"] = value * 255 // ((1 << depth) - 1)
+    elif isinstance(value, tuple) and depth == 16:
+        image.info["transparency"] = tuple(part >> 8 for part in value)
 
 
 def _composite(rgb: Image.Image, alpha: Image.Image, background: tuple[int, int, int]) -> Image.Image:
@@ -190,6 +215,9 @@ def _composite(rgb: Image.Image, alpha: Image.Image, background: tuple[int, int,
 def _eight_bits(image: Image.Image) -> NDArray[np.uint8]:
     """(H, W) uint8 of an image in mode ``I``, ``F`` or ``I;16*``."""
     values: NDArray[Any] = np.asarray(image)
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(BITS_TAG) == (12,):
+        values = values << 4
     low, high = values.min(), values.max()
     if not (low >= 0 and high <= (255 if image.mode == "F" else 65535)):  # NaN fails every comparison.
         raise ImageError(f"{image.mode} pixels from {low} to {high} have no defined 8-bit range; convert the file")
@@ -197,7 +225,8 @@ def _eight_bits(image: Image.Image) -> NDArray[np.uint8]:
         values = np.rint(values * np.float32(255) if high <= 1 else values)
     elif image.mode != "I" or high > 255 or image.format in {"PNG", "PPM"}:
         values = values >> 8
-    return values.astype(np.uint8)
+    grey = values.astype(np.uint8)
+    return 255 - grey if tags.get(PHOTOMETRIC_TAG) == 0 else grey
 
 
 def _upright(image: Image.Image, rgb: Image.Image) -> Image.Image:

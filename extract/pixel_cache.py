@@ -32,6 +32,7 @@ import PIL.features
 import xxhash
 from numpy.typing import NDArray
 
+from featurebank.extract.decode import VERSION
 from featurebank.extract.preprocessing import Preprocessing
 from featurebank.extract.transform import Transform
 from featurebank.store.fingerprint import canonical_json, fingerprint, record
@@ -293,6 +294,7 @@ def _identity(preprocessing: Preprocessing) -> dict[str, object]:
     return {
         "decode": record(preprocessing.decode),
         "geometry": Transform(preprocessing).geometry,
+        "decoding": VERSION,
         "pillow": PIL.__version__,
         "libjpeg": PIL.features.version("libjpeg_turbo") or PIL.features.version("jpg") or "",
     }

@@ -59,6 +59,36 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes, *extra: t
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, body) for kind, body in chunks)
 
 
+def tiff(tags: dict[int, tuple[int, list[int]]], data: bytes, end: str = "<") -> bytes:
+    """A TIFF of one strip written by hand; types of tags are 3 (16 bits) and 4 (32 bits)."""
+    entries = {**tags, 273: (4, [0]), 279: (4, [len(data)])}
+    first = 8 + 2 + 12 * len(entries) + 4
+    packed = {tag: struct.pack(f"{end}{len(v)}{'H' if kind == 3 else 'I'}", *v) for tag, (kind, v) in entries.items()}
+    packed[273] = struct.pack(f"{end}I", first + sum(len(value) for value in packed.values() if len(value) > 4))
+    listed, beyond = b"", b""
+    for tag in sorted(entries):
+        kind, values = entries[tag]
+        place = packed[tag].ljust(4, b"\0") if len(packed[tag]) <= 4 else struct.pack(f"{end}I", first + len(beyond))
+        beyond += packed[tag] if len(packed[tag]) > 4 else b""
+        listed += struct.pack(f"{end}HHI", tag, kind, len(values)) + place
+    magic = b"II*\0" if end == "<" else b"MM\0*"
+    return magic + struct.pack(f"{end}IH", 8, len(entries)) + listed + bytes(4) + beyond + data
+
+
+def grey_tiff(values: NDArray[Any] | bytes, bits: int, photometric: int, *, width: int = 3, end: str = "<") -> bytes:
+    tags = {256: [width], 257: [1], 258: [bits], 259: [1], 262: [photometric], 277: [1], 278: [1]}
+    if not isinstance(values, bytes):
+        tags[339] = [3 if values.dtype.kind == "f" else 1]
+        values = values.astype(values.dtype.newbyteorder(end)).tobytes()  # type: ignore[arg-type]
+    return tiff({tag: (3, value) for tag, value in tags.items()}, values, end)
+
+
+def bmp(rows: bytes, *, masks: tuple[int, ...] = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)) -> bytes:
+    """A V4 bitmap of one row, 32 bits a pixel: blue, green, red, alpha."""
+    header = struct.pack("<IiiHHIIiiII4I", 108, len(rows) // 4, 1, 1, 32, 3, len(rows), 0, 0, 0, 0, *masks) + bytes(52)
+    return b"BM" + struct.pack("<IHHI", 122 + len(rows), 0, 0, 122) + header + rows
+
+
 @pytest.fixture(autouse=True)
 def no_warning() -> Any:
     with warnings.catch_warnings():
@@ -157,6 +187,56 @@ def test_integers_and_floats(values: NDArray[Any], expected: list[int]) -> None:
 def test_numbers_without_an_eight_bit_range_are_refused(values: NDArray[Any]) -> None:
     with pytest.raises(ImageError, match="no defined 8-bit range"):
         decode(encoded(Image.fromarray(values), "TIFF"), RECORD)
+
+
+@pytest.mark.parametrize(
+    ("values", "bits", "photometric", "end", "expected"),
+    [
+        (np.array([0, 300, 65535], np.uint16), 16, 0, "<", [255, 254, 0]),
+        (np.array([0, 300, 65535], np.uint16), 16, 1, "<", [0, 1, 255]),
+        (np.array([0, 300, 65535], np.uint16), 16, 1, ">", [0, 1, 255]),
+        (np.array([0, 0.5, 1], np.float32), 32, 0, "<", [255, 127, 0]),
+        (np.array([0, 0.5, 1], np.float32), 32, 0, ">", [255, 127, 0]),
+        (np.array([0, 0.5, 1], np.float32), 32, 1, "<", [0, 128, 255]),
+        (np.array([0, 3, 255], np.uint8), 8, 0, "<", [255, 252, 0]),
+        (b"\x05\xf0", 4, 0, "<", [255, 170, 0]),
+        (b"\x1c", 2, 0, "<", [255, 170, 0]),
+        (b"\x60", 1, 0, "<", [255, 0, 0]),
+        (b"\x00\x08\x00\xff\xf0", 12, 1, "<", [0, 128, 255]),
+    ],
+)  # fmt: skip
+def test_a15_the_smallest_value_of_a_tiff_is_white_or_black_as_it_says(
+    values: NDArray[Any] | bytes, bits: int, photometric: int, end: str, expected: list[int]
+) -> None:
+    assert pixels(grey_tiff(values, bits, photometric, end=end))[0, :, 0].tolist() == expected
+
+
+def test_a15_an_alpha_that_is_zero_everywhere_is_none() -> None:
+    assert pixels(bmp(bytes([1, 2, 3, 0, 4, 5, 6, 0]))).tolist() == [[[3, 2, 1], [6, 5, 4]]]
+    assert pixels(bmp(bytes([1, 2, 3, 0, 4, 5, 6, 255]))).tolist() == [[[255, 255, 255], [6, 5, 4]]]
+    assert pixels(bmp(bytes([1, 2, 3, 0]), masks=(0, 0, 0, 0))).tolist() == [[[3, 2, 1]]]
+    icon = encoded(Image.new("RGBA", (16, 16), (10, 20, 30, 0)), "ICO", bitmap_format="bmp", sizes=[(16, 16)])
+    assert (pixels(icon) == (10, 20, 30)).all()
+    assert (pixels(encoded(Image.new("RGBA", (16, 16), (10, 20, 30, 0)), "PNG")) == 255).all()
+
+
+def test_a15_one_transparent_value_of_a_png_of_any_depth() -> None:
+    for depth, row, value in ((1, 0x40, 1), (2, 0x10, 1), (4, 0x05, 5), (8, 5, 5)):
+        count = max(8 // depth, 1)
+        data = png(count, 1, depth, 0, bytes([0, row]), (b"tRNS", struct.pack(">H", value)))
+        opaque = png(count, 1, depth, 0, bytes([0, row]))
+        at = {1: 1, 2: 1, 4: 1, 8: 0}[depth]
+        expected = pixels(opaque)[0, :, 0].tolist()
+        assert pixels(data)[0, :, 0].tolist() == [255 if k == at else expected[k] for k in range(count)]
+    rows = b"\0" + struct.pack(">6H", 0x1234, 0x2345, 0x3456, 0x3400, 0x4500, 0x5600)
+    data = png(2, 1, 16, 2, rows, (b"tRNS", struct.pack(">3H", 0x1234, 0x2345, 0x3456)))
+    assert pixels(data).tolist() == [[[255] * 3, [0x34, 0x45, 0x56]]]
+
+
+def test_a15_a_grey_tiff_with_premultiplied_alpha() -> None:
+    tags = {256: [2], 257: [1], 258: [8, 8], 259: [1], 262: [1], 277: [2], 278: [1], 338: [1]}
+    data = tiff({tag: (3, value) for tag, value in tags.items()}, bytes([10, 255, 64, 128]))
+    assert pixels(data, Decode(background=(0, 0, 0)))[0, :, 0].tolist() == [10, 64]
 
 
 @pytest.mark.parametrize("background", [(255, 255, 255), (0, 0, 0), (10, 200, 77)])
