@@ -45,6 +45,36 @@ class Protocol:
     junk: tuple[str, ...] = ()
     pairs: int | None = None
 
+    def within(self, depth: int) -> tuple[dict[str, RankMetric], tuple[str, ...]]:
+        """What the first ``depth`` rows of each list can say, and the names of the metrics that they cannot.
+
+        A metric of the whole ranking takes its depth into its name, ``map@100``; one that counts to the number of
+        relevant rows keeps its name, and must be left out where a query has more of them than ``depth``.
+
+        >>> found, lost = find_protocol("instre").within(5)
+        >>> list(found), lost
+        (['hit_rate@1', 'hit_rate@5', 'map@r', 'r_precision', 'map@5'], ('hit_rate@10',))
+        """
+        found: dict[str, RankMetric] = {}
+        lost = []
+        for name, metric in self.metrics.items():
+            of, options = (metric.func, metric.keywords) if isinstance(metric, partial) else (metric, {})
+            if of in _CUT and not options:
+                found[f"{name}@{depth}"] = partial(_CUT[of], k=depth)
+            elif of in BY_R or ("divisor" not in options and options.get("k", depth + 1) <= depth):
+                found[name] = metric
+            else:
+                lost.append(name)
+        return found, tuple(lost)
+
+
+BY_R: tuple[RankMetric, ...] = (metrics.map_at_r, metrics.r_precision)
+_CUT: Mapping[RankMetric, Callable[..., NDArray[np.float64]]] = {
+    metrics.average_precision: metrics.average_precision_at_k,
+    metrics.reciprocal_rank: metrics.reciprocal_rank,
+    metrics.ndcg_at_k: metrics.ndcg_at_k,
+}
+
 
 def find_protocol(name: str) -> Protocol:
     """The protocol of that name.

@@ -58,11 +58,13 @@ class Relevance(ABC):
         n_queries: M.
         n_gallery: N.
         own: (M,) each query's own row in the gallery, or -1.
+        most_junk: rows of the longest list of junk.
     """
 
     n_queries: int
     n_gallery: int
     own: NDArray[np.int64]
+    most_junk: int = 0
 
     @abstractmethod
     def block(self, queries: slice) -> Judged:
@@ -156,6 +158,7 @@ class ListRelevance(Relevance):
             query, row = divmod(int(both[0]), n_gallery)
             raise ValueError(f"no row may be both relevant and junk; found row {row} in both lists of query {query}")
         self._positives, self._junk = _without(relevant, self.own), _without(ignored, self.own)
+        self.most_junk = int(self._junk.counts.max())
 
     @classmethod
     def revisited(

@@ -21,7 +21,7 @@ from featurebank.retrieval.evaluation import Evaluation, evaluate, evaluate_list
 from featurebank.retrieval.expansion import augment_database, expand_queries
 from featurebank.retrieval.index import FeatureIndex, IndexReport, content_fingerprint
 from featurebank.retrieval.metrics import mean_over_queries
-from featurebank.retrieval.protocols import Protocol
+from featurebank.retrieval.protocols import BY_R, Protocol
 from featurebank.retrieval.ranks import ranks_in_lists
 from featurebank.retrieval.relevance import Relevance
 from featurebank.retrieval.reranking import rerank_k_reciprocal
@@ -151,7 +151,9 @@ def evaluate_ranking(
     if rerank is None:
         others = None if queries is gallery else gallery
         return evaluate(queries, others, relevance, protocol=protocol.name)
-    scores, rows = ranked(descriptors, depth or descriptors.depth, rerank)
+    depth = depth or descriptors.depth
+    _check_pairs(protocol, depth, descriptors.findable)
+    scores, rows = ranked(descriptors, depth, rerank)
     if protocol.pairs is not None:
         return evaluate_lists(rows, relevance, protocol=protocol.name, scores=scores)
     return evaluate_lists(_completed(descriptors, rows), relevance, protocol=protocol.name)
@@ -209,38 +211,69 @@ def evaluate_index(
     *,
     depth: int | None = None,
     **options: Any,
-) -> tuple[Evaluation, IndexReport]:
-    """A protocol's metrics of what an index lists, and how well it finds what the exact search does.
+) -> tuple[Evaluation, IndexReport, list[str]]:
+    """A protocol's metrics of what an index lists, how well it finds what the exact search does, and notes.
 
-    A relevant row that it does not list counts as never found.
+    Only lists of every row have the protocol's own metrics; of shorter ones see `Protocol.within`. A row that is asked
+    for and that the index does not give counts as never found.
 
     Args:
         index: of the gallery.
         descriptors: the rows.
         relevance: what is relevant.
         protocol: the protocol.
-        depth: rows that it lists for each query.
+        depth: rows that it lists for each query, besides junk.
         options: of `FeatureIndex.search`.
 
     Raises:
-        ValueError: depth out of range, an option that the index lacks, or nothing relevant to any query.
+        ValueError: depth out of range or too low for every metric, an option that the index lacks, or nothing relevant
+            to any query.
     """
-    queries, own = descriptors.queries, descriptors.own
-    scores, rows = index.search(queries, depth or descriptors.depth, own=own, **options)
+    queries, own, findable = descriptors.queries, descriptors.own, descriptors.findable
+    depth = depth or descriptors.depth
+    scores, rows = index.search(queries, min(depth + relevance.most_junk, findable), own=own, **options)
     some = slice(0, MEASURED)
-    found = min(FOUND, descriptors.findable)
-    report = index.measure(queries[some], descriptors.gallery, found, own=own[some], **options)
+    report = index.measure(queries[some], descriptors.gallery, min(FOUND, findable), own=own[some], **options)
     if protocol.pairs is not None:
-        return evaluate_lists(rows, relevance, protocol=protocol.name, scores=scores), report
-    per_query: dict[str, list[NDArray[np.float64]]] = {name: [] for name in protocol.metrics}
+        _check_pairs(protocol, depth, findable)
+        return evaluate_lists(rows, relevance, protocol=protocol.name, scores=scores), report, []
+    if rows.shape[1] == findable and (rows >= 0).all():
+        return evaluate_lists(rows, relevance, protocol=protocol.name), report, []
+    evaluation, lost = _of_short_lists(rows, relevance, protocol, depth)
+    note = f"lists of {depth:,} rows of {findable:,} do not show {', '.join(lost)}: raise --depth"
+    return evaluation, report, [note] if lost else []
+
+
+def _of_short_lists(
+    rows: NDArray[np.int64], relevance: Relevance, protocol: Protocol, depth: int
+) -> tuple[Evaluation, list[str]]:
+    """The metrics of the first rows of each list, -1 where nothing was found, and the names of those there are none of.
+
+    Args:
+        rows: (M, k), so many that ``depth`` are left without junk.
+        relevance: what is relevant.
+        protocol: the protocol.
+        depth: rows of a list that count.
+    """
+    measured, never = protocol.within(depth)
+    per_query: dict[str, list[NDArray[np.float64]]] = {name: [] for name in measured}
     counts = []
     for start in range(0, len(rows), LIST_ROWS):
         at = slice(start, start + LIST_ROWS)
         ranks = ranks_in_lists(rows[at], relevance.block(at), relevance.n_gallery)
         counts.append(ranks.n_positives)
-        whole = replace(ranks, depth=ranks.n_candidates)
-        for name, metric in protocol.metrics.items():
-            per_query[name].append(metric(whole))
+        # Below the end of a list that is shorter than what was asked for there is nothing to come.
+        ended = replace(ranks, depth=np.where((rows[at] < 0).any(1), ranks.n_candidates, ranks.depth))
+        if ranks.n_positives.max(initial=0) > depth:
+            per_query = {name: of for name, of in per_query.items() if measured[name] not in BY_R}
+        for name, blocks in per_query.items():
+            blocks.append(measured[name](ended))
+    lost = [name for name in protocol.metrics if name in never or (name in measured and name not in per_query)]
+    if not per_query:
+        raise ValueError(
+            f"protocol {protocol.name} needs more than the first {depth:,} rows of each query for {', '.join(lost)}; "
+            "raise --depth, or leave out --index"
+        )
     n_without = int((np.concatenate(counts) == 0).sum())
     if n_without == len(rows):
         raise ValueError(
@@ -255,4 +288,12 @@ def evaluate_index(
         n_without=n_without,
         n_gallery=relevance.n_gallery,
     )
-    return evaluation, report
+    return evaluation, lost
+
+
+def _check_pairs(protocol: Protocol, depth: int, findable: int) -> None:
+    if protocol.pairs is not None and depth < min(protocol.pairs, findable):
+        raise ValueError(
+            f"protocol {protocol.name} ranks {protocol.pairs} candidates of each query, found lists of {depth}; "
+            "raise --depth"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ __all__ = ["MAIN", "RERANKINGS", "RetrieveTask", "build_task", "main_metric"]
 
 RERANKINGS = ("k-reciprocal", "diffusion")
 MAIN = ("map", "map_trapezoidal", "map@100", "map@r")
+CUT = re.compile(r"map@\d+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +197,10 @@ class RetrieveTask(Task):
             found = evaluate_ranking(descriptors, question.relevance, rules, rerank=self.rerank, depth=self.depth)
         else:
             index, options = self.built(descriptors), self.search_options
-            found, report = evaluate_index(index, descriptors, question.relevance, rules, depth=self.depth, **options)
+            found, report, short = evaluate_index(
+                index, descriptors, question.relevance, rules, depth=self.depth, **options
+            )
+            notes += short
             extra = [Score(metric=f"index_recall@{report.k}", value=report.recall, dataset=about)]
             speeds = (report.queries_per_second, report.exact_queries_per_second)
             notes.append("the index answers {:,.0f} queries a second, the exact search {:,.0f}".format(*speeds))
@@ -279,10 +284,11 @@ class RetrieveTask(Task):
 def main_metric(names: Sequence[str]) -> str:
     """The mean average precision among some metrics, or else the first of them.
 
-    >>> main_metric(["hit_rate@1", "map@r", "map"])
-    'map'
+    >>> main_metric(["hit_rate@1", "map@r", "map"]), main_metric(["hit_rate@1", "map@r", "map@1000"])
+    ('map', 'map@1000')
     """
-    return next((name for name in MAIN if name in names), names[0])
+    cut = (name for name in names if CUT.fullmatch(name))
+    return next((name for name in (*MAIN[:2], *cut, *MAIN[2:]) if name in names), names[0])
 
 
 def build_task(options: Mapping[str, Any]) -> RetrieveTask:

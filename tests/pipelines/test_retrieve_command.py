@@ -16,9 +16,11 @@ from probe_sets import clusters, write_set
 from retrieval_sets import cosine_lists, list_metrics, retrieve, retrieve_json, values_of
 
 from featurebank.pipelines.results import Results
+from featurebank.pipelines.retrieving.ranking import Descriptors, evaluate_index, open_index
 from featurebank.probes.bootstrap import bootstrap_interval
 from featurebank.retrieval import (
     LabelRelevance,
+    ListRelevance,
     PCAWhitening,
     augment_database,
     evaluate,
@@ -27,6 +29,9 @@ from featurebank.retrieval import (
     power_normalise,
     two_level_split,
 )
+from featurebank.retrieval.metrics import average_precision_at_k
+from featurebank.retrieval.protocols import find_protocol
+from featurebank.retrieval.ranks import exact_ranks
 from featurebank.store import FeatureStore
 
 ROWS = {"query": 24, "gallery": 45, "test": 45}
@@ -255,13 +260,54 @@ def test_an_index_is_searched_kept_and_measured(store: FeatureStore) -> None:
     assert len(store.ls()) == 6
 
 
-def test_what_an_index_does_not_list_is_never_found(store: FeatureStore) -> None:
+def test_a4_metrics_of_cut_lists_have_their_depth_in_their_names(store: FeatureStore) -> None:
     pytest.importorskip("faiss")
     found = retrieve_json(store, "pets/query:gallery@poor", "--index", "Flat", "--depth", 6)
     (queries, labels), (gallery, others) = rows_of(store, "query"), rows_of(store, "gallery")
-    totals = [int((others == label).sum()) for label in labels]
-    expected = list_metrics([rows[:6] for rows in cosine_lists(queries, gallery)], labels, others, totals)
-    assert {name: values_of(found)[name] for name in expected} == pytest.approx(expected, abs=1e-3)
+    lists = np.stack(cosine_lists(queries, gallery))[:, :6]
+    right = others[lists] == labels[:, None]
+    precision = right.cumsum(1) / np.arange(1, 7)
+    first = np.where(right.any(1), 1 / (right.argmax(1) + 1), 0)
+    discount = 1 / np.log2(np.arange(6) + 2)
+    expected = {
+        "map@6": float(((precision * right).sum(1) / 6).mean()),  # each query has 15 relevant rows
+        "mrr@6": float(first.mean()),
+        "ndcg@6": float((right @ discount / discount.sum()).mean()),
+        "hit_rate@5": float(right[:, :5].any(1).mean()),
+        "recall@5": float(right[:, :5].sum(1).mean() / 15),
+    }
+    values = values_of(found)
+    assert {name: values[name] for name in expected} == pytest.approx(expected, abs=1e-3)
+    assert set(values) == {*expected, "hit_rate@1", "recall@1", "index_recall@10"}
+    assert next(iter(values)) == "map@6"
+    note = "lists of 6 rows of 45 do not show hit_rate@10, recall@10, map@r, r_precision: raise --depth"
+    assert note in found["retrievals"][0]["notes"]
+    kept = Results(store.root).arrays(next(row for row in Results(store.root).rows() if row.metric == "map@6"))
+    assert kept["score"].mean() == pytest.approx(values["map@6"], rel=1e-6)
+    whole = retrieve_json(store, "pets/query:gallery@poor", "--index", "Flat", "--depth", 20)
+    assert {"map@20", "map@r", "r_precision"} <= set(values_of(whole))
+    exact = values_of(retrieve_json(store, "pets/query:gallery@poor"))
+    for name in set(values_of(whole)) & set(exact):
+        assert values_of(whole)[name] == pytest.approx(exact[name], abs=1e-6), name
+
+
+@pytest.mark.parametrize("protocol", ["copydays", "gldv2", "disc21"])
+def test_a4_what_cut_lists_cannot_say_is_refused(store: FeatureStore, protocol: str) -> None:
+    pytest.importorskip("faiss")
+    done = retrieve(store, "pets/query:gallery@poor", "--index", "Flat", "--depth", 6, "--protocol", protocol)
+    assert done.code == 1
+    wanted = {
+        "copydays": "needs more than the first 6 rows of each query for map_trapezoidal; raise --depth",
+        "gldv2": "needs more than the first 6 rows of each query for map@100; raise --depth",
+        "disc21": "ranks 10 candidates of each query, found lists of 6; raise --depth",
+    }
+    assert wanted[protocol] in words(done.out)
+    done = retrieve(store, "pets/query:gallery@poor", "--rerank", "diffusion", "--depth", 6, "--protocol", "disc21")
+    assert "found lists of 6; raise --depth" in words(done.out)
+
+
+def test_an_index_that_visits_all_lists_finds_the_candidates_of_pairs(store: FeatureStore) -> None:
+    pytest.importorskip("faiss")
     more = ("--index", "IVF4,Flat", "--nprobe", 4, "--protocol", "disc21")
     pairs = values_of(retrieve_json(store, "pets/query:gallery@poor", *more))
     assert pairs["micro_ap"] == pytest.approx(
@@ -450,3 +496,72 @@ def test_columns_of_other_kinds_and_tokens_are_failures(tmp_path: Path) -> None:
     done = retrieve(store, "odd/query:gallery", "--whiten", "odd")
     assert done.code == 1
     assert "whiten must be one set, DATASET/SPLIT; found odd, which is odd/gallery, odd/more" in words(done.out)
+
+
+# the same question asked in other ways
+
+
+@pytest.mark.parametrize("key", ["pets/test", "pets/query:gallery"])
+@pytest.mark.parametrize("protocol", ["labels", "cub", "instre", "copydays", "gldv2", "cross-modal", "disc21", "bob"])
+def test_a4_the_exact_search_and_a_flat_index_in_full_depth_print_the_same(
+    store: FeatureStore, key: str, protocol: str
+) -> None:
+    pytest.importorskip("faiss")
+    asked = (f"{key}@poor", "--protocol", protocol)
+    exact = values_of(retrieve_json(store, *asked))
+    found = values_of(retrieve_json(store, *asked, "--index", "Flat"))
+    assert found.pop("index_recall@10") > 0.99
+    assert found == pytest.approx(exact, abs=1e-6)
+    if protocol in ("labels", "cub", "instre"):
+        cut = values_of(retrieve_json(store, *asked, "--index", "Flat", "--depth", 25))
+        shared = set(cut) & set(exact)
+        assert {name: cut[name] for name in shared} == pytest.approx({name: exact[name] for name in shared}, abs=1e-6)
+        assert {"hit_rate@1", "map@r"} <= shared
+        assert not {"map", "mrr", "ndcg"} & shared
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--power", 0.5),
+        ("--whiten", "pets/query", "--components", 5),
+        ("--augment", 3, "--expand", "4:2"),
+        ("--rerank", "k-reciprocal", "--depth", 12),
+        ("--rerank", "diffusion", "--depth", 12),
+        ("--index", "Flat"),
+    ],
+)
+def test_a4_rows_of_unit_length_and_scaled_rows_print_the_same(tmp_path: Path, options: tuple[Any, ...]) -> None:
+    if "--index" in options:
+        pytest.importorskip("faiss")
+    store, generator = FeatureStore(tmp_path), np.random.default_rng(0)
+    for seed, split in enumerate(("query", "test")):
+        values, labels = clusters(30, noise=0.7, seed=seed)
+        raw = values.astype(np.float32)
+        unit = raw / np.linalg.norm(raw, axis=1, keepdims=True)
+        scaled = unit * generator.choice([0.25, 1, 8], (30, 1)).astype(np.float32)
+        for backbone, rows in (("raw", raw), ("scaled", scaled), ("unit", unit)):
+            write_set(store, f"pets/{split}", backbone, rows, labels)
+    found = retrieve_json(store, "pets/test", *options)
+    raw_values, *others = (values_of(found, index) for index in range(3))
+    for values in others:
+        assert values == pytest.approx(raw_values, abs=1e-6)
+
+
+def test_a4_junk_does_not_shorten_the_lists() -> None:
+    pytest.importorskip("faiss")
+    generator = np.random.default_rng(0)
+    queries, gallery = (generator.standard_normal((n, 8)).astype(np.float32) for n in (6, 50))
+    rows = [np.split(generator.permutation(50)[:30], [6, 12]) for _ in range(6)]
+    relevance = ListRelevance([row[0] for row in rows], 50, junk=[row[2] for row in rows])
+    descriptors = Descriptors(queries=queries, gallery=gallery, own=np.full(6, -1))
+    index = open_index(gallery, "Flat", None)
+    protocol = find_protocol("labels")
+    found, _, _ = evaluate_index(index, descriptors, relevance, protocol, depth=20)
+    exact = evaluate(queries, gallery, relevance).values
+    assert {name: found.values[name] for name in ("recall@10", "map@r")} == pytest.approx(
+        {name: exact[name] for name in ("recall@10", "map@r")}, abs=1e-6
+    )
+    (_, ranks), *_ = exact_ranks(queries, gallery, relevance)
+    assert found.values["map@20"] == pytest.approx(average_precision_at_k(ranks, 20).mean(), abs=1e-6)
