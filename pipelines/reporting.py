@@ -27,6 +27,7 @@ __all__ = [
     "print_notes",
     "result_json",
     "row_json",
+    "selection_note",
     "short",
     "value_cell",
     "value_json",
@@ -79,6 +80,15 @@ def interval_line(rows: Mapping[str, Row | None]) -> str:
     if len(kinds) < 2:
         return f"95 % intervals: {next(iter(kinds))}" if kinds else ""
     return "95 % intervals: " + "; ".join(f"{kind} ({', '.join(of)})" for kind, of in kinds.items())
+
+
+def selection_note(what: str, among: int, *, rows: str = "test rows") -> str:
+    """What to say of a best that was chosen by the very numbers that are shown of it.
+
+    >>> selection_note("the first score", 12)
+    'the first score is chosen among 12 on these test rows: it looks better than it is'
+    """
+    return f"{what} is chosen among {among:,} on these {rows}: it looks better than it is"
 
 
 def value_cell(row: Row, between: str) -> Text:

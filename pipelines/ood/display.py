@@ -25,6 +25,7 @@ from featurebank.pipelines.reporting import (
     print_line,
     print_notes,
     result_json,
+    selection_note,
     value_cell,
     value_json,
 )
@@ -32,7 +33,7 @@ from featurebank.pipelines.results import Row
 from featurebank.pipelines.tables import titled_table
 from featurebank.store.text import shown as visible
 
-__all__ = ["Standing", "is_random", "ood_table", "render_ood", "report_json", "standings"]
+__all__ = ["Standing", "is_random", "ood_table", "render_ood", "report_json", "selection", "standings"]
 
 RANDOM = "@random"
 
@@ -115,17 +116,25 @@ def render_ood(report: ProbeReport, console: Console, *, seconds: float) -> None
         rows = [row for one in ranked for of in one.rows.values() for row in of.values()]
         if said := interval_line({"": next((row for row in rows if row.low is not None), None)}):
             print_line(console, said)
+        if len(ranked) > 1:
+            print_line(console, selection(ranked))
     if beside := comparisons(ranked):
         console.print()
         console.print(comparison_table(beside))
     if families := _families(ranked):
         console.print()
         console.print(families_table(families))
+        print_line(console, "the best of a family is chosen on the test rows too: the more scores, the better it looks")
     print_notes(console, [one for one in report.probed if one.result])
     print_errors(console, report.probed)
     print_failures(console, report)
     console.print()
     print_count(console, "Backbones", report, seconds=seconds)
+
+
+def selection(ranked: Sequence[Standing]) -> str:
+    """That the order of the table is a choice on the test rows."""
+    return selection_note("the order is by the AUROC shown; what comes first", len(ranked))
 
 
 def ood_table(ranked: Sequence[Standing], console: Console, *, title: str) -> Table:
@@ -169,6 +178,7 @@ def report_json(report: ProbeReport) -> dict[str, Any]:
             }
             for one in report.probed
         ],
+        "selection": selection(ranked) if len(ranked) > 1 else None,
         "families": [asdict(one) for one in _families(ranked)],
         "published": [asdict(one) for one in comparisons(ranked)],
         **failures_json(report),

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurebank.pipelines.config import ConfigError
-from featurebank.pipelines.ood.display import Standing, is_random, standings
+from featurebank.pipelines.ood.display import Standing, is_random, selection, standings
 from featurebank.pipelines.ood.wrong import Album, Picture
 from featurebank.pipelines.probing.run import Probed, ProbeReport
 from featurebank.pipelines.results import Results
@@ -90,6 +90,7 @@ def render_page(report: ProbeReport, results: Results, album: Album) -> str:
         f"<body><header><h1>{escape(title)}</h1>"
         "<p>Each score is higher for rows that are more like the train rows. Histograms show the share of each set's "
         "rows; the last 1 % at either end stand in the outermost bars.</p>"
+        f"<p>{escape(selection(best)) if len(best) > 1 else ''}</p>"
         "<table><tr><th>backbone<th>head<th>ID accuracy<th>best score<th>mean AUROC</tr>"
         f"{rows}</table></header>\n{sections}\n</body></html>\n"
     )

@@ -27,6 +27,7 @@ def retrieve(  # noqa: PLR0917 - one for each option
     by: retrieve_options.By = None,
     ground_truth: retrieve_options.GroundTruth = None,
     per_class: retrieve_options.PerClass = None,
+    cluster: retrieve_options.Cluster = None,
     seed: retrieve_options.Seed = None,
     force: options.Force = False,
     as_json: JsonOption = False,
@@ -47,8 +48,9 @@ def retrieve(  # noqa: PLR0917 - one for each option
     """Find the rows that belong together by cached features: a protocol's metrics with 95 % intervals, and a page."""
     given = {
         "output": output, "queries": queries, "protocol": protocol, "by": by, "ground_truth": ground_truth,
-        "per_class": per_class, "seed": seed, "power": power, "whiten": whiten, "components": components,
-        "augment": augment, "rerank": rerank, "index": index, "nprobe": nprobe, "ef_search": ef_search, "depth": depth,
+        "per_class": per_class, "cluster": cluster, "seed": seed, "power": power, "whiten": whiten,
+        "components": components, "augment": augment, "rerank": rerank, "index": index, "nprobe": nprobe,
+        "ef_search": ef_search, "depth": depth,
         "expand": retrieve_options.parse_expand(expand),
     }  # fmt: skip
     from featurebank.pipelines.retrieving import comparison, display, run, selection

@@ -11,7 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from featurebank.pipelines.probing.run import ProbeReport
-from featurebank.pipelines.reporting import failures_json, print_count, print_failures, print_line, print_notes, short
+from featurebank.pipelines.reporting import (
+    failures_json,
+    print_count,
+    print_failures,
+    print_line,
+    print_notes,
+    selection_note,
+    short,
+)
 from featurebank.pipelines.retrieving.comparison import PLAIN, Comparison
 from featurebank.pipelines.retrieving.display import report_json
 from featurebank.pipelines.tables import titled_table
@@ -54,6 +62,7 @@ def render_comparisons(comparisons: Sequence[Comparison], console: Console, *, s
             for table in comparison_tables(comparison, console):
                 console.print(table)
             print_line(console, "* the best of a backbone; gain: of the first metric over plain, mean of all backbones")
+            print_line(console, _selection(comparison))
             for note in comparison.notes:
                 print_line(console, note)
             for recipe, one in comparison.reports.items():
@@ -76,7 +85,7 @@ def comparison_json(comparisons: Sequence[Comparison]) -> dict[str, Any]:
         "comparisons": [
             {
                 "metrics": list(comparison.metrics),
-                "notes": list(comparison.notes),
+                "notes": [*comparison.notes, _selection(comparison)],
                 "best": [
                     {"backbone": backbone, "metric": metric, "recipe": recipe}
                     for (backbone, metric), recipe in comparison.best.items()
@@ -90,6 +99,10 @@ def comparison_json(comparisons: Sequence[Comparison]) -> dict[str, Any]:
             for comparison, report in zip(comparisons, reports, strict=True)
         ],
     }
+
+
+def _selection(comparison: Comparison) -> str:
+    return selection_note("what is marked *", len(comparison.recipes), rows="queries")
 
 
 def _cell(comparison: Comparison, recipe: str, backbone: str) -> Text:

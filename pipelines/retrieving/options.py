@@ -13,6 +13,7 @@ from featurebank.pipelines.config import ConfigError
 __all__ = [
     "Augment",
     "By",
+    "Cluster",
     "Compare",
     "Components",
     "Depth",
@@ -87,6 +88,13 @@ GroundTruth = Annotated[
 PerClass = Annotated[
     int | None, typer.Option("--per-class", help="Rows of each class that bob keeps, the first ones; without it all.")
 ]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        help="What intervals draw instead of queries, where these are not independent: class, or a column.",
+    ),
+]
 Seed = Annotated[int | None, typer.Option("--seed", help="Of intervals, and of an index's training rows.")]
 
 Power = Annotated[
@@ -132,7 +140,11 @@ EfSearch = Annotated[
 ]
 Depth = Annotated[
     int | None,
-    typer.Option("--depth", help="Rows that an index or re-ranking lists: 1,000 or all.", rich_help_panel=RANKING),
+    typer.Option(
+        "--depth",
+        help="Rows that an index or re-ranking lists: 1,000 or all. An index's are in the names: map@1000.",
+        rich_help_panel=RANKING,
+    ),
 ]
 
 Html = Annotated[

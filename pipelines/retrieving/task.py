@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from featurebank.extract.errors import nearest
 from featurebank.pipelines.config import ConfigError
 from featurebank.pipelines.probing.classification import check_choice
 from featurebank.pipelines.probing.inputs import Inputs, SplitRows
@@ -30,6 +31,8 @@ __all__ = ["MAIN", "RERANKINGS", "RetrieveTask", "build_task", "main_metric"]
 
 RERANKINGS = ("k-reciprocal", "diffusion")
 MAIN = ("map", "map_trapezoidal", "map@100", "map@r")
+CLASS = "class"
+FEW_CLUSTERS = 20
 CUT = re.compile(r"map@\d+")
 
 
@@ -48,6 +51,7 @@ class RetrieveTask(Task):
         by: an extra column that says what is relevant, instead of the labels.
         ground_truth: JSON of the relevant rows by level, instead of both.
         per_class: rows of each class that a protocol keeps which splits a set.
+        cluster: what intervals draw instead of queries: ``class``, what makes rows relevant, or an extra column.
         power: of power normalisation.
         whiten: the set that PCA-whitening is learned on, DATASET/SPLIT.
         components: that whitening keeps.
@@ -72,6 +76,7 @@ class RetrieveTask(Task):
     by: str | None = None
     ground_truth: Path | None = None
     per_class: int | None = None
+    cluster: str | None = None
     power: float | None = None
     whiten: str | None = None
     components: int | None = None
@@ -204,12 +209,15 @@ class RetrieveTask(Task):
             extra = [Score(metric=f"index_recall@{report.k}", value=report.recall, dataset=about)]
             speeds = (report.queries_per_second, report.exact_queries_per_second)
             notes.append("the index answers {:,.0f} queries a second, the exact search {:,.0f}".format(*speeds))
+        clusters = None if self.cluster is None else self._clusters(queries)
+        if clusters is not None and (n := len(np.unique(clusters))) < FEW_CLUSTERS:
+            notes.append(f"--cluster {self.cluster}: intervals over {n} clusters only are narrower than they should be")
         if found.n_without:
             notes.append(
                 f"{queries.name}: {found.n_without:,} of {found.n_queries:,} queries have nothing relevant to find"
             )
         return Answer(
-            scores=[*self._scores(found, about), *extra],
+            scores=[*self._scores(found, about, clusters), *extra],
             chosen={"queries": found.n_queries, "without": found.n_without, "gallery": found.n_gallery},
             arrays=_kept(queries.ids, queries.rows, found.per_query),
             notes=notes,
@@ -267,15 +275,31 @@ class RetrieveTask(Task):
             return ranked(descriptors, k, self.rerank)
         return self.built(descriptors).search(descriptors.queries, k, own=descriptors.own, **self.search_options)
 
-    def _scores(self, found: Evaluation, about: str) -> list[Score]:
+    def _clusters(self, queries: SplitRows) -> NDArray[Any]:
+        """What is drawn together, (M,) for the queries."""
+        name = self.by if self.cluster == CLASS else self.cluster
+        if name is None and queries.labels.ndim == 1 and (queries.labels >= 0).any():
+            return queries.labels
+        columns = queries.columns
+        if name is None:
+            raise ValueError(
+                f"--cluster class needs the classes of {queries.name}, found none; name a column: "
+                f"{', '.join(columns) or 'it has none'}"
+            )
+        if name not in columns:
+            raise nearest(f"column of {queries.name}", name, columns)
+        return columns[name]
+
+    def _scores(self, found: Evaluation, about: str, clusters: NDArray[Any] | None) -> list[Score]:
+        drawn = "classes" if self.cluster == CLASS else f"values of {self.cluster}"
         main = main_metric([*found.values])
         scores = []
         for name in sorted(found.values, key=lambda name: name != main):
             if name in found.per_query:
-                values = found.per_query[name]
-                scores.append(
-                    mean_score(name, values[~np.isnan(values)], seed=self.seed, unit="queries", dataset=about)
-                )
+                known = ~np.isnan(values := found.per_query[name])
+                among = None if clusters is None else (drawn, clusters[known])
+                scored = mean_score(name, values[known], seed=self.seed, unit="queries", clusters=among, dataset=about)
+                scores.append(scored)
             else:
                 scores.append(Score(metric=name, value=found.values[name], dataset=about))
         return scores

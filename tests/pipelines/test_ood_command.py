@@ -645,3 +645,20 @@ def test_an_unfinished_set_is_a_failure(store: FeatureStore) -> None:
     done = ood(store, "--backbone", "good", "--scores", "msp", *FAST, sets=("dots",))
     assert done.code == 1
     assert "is unfinished; extract it to the end" in words(done.out)
+
+
+def test_a10_the_first_score_is_a_choice_on_the_test_rows(store: FeatureStore) -> None:
+    write_backbone(store, "other", noise=0.5, head=HEAD)
+    note = "the order is by the AUROC shown; what comes first is chosen among 9 on these test rows"
+    some = ("--scores", "energy", "--scores", "knn", "--scores", "msp", *FAST)
+    done = ood(store, *some)
+    assert note in words(done.out)
+    assert "the best of a family is chosen on the test rows too" in words(done.out)
+    found = ood_json(store, *some[:-2])
+    assert found["selection"].startswith(note)
+    cell = one_of(found)["scores"][0]["sets"][OTHERS[0]]["auroc"]
+    assert cell["interval_kind"] == "rows of both sets, bootstrap"
+    assert "95 % intervals: rows of both sets, bootstrap" in words(done.out)
+    assert one_of(found)["accuracy"]["interval_kind"] == "test rows, Wilson"
+    alone = ood(store, "--scores", "energy", "--backbone", "good", *FAST)
+    assert "is chosen among" not in words(alone.out)

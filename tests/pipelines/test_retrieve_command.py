@@ -17,7 +17,7 @@ from retrieval_sets import cosine_lists, list_metrics, retrieve, retrieve_json, 
 
 from featurebank.pipelines.results import Results
 from featurebank.pipelines.retrieving.ranking import Descriptors, evaluate_index, open_index
-from featurebank.probes.bootstrap import bootstrap_interval
+from featurebank.probes.bootstrap import bootstrap_interval, cluster_interval
 from featurebank.retrieval import (
     LabelRelevance,
     ListRelevance,
@@ -565,3 +565,45 @@ def test_a4_junk_does_not_shorten_the_lists() -> None:
     )
     (_, ranks), *_ = exact_ranks(queries, gallery, relevance)
     assert found.values["map@20"] == pytest.approx(average_precision_at_k(ranks, 20).mean(), abs=1e-6)
+
+
+# what intervals are over
+
+
+def test_a9_intervals_say_what_is_drawn(store: FeatureStore) -> None:
+    (one,) = retrieve_json(store, "pets/test@poor")["retrievals"]
+    kinds = {row["metric"]: row["interval_kind"] for row in one["rows"]}
+    assert kinds["map"] == "queries, bootstrap"
+    assert kinds["hit_rate@1"] == kinds["hit_rate@5"] == "queries, Wilson"
+    done = retrieve(store, "pets/test@poor", "--protocol", "instre")
+    assert "95 % intervals: queries, bootstrap (map, map@r, r precision); queries, Wilson (hit rate@1" in words(
+        done.out
+    )
+    with (store.root / "results" / "results.csv").open(newline="") as file:
+        assert {line["interval"] for line in csv.DictReader(file)} == {"queries, bootstrap", "queries, Wilson"}
+
+
+def test_a9_classes_may_be_drawn_instead_of_queries(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path)
+    values, labels = clusters(240, classes=24, noise=0.4, width=32)
+    values[labels < 12] = clusters(240, classes=24, noise=0.05, width=32)[0][labels < 12]  # half of the classes is easy
+    columns = {"camera": np.array(["a", "b", "c", "d"])[np.arange(240) // 60]}
+    write_set(store, "birds/test", "net", values, labels, columns=columns)
+    rows, by_class = (
+        {row["metric"]: row for row in retrieve_json(store, "birds/test", *more)["retrievals"][0]["rows"]}
+        for more in ((), ("--cluster", "class"))
+    )
+    kept = Results(store.root).arrays(next(row for row in Results(store.root).rows() if row.metric == "map"))
+    expected = cluster_interval(kept["map"], labels)
+    assert by_class["map"]["interval"] == pytest.approx(list(expected), abs=1e-6)
+    assert {row["interval_kind"] for row in by_class.values()} == {"classes, bootstrap"}
+    assert by_class["map"]["value"] == rows["map"]["value"]
+    low, high = (np.diff(found["map"]["interval"])[0] for found in (rows, by_class))
+    assert high > 1.5 * low
+    (one,) = retrieve_json(store, "birds/test", "--cluster", "camera")["retrievals"]
+    assert one["rows"][0]["interval_kind"] == "values of camera, bootstrap"
+    assert one["notes"] == ["--cluster camera: intervals over 4 clusters only are narrower than they should be"]
+    done = retrieve(store, "birds/test", "--cluster", "camara")
+    assert "unknown column of birds/test 'camara'; did you mean 'camera'?" in words(done.out)
+    (one,) = retrieve_json(store, "birds/test", "--by", "camera", "--cluster", "class")["retrievals"]
+    assert "intervals over 4 clusters only" in one["notes"][0]
