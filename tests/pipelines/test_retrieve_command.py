@@ -545,8 +545,8 @@ def test_a4_rows_of_unit_length_and_scaled_rows_print_the_same(tmp_path: Path, o
             write_set(store, f"pets/{split}", backbone, rows, labels)
     found = retrieve_json(store, "pets/test", *options)
     raw_values, *others = (values_of(found, index) for index in range(3))
-    for values in others:
-        assert values == pytest.approx(raw_values, abs=1e-6)
+    for printed in others:
+        assert printed == pytest.approx(raw_values, abs=1e-6)
 
 
 def test_a4_junk_does_not_shorten_the_lists() -> None:
