@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
@@ -65,7 +65,8 @@ def _load(folder: Path) -> Arrays | None:
 
 def _save(folder: Path, arrays: Arrays) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".arrays-", dir=folder.parent))
+    scratch = folder.parent / f".arrays-{secrets.token_hex(8)}"
+    scratch.mkdir()
     try:
         for name, array in zip(NAMES, arrays, strict=True):
             np.save(scratch / f"{name}-{content_hash(array).hex()}.npy", array, allow_pickle=False)

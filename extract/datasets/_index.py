@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -177,10 +177,10 @@ def _save(folder: Path, entries: Hashes) -> None:
             return
         _, first = np.unique(_first_half(entries), return_index=True)
         body = entries[first].tobytes()
-        descriptor, name = tempfile.mkstemp(dir=folder)
-        with os.fdopen(descriptor, "wb") as file:
+        name = folder / secrets.token_hex(8)
+        with name.open("xb") as file:
             file.write(body + xxhash.xxh3_128_digest(body))
-        Path(name).rename(f"{name}{SUFFIX}")
+        name.rename(f"{name}{SUFFIX}")
         for segment in merged:
             segment.unlink(missing_ok=True)
     except OSError as error:

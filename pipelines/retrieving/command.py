@@ -53,6 +53,7 @@ def retrieve(  # noqa: PLR0917 - one for each option
         "ef_search": ef_search, "depth": depth,
         "expand": retrieve_options.parse_expand(expand),
     }  # fmt: skip
+    from featurebank.extract.assets import cache_dir
     from featurebank.pipelines.retrieving import comparison, display, run, selection
     from featurebank.pipelines.retrieving.comparison_table import comparison_json, render_comparisons
     from featurebank.pipelines.retrieving.pictures import plan_page
@@ -62,7 +63,8 @@ def retrieve(  # noqa: PLR0917 - one for each option
     show_messages(console(stderr=True))
     found = existing_store(store)
     tuned = comparison.TUNED if compare else ()
-    task = build_task({"indexes": found.root / "indexes"} | {n: v for n, v in given.items() if n not in tuned})
+    # Not in the store: FAISS reads whatever bytes it finds, and a store may be a stranger's.
+    task = build_task({"indexes": cache_dir() / "indexes"} | {n: v for n, v in given.items() if n not in tuned})
     lookups = selection.look_up(
         found, keys, task, backbones=backbone or (), fingerprints=fingerprint or (), gallery=gallery
     )

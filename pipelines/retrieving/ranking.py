@@ -5,6 +5,7 @@ Shapes: M queries, N gallery rows, D features, C components of a descriptor, k l
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,8 @@ from featurebank.retrieval.search import nearest
 from featurebank.store.fingerprint import fingerprint
 
 __all__ = ["Descriptors", "Lists", "describe", "evaluate_index", "evaluate_ranking", "open_index", "ranked"]
+
+log = logging.getLogger("featurebank")
 
 DEPTH = 1000
 K1, K2 = 20, 6  # of k-reciprocal re-ranking, as far as there are rows
@@ -177,7 +180,9 @@ def _completed(descriptors: Descriptors, rows: NDArray[np.int64]) -> Iterator[ND
 
 
 def open_index(gallery: NDArray[Any], factory: str, folder: Path | None, *, seed: int = 0) -> FeatureIndex:
-    """The index of these rows in a folder, built and saved where it is not there or damaged.
+    """The index of these rows in a folder of one's own, built and saved where it is not there or damaged.
+
+    One that cannot be saved serves all the same.
 
     Args:
         gallery: (N, C).
@@ -195,11 +200,15 @@ def open_index(gallery: NDArray[Any], factory: str, folder: Path | None, *, seed
     if path is not None:
         try:
             return FeatureIndex.load(path, [content])
-        except (FileNotFoundError, ValueError):
-            path.parent.mkdir(parents=True, exist_ok=True)
+        except (OSError, ValueError, RuntimeError):
+            pass  # built below
     index = FeatureIndex.build(gallery, factory, fingerprint=content, seed=seed)
     if path is not None:
-        index.save(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            index.save(path)
+        except (OSError, RuntimeError) as error:  # FAISS raises the latter
+            log.warning("the index is not kept: %s", error)
     return index
 
 

@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import re
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -347,3 +348,11 @@ def test_c14_the_table_holds_no_formula(tmp_path: Path) -> None:
         (line,) = csv.DictReader(file)
     assert (line["backbone"], line["dataset"], line["metric"]) == ("'=HYPERLINK(A1)", "'@pets/test", "'-accuracy")
     assert (line["value"], line["low"], line["high"]) == ("-0.25", "-0.5", "0.6")
+
+
+def test_b7_nothing_that_stays_is_made_for_its_owner_alone() -> None:
+    """What `tempfile` makes has mode 0600 or 0700, and keeps it where it is renamed into place."""
+    private = re.compile(r"^(?!\s*>>>).*\b(mkstemp|mkdtemp|NamedTemporaryFile)\(", re.MULTILINE)
+    for folder in ("store", "extract", "retrieval", "probes", "pipelines"):
+        for path in (Path(__file__).parents[2] / folder).rglob("*.py"):
+            assert not private.search(path.read_text(encoding="utf-8")), path

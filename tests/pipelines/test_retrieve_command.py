@@ -243,14 +243,21 @@ def test_re_ranking_takes_small_galleries(tmp_path: Path) -> None:
         assert values_of(retrieve_json(store, "few/test", "--rerank", rerank))["map"] > 0
 
 
-def test_an_index_is_searched_kept_and_measured(store: FeatureStore) -> None:
+@pytest.fixture(autouse=True)
+def indexes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where indexes are kept."""
+    monkeypatch.setenv("FEATUREBANK_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "indexes"
+
+
+def test_an_index_is_searched_kept_and_measured(store: FeatureStore, indexes: Path) -> None:
     pytest.importorskip("faiss")
     exact = values_of(retrieve_json(store, "pets/test@poor"))
     found = retrieve_json(store, "pets/test@poor", "--index", "Flat")
     assert values_of(found).pop("index_recall@10") > 0.99
     assert {name: values_of(found)[name] for name in exact} == pytest.approx(exact, abs=1e-3)
     assert "queries a second, the exact search" in found["retrievals"][0]["notes"][0]
-    (file,) = (store.root / "indexes").glob("*.faiss")
+    (file,) = indexes.glob("*.faiss")
     before = file.stat().st_mtime_ns
     assert retrieve(store, "pets/test@poor", "--index", "Flat", "--protocol", "cub").code == 0
     assert file.stat().st_mtime_ns == before
@@ -258,6 +265,23 @@ def test_an_index_is_searched_kept_and_measured(store: FeatureStore) -> None:
     assert retrieve(store, "pets/test@poor", "--index", "Flat", "--protocol", "sop").code == 0
     assert file.stat().st_size > 100
     assert len(store.ls()) == 6
+
+
+def test_c11_an_index_in_a_store_is_not_read(
+    store: FeatureStore, indexes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faiss = pytest.importorskip("faiss")
+    retrieve_json(store, "pets/test@poor", "--index", "Flat")
+    indexes.rename(store.root / "indexes")
+    monkeypatch.setattr(faiss, "read_index", lambda _: pytest.fail("a store's index was read"))
+    assert retrieve(store, "pets/test@poor", "--index", "Flat", "--protocol", "cub").code == 0
+
+
+def test_b7_an_index_that_cannot_be_kept_serves_all_the_same(store: FeatureStore, indexes: Path) -> None:
+    pytest.importorskip("faiss")
+    indexes.parent.write_text("in the way")
+    done = retrieve(store, "pets/test@poor", "--index", "Flat")
+    assert (done.code, "the index is not kept: " in done.err) == (0, True)
 
 
 def test_a4_metrics_of_cut_lists_have_their_depth_in_their_names(store: FeatureStore) -> None:
