@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from featurebank.extract.datasets.contract import DatasetSpec, Split
 from featurebank.extract.decode import decode
-from featurebank.extract.errors import DatasetError, ImageError
+from featurebank.extract.errors import DatasetError, ImageError, fault
 from featurebank.extract.gpu_jpeg import DeviceTransform, Jpeg, decode_jpegs, recognised
 from featurebank.extract.pixel_cache import PixelCache
 from featurebank.extract.plan import Rows, task_rows
@@ -188,15 +188,17 @@ class Reader:
             batch.raw = [None if row in whole else self._read(batch, row) for row in range(batch.start, batch.stop)]
 
     def _read(self, batch: Batch, row: int) -> Raw | None:
+        expected = self._part.hashes[row].tobytes()
         try:
             raw = self._part.read(row)
-        except OSError as error:
-            reason = f"cannot be read: {error.strerror or error}"
+            if not any(expected):
+                raise ImageError("it could not be when the run began, now it can; run again")
+        except Exception as error:
+            reason = f"cannot be read: {getattr(error, 'strerror', None) or fault(error)}"
             if self._strict:
                 raise ImageError(f"{self._part.id(row)}: {reason}") from error
             batch.failed[row] = reason
             return None
-        expected = self._part.hashes[row].tobytes()
         if content_hash(raw) != expected:
             spec = self._part.spec
             raise DatasetError(
@@ -274,18 +276,18 @@ class Preparer:
     def _prepare(self, batch: Batch, row: int, raw: Raw, into: Mapping[Hashable, torch.Tensor]) -> None:
         """Those pixels of one image that are not known yet, by Pillow, and a copy for the cache."""
         known = batch.known.get(row, {})
+        made: dict[Hashable, NDArray[np.uint8]] = {}
         with self._noting(batch, row):
             with self._clock.stage("decode"):
                 image = decode(raw, self._decode)
-            for key, pixels in into.items():
-                if key in known:
-                    continue
+            for key in into.keys() - known.keys():
                 with self._clock.stage("transform"):
-                    rgb = self._transforms[key].pixels(image)
-                    pixels.numpy()[row - batch.start] = self._transforms[key].ordered(rgb)
-                if self._shelves is not None:
-                    with self._clock.stage("write"):
-                        self._shelves.put(key, self._part.hashes[row].tobytes(), rgb)
+                    made[key] = self._transforms[key].pixels(image)
+        for key, rgb in made.items():
+            into[key].numpy()[row - batch.start] = self._transforms[key].ordered(rgb)
+            if self._shelves is not None:
+                with self._clock.stage("write"):
+                    self._shelves.put(key, self._part.hashes[row].tobytes(), rgb)
 
     def _leave(self, batch: Batch, row: int, raw: Raw) -> bool:
         """Whether the image is left to the device."""
@@ -324,11 +326,11 @@ class Preparer:
         """Marks the row as failed where its image is."""
         try:
             yield
-        except ImageError as error:
+        except Exception as error:
             if self._strict:
-                raise ImageError(f"{self._part.id(row)}: {error}") from error
+                raise ImageError(f"{self._part.id(row)}: {fault(error)}") from error
             with batch.lock:
-                batch.failed[row] = str(error)
+                batch.failed[row] = fault(error)
 
 
 def pixels_key(preprocessing: Preprocessing) -> Hashable:

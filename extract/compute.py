@@ -20,6 +20,7 @@ from featurebank.extract.backbones.contract import BackboneSpec
 from featurebank.extract.batches import Part, Preparer, Reader, Shelves, batches, pixels_key
 from featurebank.extract.datasets.contract import Split
 from featurebank.extract.device import Execution, cpu_cores
+from featurebank.extract.errors import ExtractError
 from featurebank.extract.forward import PixelsToFeatures, Runner, is_out_of_memory
 from featurebank.extract.gpu_jpeg import check_decoder
 from featurebank.extract.key import LEAST_AGREEMENT, Precision, StoredType
@@ -31,7 +32,7 @@ from featurebank.extract.provenance import provenance
 from featurebank.extract.schedule import Line, Pass, run_pass
 from featurebank.extract.sink import Sink, Target
 
-__all__ = ["Compute", "Facts", "Feed", "Local", "Recipe", "Walk", "numerics"]
+__all__ = ["Compute", "ComputeError", "Facts", "Feed", "Local", "Recipe", "Walk", "numerics"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +103,10 @@ class Walk:
     part: Part
     ranges: Sequence[tuple[int, int]]
     feeds: Sequence[Feed]
+
+
+class ComputeError(ExtractError, RuntimeError):
+    """The place where networks run is of no more use: nothing else of the run can go on."""
 
 
 class Compute(Protocol):

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from featurebank.extract.agreement import Kept, sample
 from featurebank.extract.backbones.contract import BackboneSpec
 from featurebank.extract.batches import Part
-from featurebank.extract.compute import Compute, Facts, Feed, Local, Recipe, Walk, numerics
+from featurebank.extract.compute import Compute, ComputeError, Facts, Feed, Local, Recipe, Walk, numerics
 from featurebank.extract.datasets.contract import Split
 from featurebank.extract.device import Execution, resolve_device
+from featurebank.extract.errors import ImageError
 from featurebank.extract.forward import COMPILE_FROM_ROWS, can_compile
 from featurebank.extract.key import LEAST_AGREEMENT
 from featurebank.extract.plan import Rows, Task, plan
@@ -31,7 +32,7 @@ from featurebank.extract.progress import Clock, JobProgress, Observer
 from featurebank.extract.reporting import Meter
 from featurebank.extract.reuse import Copies, find_copies
 from featurebank.extract.sink import Assembler, Scattered, Sink, pending_rows
-from featurebank.extract.wanted import Outcome, Wanted
+from featurebank.extract.wanted import Outcome, Wanted, look
 from featurebank.store import (
     ExistsError,
     FeatureSetWriter,
@@ -39,6 +40,7 @@ from featurebank.store import (
     NotFoundError,
     Output,
     Records,
+    StorageError,
     StoreError,
 )
 
@@ -99,8 +101,8 @@ def extract(
 
     Raises:
         ImageError: an image cannot be decoded, in a strict run.
-        DatasetError: a file's content changed while the run was going on.
-        StoreError: the store cannot be written (disk full, read-only). What was committed stays valid.
+        StorageError: the store cannot be written (disk full, read-only). What was committed stays valid.
+        ComputeError: there is no more place where networks run.
     """
     execution = execution or Execution()
     device = resolve_device(execution.device) if compute is None else execution.device
@@ -136,7 +138,8 @@ class _Engine:
             todo = [s for s in self.sets if s.outcome.state == "missing"]
             while todo:
                 for s in todo:
-                    self._begin(s)
+                    with self._alone(s):
+                        self._begin(s)
                 self._passes([s for s in todo if s.outcome.state == "missing" and not s.busy])
                 todo = [s for s in todo if s.outcome.state == "missing"]
                 if todo:
@@ -155,6 +158,19 @@ class _Engine:
                 if s.writer is not None:
                     s.writer.close()
 
+    @contextmanager
+    def _alone(self, *sets: _Set) -> Iterator[None]:
+        """What goes wrong inside ends these sets; where nothing can be written or computed any more, the run."""
+        try:
+            yield
+        except (StorageError, ComputeError):
+            raise
+        except Exception as error:
+            if self.execution.strict and isinstance(error, ImageError):
+                raise
+            for s in sets:
+                self._fail(s, error)
+
     # -- what is there already ---------------------------------------------------------------------------------------
 
     def _begin(self, s: _Set) -> None:
@@ -162,7 +178,7 @@ class _Engine:
         path = s.outcome.path
         s.busy = False
         if path.exists():
-            s.outcome.state = "present"
+            look(s.outcome)
             return
         try:
             if s.writer is None and path.with_name(f"{path.name}.partial").exists():
@@ -170,8 +186,10 @@ class _Engine:
         except (LockedError, NotFoundError):
             s.busy = True
         except ExistsError:
-            s.outcome.state = "present"
-        if s.outcome.state == "present" or s.busy:
+            look(s.outcome)
+        except StorageError as error:
+            self._fail(s, error)
+        if s.outcome.state != "missing" or s.busy:
             return
         self._find_part(s)
         if s.writer is not None:
@@ -208,16 +226,12 @@ class _Engine:
         self.meter.show(f"waiting for another run: {first.backbone} on {first.dataset}/{first.split}", force=True)
         while True:
             for s in todo:
-                path = s.outcome.path
-                if path.exists():
-                    s.outcome.state = "present"
-                    return
                 try:
-                    s.writer = FeatureSetWriter.resume(path)
+                    s.writer = FeatureSetWriter.resume(s.outcome.path)
                 except LockedError:
                     continue
-                except (NotFoundError, ExistsError):
-                    pass
+                except StoreError:
+                    pass  # looked at when it is begun again
                 return
             time.sleep(LOOK_AGAIN_SECONDS)
 
@@ -226,7 +240,8 @@ class _Engine:
     def _passes(self, sets: Sequence[_Set]) -> None:
         for s in sets:
             if s.writer is None and s.copies is not None and s.copies.mask.all():
-                self._create(s, _facts_of(s.copies))
+                with self._alone(s):
+                    self._create(s, _facts_of(s.copies))
         sets = [s for s in sets if s.outcome.state == "missing" and not s.busy]
         jobs = [replace(s.wanted.job, split=s.part, n_rows=len(self.parts[s.part][1])) for s in sets]
         tasks = plan(
@@ -255,13 +270,19 @@ class _Engine:
         wanting = {fingerprint for task in tasks for fingerprint in task.fingerprints}
         members = [s for s in self.sets if s.wanted.job.fingerprint in wanting]
         for s in members:
-            self._prepare(s)
+            with self._alone(s):
+                self._prepare(s)
         ready = [s for s in members if s.assembler is not None and s.outcome.state == "missing"]
+        ended: BaseException | None = None
         if ready:
-            self._walk(part, tasks, ready)
+            with self._alone(*ready):
+                ended = self._walk(part, tasks, ready)
+        if ended is not None:
+            raise ended
         for s in ready:
             if s.assembler is not None and s.assembler.complete:
-                self._seal(s)
+                with self._alone(s):
+                    self._seal(s)
 
     def _prepare(self, s: _Set) -> None:
         """The network, and the file laid out; a backbone that fails here fails alone."""
@@ -269,19 +290,14 @@ class _Engine:
         measuring = recipe.precision != "float32" and recipe.kept is None
         doing = "building" + " and compiling" * recipe.compiled + f", {recipe.precision} against float32:" * measuring
         self.meter.show(f"{doing} {s.spec.name}", force=True)
-        try:
-            images = sample(self.splits[s.wanted.request.split], s.spec.preprocessing) if measuring else None
-            facts = self.compute.facts(recipe, images)
-            s.recipe = replace(
-                recipe, compiled=bool(facts.execution["compiled"]), kept=facts.execution.get("float32", recipe.kept)
-            )
-            if s.writer is None:
-                self._create(s, facts)
-            self._say_how(s, facts)
-        except StoreError:
-            raise
-        except Exception as error:
-            self._fail(s, error)
+        images = sample(self.splits[s.wanted.request.split], s.spec.preprocessing) if measuring else None
+        facts = self.compute.facts(recipe, images)
+        s.recipe = replace(
+            recipe, compiled=bool(facts.execution["compiled"]), kept=facts.execution.get("float32", recipe.kept)
+        )
+        if s.writer is None:
+            self._create(s, facts)
+        self._say_how(s, facts)
 
     def _say_how(self, s: _Set, facts: Facts) -> None:
         how, size = "compiled" if facts.execution["compiled"] else "eager", facts.execution["batch_size"]
@@ -348,7 +364,8 @@ class _Engine:
             return
         self._assemble(s, s.writer)
 
-    def _walk(self, part: int, tasks: Sequence[Task], ready: Sequence[_Set]) -> None:
+    def _walk(self, part: int, tasks: Sequence[Task], ready: Sequence[_Set]) -> BaseException | None:
+        """Rows of a part through the networks of some sets; the answer is what ended the writing, if something did."""
         split, records = self.parts[part]
         earlier = [s.assembler.done for s in ready if s.assembler is not None]
         before = self.clock.seconds()
@@ -358,7 +375,7 @@ class _Engine:
         with self.meter.measure() as measured, sink:
             images = self.compute.run(walk, sink, self.clock, lambda rows: self.meter.show(rows=rows))
         if sink.error is not None:
-            raise sink.error
+            return sink.error
         for s, done in zip(ready, earlier, strict=True):
             assert s.assembler is not None  # noqa: S101 - ready sets have one
             s.outcome.seconds = self.clock.since(before)
@@ -367,6 +384,7 @@ class _Engine:
             s.outcome.failed = dict(s.assembler.failed)
             if s.assembler.error is not None:
                 self._fail(s, s.assembler.error)
+        return None
 
     def _feed(self, s: _Set, records: Part) -> Feed:
         assert s.assembler is not None  # noqa: S101 - ready sets have both

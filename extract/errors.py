@@ -13,6 +13,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from featurebank.store.errors import StoreError
+
 __all__ = [
     "AssetError",
     "DatasetError",
@@ -20,6 +22,7 @@ __all__ = [
     "ImageError",
     "UnknownNameError",
     "WeightsError",
+    "fault",
     "nearest",
 ]
 
@@ -49,6 +52,24 @@ class DatasetError(ExtractError, ValueError):
 
 class ImageError(ExtractError, ValueError):
     """One image cannot be decoded."""
+
+
+def fault(error: BaseException) -> str:
+    """What went wrong, on one line: in the error's own words if they are meant to be read, else with its kind.
+
+    Wherever one thing of many may fail, a dataset, an image, a backbone, a cell of a table, whatever it raises becomes
+    this line, and the others go on.
+
+    >>> fault(DatasetError("a/b: expected images, found none"))
+    'a/b: expected images, found none'
+    >>> fault(KeyError("label")), fault(MemoryError())
+    ("KeyError: 'label'", 'MemoryError')
+    """
+    text = " ".join(str(error).split())
+    meant = (ExtractError, StoreError, ValueError, OSError, ImportError)
+    if text and isinstance(error, meant) and not isinstance(error, UnicodeError | RecursionError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def nearest(kind: str, name: str, known: Iterable[str], hint: str = "") -> UnknownNameError:

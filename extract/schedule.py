@@ -11,6 +11,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -105,7 +106,7 @@ def run_pass(shared: Pass, *, cuda: bool, poll: Callable[[], None]) -> None:
         for thread in threads:
             while thread.is_alive():
                 thread.join(0.1)
-                if shared.sink.error is not None:
+                if shared.sink.error is not None or all(line.target.error is not None for line in shared.lines):
                     shared.stop.set()
                 poll()
     finally:
@@ -114,6 +115,15 @@ def run_pass(shared: Pass, *, cuda: bool, poll: Callable[[], None]) -> None:
             thread.join()
     if shared.errors:
         raise shared.errors[0]
+
+
+@contextmanager
+def alone(line: Line) -> Iterator[None]:
+    """What a network raises ends its own feature set."""
+    try:
+        yield
+    except Exception as error:
+        line.target.error = error
 
 
 def _guarded(shared: Pass, target: Callable[[], None]) -> None:
@@ -174,10 +184,11 @@ class _CpuSchedule(_Schedule):
             shared.prepare.allocate(batch)
             shared.prepare(batch, batch.start, batch.stop)
             for line in shared.live(batch):
-                with shared.clock.stage("forward"):
+                with alone(line), shared.clock.stage("forward"):
                     outputs = line.runner(batch.pixels[line.pixels])
                     arrays = {name: value.numpy() for name, value in outputs.items()}
-                shared.sink.put(line.target, batch.start, lambda arrays=arrays: arrays, batch.failed)  # type: ignore[misc]
+                if line.target.error is None:
+                    shared.sink.put(line.target, batch.start, lambda arrays=arrays: arrays, batch.failed)  # type: ignore[misc]
             shared.finished(batch)
 
 
@@ -226,9 +237,10 @@ class _GpuSchedule(_Schedule):
         while (batch := get(self._prepared, shared.stop)) is not None:
             lines = list(shared.live(batch))
             for line in lines:
-                with shared.clock.stage("forward"):
+                with alone(line), shared.clock.stage("forward"):
                     fetch = _on_host(line.runner(batch.pixels[line.pixels]), batch)
-                shared.sink.put(line.target, batch.start, fetch, batch.failed)
+                if line.target.error is None:
+                    shared.sink.put(line.target, batch.start, fetch, batch.failed)
             self._in_flight.release()
             shared.finished(batch)
 

@@ -10,7 +10,7 @@ import functools
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from featurebank.extract.plan import Rows, merge
 from featurebank.extract.progress import Clock
 from featurebank.extract.reuse import Copies, runs
-from featurebank.store import FeatureSetWriter, NonFiniteError
+from featurebank.store import FeatureSetWriter
 
 __all__ = ["Assembler", "Scattered", "Sink", "Target", "pending_rows"]
 
@@ -202,8 +202,8 @@ class _Rows:
 class Sink:
     """The writing thread. Use it as a context manager; leaving it normally drains the queue.
 
-    A value that is not finite ends that feature set only; any other error of the disk ends the run: it is kept in
-    ``error`` and everything committed stays valid.
+    What goes wrong with the rows of one feature set, such as a value that is not finite, ends that set only. An error
+    of the disk ends the run: it is kept in ``error``, and everything committed stays valid.
 
     Attributes:
         clock: where busy seconds go.
@@ -259,20 +259,29 @@ class Sink:
     def _take(self, rows: _Rows) -> None:
         if rows.target.error is not None:
             return
-        with self.clock.stage("forward"):
-            outputs = rows.fetch()
-        with self.clock.stage("write"):
-            try:
+        with _alone(rows.target):
+            with self.clock.stage("forward"):
+                outputs = rows.fetch()
+            with self.clock.stage("write"):
                 rows.target.add(rows.start, outputs, rows.failed)
-            except NonFiniteError as error:
-                rows.target.error = error
         self._touched.add(rows.target)
 
     def _commit(self) -> None:
         with self.clock.stage("write"):
             for target in self._touched:
-                target.commit()
+                with _alone(target):
+                    target.commit()
         self._touched.clear()
+
+
+@contextlib.contextmanager
+def _alone(target: Target) -> Iterator[None]:
+    try:
+        yield
+    except OSError:  # of the disk
+        raise
+    except Exception as error:
+        target.error = error
 
 
 def pending_rows(writer: FeatureSetWriter) -> Rows:

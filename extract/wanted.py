@@ -10,9 +10,10 @@ from typing import Any
 from featurebank.extract.backbones.contract import BackboneSpec
 from featurebank.extract.datasets import dataset_digest, label_of
 from featurebank.extract.datasets.contract import Split
+from featurebank.extract.errors import fault
 from featurebank.extract.key import DatasetKey, Precision, StoredType, feature_key
 from featurebank.extract.plan import Job
-from featurebank.store import FeatureStore
+from featurebank.store import CorruptError, FeatureSet, FeatureStore
 from featurebank.store.fingerprint import fingerprint
 
 __all__ = ["Outcome", "Request", "Wanted", "want"]
@@ -73,6 +74,24 @@ class Wanted:
     outcome: Outcome
 
 
+def look(outcome: Outcome) -> None:
+    """Whether the sealed set is there: its header must be that of the file and of the key."""
+    if not outcome.path.exists():
+        return
+    try:
+        with FeatureSet(outcome.path) as found:
+            if found.fingerprint != outcome.fingerprint:
+                raise CorruptError(
+                    f"{outcome.path} must hold the set of fingerprint {outcome.fingerprint}, found that of "
+                    f"{found.fingerprint}"
+                )
+    except Exception as error:
+        outcome.state = "failed"
+        outcome.error = f"{fault(error)}; what is sealed is never written over: delete it first"
+    else:
+        outcome.state = "present"
+
+
 def want(
     requests: Sequence[Request],
     splits: Sequence[Split],
@@ -80,6 +99,7 @@ def want(
     *,
     precision: Precision,
     dtype: StoredType = "float16",
+    digests: Mapping[int, str] | None = None,
 ) -> list[Wanted]:
     """The key of every request, and whether the store has it. A request that is made twice is wanted once.
 
@@ -89,8 +109,11 @@ def want(
         store: where the sets are looked up.
         precision: the arithmetic of the networks; part of the key.
         dtype: what is stored; part of the key.
+        digests: `dataset_digest` of the splits, where it is known already.
     """
-    digests = {index: dataset_digest(splits[index]) for index in sorted({request.split for request in requests})}
+    digests = digests or {
+        index: dataset_digest(splits[index]) for index in sorted({request.split for request in requests})
+    }
     found: dict[str, Wanted] = {}
     for request in requests:
         split, spec = splits[request.split], request.backbone
@@ -109,9 +132,9 @@ def want(
             split=dataset.split,
             fingerprint=digest,
             path=path,
-            state="present" if path.exists() else "missing",
             n_rows=len(split),
         )
+        look(outcome)
         job = Job(
             fingerprint=digest,
             backbone=fingerprint({"backbone": key["backbone"], "preprocessing": key["preprocessing"]}),

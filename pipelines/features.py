@@ -14,7 +14,7 @@ from featurebank.extract import backbones, datasets
 from featurebank.extract.backbones.contract import BackboneSpec
 from featurebank.extract.datasets.contract import DatasetSpec, Split, Subset
 from featurebank.extract.device import Execution, cpu_cores, resolve_device, resolve_precision
-from featurebank.extract.errors import ExtractError
+from featurebank.extract.errors import fault
 from featurebank.extract.key import Precision
 from featurebank.extract.preprocessing import Library
 from featurebank.extract.progress import Observer
@@ -110,9 +110,9 @@ def run_features(
         client = None if scheduler is None else stack.enter_context(connected(scheduler))
         device, precision = _resolve_device(wish) if client is None else client.submit(_resolve_device, wish).result()
         specs = _resolve_all(config, unavailable)
-        splits = _open_all(config, unavailable)
-        requests = [Request(backbone=spec, split=index) for spec in specs for index in range(len(splits))]
-        wanted = want(requests, splits, store, precision=precision, dtype=wish.dtype)
+        splits, digests = _open_all(config, unavailable)
+        requests = [Request(backbone=spec, split=index) for spec in specs for index in digests]
+        wanted = want(requests, splits, store, precision=precision, dtype=wish.dtype, digests=digests)
         missing = sum(w.outcome.state == "missing" for w in wanted)
         say(f"{len(wanted)} feature sets wanted: {len(wanted) - missing} sealed already, {missing} to make")
         if missing:
@@ -202,9 +202,9 @@ def _resolve_all(config: RunConfig, unavailable: dict[str, str]) -> list[Backbon
         try:
             spec = backbones.resolve(entry.name, checkpoint=entry.checkpoint, outputs=entry.outputs)
             specs.append(_decoded_by(spec, config.extraction.decoder))
-        except (ExtractError, ImportError) as error:
-            unavailable[entry.name] = str(error)
-            log.error("backbone %s: %s", entry.name, error)
+        except Exception as error:
+            unavailable[entry.name] = fault(error)
+            log.error("backbone %s: %s", entry.name, fault(error))
     return specs
 
 
@@ -214,8 +214,10 @@ def _decoded_by(spec: BackboneSpec, library: Library) -> BackboneSpec:
     return replace(spec, preprocessing=replace(preprocessing, decode=decode))
 
 
-def _open_all(config: RunConfig, unavailable: dict[str, str]) -> list[Split]:
+def _open_all(config: RunConfig, unavailable: dict[str, str]) -> tuple[list[Split], dict[int, str]]:
+    """The splits, and the digest of each, for which every record is read."""
     splits: list[Split] = []
+    digests: dict[int, str] = {}
     seen: dict[tuple[str, str], str] = {}
     for dataset in config.datasets:
         for spec in _dataset_specs(dataset):
@@ -227,11 +229,15 @@ def _open_all(config: RunConfig, unavailable: dict[str, str]) -> list[Split]:
                 )
             seen[place] = dataset.name
             try:
-                splits.append(datasets.open_split(spec))
-            except (ExtractError, ImportError) as error:
-                unavailable[f"{spec.name}/{spec.split}"] = str(error)
-                log.error("dataset %s/%s: %s", spec.name, spec.split, error)
-    return splits
+                split = datasets.open_split(spec)
+                digest = datasets.dataset_digest(split)
+            except Exception as error:
+                unavailable[f"{spec.name}/{spec.split}"] = fault(error)
+                log.error("dataset %s/%s: %s", spec.name, spec.split, fault(error))
+                continue
+            digests[len(splits)] = digest
+            splits.append(split)
+    return splits, digests
 
 
 def _dataset_specs(dataset: DatasetConfig) -> list[DatasetSpec]:
@@ -295,9 +301,9 @@ def _probe(probe: ProbeConfig, pair: Pair, results: Results) -> ProbeOutcome:
     outcome = ProbeOutcome(backbone=pair.backbone, probe=probe)
     try:
         result = probe_pair(pair, LinearTask(output=probe.output), results)
-    except (ValueError, KeyError) as error:
-        outcome.error = str(error)
-        log.error("probe of %s: %s", pair.backbone, error)
+    except Exception as error:
+        outcome.error = fault(error)
+        log.error("probe of %s: %s", pair.backbone, outcome.error)
     else:
         outcome.row, outcome.known, outcome.kept = result.rows[0], result.known, result.kept
         if not result.kept:

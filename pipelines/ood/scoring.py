@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from featurebank.extract.errors import fault
 from featurebank.probes.ood.contract import OODScore
 from featurebank.probes.ood.registry import score_all
 from featurebank.probes.ood.statistics import TrainingSet
@@ -71,16 +72,24 @@ def _scored(part: TrainingSet, sets: Sets, chosen: Sequence[OODScore]) -> tuple[
         return {}, {}
     try:
         return score_all(part, sets, chosen).values, {}
-    except ValueError:
-        refused = {score.name: why for score in chosen if (why := _refusal(part, score))}
-        if not refused:
-            raise
-        return _scored(part, sets, [score for score in chosen if score.name not in refused])[0], refused
+    except Exception as error:
+        if len(chosen) == 1:
+            return {}, {chosen[0].name: fault(error)}
+    refused = {score.name: why for score in chosen if (why := _refusal(part, score))}
+    left = [score for score in chosen if score.name not in refused]
+    found: Values = {name: {} for name in sets}
+    # A score that can be fitted and fails later shows only alone.
+    for some in [left] if refused else [[score] for score in left]:
+        values, reasons = _scored(part, sets, some)
+        refused |= reasons
+        for name, scored in values.items():
+            found[name] |= scored
+    return found, refused
 
 
 def _refusal(part: TrainingSet, score: OODScore) -> str:
     try:
         score.fit(part)
-    except ValueError as error:
-        return str(error)
+    except Exception as error:
+        return fault(error)
     return ""

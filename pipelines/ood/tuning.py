@@ -74,7 +74,7 @@ def _refused(name: str, part: TrainingSet) -> bool:
     """Whether the score cannot be fitted on these rows; where it is computed the reason is told."""
     try:
         get(name)().fit(part)
-    except ValueError:
+    except Exception:
         return True
     return False
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any
 
-from featurebank.extract.errors import nearest
+from featurebank.extract.errors import fault, nearest
 from featurebank.pipelines.config import ConfigError
 from featurebank.pipelines.probing.classification import FewShotTask, KNNTask, LinearTask, ZeroShotTask
 from featurebank.pipelines.probing.inputs import Inputs, check_alike, read_rows
@@ -231,8 +231,8 @@ def _probed(entries: Sequence[Entry], pair: Pair, task: Task, results: Results, 
     try:
         others = [entry for name in task.others for entry in further_sets(entries, name, pair)]
         one.result = probe_pair(pair, task, results, others=others)
-    except (ValueError, KeyError) as error:
-        one.error = str(error)
+    except Exception as error:
+        one.error = fault(error)
     one.seconds = time.perf_counter() - start
     state = "failed" if one.error else "known" if one.result and one.result.known else f"{one.seconds:.1f} s"
     say(f"{task.name} of {pair.backbone}: {one.train} -> {one.test}: {state}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from featurebank.extract.errors import nearest
+from featurebank.extract.errors import fault, nearest
 from featurebank.store import AmbiguousError, CorruptError, Entry, FeatureSet, FeatureStore, NotFoundError
 from featurebank.store.fingerprint import differences
 
@@ -123,8 +123,8 @@ def select(
                 continue
             try:
                 pair = _pair(of, splits, fingerprints)
-            except (AmbiguousError, CorruptError, ValueError) as error:
-                selection.failed[name, f"{key.dataset}/{splits[2]}"] = str(error)
+            except Exception as error:
+                selection.failed[name, f"{key.dataset}/{splits[2]}"] = fault(error)
                 continue
             if pair not in selection.pairs:
                 selection.pairs.append(pair)

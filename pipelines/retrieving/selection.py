@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from featurebank.extract.errors import nearest
+from featurebank.extract.errors import fault, nearest
 from featurebank.pipelines.config import ConfigError
 from featurebank.pipelines.probing.selection import Pair, Selection, further_sets, named_splits, parse_key, select
 from featurebank.pipelines.retrieving.task import RetrieveTask
-from featurebank.store import AmbiguousError, CorruptError, Entry, FeatureSet, FeatureStore, NotFoundError
+from featurebank.store import Entry, FeatureSet, FeatureStore, NotFoundError
 
 __all__ = ["Lookup", "check_lookups", "look_up"]
 
@@ -95,8 +95,8 @@ def _in_gallery(
             if named:
                 raise
             found.passed_over.append(str(error))
-        except (AmbiguousError, CorruptError, ValueError) as error:
-            found.failed[pair.backbone, f"{dataset}/{splits[0]}"] = str(error)
+        except Exception as error:
+            found.failed[pair.backbone, f"{dataset}/{splits[0]}"] = fault(error)
         else:
             found.pairs.append(replace(pair, test=entry))
     if not found.pairs and not found.failed:

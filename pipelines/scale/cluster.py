@@ -18,10 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurebank.extract.backbones.contract import BackboneSpec
-from featurebank.extract.compute import Facts, Recipe, Walk
+from featurebank.extract.compute import ComputeError, Facts, Recipe, Walk
 from featurebank.extract.datasets.contract import Split
 from featurebank.extract.device import Execution
-from featurebank.extract.errors import ExtractError
 from featurebank.extract.plan import ROWS_PER_TASK, task_rows
 from featurebank.extract.progress import Clock
 from featurebank.extract.sink import Sink, Target
@@ -45,7 +44,7 @@ POLL_SECONDS = 0.05
 WATCH_SECONDS = 1.0
 
 
-class ClusterError(ExtractError, RuntimeError):
+class ClusterError(ComputeError):
     """A piece ended several workers, or the cluster is gone."""
 
 
@@ -163,6 +162,9 @@ class Cluster:
 
     def _take(self, rows: Iterable[tuple[Target, Collected]], first: int, sink: Sink) -> None:
         for target, collected in rows:
+            if collected.error is not None:
+                target.error = collected.error
+                continue
             for start, outputs, failed in collected.batches:
                 reasons = {first + position: reason for position, reason in failed.items()}
                 sink.put(target, first + start, lambda outputs=outputs: outputs, reasons)  # type: ignore[misc]

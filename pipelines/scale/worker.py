@@ -15,6 +15,7 @@ from featurebank.extract.batches import Part
 from featurebank.extract.compute import Facts, Feed, Local, Recipe, Walk, numerics
 from featurebank.extract.datasets.contract import Split
 from featurebank.extract.device import Execution
+from featurebank.extract.errors import ExtractError, fault
 from featurebank.extract.plan import Rows
 from featurebank.extract.progress import Clock
 from featurebank.extract.sink import Sink
@@ -71,6 +72,10 @@ class Collected:
 
     def commit(self) -> None:
         """Nothing here lasts longer than the answer."""
+
+
+class WorkerError(ExtractError, RuntimeError):
+    """What a network raised in a worker, by its text."""
 
 
 class Extraction(WorkerPlugin):
@@ -130,6 +135,10 @@ def walk_piece(run: str, group: int, piece: Piece) -> Walked:
             images = local.run(walk, sink, clock, lambda _: None)
         if sink.error is not None:
             raise sink.error
+        for target in collected:
+            if target.error is not None:
+                # Not every error can be sent to another process.
+                target.error = WorkerError(fault(target.error))
         notes = {recipe: local.note(recipe) for recipe, _ in piece.feeds}
         cached = local.cached - before
     return Walked(images=images, cached=cached, rows=collected, seconds=clock.seconds(), notes=notes)

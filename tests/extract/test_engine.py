@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from featurebank.extract import backbones, engine
 from featurebank.extract.decode import decode
 from featurebank.extract.device import CompileMode, Execution
 from featurebank.extract.engine import extract
-from featurebank.extract.errors import DatasetError, ImageError
+from featurebank.extract.errors import ImageError
 from featurebank.extract.forward import PixelsToFeatures, Runner
 from featurebank.extract.progress import STAGES, Snapshot
 from featurebank.extract.transform import Transform, normalisation
-from featurebank.store import FeatureSet, FeatureSetWriter, StoreError
+from featurebank.extract.wanted import Request, want
+from featurebank.store import FeatureSet, FeatureSetWriter, FeatureStore, StorageError
 
 OUTPUTS = ["pooled", "logits"]
 
@@ -129,14 +131,17 @@ def test_strict_stops_at_the_first_bad_image_and_names_it(tmp_path: Path) -> Non
         run(tmp_path / "store", open_folder(folder), [VIT], execution=execution)
 
 
-def test_a_file_that_changes_during_the_run_ends_it_with_both_hashes(tmp_path: Path) -> None:
+def test_a_file_that_changes_during_the_run_ends_its_dataset_with_both_hashes(tmp_path: Path) -> None:
     folder = make_images(tmp_path / "images", 8)
-    split = open_folder(folder)
-    sets = wanted_sets(tmp_path / "store", split, [VIT])
-    changed = folder / split.ids[2]
-    changed.write_bytes((folder / split.ids[0]).read_bytes())
-    with pytest.raises(DatasetError, match=r"changed after the run began; expected XXH3 \w+, found \w+"):
-        extract(sets, [split], execution=Execution(device="cpu", compile="never"))
+    splits = [open_folder(folder), open_folder(make_images(tmp_path / "others", 8), label="others")]
+    spec = backbones.resolve(VIT)
+    requests = [Request(backbone=spec, split=index) for index in (0, 1)]
+    sets = want(requests, splits, FeatureStore(tmp_path / "store"), precision="float32")
+    changed = folder / splits[0].ids[2]
+    changed.write_bytes((folder / splits[0].ids[0]).read_bytes())
+    outcomes = extract(sets, splits, execution=Execution(device="cpu", compile="never"))
+    assert [o.state for o in outcomes] == ["failed", "sealed"]
+    assert re.search(r"^DatasetError: .* changed after the run began; expected XXH3 \w+, found \w+", outcomes[0].error)
 
 
 def test_a_backbone_that_fails_does_not_stop_the_others(
@@ -301,11 +306,11 @@ def test_stage_shares_are_reported_live_and_kept_in_the_manifest(folder: Path, t
 def test_an_error_of_the_store_is_not_taken_for_a_backbones(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class RefusedError(StoreError):
+    class RefusedError(StorageError):
         """A store that cannot be written."""
 
     def refuse(*_: Any, **__: Any) -> Any:
-        raise RefusedError("read-only")
+        raise RefusedError(30, "read-only")
 
     monkeypatch.setattr(FeatureSetWriter, "create", refuse)
     with pytest.raises(RefusedError):

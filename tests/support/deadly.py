@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from featurebank.extract.datasets.contract import Split
 
-__all__ = ["DeadlySplit"]
+__all__ = ["DeadlySplit", "RaisingSplit"]
 
 
 class DeadlySplit:
@@ -38,4 +38,24 @@ class DeadlySplit:
 
     def content_hashes(self) -> NDArray[np.uint8]:
         """See `Split`."""
+        return self._split.content_hashes()
+
+
+class RaisingSplit(DeadlySplit):
+    """Raises instead, at a record when it is read, or for no record at all when the contents are hashed."""
+
+    def __init__(self, split: Split, row: int | None, error: Exception) -> None:
+        super().__init__(split, -1 if row is None else row, Path())
+        self._error = error
+
+    def read(self, index: int) -> bytes | NDArray[np.uint8]:
+        """See `Split`."""
+        if index == self._row:
+            raise self._error
+        return self._split.read(index)
+
+    def content_hashes(self) -> NDArray[np.uint8]:
+        """See `Split`."""
+        if self._row == -1:
+            raise self._error
         return self._split.content_hashes()
