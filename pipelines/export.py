@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import secrets
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from featurebank.pipelines.export_formats import FORMATS
+from featurebank.pipelines.export_formats import FORMATS, written_names
 from featurebank.pipelines.stores import existing_store
 from featurebank.pipelines.streams import console, print_json
-from featurebank.store import ExistsError, FeatureSet, InvalidInputError
+from featurebank.store import FeatureSet, InvalidInputError
+from featurebank.store.filing import named_when_complete
 
 __all__ = ["export", "write_export"]
 
@@ -30,26 +29,17 @@ def write_export(feature_set: FeatureSet, target: Path, form: str, outputs: Sequ
     Raises:
         InvalidInputError: another format.
         NotFoundError: an unknown output.
-        ExistsError: there is something at ``target``.
+        ExistsError: there is something at ``target``, or has come there meanwhile; it is kept.
+        StorageError: the disk is full, read-only, failing; nothing is left behind.
         CorruptError: the rows to be written are damaged.
     """
     if form not in FORMATS:
         raise InvalidInputError(f"the format must be one of {', '.join(FORMATS)}; found {form!r}")
-    for name in outputs:
+    chosen = list(dict.fromkeys(outputs)) or list(feature_set.outputs)
+    for name in chosen:
         feature_set.info(name)
-    if target.exists():
-        raise ExistsError(f"{target} already exists; choose another place, or delete it first")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    hidden = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    try:
-        FORMATS[form](feature_set, list(outputs) or list(feature_set.outputs), hidden)
-        hidden.rename(target)
-    except BaseException:
-        if hidden.is_dir():
-            shutil.rmtree(hidden)
-        else:
-            hidden.unlink(missing_ok=True)
-        raise
+    with named_when_complete(target) as hidden:
+        FORMATS[form](feature_set, chosen, hidden)
     files = [target] if target.is_file() else [path for path in target.rglob("*") if path.is_file()]
     return sum(path.stat().st_size for path in files)
 
@@ -70,7 +60,11 @@ def export(  # noqa: PLR0917 - one for each option
     with existing_store(store).open(dataset, backbone, fingerprint=fingerprint, verify="first_touch") as feature_set:
         nbytes = write_export(feature_set, target, form, output or ())
         rows = len(feature_set)
+        names = written_names(feature_set, output or feature_set.outputs)
     if as_json:
-        print_json({"path": str(target), "format": form, "rows": rows, "nbytes": nbytes})
+        print_json({"path": str(target), "format": form, "rows": rows, "nbytes": nbytes, "names": names})
     else:
         console().print(f"{target}: {rows:,} rows, {nbytes:,} bytes", highlight=False, soft_wrap=True)
+        for name, written in names.items():
+            if name != written:
+                console().print(f"output {name} is written as {written}", highlight=False, soft_wrap=True)

@@ -1,4 +1,7 @@
-"""One writer for each format that a feature set can be exported to; rows are read in blocks, never all at once."""
+"""One writer for each format that a feature set can be exported to; rows are read in blocks, never all at once.
+
+Outputs, records and columns share the names of an export: `written_names` says what each output is called there.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurebank.store import FeatureSet
+from featurebank.store.rows import plain_text
 
-__all__ = ["FORMATS"]
+__all__ = ["FORMATS", "written_names"]
 
 _BLOCK = 32 << 20
+_RECORDS = ("id", "label", "ok", "content_hash")
 _SAFETENSORS = {"<f2": "F16", "<f4": "F32", "<f8": "F64", "<i8": "I64", "|u1": "U8", "|b1": "BOOL"}
 _SAFETENSORS |= {f"{'<|'[n == 1]}{kind}{n}": f"{kind.upper()}{8 * n}" for kind in "iu" for n in (1, 2, 4, 8)}
 
@@ -24,16 +29,16 @@ _SAFETENSORS |= {f"{'<|'[n == 1]}{kind}{n}": f"{kind.upper()}{8 * n}" for kind i
 def write_npy(feature_set: FeatureSet, outputs: Sequence[str], target: Path) -> None:
     """A folder: ``<output>.npy`` and ``<record>.npy`` each, and ``manifest.json``. No file needs pickle."""
     target.mkdir()
-    for name in outputs:
+    for name, written in written_names(feature_set, outputs).items():
         info = feature_set.info(name)
         shape = (len(feature_set), *info.shape)
-        array = np.lib.format.open_memmap(target / f"{name}.npy", "w+", np.dtype(info.dtype), shape)
+        array = np.lib.format.open_memmap(target / f"{written}.npy", "w+", np.dtype(info.dtype), shape)
         for rows in _blocks(feature_set, [name]):
             array[rows] = feature_set.load(name, rows)
         array.flush()
         del array
     for name, values in _records(feature_set).items():
-        np.save(target / f"{name}.npy", values, allow_pickle=False)
+        np.save(target / f"{name}.npy", plain_text(values), allow_pickle=False)
     (target / "manifest.json").write_text(_manifest(feature_set), encoding="utf-8")
 
 
@@ -42,15 +47,14 @@ def write_safetensors(feature_set: FeatureSet, outputs: Sequence[str], target: P
     small = {name: _numeric(values) for name, values in _records(feature_set).items()}
     described: dict[str, Any] = {}
     end = 0
-    for name in (*outputs, *small):
-        if name in small:
-            dtype, shape = small[name].dtype, small[name].shape
-        else:
-            info = feature_set.info(name)
-            dtype, shape = np.dtype(info.dtype), (len(feature_set), *info.shape)
+    kinds: list[tuple[str, np.dtype[Any], tuple[int, ...]]] = []
+    for name, written in written_names(feature_set, outputs).items():
+        info = feature_set.info(name)
+        kinds.append((written, np.dtype(info.dtype), (len(feature_set), *info.shape)))
+    kinds += [(name, values.dtype, values.shape) for name, values in small.items()]
+    for name, dtype, shape in kinds:
         start, end = end, end + math.prod(shape) * dtype.itemsize
-        tensor = {"dtype": _SAFETENSORS[dtype.str], "shape": shape, "data_offsets": [start, end]}
-        described[name] = tensor
+        described[name] = {"dtype": _SAFETENSORS[dtype.str], "shape": shape, "data_offsets": [start, end]}
     described["__metadata__"] = {"manifest": _manifest(feature_set)}
     text = json.dumps(described, ensure_ascii=False).encode("utf-8")
     text = text.ljust(-(-len(text) // 64) * 64)
@@ -101,6 +105,22 @@ FORMATS: dict[str, Callable[[FeatureSet, Sequence[str], Path], None]] = {
 }
 
 
+def written_names(feature_set: FeatureSet, outputs: Sequence[str]) -> dict[str, str]:
+    """What each output is called in an export: by its name, or ``output.NAME`` where something else is called that.
+
+    Names that differ in case alone are the same to some file systems and databases.
+    """
+    taken = {name.casefold() for name in (*_RECORDS, *(f"column.{name}" for name in feature_set.table.columns))}
+    names: dict[str, str] = {}
+    for name in dict.fromkeys(outputs):
+        written = name
+        while written.casefold() in taken:
+            written = f"output.{written}"
+        taken.add(written.casefold())
+        names[name] = written
+    return names
+
+
 def _blocks(feature_set: FeatureSet, outputs: Sequence[str]) -> Iterator[slice]:
     """Slices of rows of about 32 MiB."""
     infos = [feature_set.info(name) for name in outputs]
@@ -110,11 +130,9 @@ def _blocks(feature_set: FeatureSet, outputs: Sequence[str]) -> Iterator[slice]:
 
 
 def _records(feature_set: FeatureSet) -> dict[str, NDArray[Any]]:
+    records = (feature_set.ids, feature_set.labels, feature_set.ok, feature_set.content_hash)
     return {
-        "id": feature_set.ids,
-        "label": feature_set.labels,
-        "ok": feature_set.ok,
-        "content_hash": feature_set.content_hash,
+        **dict(zip(_RECORDS, records, strict=True)),
         **{f"column.{name}": values for name, values in feature_set.columns.items()},
     }
 
@@ -124,9 +142,9 @@ def _manifest(feature_set: FeatureSet) -> str:
 
 
 def _numeric(values: NDArray[Any]) -> NDArray[Any]:
-    if values.dtype.kind != "U":
+    if values.dtype.kind not in "UT":
         return values
-    encoded = np.strings.encode(values, "utf-8")
+    encoded = np.strings.encode(plain_text(values), "utf-8")
     return np.ascontiguousarray(encoded).view(np.uint8).reshape(len(values), -1)
 
 
@@ -140,12 +158,12 @@ def _table(feature_set: FeatureSet, outputs: Sequence[str], records: dict[str, N
         elif values.ndim > 1:
             columns[name] = _lists(values[rows])
         else:
-            columns[name] = pa.array(np.ascontiguousarray(values[rows]))
+            columns[name] = pa.array(np.ascontiguousarray(plain_text(values[rows])))
     shapes = {}
-    for name in outputs:
+    for name, written in written_names(feature_set, outputs).items():
         features = feature_set.load(name, rows).astype(np.float32)
-        shapes[name] = list(features.shape[1:])
-        columns[name] = _lists(features.reshape(len(features), -1)) if shapes[name] else pa.array(features)
+        shapes[written] = list(features.shape[1:])
+        columns[written] = _lists(features.reshape(len(features), -1)) if shapes[written] else pa.array(features)
     metadata = {"featurebank": _manifest(feature_set), "featurebank.shapes": json.dumps(shapes)}
     return pa.table(columns).replace_schema_metadata(metadata)
 

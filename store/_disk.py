@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from featurebank.store.errors import (
     CorruptError,
     ExistsError,
+    InvalidInputError,
     LockedError,
     NotAFeatureSetError,
     NotFoundError,
@@ -35,6 +36,7 @@ from featurebank.store.errors import (
 __all__ = [
     "Disk",
     "Readable",
+    "claim",
     "enough_memory",
     "lock",
     "named_when_complete",
@@ -72,6 +74,14 @@ class Readable(Protocol):
         """Lets go of the file."""
 
 
+class _Descriptor:
+    """A descriptor that is closed when nobody has this object any more."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        weakref.finalize(self, os.close, fd)
+
+
 class Disk:
     """One open regular file, read and written at given addresses.
 
@@ -85,23 +95,50 @@ class Disk:
         self.path = path
         try:
             # O_NONBLOCK: opening a FIFO by mistake must not hang.
-            self.fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_NONBLOCK | os.O_CLOEXEC)
+            fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_NONBLOCK | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise NotFoundError(f"no feature set at {path}: there is no such file; check the path") from error
         except IsADirectoryError as error:
             raise _not_regular(path, stat.S_IFDIR) from error
         except OSError as error:
             raise storage_error(error, path, "open") from error
-        self.close = weakref.finalize(self, os.close, self.fd)
-        mode = os.fstat(self.fd).st_mode
+        self._held: _Descriptor | None = _Descriptor(fd)
+        mode = os.fstat(fd).st_mode
         if not stat.S_ISREG(mode):
             self.close()
             raise _not_regular(path, mode)
 
     @property
+    def is_open(self) -> bool:
+        """Whether it has not been closed."""
+        return self._held is not None
+
+    @property
     def size(self) -> int:
         """The size of the file in bytes, now."""
-        return os.fstat(self.fd).st_size
+        with self.descriptor() as fd:
+            return os.fstat(fd).st_size
+
+    def close(self) -> None:
+        """Lets go of the file, which is closed as soon as no other thread reads or writes it."""
+        self._held = None
+
+    @contextlib.contextmanager
+    def descriptor(self) -> Iterator[int]:
+        """The descriptor, of this file for as long as it is used, whoever calls `close` meanwhile.
+
+        Raises:
+            InvalidInputError: it is closed already.
+        """
+        # One look, which is atomic: a number looked up twice may be another file's the second time.
+        held = self._held
+        if held is None:
+            raise InvalidInputError(f"{self.path} is closed; open it again")
+        try:
+            yield held.fd
+        finally:
+            # Or an error's traceback would keep the file open.
+            del held
 
     def read(self, address: int, nbytes: int) -> NDArray[np.uint8]:
         """``nbytes`` fresh bytes from ``address`` on."""
@@ -117,46 +154,51 @@ class Disk:
         """
         view = data.reshape(-1).view(np.uint8).data
         done = 0
-        while done < len(view):
-            try:
-                got = os.preadv(self.fd, [view[done : done + _PIECE]], address + done)
-            except OSError as error:
-                raise storage_error(error, self.path, "read") from error
-            if got == 0:
-                raise CorruptError(
-                    f"{self.path}: expected {len(view)} bytes at {address}; the file ends after {done} of them; "
-                    f"it was truncated: restore it from a copy or extract it again"
-                )
-            done += got
+        with self.descriptor() as fd:
+            while done < len(view):
+                try:
+                    got = os.preadv(fd, [view[done : done + _PIECE]], address + done)
+                except OSError as error:
+                    raise storage_error(error, self.path, "read") from error
+                if got == 0:
+                    raise CorruptError(
+                        f"{self.path}: expected {len(view)} bytes at {address}; the file ends after {done} of them; "
+                        f"it was truncated: restore it from a copy or extract it again"
+                    )
+                done += got
 
     def write(self, address: int, data: bytes | NDArray[np.uint8]) -> None:
         """Writes all of ``data`` at ``address``."""
         view = memoryview(data) if isinstance(data, bytes) else data.data
         done = 0
-        while done < len(view):
-            try:
-                done += os.pwrite(self.fd, view[done:], address + done)
-            except OSError as error:
-                raise storage_error(error, self.path, "write", len(view) - done) from error
+        with self.descriptor() as fd:
+            while done < len(view):
+                try:
+                    done += os.pwrite(fd, view[done:], address + done)
+                except OSError as error:
+                    raise storage_error(error, self.path, "write", len(view) - done) from error
 
     def begin_writeback(self) -> None:
         """Has the system begin to put what was written on the disk, so that `sync` waits for less; a hint only."""
         if (begin := _sync_file_range()) is not None:
-            begin(self.fd, 0, 0, _SYNC_FILE_RANGE_WRITE)
+            with self.descriptor() as fd:
+                begin(fd, 0, 0, _SYNC_FILE_RANGE_WRITE)
 
     def sync(self) -> None:
         """Returns once everything written is on the disk."""
-        try:
-            os.fdatasync(self.fd)
-        except OSError as error:
-            raise storage_error(error, self.path, "sync") from error
+        with self.descriptor() as fd:
+            try:
+                os.fdatasync(fd)
+            except OSError as error:
+                raise storage_error(error, self.path, "sync") from error
 
     def allocate(self, address: int, nbytes: int) -> None:
         """Reserves the disk's blocks for an extent, so that a full disk shows now and not hours later."""
-        try:
-            os.posix_fallocate(self.fd, address, nbytes)
-        except OSError as error:
-            raise storage_error(error, self.path, "reserve", nbytes) from error
+        with self.descriptor() as fd:
+            try:
+                os.posix_fallocate(fd, address, nbytes)
+            except OSError as error:
+                raise storage_error(error, self.path, "reserve", nbytes) from error
 
 
 @contextlib.contextmanager
@@ -200,7 +242,8 @@ def lock(disk: Disk) -> None:
         LockedError: another writer holds it.
     """
     try:
-        fcntl.flock(disk.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with disk.descriptor() as fd:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise LockedError(
             f"{disk.path} is being written by another writer, in this process or another one; "
@@ -224,14 +267,13 @@ def sync_directory(folder: Path) -> None:
 
 @contextlib.contextmanager
 def named_when_complete(target: Path) -> Iterator[Path]:
-    """A hidden path beside ``target`` to write to, which gets the name of ``target`` at the end, if nothing has it.
+    """A hidden path beside ``target`` to write a file or a folder to, which gets the name of ``target`` at the end.
 
     Raises:
-        ExistsError: there is something at ``target``; it is kept.
+        ExistsError: there is something at ``target``, or has come there meanwhile; it is kept.
     """
-    exists = ExistsError(f"{target} already exists; choose another place, or delete it first")
     if os.path.lexists(target):
-        raise exists
+        raise _exists(target)
     hidden = target.with_name(f".{secrets.token_hex(8)}.layout")
     try:
         try:
@@ -239,16 +281,43 @@ def named_when_complete(target: Path) -> Iterator[Path]:
         except OSError as error:
             raise storage_error(error, target, "create") from error
         yield hidden
-        try:
-            # A hard link, unlike a rename, never replaces what is there.
-            os.link(hidden, target)
-        except FileExistsError as error:
-            raise exists from error
-        except OSError as error:
-            raise storage_error(error, target, "create") from error
+        claim(hidden, target)
         sync_directory(target.parent)
     finally:
-        hidden.unlink(missing_ok=True)
+        if hidden.is_dir():
+            shutil.rmtree(hidden)
+        else:
+            hidden.unlink(missing_ok=True)
+
+
+def claim(complete: Path, target: Path) -> None:
+    """Gives a complete file or folder a name, and never replaces what has it; a file keeps its old name too.
+
+    Raises:
+        ExistsError: there is something at ``target``.
+        StorageError: the operating system refuses.
+    """
+    try:
+        if complete.is_dir():
+            # A rename would replace an empty folder: it shall be our own. One that fills meanwhile is not replaced.
+            target.mkdir()
+            try:
+                complete.rename(target)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    target.rmdir()
+                raise
+        else:
+            # A hard link, unlike a rename, never replaces what is there.
+            os.link(complete, target)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            raise _exists(target) from error
+        raise storage_error(error, target, "create") from error
+
+
+def _exists(target: Path) -> ExistsError:
+    return ExistsError(f"{target} already exists; choose another place, or delete it first")
 
 
 @functools.cache

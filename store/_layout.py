@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurebank.store import _header, _limits, _manifest
-from featurebank.store._disk import Disk, lock, storage_error, sync_directory
+from featurebank.store._disk import Disk, claim, lock, storage_error, sync_directory
 from featurebank.store._records import Output
 from featurebank.store._table import Array, OutputEntry, Table
 from featurebank.store.errors import ExistsError, InvalidInputError, StorageError
@@ -101,16 +100,13 @@ def lay_out(partial: Path, contents: Contents) -> Disk:
 
 
 def _claim(hidden: Path, partial: Path) -> None:
-    # A hard link, unlike a rename, never replaces what is there.
     try:
-        os.link(hidden, partial)
-    except FileExistsError as error:
+        claim(hidden, partial)
+    except ExistsError as error:
         raise ExistsError(
             f"{partial} already exists: a feature set is being written there, or was interrupted; "
             f"resume it with FeatureSetWriter.resume, or delete it"
         ) from error
-    except OSError as error:
-        raise storage_error(error, hidden, "create") from error
 
 
 def check_limits(table: Table, path: Path) -> Table:

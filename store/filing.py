@@ -1,7 +1,7 @@
-"""Small files in folders of a store, read and written without ever following a link out of it.
+"""Files that replace nothing and leave nothing half-written, and small files in folders of a store.
 
-A store may come from a stranger: what lies where a folder or a file is expected may be a link, a pipe, a device, or
-larger than memory.
+The latter are read and written without ever following a link out of it. A store may come from a stranger: what lies
+where a folder or a file is expected may be a link, a pipe, a device, or larger than memory.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from featurebank.store._disk import named_when_complete
 from featurebank.store.errors import CorruptError
 
-__all__ = ["Filing"]
+__all__ = ["Filing", "named_when_complete"]
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC

@@ -431,7 +431,8 @@ def _part(mapping: NDArray[np.uint8], address: int, nbytes: int) -> NDArray[np.u
 
 def _mapped(disk: Disk, size: int) -> NDArray[np.uint8]:
     try:
-        return np.frombuffer(mmap.mmap(disk.fd, size, access=mmap.ACCESS_READ), np.uint8)
+        with disk.descriptor() as fd:
+            return np.frombuffer(mmap.mmap(fd, size, access=mmap.ACCESS_READ), np.uint8)
     except (OSError, ValueError) as error:
         cause = error if isinstance(error, OSError) else OSError(None, str(error))
         raise storage_error(cause, disk.path, "map") from error

@@ -13,7 +13,7 @@ from featurebank.store._records import Output
 if TYPE_CHECKING:
     from featurebank.store.reader import FeatureSet
 
-__all__ = ["LazyOutput", "RowDataset", "iterate_batches"]
+__all__ = ["LazyOutput", "RowDataset", "iterate_batches", "plain_text"]
 
 
 class RowDataset:
@@ -63,6 +63,15 @@ class LazyOutput:
     def __getitem__(self, index: Any) -> NDArray[Any]:
         first, *others = index if isinstance(index, tuple) else (index,)
         return self.feature_set.load(self.output.name, first)[(slice(None), *others)]
+
+
+def plain_text(strings: NDArray[Any]) -> NDArray[np.str_]:
+    """Strings (N,) as ``str_``, also where a large set has them as ``StringDType``, which no file format knows."""
+    if strings.dtype.kind != "T":
+        return strings
+    width = int(np.strings.str_len(strings).max()) if len(strings) else 1
+    plain: NDArray[np.str_] = strings.astype(f"U{width}")
+    return plain
 
 
 def iterate_batches(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from featurebank.store import _header, _limits, _manifest
 from featurebank.store._chunks import checked_chunk, checksum, holds
-from featurebank.store._disk import Disk, lock, storage_error, sync_directory
+from featurebank.store._disk import Disk, claim, lock, sync_directory
 from featurebank.store._header import Header
 from featurebank.store._layout import Contents, lay_out
 from featurebank.store._names import check_file_name, final_path, not_found, partial_path
@@ -80,7 +81,7 @@ class FeatureSetWriter:
         self._written: dict[tuple[str, int], tuple[int, int]] = {}
         self._waiting = 0
         self._status = disk.read(self._array("status").address, self.n_rows)
-        self._with_reason: set[int] = set()
+        self._with_reason: NDArray[np.bool_] = np.zeros(self.n_rows, np.bool_)
         self._guard = threading.Lock()
         self._committing = threading.Lock()
 
@@ -230,9 +231,9 @@ class FeatureSetWriter:
             raise InvalidInputError(f"rows must lie within 0 to {self.n_rows}; found {start} to {stop}")
         with self._guard:
             self._check_open()
-            for row in [row for row in self._with_reason if start <= row < stop]:
+            for row in (start + np.flatnonzero(self._with_reason[start:stop])).tolist():
                 self._write_reason(row, b"")
-                self._with_reason.remove(row)
+            self._with_reason[start:stop] = False
             self._write_status(start, np.full(stop - start, OK, np.uint8))
 
     def mark_failed(self, row: int, reason: str) -> None:
@@ -243,7 +244,7 @@ class FeatureSetWriter:
         with self._guard:
             self._check_open()
             self._write_reason(row, text.encode("utf-8"))
-            self._with_reason.add(row)
+            self._with_reason[row] = True
             self._write_status(row, np.full(1, FAILED, np.uint8))
 
     def commit(self) -> int:
@@ -313,11 +314,10 @@ class FeatureSetWriter:
         state = bytes([_header.SEALED]).ljust(_header.DIGEST_END - _header.STATE - 16, b"\0")
         self._disk.write(_header.STATE, state + self._header.sealed_digest(self._disk))
         self._disk.sync()
-        _check_absent(self.path)
-        try:
-            self.partial_path.rename(self.path)
-        except OSError as error:
-            raise storage_error(error, self.path, "create") from error
+        # Both names are the same file; a crash in between leaves the partial's to `FeatureStore.gc`.
+        claim(self.partial_path, self.path)
+        with contextlib.suppress(OSError):
+            self.partial_path.unlink()
         sync_directory(self.path.parent)
         self.close()
         return FeatureSet(self.path)
@@ -333,7 +333,7 @@ class FeatureSetWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            if kind is None and self._disk.close.alive:
+            if kind is None and self._disk.is_open:
                 self.commit()
         finally:
             self.close()
@@ -352,7 +352,7 @@ class FeatureSetWriter:
             raise not_found(str(self.partial_path), "output", name, self._entries) from None
 
     def _check_open(self) -> None:
-        if not self._disk.close.alive:
+        if not self._disk.is_open:
             raise InvalidInputError(f"the writer of {self.partial_path} is closed; resume to go on writing")
 
     def _check_complete(self) -> None:
@@ -381,7 +381,7 @@ class FeatureSetWriter:
     def _load_progress(self) -> None:
         reason = self._array("reason")
         reasons = self._disk.read(reason.address, reason.nbytes).reshape(self.n_rows, -1)
-        self._with_reason = set(np.flatnonzero(reasons.any(axis=1)).tolist())
+        self._with_reason = np.any(reasons, axis=1)
         for name, entry in self._entries.items():
             on_disk = self._disk.read(entry.checksums.address, entry.checksums.nbytes).view("<u8")
             for index, expected in enumerate(on_disk.tolist()):
@@ -397,7 +397,8 @@ def _check_absent(path: Path) -> None:
 def _check_still_there(disk: Disk) -> None:
     # Between opening and locking, the writer that had the lock may have sealed and renamed the file.
     try:
-        same = os.path.samestat(os.fstat(disk.fd), disk.path.stat())
+        with disk.descriptor() as fd:
+            same = os.path.samestat(os.fstat(fd), disk.path.stat())
     except FileNotFoundError:
         same = False
     if not same:

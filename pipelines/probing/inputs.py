@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurebank.store import Entry, FeatureSet
+from featurebank.store.rows import plain_text
 
 __all__ = [
     "Inputs",
@@ -56,7 +57,7 @@ class SplitRows:
     def ids(self) -> NDArray[np.str_]:
         """The rows' ids (N,), read from the file."""
         with FeatureSet(self.path) as feature_set:
-            return np.asarray(feature_set.ids[self.rows])
+            return plain_text(feature_set.ids[self.rows])
 
     @property
     def columns(self) -> dict[str, NDArray[Any]]:

@@ -9,11 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import featurebank_
-from feature_sets import FAILED_ROW, KEY, N_ROWS, make_records, make_sealed, make_values
+from feature_sets import FAILED_ROW, KEY, N_ROWS, make_records, make_sealed, make_values, make_writer
 
 from featurebank.pipelines import export_formats
 from featurebank.pipelines.export import write_export
-from featurebank.store import CorruptError, ExistsError, FeatureSet, FeatureStore, InvalidInputError, NotFoundError
+from featurebank.store import (
+    CorruptError,
+    ExistsError,
+    FeatureSet,
+    FeatureStore,
+    InvalidInputError,
+    NotFoundError,
+    Output,
+    _records,
+)
 from featurebank.store.fingerprint import fingerprint
 
 VALUES, RECORDS = make_values(), make_records()
@@ -159,3 +168,110 @@ def test_the_command(store: FeatureStore, tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "tokens.npy").exists()
     again = featurebank_("export", *place)
     assert (again.code, "already exists" in again.err) == (1, True)
+
+
+# Names that records and columns have too, in either spelling, and those that the first way out would take.
+TAKEN = ("label", "id", "ok", "content_hash", "reason", "column.place", "Label", "output.label", "POOLED", "pooled")
+
+
+@pytest.fixture
+def taken(tmp_path: Path) -> Any:
+    outputs = [Output(name=name, shape=(k + 1,)) for k, name in enumerate(TAKEN)]
+    with make_writer(tmp_path / "taken.h5", outputs=outputs) as writer:
+        for k, output in enumerate(outputs):
+            rows = writer.chunk_rows(output.name)
+            for index in range(writer.n_chunks(output.name)):
+                size = min(rows, N_ROWS - index * rows)
+                writer.write_chunk(output.name, index, np.full((size, k + 1), k, np.float16))
+        writer.mark_ok(0, N_ROWS)
+        feature_set = writer.seal()
+    with feature_set:
+        yield feature_set
+
+
+@pytest.mark.parametrize("form", ["npy", "parquet", "safetensors", "hf"])
+def test_b6_outputs_and_records_never_share_a_name(taken: FeatureSet, tmp_path: Path, form: str) -> None:
+    names = export_formats.written_names(taken, TAKEN)
+    assert names["label"] == "output.label"
+    assert (names["reason"], names["column.place"]) == ("reason", "output.column.place")
+    assert (names["POOLED"], names["pooled"]) == ("POOLED", "output.pooled")
+    assert len({name.casefold() for name in names.values()}) == len(TAKEN)
+    write_export(taken, tmp_path / "out", form)
+    read = _read(tmp_path / "out", form)
+    for k, name in enumerate(TAKEN):
+        np.testing.assert_array_equal(np.reshape(read.pop(names[name]), (N_ROWS, -1)), np.full((N_ROWS, k + 1), k))
+    np.testing.assert_array_equal(read.pop("label"), RECORDS.labels)
+    np.testing.assert_array_equal(read.pop("ok"), np.ones(N_ROWS, np.bool_))
+    assert set(read) == {"id", "content_hash", "column.place", "column.area", "column.crowd"}
+
+
+def _read(path: Path, form: str) -> dict[str, Any]:
+    if form == "npy":
+        return {file.stem: np.load(file, allow_pickle=False) for file in path.glob("*.npy")}
+    if form == "safetensors":
+        with pytest.importorskip("safetensors").safe_open(path, "np") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+    parquet = pytest.importorskip("pyarrow.parquet")
+    (path,) = [path] if path.is_file() else path.rglob("*.parquet")
+    return {name: column.to_pylist() for name, column in zip(*_columns(parquet.read_table(path)), strict=True)}
+
+
+def _columns(table: Any) -> tuple[list[str], list[Any]]:
+    return table.column_names, table.columns
+
+
+def test_b6_the_command_says_what_was_renamed(taken: FeatureSet, tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path / "features")
+    place = store.path_for("demo", "test", "tiny/net", fingerprint(KEY))
+    place.parent.mkdir(parents=True)
+    place.write_bytes(Path(str(taken.path)).read_bytes())
+    done = featurebank_(
+        "export", "demo/test", "tiny/net", tmp_path / "out", "--output", "ok", "--output", "ok", "--store", store.root
+    )
+    assert (done.code, "output ok is written as output.ok" in done.out) == (0, True)
+    assert len(list((tmp_path / "out").glob("output.*"))) == 1
+
+
+@pytest.mark.parametrize("form", ["npy", "parquet", "safetensors", "hf"])
+@pytest.mark.parametrize("kind", ["file", "empty folder", "folder", "link to nothing"])
+def test_b6_what_appears_meanwhile_is_never_replaced(
+    feature_set: FeatureSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, kind: str
+) -> None:
+    target, own = tmp_path / "exports" / "out", export_formats.FORMATS[form]
+
+    def appears(*given: Any) -> None:
+        own(*given)
+        if kind == "file":
+            target.write_text("theirs")
+        elif kind == "link to nothing":
+            target.symlink_to("nowhere")
+        else:
+            target.mkdir()
+            if kind == "folder":
+                (target / "theirs").write_text("theirs")
+
+    monkeypatch.setitem(export_formats.FORMATS, form, appears)
+    with pytest.raises(ExistsError, match="already exists"):
+        write_export(feature_set, target, form, ["pooled"])
+    assert list(target.parent.iterdir()) == [target]
+    if kind == "file":
+        assert target.read_text() == "theirs"
+    elif kind == "link to nothing":
+        assert target.readlink() == Path("nowhere")
+    else:
+        assert [path.name for path in target.iterdir()] == ["theirs"] * (kind == "folder")
+
+
+@pytest.mark.parametrize("form", ["npy", "parquet", "safetensors", "hf"])
+def test_b6_many_ids_are_exported_like_few(
+    feature_set: FeatureSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    write_export(feature_set, tmp_path / "few", form, ["pooled"])
+    monkeypatch.setattr(_records, "_LARGEST_STR", 10)
+    with FeatureSet(feature_set.path, verify="first_touch") as many:
+        assert many.ids.dtype.kind == "T"
+        write_export(many, tmp_path / "many", form, ["pooled"])
+    few, of_many = _read(tmp_path / "few", form), _read(tmp_path / "many", form)
+    assert few.keys() == of_many.keys()
+    for name, values in few.items():
+        np.testing.assert_array_equal(values, of_many[name])
