@@ -26,6 +26,7 @@ from featurebank.pipelines.ood.command import ood
 from featurebank.pipelines.probing.command import probe
 from featurebank.pipelines.retrieving.command import retrieve
 from featurebank.pipelines.streams import console
+from featurebank.store.requirements import EXTRAS, advice
 
 __all__ = ["app", "main"]
 
@@ -36,6 +37,7 @@ app = typer.Typer(
     help="Extract every backbone's frozen features once; ask the cached features anything.",
 )
 
+NEEDS = {"probe": "probes", "ood": "probes", "retrieve": "retrieval"}  # verbs whose packages are in several extras
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 for verb in (
@@ -80,6 +82,12 @@ def _run(application: Callable[..., Any]) -> int:
         text = str(error) if str(error) else type(error).__name__
         console(stderr=True).print(Text.assemble(("error:", "red"), f" {text}"), soft_wrap=True)
         return _exit_code(error)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in EXTRAS:
+            raise
+        text = f" this {advice(error.name or '', next((NEEDS[word] for word in sys.argv if word in NEEDS), ''))}"
+        console(stderr=True).print(Text.assemble(("error:", "red"), text), soft_wrap=True)
+        return 1
     return 0
 
 

@@ -8,6 +8,7 @@ import platform
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import typer
 from rich.table import Table
@@ -50,16 +51,23 @@ def _libraries() -> Iterator[Finding]:
     yield Finding(check="python", found=platform.python_version())
     for name, extra in (
         ("h5py", ""),
-        ("torch", "extract"),
-        ("torchvision", "extract"),
-        ("timm", "extract"),
-        ("pillow", "extract"),
-        ("scikit-learn", "probes"),
+        ("torch", "[extract]"),
+        ("torchvision", "[extract]"),
+        ("timm", "[extract]"),
+        ("pillow", "[extract]"),
+        ("scikit-learn", "[probes]"),
     ):
         try:
             yield Finding(check=name, found=importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:
-            yield Finding(check=name, found="missing", ok=False, advice=f"pip install 'featurebank[{extra or 'all'}]'")
+            yield Finding(
+                check=name,
+                found="missing",
+                ok=False,
+                advice=f"pip install 'featurebank{extra}'" if extra else "pip install h5py",
+            )
+    if find_spec("torch") is None:
+        return
     try:
         import torch
         import torchvision  # type: ignore[import-untyped]
@@ -73,6 +81,8 @@ def _libraries() -> Iterator[Finding]:
 
 
 def _devices() -> Iterator[Finding]:
+    if find_spec("torch") is None:
+        return
     device = resolve_device("auto")
     yield Finding(check="device", found=device, advice="what `device: auto` means here")
     native = has_bfloat16(device)

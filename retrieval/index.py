@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from featurebank.retrieval._features import METRICS, Metric, as_features, check_choice, check_k, row_blocks, rows_of
 from featurebank.retrieval._index_files import FORMAT, content_fingerprint, file_hash, read_record, record_path
 from featurebank.retrieval.search import nearest
+from featurebank.store.requirements import advice
 
 __all__ = ["FeatureIndex", "IndexReport", "Part", "StaleIndexError", "content_fingerprint"]
 
@@ -338,7 +339,7 @@ def _faiss() -> Any:
     try:
         import faiss
     except ImportError as error:
-        raise ImportError("an index needs FAISS: install featurebank[retrieval], or [gpu] for CUDA") from error
+        raise ImportError(f"an index {advice('faiss')}, or [gpu] for CUDA") from error
     return faiss
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from featurebank.store._chunks import checksum
 from featurebank.store._table import OutputEntry
 from featurebank.store.errors import CorruptError, InvalidInputError
+from featurebank.store.requirements import advice
 
 __all__ = ["PackedValues", "packed_filters", "packed_settings"]
 
@@ -43,7 +44,7 @@ def packed_settings(entry: OutputEntry) -> dict[str, Any]:
     try:
         import hdf5plugin
     except ImportError as error:
-        raise InvalidInputError("packing a feature set needs the package hdf5plugin; install it") from error
+        raise InvalidInputError(f"packing a feature set {advice('hdf5plugin')}") from error
     return {
         "dtype": entry.values.dtype,
         "chunks": (entry.packed_rows, *entry.values.shape[1:]),
@@ -160,7 +161,7 @@ def _zstandard() -> Any:
     for name in ("compression.zstd", "backports.zstd"):
         with contextlib.suppress(ImportError):
             return importlib.import_module(name)
-    raise InvalidInputError("reading packed feature sets needs the package backports.zstd; install it")
+    raise InvalidInputError(f"reading packed feature sets {advice('backports.zstd')}")
 
 
 def _content_size(frame: bytes) -> int:

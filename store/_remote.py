@@ -15,6 +15,7 @@ from featurebank.store._http import HttpFile, Piece
 from featurebank.store._table import OutputEntry
 from featurebank.store.addresses import Url, without_secrets
 from featurebank.store.errors import CorruptError, InvalidInputError, NotFoundError, StorageError
+from featurebank.store.requirements import advice
 
 __all__ = ["RemoteFile", "RemoteValues"]
 
@@ -82,7 +83,7 @@ class _Elsewhere:
         try:
             import fsspec  # type: ignore[import-untyped]
         except ImportError as error:
-            raise InvalidInputError(f"{path}: reading from a server needs the package fsspec; install it") from error
+            raise InvalidInputError(f"{path}: reading from a server {advice('fsspec')}") from error
         try:
             self._system, self._place = fsspec.url_to_fs(path.url)
             self._opened = self._state()

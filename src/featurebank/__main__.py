@@ -2,13 +2,15 @@
 
 import sys
 
+from featurebank.store.requirements import advice
+
 
 def main() -> None:
     """Runs the command line, or says which extra it needs."""
     try:
         from featurebank.pipelines.cli import main as run
     except ModuleNotFoundError as error:
-        sys.exit(f"error: the command line needs {error.name!r}; install it with: pip install 'featurebank[all]'")
+        sys.exit(f"error: the command line {advice(error.name or '', 'cli')}")
     run()
 
 

@@ -343,7 +343,7 @@ def test_without_faiss_an_index_is_a_failure_with_advice(store: FeatureStore, mo
     monkeypatch.setitem(sys.modules, "faiss", None)
     done = retrieve(store, "pets/test@good", "--index", "Flat")
     assert done.code == 1
-    assert "an index needs FAISS: install featurebank[retrieval]" in words(done.out)
+    assert "an index needs faiss: pip install 'featurebank[retrieval]'" in words(done.out)
 
 
 # what is kept
