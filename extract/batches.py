@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from featurebank.extract.datasets.contract import DatasetSpec, Split
-from featurebank.extract.decode import decode
+from featurebank.extract.decode import decoded
 from featurebank.extract.errors import DatasetError, ImageError, fault
 from featurebank.extract.gpu_jpeg import DeviceTransform, Jpeg, decode_jpegs, recognised
 from featurebank.extract.pixel_cache import PixelCache
@@ -277,9 +277,9 @@ class Preparer:
         """Those pixels of one image that are not known yet, by Pillow, and a copy for the cache."""
         known = batch.known.get(row, {})
         made: dict[Hashable, NDArray[np.uint8]] = {}
-        with self._noting(batch, row):
+        with self._noting(batch, row), ExitStack() as held:
             with self._clock.stage("decode"):
-                image = decode(raw, self._decode)
+                image = held.enter_context(decoded(raw, self._decode))
             for key in into.keys() - known.keys():
                 with self._clock.stage("transform"):
                     made[key] = self._transforms[key].pixels(image)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from io import BytesIO
 from typing import Any
 
@@ -33,10 +34,11 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from featurebank.extract import in_flight
 from featurebank.extract.errors import ImageError
 from featurebank.extract.preprocessing import Decode
 
-__all__ = ["FORMATS", "ORIENTATION_TAG", "VERSION", "decode", "quiet"]
+__all__ = ["FORMATS", "ORIENTATION_TAG", "VERSION", "decode", "decoded", "quiet"]
 
 VERSION = 2
 """Raised when any file's pixels change. 2: deep TIFFs whose smallest value is white, 12-bit TIFFs, transparency by one
@@ -67,14 +69,16 @@ _TRANSPOSE = {
 }
 
 
-class _Warnings(threading.local):
-    """Stands in for the ``warnings`` module inside Pillow: silent in a thread that decodes, itself everywhere else.
+class _Decoding(threading.local):
+    """What holds in a thread that decodes: no warnings, and a limit of pixels.
 
+    It stands in for the ``warnings`` module inside Pillow, silent in such a thread and itself everywhere else.
     A damaged EXIF block is worth a warning to Pillow and nothing to us, and a filter that turns warnings into errors
     would make a good image fail. ``warnings.catch_warnings`` changes the whole process: no use in threads.
     """
 
     silent = False
+    max_pixels: int | None = None
 
     def warn(self, message: Warning | str, category: type[Warning] | None = None, stacklevel: int = 1) -> None:
         if not self.silent:
@@ -84,23 +88,46 @@ class _Warnings(threading.local):
         return getattr(warnings, name)
 
 
-_warnings = _Warnings()
+_decoding = _Decoding()
 for _module in (Image, *_PLUGINS):
     if hasattr(_module, "warnings"):
-        setattr(_module, "warnings", _warnings)  # noqa: B010
+        setattr(_module, "warnings", _decoding)  # noqa: B010
 
-# Pillow's own limit is one number for the process and warns before it raises; the record's max_pixels stands in for it.
-Image.MAX_IMAGE_PIXELS = None
+_check_bomb = Image._decompression_bomb_check
+
+
+def _check_pixels(size: tuple[int, int], **options: Any) -> None:
+    """Stands in for Pillow's check, which compares with one number for the process, in threads that decode.
+
+    Pillow makes it wherever a file states a size that will be allocated: of an icon's images, a canvas, a tile.
+    """
+    if not _decoding.silent:
+        _check_bomb(size, **options)
+    elif _decoding.max_pixels is not None and size[0] * size[1] > _decoding.max_pixels:
+        raise ImageError(f"{size[0]}x{size[1]} pixels, more than the {_decoding.max_pixels} allowed (max_pixels)")
+
+
+Image._decompression_bomb_check = _check_pixels
+
+BYTES_PER_PIXEL = 12
+"""While an image is decoded: itself, its RGB, and what a decoder holds beside it."""
+TILE_TAGS = 322, 323
+MAX_TILE = 1 << 24
+"""Pixels of a TIFF's tile, which is decoded whole however small the image is."""
+MAX_ROWS = 1 << 24
+"""Pillow holds an address a row."""
+STRIP = 1 << 20
+"""Pixels of a strip, where a conversion needs several copies of what it converts."""
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Pillow warns of nothing in this thread."""
-    _warnings.silent = True
+def quiet(max_pixels: int | None = None) -> Iterator[None]:
+    """Pillow warns of nothing in this thread, and refuses more than these pixels; ``None`` for no limit."""
+    _decoding.silent, _decoding.max_pixels = True, max_pixels
     try:
         yield
     finally:
-        _warnings.silent = False
+        _decoding.silent, _decoding.max_pixels = False, None
 
 
 def decode(data: bytes | NDArray[np.uint8], record: Decode) -> Image.Image:
@@ -128,14 +155,28 @@ def decode(data: bytes | NDArray[np.uint8], record: Decode) -> Image.Image:
     Traceback (most recent call last):
     featurebank.extract.errors.ImageError: not a readable image, begins with b'GIF87a'
     """
+    with decoded(data, record) as image:
+        return image
+
+
+@contextmanager
+def decoded(data: bytes | NDArray[np.uint8], record: Decode) -> Iterator[Image.Image]:
+    """As `decode`, for threads: waits where the images of all threads would fill the memory, until this block ends."""
     if isinstance(data, np.ndarray):
-        return _from_array(data, record)
+        yield _from_array(data, record)
+        return
+    with in_flight.images.share() as share:
+        yield _decoded(data, record, share)
+
+
+def _decoded(data: bytes, record: Decode, share: in_flight.Share) -> Image.Image:
     what = "not an image"
-    with quiet():
+    with quiet(record.max_pixels):
         try:
             image = _open(data)
             what = f"unreadable {image.format}"
-            _check_size(image.width, image.height, record)
+            _check_header(image)
+            share.take(image.width * image.height * BYTES_PER_PIXEL)
             image.load()
             _scale_transparent_value(image, data)
             rgb = image if image.mode == "RGB" and "transparency" not in image.info else _to_rgb(image, record)
@@ -156,9 +197,14 @@ def _open(data: bytes) -> Image.Image:
         raise ImageError(_reason(f"not a readable image, begins with {bytes(data[:12])!r}")) from error
 
 
-def _check_size(width: int, height: int, record: Decode) -> None:
-    if width * height > record.max_pixels:
-        raise ImageError(f"{width}x{height} pixels, more than the {record.max_pixels} allowed (max_pixels)")
+def _check_header(image: Image.Image) -> None:
+    """What Pillow's own checks leave out: the number of rows, and tiles that are large for their image."""
+    if image.height > MAX_ROWS:
+        raise ImageError(f"{image.width}x{image.height} pixels, more than {MAX_ROWS} rows")
+    tags = getattr(image, "tag_v2", {})
+    width, height = (int(tags.get(tag, 0)) for tag in TILE_TAGS)
+    if width * height > max(MAX_TILE, image.width * image.height):
+        raise ImageError(f"tiles of {width}x{height} pixels, more than {MAX_TILE} and than the image")
 
 
 def _from_array(pixels: NDArray[np.uint8], record: Decode) -> Image.Image:
@@ -166,29 +212,43 @@ def _from_array(pixels: NDArray[np.uint8], record: Decode) -> Image.Image:
     if not grey_or_rgb or pixels.dtype != np.uint8 or pixels.size == 0:
         shape = "x".join(map(str, pixels.shape))
         raise ImageError(_reason(f"raw pixels must be uint8, HxW or HxWx3 and not empty, got {pixels.dtype} {shape}"))
-    _check_size(pixels.shape[1], pixels.shape[0], record)
-    image = Image.fromarray(np.ascontiguousarray(pixels))
-    return image if image.mode == "RGB" else image.convert("RGB")
+    with quiet(record.max_pixels):
+        _check_pixels((pixels.shape[1], pixels.shape[0]))
+        image = Image.fromarray(np.ascontiguousarray(pixels))
+        return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _to_rgb(image: Image.Image, record: Decode) -> Image.Image:
     """A loaded image of any mode as RGB, transparent pixels composited."""
     if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
-        grey = Image.fromarray(_eight_bits(image))
-        if record.background is None or "transparency" not in image.info:
-            return grey.convert("RGB")
-        opaque = Image.fromarray(np.where(np.asarray(image) == image.info["transparency"], np.uint8(0), np.uint8(255)))
-        return _composite(grey.convert("RGB"), opaque, record.background)
-    if not image.has_transparency_data:
+        convert = _grey(image, record)
+    elif not image.has_transparency_data:
         return image.convert("RGB")
+    else:
+        # Writers of Windows' formats leave the fourth byte zero where they mean no transparency, and viewers know it.
+        unused = image.format in {"BMP", "ICO"} and image.mode == "RGBA" and image.getchannel("A").getbbox() is None
+        background = None if unused else record.background
+        convert = partial(_without_alpha, background=background)
+    rgb = Image.new("RGB", image.size)
+    for strip, top in _strips(image):
+        rgb.paste(convert(strip), (0, top))
+    return rgb
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[Image.Image, int]]:
+    """The image in parts of whole rows, and the first row of each; what is made of one costs little memory."""
+    rows = max(1, STRIP // image.width)
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        whole = bottom - top == image.height
+        yield image if whole else image.crop((0, top, image.width, bottom)), top
+
+
+def _without_alpha(image: Image.Image, *, background: tuple[int, int, int] | None) -> Image.Image:
     # Through RGBA also where alpha is dropped: premultiplied modes and palettes have no other correct way to RGB.
     rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-    alpha = rgba.getchannel("A")
-    # Writers of Windows' formats leave the fourth byte zero where they mean no transparency, and viewers know it.
-    unused = image.format in {"BMP", "ICO"} and not alpha.getbbox()
-    if record.background is None or unused:
-        return rgba.convert("RGB")
-    return _composite(rgba.convert("RGB"), alpha, record.background)
+    rgb = rgba.convert("RGB")
+    return rgb if background is None else _composite(rgb, rgba.getchannel("A"), background)
 
 
 def _scale_transparent_value(image: Image.Image, data: bytes) -> None:
@@ -212,21 +272,32 @@ def _composite(rgb: Image.Image, alpha: Image.Image, background: tuple[int, int,
     return canvas
 
 
-def _eight_bits(image: Image.Image) -> NDArray[np.uint8]:
-    """(H, W) uint8 of an image in mode ``I``, ``F`` or ``I;16*``."""
-    values: NDArray[Any] = np.asarray(image)
+def _grey(image: Image.Image, record: Decode) -> Callable[[Image.Image], Image.Image]:
+    """What makes RGB of a part of an image in mode ``I``, ``F`` or ``I;16*``, by the range of all of it."""
     tags = getattr(image, "tag_v2", {})
-    if tags.get(BITS_TAG) == (12,):
-        values = values << 4
-    low, high = values.min(), values.max()
+    shift = 4 if tags.get(BITS_TAG) == (12,) else 0
+    ranges = np.array([(values.min(), values.max()) for values in (np.asarray(part) for part, _ in _strips(image))])
+    low, high = ranges[:, 0].min(), ranges[:, 1].max()
     if not (low >= 0 and high <= (255 if image.mode == "F" else 65535)):  # NaN fails every comparison.
         raise ImageError(f"{image.mode} pixels from {low} to {high} have no defined 8-bit range; convert the file")
-    if image.mode == "F":
-        values = np.rint(values * np.float32(255) if high <= 1 else values)
-    elif image.mode != "I" or high > 255 or image.format in {"PNG", "PPM"}:
-        values = values >> 8
-    grey = values.astype(np.uint8)
-    return 255 - grey if tags.get(PHOTOMETRIC_TAG) == 0 else grey
+    deep = image.mode != "I" or high > 255 or image.format in {"PNG", "PPM"}
+    transparent = None if record.background is None else image.info.get("transparency")
+
+    def convert(part: Image.Image) -> Image.Image:
+        values: NDArray[Any] = np.asarray(part)
+        if image.mode == "F":
+            grey = np.rint(values * np.float32(255) if high <= 1 else values).astype(np.uint8)
+        else:
+            grey = (values << shift >> 8 if deep else values).astype(np.uint8)
+        if tags.get(PHOTOMETRIC_TAG) == 0:
+            grey = 255 - grey
+        rgb = Image.fromarray(grey).convert("RGB")
+        if transparent is None or record.background is None:
+            return rgb
+        opaque = Image.fromarray(np.where(values == transparent, np.uint8(0), np.uint8(255)))
+        return _composite(rgb, opaque, record.background)
+
+    return convert
 
 
 def _upright(image: Image.Image, rgb: Image.Image) -> Image.Image:

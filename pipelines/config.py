@@ -76,15 +76,18 @@ class DatasetConfig(_Model):
 
 
 class ExtractionConfig(_Model):
-    """How features are computed. ``precision``, ``dtype`` and ``decoder`` are part of the key, the rest is not.
+    """How features are computed.
 
+    ``precision``, ``dtype``, ``decoder`` and ``max_pixels`` are part of the key, the rest is not.
     ``decoder`` is what decodes and resizes, see ``featurebank.extract.preprocessing.Decode``; ``nvjpeg`` needs a GPU.
+    Images of more than ``max_pixels`` are recorded as failed.
     ``pixel_cache`` is a folder of prepared pixels, not filled beyond ``pixel_cache_gb``, in units of 1e9 bytes.
     """
 
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     dtype: Literal["float16", "float32"] = "float16"
     decoder: Literal["pillow", "nvjpeg"] = "pillow"
+    max_pixels: int | None = Field(default=None, ge=1)
     device: str = "auto"
     batch_size: int | None = Field(default=None, ge=1)
     workers: int | None = Field(default=None, ge=1)

@@ -16,7 +16,6 @@ from featurebank.extract.datasets.contract import DatasetSpec, Split, Subset
 from featurebank.extract.device import Execution, cpu_cores, resolve_device, resolve_precision
 from featurebank.extract.errors import fault
 from featurebank.extract.key import Precision
-from featurebank.extract.preprocessing import Library
 from featurebank.extract.progress import Observer
 from featurebank.extract.wanted import Outcome, Request, Wanted, want
 from featurebank.pipelines.config import ConfigError, DatasetConfig, ExtractionConfig, ProbeConfig, RunConfig
@@ -201,16 +200,17 @@ def _resolve_all(config: RunConfig, unavailable: dict[str, str]) -> list[Backbon
     for entry in config.backbones:
         try:
             spec = backbones.resolve(entry.name, checkpoint=entry.checkpoint, outputs=entry.outputs)
-            specs.append(_decoded_by(spec, config.extraction.decoder))
+            specs.append(_decoded_by(spec, config.extraction))
         except Exception as error:
             unavailable[entry.name] = fault(error)
             log.error("backbone %s: %s", entry.name, fault(error))
     return specs
 
 
-def _decoded_by(spec: BackboneSpec, library: Library) -> BackboneSpec:
+def _decoded_by(spec: BackboneSpec, wish: ExtractionConfig) -> BackboneSpec:
     preprocessing = spec.preprocessing
-    decode = replace(preprocessing.decode, library=library)
+    limit = preprocessing.decode.max_pixels if wish.max_pixels is None else wish.max_pixels
+    decode = replace(preprocessing.decode, library=wish.decoder, max_pixels=limit)
     return replace(spec, preprocessing=replace(preprocessing, decode=decode))
 
 

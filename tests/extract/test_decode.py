@@ -6,18 +6,23 @@ import contextlib
 import random
 import struct
 import threading
+import time
 import warnings
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from limited import run_limited
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from featurebank.extract.decode import decode
+from featurebank.extract import in_flight
+from featurebank.extract.decode import BYTES_PER_PIXEL, decode, decoded
 from featurebank.extract.errors import ImageError
 from featurebank.extract.preprocessing import Decode
 
@@ -343,6 +348,130 @@ def test_a_hundred_megapixels_are_decoded_and_more_than_allowed_are_not() -> Non
 def test_a_bomb_is_refused_by_its_header() -> None:
     with pytest.raises(ImageError, match="100000x100000 pixels"):
         decode(png(100_000, 100_000, 8, 2, b""), RECORD)
+
+
+def icon(*images: bytes) -> bytes:
+    """An ICO whose table says 16 x 16 of each."""
+    table, at = b"", 6 + 16 * len(images)
+    for image in images:
+        table += struct.pack("<4B2H2I", 16, 16, 0, 0, 1, 32, len(image), at)
+        at += len(image)
+    return struct.pack("<3H", 0, 1, len(images)) + table + b"".join(images)
+
+
+def tiled(side: int) -> bytes:
+    tags = {256: [64], 257: [64], 258: [8], 259: [8], 262: [1], 277: [1], 322: [side], 323: [side]}
+    return tiff({tag: (4 if tag > 300 else 3, value) for tag, value in tags.items()}, zlib.compress(bytes(64)))
+
+
+HUGE_PNG = png(40_000, 40_000, 8, 6, b"")
+HUGE_DIB = struct.pack("<IiiHHII", 40, 30_000, 60_000, 1, 32, 0, 0) + bytes(16)
+BOMBS = {
+    "icon, PNG": (icon(HUGE_PNG), "40000x40000 pixels, more than the 178956970 allowed"),
+    "icon, bitmap": (icon(HUGE_DIB), "30000x60000 pixels, more than"),
+    "icon, old bitmap": (icon(struct.pack("<IHHHH", 12, 60_000, 60_000, 1, 24)), "60000x60000 pixels, more than"),
+    "WebP, extended": (
+        b"RIFF\xff\xff\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + b"\xff\x3f\0" * 2, "16384x16384 pixels, more than"
+    ),
+    "WebP, lossless": (
+        b"RIFF\xff\xff\0\0WEBPVP8L\xff\0\0\0\x2f\xff\xff\xff\x0f" + bytes(20), "16384x16384 pixels, more than"
+    ),
+    "WebP, lossy": (
+        b"RIFF\xff\xff\0\0WEBPVP8 \xff\0\0\0\0\0\0\x9d\x01\x2a\xff\x3f\xff\x3f" + bytes(20), "16383x16383 pixels, more"
+    ),
+    "GIF": (
+        b"GIF89a\x0a\0\x0a\0\0\0\0!\xf9\4\x08\0\0\0\0,\0\0\0\0\xff\xff\xff\xff\0\2", "65535x65535 pixels, more than the"
+    ),
+    "TIFF": (tiled(32_768), "tiles of 32768x32768 pixels, more than 16777216 and than the image"),
+    "rows": (png(1, 20_000_000, 8, 2, b""), "1x20000000 pixels, more than 16777216 rows"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "reason"), BOMBS.values(), ids=BOMBS)
+def test_c7_bombs_are_refused_by_what_they_state(data: bytes, reason: str) -> None:
+    with pytest.raises(ImageError, match=reason):
+        decode(data, RECORD)
+
+
+def test_c7_pillows_own_limit_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Image.MAX_IMAGE_PIXELS is not None
+    assert RECORD.max_pixels == 2 * Image.MAX_IMAGE_PIXELS
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    for format_ in ("PNG", "JPEG", "TIFF"):
+        assert decode(encoded(Image.fromarray(RGB), format_), RECORD).size == (53, 37)
+    with pytest.raises(Image.DecompressionBombError), Image.open(BytesIO(encoded(Image.fromarray(RGB), "PNG"))):
+        pass
+
+
+BARE = """
+data = sys.stdin.buffer.read() if sys.argv[2] == "-" else open(sys.argv[2], "rb").read()
+print(decode(data, Decode()).size)
+"""
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "I;16", "F"])
+def test_c7_a_decode_takes_the_bytes_that_are_counted(mode: str, tmp_path: Path) -> None:
+    """12 a pixel, of which there are 16 million; transparency took 17."""
+    file = tmp_path / "image"
+    Image.new(mode, (4000, 4000)).save(file, "TIFF" if mode == "F" else "PNG")
+    imports = "from featurebank.extract.decode import decode\nfrom featurebank.extract.preprocessing import Decode\n"
+    encoded_bytes = file.stat().st_size
+    allowed = (4000 * 4000 * BYTES_PER_PIXEL + 2 * encoded_bytes >> 20) + 32
+    assert run_limited(BARE, file, imports=imports, megabytes=allowed) == "(4000, 4000)\n"
+
+
+def test_c7_strips_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rgba = np.dstack([RGB, ALPHA])
+    palette = Image.fromarray(RGB).quantize(16)
+    files = [
+        encoded(Image.fromarray(rgba), "PNG"),
+        encoded(Image.fromarray(rgba[..., 2:]), "PNG"),
+        encoded(palette, "PNG", transparency=3),
+        encoded(Image.fromarray(RGB), "PNG", transparency=tuple(RGB[5, 5].tolist())),
+        encoded(Image.fromarray(GREY16), "PNG"),
+        encoded(Image.fromarray(GREY16.astype(np.float32) / 300), "TIFF"),
+        encoded(Image.fromarray(GREY16.astype(np.int32) // 256), "TIFF"),
+    ]
+    whole = [pixels(data) for data in files]
+    monkeypatch.setattr("featurebank.extract.decode.STRIP", 100)
+    for data, expected in zip(files, whole, strict=True):
+        np.testing.assert_array_equal(pixels(data), expected)
+
+
+def test_c7_all_threads_together_stay_within_the_bytes_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    side, holding, most = 64, 0, 0
+    monkeypatch.setattr(in_flight, "images", in_flight.Budget(2 * side * side * BYTES_PER_PIXEL, free=0))
+    data, lock = encoded(Image.new("RGB", (side, side)), "PNG"), threading.Lock()
+
+    def hold() -> None:
+        nonlocal holding, most
+        with decoded(data, RECORD):
+            with lock:
+                holding += 1
+                most = max(most, holding)
+            time.sleep(0.005)
+            with lock:
+                holding -= 1
+
+    with ThreadPoolExecutor(12) as pool:
+        for done in [pool.submit(hold) for _ in range(24)]:
+            done.result()
+    assert most == 2
+
+
+def test_c7_an_image_beyond_the_bytes_there_are_is_decoded_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    budget = in_flight.Budget(1000, free=100)
+    monkeypatch.setattr(in_flight, "images", budget)
+    data = encoded(Image.new("RGB", (64, 64)), "PNG")
+    assert decode(data, RECORD).size == (64, 64)
+    with pytest.raises(ImageError):
+        decode(data[:60], RECORD)
+    with pytest.raises(ZeroDivisionError), decoded(data, RECORD):
+        raise ZeroDivisionError
+    with budget.share() as small, budget.share() as rest:
+        small.take(100)
+        rest.take(1000)
+        assert (small.nbytes, rest.nbytes) == (0, 1000)
 
 
 def damaged() -> list[Any]:

@@ -14,7 +14,7 @@ from PIL import Image
 from runs import RESNET, VIT, make_images, open_folder, run, wanted_sets
 
 from featurebank.extract import backbones, engine
-from featurebank.extract.decode import decode
+from featurebank.extract.decode import decode, decoded
 from featurebank.extract.device import CompileMode, Execution
 from featurebank.extract.engine import extract
 from featurebank.extract.errors import ImageError
@@ -183,9 +183,9 @@ def test_one_decode_serves_all_backbones(folder: Path, tmp_path: Path, monkeypat
 
     def counting(*arguments: Any) -> Any:
         calls.append(1)
-        return decode(*arguments)
+        return decoded(*arguments)
 
-    monkeypatch.setattr("featurebank.extract.batches.decode", counting)
+    monkeypatch.setattr("featurebank.extract.batches.decoded", counting)
     run(tmp_path, open_folder(folder), [VIT, RESNET])
     assert len(calls) == 45
 

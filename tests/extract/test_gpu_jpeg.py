@@ -444,6 +444,14 @@ def test_the_decoder_of_a_configuration_is_in_the_records(tmp_path: Path, monkey
         assert "decode" not in found.key["preprocessing"]
 
 
+def test_c7_the_largest_image_of_a_configuration_is_in_the_records(tmp_path: Path) -> None:
+    config = configured(tmp_path, decoder="pillow", max_pixels=10, compile="never", precision="float32")
+    (made,) = run_features(config).outcomes
+    with FeatureSet(made.path) as found:
+        assert found.key["preprocessing"]["decode"] == {"max_pixels": 10}
+        assert not found.ok.any()
+
+
 # On a GPU.
 
 
