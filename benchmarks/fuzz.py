@@ -64,6 +64,9 @@ def served(folder: Path) -> Iterator[str]:
         daemon_threads = True
         block_on_close = False
 
+        def handle_error(self, *_: object) -> None:
+            """Readers that go away before they were answered are none of ours."""
+
     with Listening(("127.0.0.1", 0), Handler) as http:
         thread = threading.Thread(target=http.serve_forever)
         thread.start()

@@ -62,7 +62,7 @@ class Filing:
                     )
                 if found.st_size > limit:
                     raise CorruptError(f"{path} must have at most {limit:,} bytes; found {found.st_size:,}; remove it")
-                return file.read(limit)
+                return file.read(found.st_size)  # a larger number would be allocated first
 
     def write(self, *place: str, data: bytes) -> None:
         """Writes a file whole: a reader sees the old one or the new one. Its mode is what the umask leaves.
