@@ -7,6 +7,8 @@ Exit codes: 0 done, 1 something failed, 2 wrong use (arguments, a configuration,
 from __future__ import annotations
 
 import sys
+import traceback
+import warnings
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -27,6 +29,7 @@ from featurebank.pipelines.probing.command import probe
 from featurebank.pipelines.retrieving.command import retrieve
 from featurebank.pipelines.streams import console
 from featurebank.store.requirements import EXTRAS, advice
+from featurebank.store.text import shown
 
 __all__ = ["app", "main"]
 
@@ -64,7 +67,14 @@ def _root(
 
 def main() -> None:
     """The console script: every error the project raises on purpose is one clear message, not a traceback."""
-    sys.exit(_run(app))
+    plain = warnings.formatwarning
+    warnings.formatwarning = lambda *about, **more: shown(plain(*about, **more), keep="\n")
+    try:
+        code = _run(app)
+    except Exception:  # a fault of ours; what it tells may quote a stranger's file all the same
+        sys.stderr.write(shown(traceback.format_exc(), keep="\n"))
+        code = 1
+    sys.exit(code)
 
 
 def _run(application: Callable[..., Any]) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 import unicodedata
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from rich.text import Text
 
 from featurebank.extract.progress import JobProgress, Snapshot
 from featurebank.extract.wanted import Outcome
+from featurebank.pipelines import cli
 from featurebank.pipelines.config import ProbeConfig
 from featurebank.pipelines.display import live, render_report
 from featurebank.pipelines.features import ProbeOutcome, Report
@@ -166,3 +169,20 @@ def test_c12_markup_stands_nowhere() -> None:
         text = path.read_text(encoding="utf-8")
         assert "rich.markup" not in text, path
         assert "[/]" not in text, path
+
+
+def test_c12_a_fault_and_a_warning_quote_a_file_without_its_orders(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+
+    def fail() -> None:
+        sys.stderr.write(warnings.formatwarning(UserWarning(EVIL), UserWarning, "decode.py", 1))
+        raise RuntimeError(EVIL)
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    told = capsys.readouterr().err
+    check(told)
+    assert (ended.value.code, told.count(MARK)) == (1, 2)
