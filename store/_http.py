@@ -25,6 +25,7 @@ __all__ = ["HttpFile"]
 
 _AT_ONCE = 32
 _CONNECT_SECONDS, _SILENT_SECONDS = 30, 60
+_FIRST = 128
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _NOT_FOUND, _PARTIAL = (404, 410), 206
 _VALIDATORS = ("ETag", "Last-Modified")
@@ -80,14 +81,16 @@ class HttpFile:
             raise self._refused(f"the server must answer in full; found {type(error).__name__}") from error
 
     async def _open(self) -> int:
-        async with await self._request(0, 127) as answer:
+        async with await self._request(0, _FIRST - 1) as answer:
             if answer.status in _NOT_FOUND:
                 raise NotFoundError(
                     f"no feature set at {self.path}: the server has no such file, or does not answer; check the URL"
                 )
-            first, _, size = self._range(answer)
+            first, last, size = self._range(answer)
             if first != 0:
                 raise self._refused(f"the range must begin at 0; found {first}")
+            # Read to its end, so that the connection is there for the next range.
+            await self._fill(answer, 0, np.empty(min(last + 1, _FIRST), np.uint8))
             self._pinned = {name: answer.headers[name] for name in _VALIDATORS if name in answer.headers}
             return size
 
@@ -111,14 +114,17 @@ class HttpFile:
             self._check_same(answer, found[2])
             if found[:2] != (first, first + nbytes - 1):
                 raise self._wrong(first, nbytes, f"bytes {found[0]} to {found[1]}")
-            done = 0
-            async for data in answer.content.iter_any():
-                if done + len(data) > nbytes:
-                    raise self._wrong(first, nbytes, "more")
-                piece.place[done : done + len(data)] = np.frombuffer(data, np.uint8)
-                done += len(data)
-            if done < nbytes:
-                raise self._wrong(first, nbytes, str(done))
+            await self._fill(answer, first, piece.place)
+
+    async def _fill(self, answer: Any, first: int, place: NDArray[np.uint8]) -> None:
+        done, nbytes = 0, len(place)
+        async for data in answer.content.iter_any():
+            if done + len(data) > nbytes:
+                raise self._wrong(first, nbytes, "more")
+            place[done : done + len(data)] = np.frombuffer(data, np.uint8)
+            done += len(data)
+        if done < nbytes:
+            raise self._wrong(first, nbytes, str(done))
 
     async def _request(self, first: int, last: int) -> Any:
         session = await _client(os.getpid()).set_session()

@@ -315,7 +315,6 @@ def test_c10_a_server_decides_nothing(
     try:
         if when == "opening":
             server.answer = answer
-            # The first 128 bytes of the first answer are not even looked at.
             with pytest.raises(StoreError, match=message):
                 FeatureSet(f"{server.url}/{sealed.name}")
             return
