@@ -25,6 +25,7 @@ from featurebank.pipelines.probing.selection import Pair
 from featurebank.pipelines.results import Results, Row
 from featurebank.pipelines.scale.start import check_request, connected, started
 from featurebank.store import Entry, FeatureStore
+from featurebank.store.addresses import without_secrets
 
 __all__ = ["ProbeOutcome", "Report", "run_features"]
 
@@ -202,8 +203,8 @@ def _resolve_all(config: RunConfig, unavailable: dict[str, str]) -> list[Backbon
             spec = backbones.resolve(entry.name, checkpoint=entry.checkpoint, outputs=entry.outputs)
             specs.append(_decoded_by(spec, config.extraction))
         except Exception as error:
-            unavailable[entry.name] = fault(error)
-            log.error("backbone %s: %s", entry.name, fault(error))
+            unavailable[without_secrets(entry.name)] = fault(error)
+            log.error("backbone %s: %s", without_secrets(entry.name), fault(error))
     return specs
 
 

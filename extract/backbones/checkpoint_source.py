@@ -24,6 +24,7 @@ from featurebank.extract.backbones.keys import conversion_of, select
 from featurebank.extract.backbones.naming import checked_outputs, given_weights, random_seed, split_random
 from featurebank.extract.backbones.torch_hub import fetch_url
 from featurebank.extract.errors import AssetError, UnknownNameError, nearest
+from featurebank.store.addresses import without_secrets
 
 if TYPE_CHECKING:
     import torch
@@ -96,6 +97,8 @@ class UrlSource:
 
         base, seed = split_random(name)
         architecture, url, sha256 = _parts(base)
+        # What may be a secret is for the server alone: names stand in keys, folders and reports.
+        name = name.replace(url, without_secrets(url))
         cfg = get_pretrained_cfg(architecture)
         if cfg is None:
             raise UnknownNameError(f"{name}: expected an architecture of timm before '=', found {architecture!r}")
@@ -116,7 +119,7 @@ class UrlSource:
 
     def describe(self, name: str) -> Mapping[str, object]:
         """Where it lies."""
-        return {"origin": _parts(split_random(name)[0])[1]}
+        return {"origin": without_secrets(_parts(split_random(name)[0])[1])}
 
 
 def build_checkpoint(spec: BackboneSpec) -> Network:
@@ -166,13 +169,14 @@ def _fetched(name: str, url: str, sha256: str) -> Weights:
     if not sha256:
         log.info("%s: no digest is published for %s; it is SHA-256 %s from here on", name, path.name, found)
         noted.write_text(f"{found}\n", "utf-8")
-    return Weights(sha256=found, path=path, origin=url)
+    return Weights(sha256=found, path=path, origin=without_secrets(url))
 
 
 def _parts(name: str) -> tuple[str, str, str]:
     match = _URL.fullmatch(name)
     if match is None:
         raise UnknownNameError(
-            f"unknown backbone {name!r}; expected url:ARCHITECTURE=https://HOST/FILE, with #SHA256 where it is known"
+            f"unknown backbone {without_secrets(name)!r}; expected url:ARCHITECTURE=https://HOST/FILE, with #SHA256 "
+            f"where it is known"
         )
     return match["architecture"], match["url"], match["sha256"] or ""

@@ -10,6 +10,7 @@ from featurebank.extract.assets import sha256_of
 from featurebank.extract.backbones.contract import Weights
 from featurebank.extract.errors import UnknownNameError, WeightsError
 from featurebank.extract.own_code import in_file
+from featurebank.store.addresses import without_secrets
 
 __all__ = ["checked_outputs", "given_weights", "random_seed", "rooted", "split_random"]
 
@@ -29,10 +30,16 @@ def split_random(name: str) -> tuple[str, int | None]:
     base, at, _ = name.partition("@")
     if not at:
         return name, None
+    if name.startswith("url:"):
+        # An address may have a user before its host.
+        base, at, suffix = name.rpartition("@")
+        if not suffix.startswith("random"):
+            return name, None
     match = _RANDOM.fullmatch(name, len(base))
     if match is None:
         raise UnknownNameError(
-            f"unknown backbone {name!r}; what follows '@' must be 'random' or 'random:<seed>', as in '{base}@random:0'"
+            f"unknown backbone {without_secrets(name)!r}; what follows '@' must be 'random' or 'random:<seed>', "
+            f"as in '{without_secrets(base)}@random:0'"
         )
     return base, int(match["seed"] or 0)
 

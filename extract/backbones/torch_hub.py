@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlparse
 
 from featurebank.extract.assets import is_offline, sha256_of
+from featurebank.extract.downloads import download
 from featurebank.extract.errors import AssetError
 
 __all__ = ["fetch_url"]
@@ -38,11 +39,7 @@ def fetch_url(url: str, file_name: str | None = None) -> Path:
                 "unset it, or give checkpoint="
             )
         log.info("fetching %s into %s", name, path.parent)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(url, str(path), match[1] if match else None, progress=False)
-        except (OSError, RuntimeError) as error:
-            raise AssetError(f"{path}: cannot download {url}: {error}; give checkpoint=") from error
+        download(url, path, sha256=match[1] if match else "")
     if match and not (found := sha256_of(path)).startswith(match[1]):
         raise AssetError(f"{path}: expected SHA-256 {match[1]}…, found {found}; delete it to fetch it again")
     return path

@@ -25,6 +25,7 @@ class Server:
         ranges: whether ranges are.
         headers: of every answer.
         answer: answers a range instead: the handler, what Content-Range would say, and the bytes.
+        whole: answers a request for the whole file instead.
     """
 
     url: str
@@ -33,6 +34,7 @@ class Server:
     ranges: bool = True
     headers: dict[str, str] = field(default_factory=dict)
     answer: Callable[[BaseHTTPRequestHandler, str, bytes], None] | None = None
+    whole: Callable[[BaseHTTPRequestHandler], None] | None = None
 
 
 @contextlib.contextmanager
@@ -57,6 +59,10 @@ def serving(folder: Path) -> Iterator[Server]:
             if asked and served.answer is not None:
                 with contextlib.suppress(OSError):
                     served.answer(self, f"bytes {asked[1]}-{asked[2]}/{len(data)}", part)
+                return
+            if not asked and served.whole is not None:
+                with contextlib.suppress(OSError):
+                    served.whole(self)
                 return
             self.send_response(404 if not path.is_file() else 206 if asked else 200)
             self.send_header("Content-Length", str(len(part)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -117,18 +118,16 @@ def test_offline_and_failed_downloads_say_what_to_do(torch_home: Path, monkeypat
     monkeypatch.delenv("FEATUREBANK_OFFLINE")
     asked = []
 
-    def refuse(url: str, path: str, prefix: str | None, *, progress: bool) -> None:
-        asked.append((url, path, prefix, progress))
+    def refuse(_opener: object, request: urllib.request.Request, **settings: object) -> None:
+        asked.append((request.full_url, settings))
         raise OSError("no network in tests")
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    monkeypatch.setattr(urllib.request.OpenerDirector, "open", refuse)
     with pytest.raises(
         AssetError, match=r"cannot download https://example\.org/.*no network in tests; give checkpoint="
     ):
         fetch_url("https://example.org/resnet18-f37072fd.pth")
-    assert asked == [
-        ("https://example.org/resnet18-f37072fd.pth", f"{torch_home}/resnet18-f37072fd.pth", "f37072fd", False)
-    ]
+    assert asked == [("https://example.org/resnet18-f37072fd.pth", {"timeout": 60.0})]
 
 
 def test_old_densenet_names(tmp_path: Path) -> None:
