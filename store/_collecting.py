@@ -1,4 +1,9 @@
-"""What a store can do without: the leavings of dead runs, and sets that a later one of the same key replaces."""
+"""What a store can do without: the leavings of dead runs, and sets whose dataset has a later content.
+
+A set is deleted only where it is certain to be of no more use: the store itself sealed it, and sealed another one later
+that differs in the dataset's content alone, and no source of data gave its content when it was last looked at.
+Everything else is listed with the reason why it is kept. No file's time has a say in that.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from featurebank.store._disk import Disk, lock
+from featurebank.store._entries import Entry
 from featurebank.store._names import final_path
-from featurebank.store._opening import read_sealed
+from featurebank.store._noted import dataset_of
 from featurebank.store.errors import LockedError, NotFoundError, StoreError
 
 __all__ = ["Garbage", "delete", "leftovers", "superseded"]
@@ -26,12 +32,14 @@ class Garbage:
         path: The file.
         nbytes: Its size.
         reason: Why it is dispensable.
+        kept: Why it is not deleted all the same; empty where nothing speaks against it.
         deleted: Whether it has been deleted.
     """
 
     path: Path
     nbytes: int
     reason: str
+    kept: str = ""
     deleted: bool = False
 
 
@@ -40,7 +48,11 @@ def leftovers(root: Path, hours: float) -> Iterator[Garbage]:
     oldest = time.time() - 3600 * hours
     for pattern in (_HIDDEN, "*.h5.partial"):
         for path in sorted(root.glob(f"*/*/*/{pattern}")):
-            found = path.lstat()
+            try:
+                found = path.lstat()
+            except OSError:
+                # Sealed, resumed or deleted by now.
+                continue
             if found.st_mtime > oldest or path.is_symlink() or _is_held(path):
                 continue
             reason = f"nobody has written to it for {(time.time() - found.st_mtime) / 3600:.0f} h"
@@ -49,16 +61,49 @@ def leftovers(root: Path, hours: float) -> Iterator[Garbage]:
             yield Garbage(path=path, nbytes=found.st_size, reason=reason)
 
 
-def superseded(paths: Sequence[Path]) -> Iterator[Garbage]:
-    """Of the sealed sets of one folder: those whose key is that of a later one but for the dataset's content."""
-    latest: dict[str, tuple[float, Path]] = {}
-    keys = {path: _without_content(key) for path in paths if (key := _key(path)) is not None}
-    for path in sorted(keys, key=lambda path: (path.stat().st_mtime, path.name)):
-        latest[repr(keys[path])] = (path.stat().st_mtime, path)
-    for path, key in keys.items():
-        if (newest := latest[repr(key)][1]) != path:
-            reason = f"{newest.name} has the same key with a later content of the dataset"
-            yield Garbage(path=path, nbytes=path.stat().st_size, reason=reason)
+def superseded(sealed: Sequence[Entry], noted: Mapping[str, set[str]]) -> Iterator[Garbage]:
+    """Of the sealed sets of a store, those whose dataset has, or may have, a later content.
+
+    Args:
+        sealed: The sets.
+        noted: What the data gave when they were last looked at; see `featurebank.store._noted`.
+    """
+    groups: dict[tuple[str, ...], list[Entry]] = {}
+    for entry in sealed:
+        groups.setdefault((entry.dataset, entry.split, entry.backbone, entry.recipe), []).append(entry)
+    for group in groups.values():
+        if len(group) > 1:
+            yield from _superseded(group, noted)
+
+
+def _superseded(group: Sequence[Entry], noted: Mapping[str, set[str]]) -> Iterator[Garbage]:
+    newest = max(group, key=lambda entry: entry.sealed_at)
+    try:
+        contents = {entry.path: _content(entry) for entry in group}
+        foreign = {entry.path for entry in group if not entry.is_own}
+    except StoreError:
+        # Damaged or gone since it was listed: look again another time.
+        return
+    given = noted.get(contents[newest.path][0])
+    for entry in group:
+        if entry is newest or (given and contents[entry.path][1] in given):
+            continue
+        reason, kept = f"{newest.path.name} has the same key with a later content of the dataset", ""
+        if not entry.sealed_at or entry.sealed_at == newest.sealed_at:
+            reason = f"{newest.path.name} has the same key with another content of the dataset"
+            kept = "which of them is the later one is not known"
+        elif foreign & {entry.path, newest.path}:
+            kept = f"another store made {'this one' if entry.path in foreign else 'that one'}, by its own clock"
+        elif given and contents[newest.path][1] not in given:
+            kept = "the data gave neither content when they were last looked at"
+        yield Garbage(path=entry.path, nbytes=entry.nbytes, reason=reason, kept=kept)
+
+
+def _content(entry: Entry) -> tuple[str, Any]:
+    """Of which dataset, and which of its contents."""
+    with entry.open() as feature_set:
+        dataset = feature_set.key.get("dataset")
+    return (dataset_of(dataset), dataset.get("digest")) if isinstance(dataset, Mapping) else ("", None)
 
 
 def delete(path: Path) -> bool:
@@ -68,7 +113,7 @@ def delete(path: Path) -> bool:
         try:
             if path.suffix != ".h5":
                 lock(disk)
-            path.unlink()
+            path.unlink(missing_ok=True)
         finally:
             disk.close()
     except NotFoundError:
@@ -90,17 +135,3 @@ def _is_held(path: Path) -> bool:
     finally:
         disk.close()
     return False
-
-
-def _key(path: Path) -> Mapping[str, Any] | None:
-    try:
-        _, manifest = read_sealed(path)
-    except StoreError:
-        return None
-    return dict(manifest["key"])
-
-
-def _without_content(key: Mapping[str, Any]) -> Any:
-    dataset = key.get("dataset")
-    names = {name: dataset.get(name) for name in ("name", "split")} if isinstance(dataset, Mapping) else dataset
-    return sorted({**key, "dataset": names}.items())

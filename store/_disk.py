@@ -38,7 +38,10 @@ __all__ = [
     "Readable",
     "claim",
     "enough_memory",
+    "hidden_file",
+    "is_there",
     "lock",
+    "locked_until_named",
     "named_when_complete",
     "reading",
     "storage_error",
@@ -265,6 +268,45 @@ def sync_directory(folder: Path) -> None:
         raise storage_error(error, folder, "sync") from error
 
 
+def hidden_file(folder: Path) -> Disk:
+    """A new empty file with a hidden name in a folder, locked from its beginning, so that `gc` leaves it alone.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
+    while True:
+        path = folder / f".{secrets.token_hex(8)}.layout"
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+        except OSError as error:
+            raise storage_error(error, path, "create") from error
+        try:
+            disk = Disk(path, writable=True)
+        except NotFoundError:
+            # Collected before it could be locked.
+            continue
+        try:
+            lock(disk)
+            if is_there(disk):
+                return disk
+        except LockedError:
+            pass
+        except BaseException:
+            disk.close()
+            path.unlink(missing_ok=True)
+            raise
+        disk.close()
+
+
+def is_there(disk: Disk) -> bool:
+    """Whether the path still leads to the file that was opened."""
+    try:
+        with disk.descriptor() as fd:
+            return os.path.samestat(os.fstat(fd), disk.path.stat())
+    except OSError:
+        return False
+
+
 @contextlib.contextmanager
 def named_when_complete(target: Path) -> Iterator[Path]:
     """A hidden path beside ``target`` to write a file or a folder to, which gets the name of ``target`` at the end.
@@ -274,12 +316,12 @@ def named_when_complete(target: Path) -> Iterator[Path]:
     """
     if os.path.lexists(target):
         raise _exists(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(error, target, "create") from error
     hidden = target.with_name(f".{secrets.token_hex(8)}.layout")
     try:
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise storage_error(error, target, "create") from error
         yield hidden
         claim(hidden, target)
         sync_directory(target.parent)
@@ -288,6 +330,25 @@ def named_when_complete(target: Path) -> Iterator[Path]:
             shutil.rmtree(hidden)
         else:
             hidden.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked_until_named(target: Path) -> Iterator[Path]:
+    """As `named_when_complete`, of a file in a store: there from the beginning, empty, and locked against `gc`."""
+    if os.path.lexists(target):
+        raise _exists(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(error, target, "create") from error
+    hidden = hidden_file(target.parent)
+    try:
+        yield hidden.path
+        claim(hidden.path, target)
+        sync_directory(target.parent)
+    finally:
+        hidden.path.unlink(missing_ok=True)
+        hidden.close()
 
 
 def claim(complete: Path, target: Path) -> None:

@@ -5,9 +5,7 @@ From the moment a partial has its name, its HDF5 metadata never changes again: t
 
 from __future__ import annotations
 
-import contextlib
 import math
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurebank.store import _header, _limits, _manifest
-from featurebank.store._disk import Disk, claim, lock, storage_error, sync_directory
+from featurebank.store._disk import Disk, claim, hidden_file, storage_error, sync_directory
 from featurebank.store._records import Output
 from featurebank.store._table import Array, OutputEntry, Table
 from featurebank.store.errors import ExistsError, InvalidInputError, StorageError
@@ -77,23 +75,20 @@ def lay_out(partial: Path, contents: Contents) -> Disk:
         partial.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise storage_error(error, partial, "create") from error
-    hidden = partial.parent / f".{secrets.token_hex(8)}.layout"
+    disk = hidden_file(partial.parent)
+    hidden = disk.path
     try:
         table, block_size = _create_hdf5(hidden, planned, contents)
-        disk = Disk(hidden, writable=True)
-        try:
-            _finish(disk, table, block_size, contents)
-            lock(disk)
-            _claim(hidden, partial)
-        except BaseException:
-            disk.close()
-            raise
-    except StorageError as error:
-        # The layout's name is of no use to anyone: name the file that was asked for.
-        raise StorageError(error.errno, f"{error.strerror}".replace(str(hidden), str(partial))) from error
+        _finish(disk, table, block_size, contents)
+        _claim(hidden, partial)
+    except BaseException as error:
+        disk.close()
+        if isinstance(error, StorageError):
+            # The layout's name is of no use to anyone: name the file that was asked for.
+            raise StorageError(error.errno, f"{error.strerror}".replace(str(hidden), str(partial))) from error
+        raise
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            hidden.unlink()
+        hidden.unlink(missing_ok=True)
     disk.path = partial
     sync_directory(partial.parent)
     return disk
@@ -135,7 +130,7 @@ def _create_hdf5(path: Path, planned: Table, contents: Contents) -> tuple[Table,
         # Alignment is a property of an open file: small arrays first, on cache lines, then the outputs, on pages.
         # v110: superblock 3 and the implicit chunk index, one contiguous allocation that needs no index in the file.
         settings = {"libver": ("v110", "v110"), "alignment_threshold": 1, "locking": False}
-        with h5py.File(path, "x", userblock_size=block_size, alignment_interval=SMALL_ALIGNMENT, **settings) as file:
+        with h5py.File(path, "w", userblock_size=block_size, alignment_interval=SMALL_ALIGNMENT, **settings) as file:
             file.attrs.create("format_version", np.uint32(planned.version))
             file.attrs.create("fingerprint", np.bytes_(planned.fingerprint))
             for array in planned.small_arrays():

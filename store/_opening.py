@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from featurebank.store.addresses import Url
 from featurebank.store.errors import CorruptError, NotFoundError, NotSealedError
 from featurebank.store.fingerprint import fingerprint
 
-__all__ = ["manifest_of", "open_sealed", "read_partial", "read_sealed", "string_in"]
+__all__ = ["manifest_of", "open_sealed", "open_within", "read_partial", "read_sealed", "string_in"]
 
 _FRONT = 80 << 10
 
@@ -41,8 +42,44 @@ class _ReadAhead:
         return self._file.read(address, nbytes)
 
 
-def open_sealed(path: Path | Url) -> tuple[Readable, Header, bytes]:
+def open_within(path: Path, root: Path | None, *, writable: bool = False) -> Disk:
+    """Opens a file that must lie in a store's folder, whatever links lead to it.
+
+    What was opened is looked at, not what the path said before, so that nothing can be put in its place meanwhile.
+
+    Args:
+        path: The file.
+        root: The store's folder; ``None`` where the file may lie anywhere.
+        writable: Whether it is opened for writing too.
+
+    Raises:
+        CorruptError: a link leads out of the folder.
+        StoreError: as `Disk`.
+    """
+    if root is None:
+        return Disk(path, writable=writable)
+    # Unlike Path.resolve, it takes a link to itself for what it is.
+    real = Path(os.path.realpath(path))
+    outside = CorruptError(f"{path} must lie within {root}; a link leads to {real}; remove the link")
+    if not real.is_relative_to(os.path.realpath(root)):
+        raise outside
+    disk = Disk(path, writable=writable)
+    try:
+        same = os.path.samestat(os.fstat(disk.fd), real.lstat())
+    except OSError:
+        same = False
+    if not same:
+        disk.close()
+        raise outside
+    return disk
+
+
+def open_sealed(path: Path | Url, within: Path | None = None) -> tuple[Readable, Header, bytes]:
     """Opens a sealed file and checks all that its file digest covers, the key, and the file name.
+
+    Args:
+        path: The file or its URL.
+        within: The store's folder that a file must lie in, if any.
 
     Returns:
         the file, its header, and the manifest's text for `manifest_of`.
@@ -51,12 +88,12 @@ def open_sealed(path: Path | Url) -> tuple[Readable, Header, bytes]:
         StoreError: as `FeatureSet` says.
     """
     with reading(path):
-        return _open_sealed(path)
+        return _open_sealed(path, within)
 
 
-def _open_sealed(path: Path | Url) -> tuple[Readable, Header, bytes]:
+def _open_sealed(path: Path | Url, within: Path | None) -> tuple[Readable, Header, bytes]:
     try:
-        disk: Readable = RemoteFile(path) if isinstance(path, Url) else Disk(path)
+        disk: Readable = RemoteFile(path) if isinstance(path, Url) else open_within(path, within)
     except NotFoundError:
         if not isinstance(path, Url) and partial_path(path).exists():
             raise NotSealedError(
@@ -84,9 +121,9 @@ def _open_sealed(path: Path | Url) -> tuple[Readable, Header, bytes]:
     return disk, header, text
 
 
-def read_sealed(path: Path) -> tuple[Header, dict[str, Any]]:
+def read_sealed(path: Path, within: Path | None = None) -> tuple[Header, dict[str, Any]]:
     """The header and manifest of a sealed file; raises as `open_sealed`."""
-    file, header, text = open_sealed(path)
+    file, header, text = open_sealed(path, within)
     file.close()
     return header, manifest_of(path, header.table, text)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from featurebank.store import _header, _limits
 from featurebank.store._chunks import checksum
-from featurebank.store._disk import Disk, named_when_complete, storage_error
+from featurebank.store._disk import Disk, locked_until_named, storage_error
 from featurebank.store._layout import SMALL_ALIGNMENT, check_limits, choose_chunk_rows, create_dataset
 from featurebank.store._names import final_path
 from featurebank.store._packed import packed_settings
@@ -34,14 +34,14 @@ def pack(source: FeatureSet, target: Path) -> None:
     """Writes a compressed copy, verified before it has its name. See `FeatureSet.pack`."""
     target = final_path(target)
     table = check_limits(_packed_table(source.table), target)
-    with named_when_complete(target) as hidden:
+    with locked_until_named(target) as hidden:
         try:
             addresses = _write_hdf5(hidden, source, table)
         except (OSError, RuntimeError) as error:
             cause = error if isinstance(error, OSError) else OSError(None, str(error))
             raise storage_error(cause, target, "pack") from error
         _write_header(hidden, source, table.placed(addresses))
-        verify_copy(hidden, source.path)
+        verify_copy(hidden, source.path, source.fingerprint)
 
 
 def unpack(source: FeatureSet, target: Path) -> None:
@@ -79,7 +79,7 @@ def unpack(source: FeatureSet, target: Path) -> None:
         writer.mark_ok(0, writer.n_rows)
         for row, reason in source.reasons.items():
             writer.mark_failed(row, reason)
-        writer.seal().close()
+        writer.seal_copy().close()
 
 
 def _packed_table(table: Table) -> Table:
@@ -105,7 +105,7 @@ def _write_hdf5(path: Path, source: FeatureSet, table: Table) -> dict[str, int]:
     addresses = {}
     block_size, versions = _header.user_block_size(table), ("v110", "v110")
     aligned = {"alignment_threshold": 1, "alignment_interval": SMALL_ALIGNMENT}
-    with h5py.File(path, "x", libver=versions, userblock_size=block_size, locking=False, **aligned) as file:
+    with h5py.File(path, "w", libver=versions, userblock_size=block_size, locking=False, **aligned) as file:
         file.attrs.create("format_version", np.uint32(table.version))
         file.attrs.create("fingerprint", np.bytes_(table.fingerprint))
         for array in table.small_arrays():

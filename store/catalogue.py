@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featurebank.store._collecting import Garbage, leftovers, superseded
 from featurebank.store._collecting import delete as remove
-from featurebank.store._disk import Disk
+from featurebank.store._entries import Entry, described, newest_contents, shortest
 from featurebank.store._header import Header
 from featurebank.store._merging import Merged, copy_verified
 from featurebank.store._names import decode_component, encode_component, not_found, partial_path
-from featurebank.store._opening import read_partial, read_sealed, string_in
-from featurebank.store._records import Output
+from featurebank.store._noted import note, noted
+from featurebank.store._opening import open_within, read_partial, read_sealed, string_in
+from featurebank.store._stamps import PLACES, recipe_of, stamp_of
 from featurebank.store.errors import (
     AmbiguousError,
     CorruptError,
@@ -27,46 +28,12 @@ from featurebank.store.errors import (
     NotSealedError,
     StoreError,
 )
-from featurebank.store.fingerprint import differences
 from featurebank.store.reader import FeatureSet, Verification
 from featurebank.store.verify import VerifyReport, reported, was_checked
 
-__all__ = ["Entry", "FeatureStore", "State"]
+__all__ = ["FeatureStore"]
 
-State: TypeAlias = Literal["sealed", "partial", "damaged"]
 _FILE = re.compile(r"([0-9a-f]{16})\.h5(\.partial)?")
-_PLACES = (("dataset", "name"), ("dataset", "split"), ("backbone", "name"))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One file of a store.
-
-    Attributes:
-        dataset: From the folders.
-        split: From the folders.
-        backbone: From the folders.
-        fingerprint: 64 hex digits, or the 16 of the file name where the file cannot be read.
-        state: Sealed, partial, or damaged.
-        n_rows: 0 where the file cannot be read.
-        outputs: Empty where the file cannot be read.
-        nbytes: The size of the file.
-        path: The file.
-        message: What is wrong with a damaged file.
-        checked: Whether the file could be read; where not, ``message`` says why and nothing is known of it.
-    """
-
-    dataset: str
-    split: str
-    backbone: str
-    fingerprint: str
-    state: State
-    n_rows: int = 0
-    outputs: tuple[Output, ...] = ()
-    nbytes: int = 0
-    path: Path
-    message: str = ""
-    checked: bool = True
 
 
 class FeatureStore:
@@ -119,10 +86,14 @@ class FeatureStore:
     ) -> FeatureSet:
         """Opens the feature set of a backbone on a split.
 
+        Where several differ in nothing but the content of the dataset, because it has grown, the newest is opened: the
+        one that was sealed last. The set's ``older`` has the fingerprints of the others, and a line of the log says so.
+
         Args:
             dataset: ``"dataset/split"``.
             backbone: The backbone's name.
-            fingerprint: The fingerprint or its beginning; needed only where there are several.
+            fingerprint: The fingerprint or its beginning; needed where sets of several recipes match, or to open an
+                older content of the dataset.
             verify: Whether values are hashed before they are handed out; see `FeatureSet`.
 
         Raises:
@@ -149,13 +120,17 @@ class FeatureStore:
             ]
             if not matching:
                 raise not_found(f"{self.root}, {dataset}, {backbone}", "fingerprint", fingerprint, known)
-        return FeatureSet(_only(matching).path, verify)
+            return _only(matching).open(verify)
+        entry = _only(newest_contents(matching) or matching)
+        opened = entry.open(verify)
+        opened.older = tuple(e.fingerprint for e in matching if e.state == "sealed" and e.path != entry.path)
+        return opened
 
     def find(self, fingerprint: str) -> FeatureSet | None:
         """The sealed feature set with that fingerprint (64 or its first 16 hex digits), if there is one."""
         for _, path in self._files():
             if path.name == f"{fingerprint[:16]}.h5" and self._is_inside(path):
-                feature_set = FeatureSet(path)
+                feature_set = FeatureSet(path, within=self.root)
                 if feature_set.fingerprint.startswith(fingerprint):
                     return feature_set
                 feature_set.close()
@@ -168,13 +143,14 @@ class FeatureStore:
             NotFoundError: there is none.
             AmbiguousError: there are several; the text lists them.
         """
-        sealed = {entry.fingerprint: entry.path for entry in self.ls() if entry.state == "sealed"}
+        sealed = {entry.fingerprint: entry for entry in self.ls() if entry.state == "sealed"}
         matching = [known for known in sealed if known.startswith(fingerprint)]
         if not matching:
             raise not_found(str(self.root), "sealed set of fingerprint", fingerprint, sealed)
         if len(matching) > 1:
-            raise AmbiguousError(f"{self.root}: several fingerprints begin with {fingerprint}: {', '.join(matching)}")
-        return FeatureSet(sealed[matching[0]])
+            names = shortest(sealed[known] for known in matching).values()
+            raise AmbiguousError(f"{self.root}: several fingerprints begin with {fingerprint!r}: {', '.join(names)}")
+        return sealed[matching[0]].open()
 
     def state(
         self, dataset: str, split: str, backbone: str, fingerprint: str
@@ -190,12 +166,13 @@ class FeatureStore:
         return [_verified(entry) for entry in self.ls() if entry.path.suffix == ".h5"]
 
     def merge(self, other: FeatureStore) -> list[Merged]:
-        """Copies every sealed set of another store that this one has not; each copy is verified before it is named.
+        """Copies every sealed set of another store that this one has not, verified before and after.
 
         What is here is never replaced, and partials stay where they are. What cannot be copied is said in its
         `Merged` and stops no other; after an interruption, merging again goes on with the next.
         """
         merged = []
+        here = [entry for entry in self.ls() if entry.state == "sealed"]
         for entry in other.ls():
             if entry.path.suffix != ".h5":
                 continue
@@ -204,54 +181,68 @@ class FeatureStore:
                 continue
             target = self.path_for(entry.dataset, entry.split, entry.backbone, entry.fingerprint)
             present = Merged(source=entry.path, path=target, result="present")
-            merged.append(present if target.exists() else copy_verified(entry.path, target))
+            merged.append(present if target.exists() else replace(copy_verified(entry, target), note=_age(entry, here)))
         return merged
 
     def gc(self, *, delete: bool = False, hours: float = 24) -> list[Garbage]:
         """What the store can do without: leavings of dead runs, and sets that a later one supersedes.
 
         A partial or layout is one that no writer holds and nobody has written to for ``hours``. A sealed set is
-        superseded by a later file of the same key but for the dataset's content: the dataset has grown or changed.
+        superseded by one that was sealed later, of the same key but for the dataset's content: the dataset has grown
+        or changed. Sets are deleted only where this store has sealed both and the data did not give the earlier content
+        when they were last looked at; others are listed, with the reason why they are kept.
 
         Args:
-            delete: Delete what is found; else only list it.
+            delete: Delete what is found and not kept; else only list it.
             hours: How long nobody must have written to a partial.
         """
-        folders: dict[Path, list[Path]] = {}
-        for _, path in self._files():
-            if path.suffix == ".h5" and self._is_inside(path):
-                folders.setdefault(path.parent, []).append(path)
         found = [garbage for garbage in leftovers(self.root, hours) if self._is_inside(garbage.path)]
-        for paths in folders.values():
-            found += superseded(paths)
-        return [replace(garbage, deleted=remove(garbage.path)) for garbage in found] if delete else found
+        found += superseded([entry for entry in self.ls() if entry.state == "sealed"], noted(self.root))
+        if not delete:
+            return found
+        return [garbage if garbage.kept else replace(garbage, deleted=remove(garbage.path)) for garbage in found]
+
+    def note_content(self, source: str, dataset: Mapping[str, Any]) -> None:
+        """Notes which content a source of data gives now, so that `gc` keeps the sets that have it.
+
+        Args:
+            source: Tells apart the sources that share a dataset's name, such as two folders; only its hash is kept.
+            dataset: The dataset's part of the key: name, split, digest and whatever else is in it.
+        """
+        note(self.root, source, dataset)
 
     def same_content(self, first: str, second: str) -> list[tuple[str, str]]:
         """The records whose content stands in both of two splits: their ids in the first and in the second.
 
         A record of the second split is listed once, with the first record of the other split that has its content.
+        Records that could not be read have no content.
 
         Args:
             first: ``"dataset/split"``.
-            second: Another; the set with the most rows is taken of each.
+            second: Another; of each, the set with the most rows is taken, of the newest contents of the dataset.
 
         Raises:
             NotFoundError: a split has no sealed set; the text has the nearest names.
         """
         ids, hashes = zip(*(self._contents(dataset) for dataset in (first, second)), strict=True)
         content, rows = np.unique(hashes[0], return_index=True)
+        if not len(content):
+            return []
         place = np.searchsorted(content, hashes[1]).clip(max=len(content) - 1)
         shared = np.flatnonzero(content[place] == hashes[1])
         return [(str(ids[0][rows[place[row]]]), str(ids[1][row])) for row in shared.tolist()]
 
     def _contents(self, dataset: str) -> tuple[NDArray[np.str_], NDArray[Any]]:
+        """The ids and content hashes of the records that could be read."""
         sealed = [entry for entry in self.ls() if entry.state == "sealed"]
         matching = [entry for entry in sealed if f"{entry.dataset}/{entry.split}" == dataset]
         if not matching:
             raise not_found(str(self.root), "dataset", dataset, (f"{e.dataset}/{e.split}" for e in sealed))
-        with FeatureSet(max(matching, key=lambda entry: entry.n_rows).path) as feature_set:
+        with max(newest_contents(matching), key=lambda entry: entry.n_rows).open() as feature_set:
+            known = feature_set.content_hash.any(axis=1)
             # As pairs of integers, which sort and compare whole; strings would lose their last zeros.
-            return feature_set.ids, np.ascontiguousarray(feature_set.content_hash).view("<u8,<u8").ravel()
+            hashes = np.ascontiguousarray(feature_set.content_hash[known]).view("<u8,<u8").ravel()
+            return feature_set.ids[known], hashes
 
     def _files(self) -> Iterator[tuple[tuple[str, str, str], Path]]:
         for path in sorted(self.root.glob("*/*/*/*")):
@@ -270,14 +261,16 @@ class FeatureStore:
 
     def _entry(self, names: tuple[str, str, str], path: Path) -> Entry:
         entry = Entry(
-            dataset=names[0], split=names[1], backbone=names[2], fingerprint=path.name[:16], state="damaged", path=path
+            dataset=names[0],
+            split=names[1],
+            backbone=names[2],
+            fingerprint=path.name[:16],
+            state="damaged",
+            path=path,
+            root=self.root,
         )
         try:
-            if not self._is_inside(path):
-                raise CorruptError(
-                    f"{path} must lie within {self.root}; a link leads to {os.path.realpath(path)}; remove the link"
-                )
-            header, manifest = _read(path)
+            header, manifest = _read(path, self.root)
             _check_names(names, path, manifest["key"])
         except StoreError as error:
             return replace(entry, message=str(error), checked=was_checked(error))
@@ -288,13 +281,15 @@ class FeatureStore:
             n_rows=header.table.n_rows,
             outputs=header.table.described(),
             nbytes=header.file_size,
+            recipe=recipe_of(manifest["key"]),
+            sealed_at=stamp_of(manifest["provenance"]).at,
         )
 
 
-def _read(path: Path) -> tuple[Header, dict[str, Any]]:
+def _read(path: Path, root: Path) -> tuple[Header, dict[str, Any]]:
     if path.suffix != ".partial":
-        return read_sealed(path)
-    disk = Disk(path)
+        return read_sealed(path, root)
+    disk = open_within(path, root)
     try:
         return read_partial(disk)
     finally:
@@ -302,7 +297,7 @@ def _read(path: Path) -> tuple[Header, dict[str, Any]]:
 
 
 def _check_names(names: tuple[str, str, str], path: Path, key: dict[str, Any]) -> None:
-    expected = tuple(string_in(key, *place) for place in _PLACES)
+    expected = tuple(string_in(key, *place) for place in PLACES)
     if names != expected:
         raise CorruptError(
             f"{path} must lie in the folders of its key, {' / '.join(expected)}; found {' / '.join(names)}: "
@@ -319,22 +314,30 @@ def _only(matching: Sequence[Entry]) -> Entry:
             if entry.state == "damaged":
                 raise CorruptError(entry.message)
         raise NotSealedError(f"{matching[0].path} is still a partial; resume and seal it first")
-    keys = [_read(entry.path)[1]["key"] for entry in sealed]
-    lines = []
-    for entry, key in zip(sealed[1:], keys[1:], strict=True):
-        lines += [f"  {sealed[0].fingerprint[:16]} and {entry.fingerprint[:16]} differ in:"]
-        lines += [f"    {field}: {left!r} and {right!r}" for field, left, right in differences(keys[0], key)]
     first = sealed[0]
     raise AmbiguousError(
         f"{first.path.parent} must have one feature set for {first.dataset}/{first.split}, {first.backbone}; "
-        f"found {len(sealed)}; give one of their fingerprints, {', '.join(e.fingerprint[:16] for e in sealed)}:\n"
-        + "\n".join(lines)
+        f"found {len(sealed)}; give one of their fingerprints, {described(sealed)}"
     )
+
+
+def _age(entry: Entry, here: Sequence[Entry]) -> str:
+    """How a copied set relates to the contents of its dataset that are here."""
+    same = [e for e in here if (e.dataset, e.split, e.backbone) == (entry.dataset, entry.split, entry.backbone)]
+    same = [e for e in same if e.recipe == entry.recipe]
+    if not same:
+        return ""
+    newest = max(same, key=lambda e: e.sealed_at)
+    if not entry.sealed_at or entry.sealed_at == newest.sealed_at:
+        return f"another content of the dataset than {newest.fingerprint[:16]}, which is here; the newer is not known"
+    if entry.sealed_at > newest.sealed_at:
+        return f"a newer content of the dataset than {newest.fingerprint[:16]}, which is here: it is read from now on"
+    return f"an older content of the dataset than {newest.fingerprint[:16]}, which is here"
 
 
 def _verified(entry: Entry) -> VerifyReport:
     if not entry.message:
-        return reported(entry.path, entry.fingerprint)
+        return reported(entry.path, entry.fingerprint, entry.root)
     return VerifyReport(
         path=entry.path, fingerprint=entry.fingerprint, chunks={}, error=entry.message, checked=entry.checked
     )

@@ -50,9 +50,11 @@ class FeatureSet:
             an output for ``feature_set[name]``, those of the rows asked for in `load`, `batches` and `to_torch`. From
             a server whole chunks are then fetched, and hashed each time. Packed chunks are always checked.
             ``"header"`` leaves the outputs' values to `verify`.
+        within: The store's folder, where the file must lie in it whatever links lead to it.
 
     Attributes:
         path: The file.
+        older: Fingerprints of sets with older contents of the dataset, which `FeatureStore.open` passed over.
         header: Its decoded header.
         table: The header's table: where everything lies in the file.
 
@@ -64,12 +66,17 @@ class FeatureSet:
         CorruptError: it is damaged.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | Url, verify: Verification = "header") -> None:
+    older: tuple[str, ...] = ()
+
+    def __init__(
+        self, path: str | os.PathLike[str] | Url, verify: Verification = "header", within: Path | None = None
+    ) -> None:
         if verify not in _VERIFICATIONS:
             raise InvalidInputError(f"verify must be one of {', '.join(_VERIFICATIONS)}; found {verify!r}")
         self.path = location(path)
         self._verification = verify
-        self._disk, self.header, self._manifest_text = open_sealed(self.path)
+        self._within = within
+        self._disk, self.header, self._manifest_text = open_sealed(self.path, within)
         self.table = self.header.table
         self._bytes = _mapped(self._disk, self.header.file_size) if isinstance(self._disk, Disk) else None
         self._entries = {entry.name: entry for entry in self.table.outputs}
@@ -336,9 +343,9 @@ class FeatureSet:
     ) -> None:
         self.close()
 
-    def __reduce__(self) -> tuple[type[FeatureSet], tuple[Any, Verification]]:
+    def __reduce__(self) -> tuple[type[FeatureSet], tuple[Any, Verification, Path | None]]:
         path = self.path if isinstance(self.path, Url) else self.path.absolute()
-        return type(self), (path, self._verification)
+        return type(self), (path, self._verification, self._within and self._within.absolute())
 
     def __repr__(self) -> str:
         outputs = ", ".join(f"{name} {self._entries[name].values.shape[1:]}" for name in self._entries)

@@ -32,7 +32,7 @@ from featurebank.store.errors import (
     UncheckedError,
 )
 
-__all__ = ["VerifyReport", "reported", "verify", "verify_copy", "was_checked"]
+__all__ = ["VerifyReport", "check_arrays", "reported", "verify", "verify_copy", "was_checked"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +72,12 @@ class VerifyReport:
         return "damaged" if self.checked else "could not be checked"
 
 
-def verify(path: Path) -> VerifyReport:
+def verify(path: Path, within: Path | None = None) -> VerifyReport:
     """Verifies a sealed file; reads it with plain reads, never through a mapping.
+
+    Args:
+        path: The file.
+        within: The store's folder that it must lie in, if any.
 
     Raises:
         CorruptError: the first damage, in the order header, records, outputs, HDF5 metadata; for outputs every
@@ -82,13 +86,13 @@ def verify(path: Path) -> VerifyReport:
         StoreError: as for opening it.
     """
     with reading(path):
-        return _verify(path)
+        return _verify(path, within)
 
 
-def reported(path: Path, fingerprint: str = "") -> VerifyReport:
+def reported(path: Path, fingerprint: str = "", within: Path | None = None) -> VerifyReport:
     """What verifying a file gives, as a report whatever happens."""
     try:
-        return verify(path)
+        return verify(path, within)
     except StoreError as error:
         return VerifyReport(path=path, fingerprint=fingerprint, chunks={}, error=str(error), checked=was_checked(error))
 
@@ -98,16 +102,11 @@ def was_checked(error: StoreError) -> bool:
     return not isinstance(error, (NotFoundError, StorageError, TooLargeError, UncheckedError))
 
 
-def _verify(path: Path) -> VerifyReport:
-    disk, header, _ = open_sealed(path)
+def _verify(path: Path, within: Path | None) -> VerifyReport:
+    disk, header, _ = open_sealed(path, within)
     try:
         table = header.table
-        for slot, array in enumerate(table.digested):
-            _check_digest(disk, header, slot, array)
-        for entry in table.outputs:
-            _check_chunks(disk, entry, header.indexes.get(entry.name))
-        status = table.records["status"]
-        n_failed = int(np.count_nonzero(_check_status(disk, status) == 2))
+        n_failed = check_arrays(disk, header)
         _check_hdf5(path, header)
     finally:
         disk.close()
@@ -121,18 +120,35 @@ def _verify(path: Path) -> VerifyReport:
     )
 
 
-def verify_copy(copy: Path, source: Path | Url) -> None:
+def verify_copy(copy: Path, source: Path | Url, fingerprint: str) -> None:
     """Verifies a copy that has no name yet.
 
     Raises:
-        CorruptError: it is damaged; the text names the source, for the copy will be gone.
+        CorruptError: it is damaged, or another set than was to be copied; the text names the source, for the copy will
+            be gone.
         UncheckedError: it could not be checked.
     """
     try:
-        verify(copy)
+        found = verify(copy).fingerprint
     except StoreError as error:
         kind = CorruptError if was_checked(error) else UncheckedError
         raise kind(str(error).replace(str(copy), str(source))) from error
+    if found != fingerprint:
+        raise _corrupt(source, "the fingerprint", fingerprint, f"{found}: another file was put in its place")
+
+
+def check_arrays(disk: Readable, header: Header) -> int:
+    """Hashes all that the file digest leaves to others, records and outputs; returns the rows that failed.
+
+    Raises:
+        CorruptError: as `verify`.
+    """
+    table = header.table
+    for slot, array in enumerate(table.digested):
+        _check_digest(disk, header, slot, array)
+    for entry in table.outputs:
+        _check_chunks(disk, entry, header.indexes.get(entry.name))
+    return int(np.count_nonzero(_check_status(disk, table.records["status"]) == 2))
 
 
 def _check_digest(disk: Readable, header: Header, slot: int, array: Array) -> None:

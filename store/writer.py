@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from featurebank.store import _header, _limits, _manifest
 from featurebank.store._chunks import checked_chunk, checksum, holds
-from featurebank.store._disk import Disk, claim, lock, sync_directory
+from featurebank.store._disk import Disk, claim, is_there, lock, sync_directory
 from featurebank.store._header import Header
 from featurebank.store._layout import Contents, lay_out
 from featurebank.store._names import check_file_name, final_path, not_found, partial_path
@@ -30,6 +30,7 @@ from featurebank.store._records import (
     first_few,
     quantity,
 )
+from featurebank.store._stamps import new_stamp
 from featurebank.store._table import Array, OutputEntry
 from featurebank.store.errors import (
     ExistsError,
@@ -295,20 +296,30 @@ class FeatureSetWriter:
     def seal(self, provenance: Mapping[str, Any] | None = None) -> FeatureSet:
         """Commits, sets every digest, marks the file sealed, gives it its name, and opens it; closes the writer.
 
-        The same records, key and chunks give the same bytes, but for the provenance.
+        The same records, key and chunks give the same bytes, but for the provenance. In a store, that has the time of
+        the seal and the store's mark.
 
         Raises:
             IncompleteError: chunks are pending or rows unmarked; the text names them.
             ExistsError: the final path has come into being meanwhile.
         """
+        return self._seal(provenance, stamped=True)
+
+    def seal_copy(self) -> FeatureSet:
+        """Seals a copy of a sealed set, which keeps the time and mark that its provenance has. See `seal`."""
+        return self._seal(None, stamped=False)
+
+    def _seal(self, provenance: Mapping[str, Any] | None, *, stamped: bool) -> FeatureSet:
         self.commit()
         self._check_complete()
-        if provenance is not None:
-            self.set_provenance(provenance)
         digests = b"".join(
             xxhash.xxh3_128_digest(self._disk.read(array.address, array.nbytes).data)
             for array in self._header.table.digested
         )
+        sums = [self._disk.read(e.checksums.address, e.checksums.nbytes).tobytes() for e in self._header.table.outputs]
+        stamp = new_stamp(self.path, self.manifest["key"], digests + b"".join(sums)) if stamped else {}
+        if stamp or provenance is not None:
+            self.set_provenance({**(self.manifest["provenance"] if provenance is None else provenance), **stamp})
         self._disk.write(_header.SLOTS, digests)
         self._disk.sync()
         state = bytes([_header.SEALED]).ljust(_header.DIGEST_END - _header.STATE - 16, b"\0")
@@ -396,10 +407,5 @@ def _check_absent(path: Path) -> None:
 
 def _check_still_there(disk: Disk) -> None:
     # Between opening and locking, the writer that had the lock may have sealed and renamed the file.
-    try:
-        with disk.descriptor() as fd:
-            same = os.path.samestat(os.fstat(fd), disk.path.stat())
-    except FileNotFoundError:
-        same = False
-    if not same:
+    if not is_there(disk):
         raise NotFoundError(f"{disk.path} is gone: another writer has sealed or deleted it meanwhile; look again")

@@ -1,0 +1,148 @@
+"""One file of a store, and which of several is meant: the newest content of a dataset, where that alone differs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from featurebank.store._records import Output
+from featurebank.store._stamps import is_own, secret_of
+from featurebank.store.fingerprint import differences
+from featurebank.store.reader import FeatureSet, Verification
+
+__all__ = ["Entry", "State", "described", "newest_contents", "shortest"]
+
+log = logging.getLogger("featurebank")
+
+State: TypeAlias = Literal["sealed", "partial", "damaged"]
+_SHORTEST = 16
+_told: set[str] = set()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One file of a store.
+
+    Attributes:
+        dataset: From the folders.
+        split: From the folders.
+        backbone: From the folders.
+        fingerprint: 64 hex digits, or the 16 of the file name where the file cannot be read.
+        state: Sealed, partial, or damaged.
+        n_rows: 0 where the file cannot be read.
+        outputs: Empty where the file cannot be read.
+        nbytes: The size of the file.
+        path: The file.
+        message: What is wrong with a damaged file.
+        checked: Whether the file could be read; where not, ``message`` says why and nothing is known of it.
+        recipe: What sets share that differ in the content of their dataset alone.
+        sealed_at: When it was sealed, ISO 8601 in UTC; empty where that is not known.
+        root: The store's folder, which the file must lie in when it is opened.
+    """
+
+    dataset: str
+    split: str
+    backbone: str
+    fingerprint: str
+    state: State
+    n_rows: int = 0
+    outputs: tuple[Output, ...] = ()
+    nbytes: int = 0
+    path: Path
+    message: str = ""
+    checked: bool = True
+    recipe: str = ""
+    sealed_at: str = ""
+    root: Path | None = None
+
+    def open(self, verify: Verification = "header") -> FeatureSet:
+        """Opens the sealed set, if it still lies in its store.
+
+        Raises:
+            StoreError: as `FeatureSet`.
+        """
+        return FeatureSet(self.path, verify, within=self.root)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the store that it lies in sealed it."""
+        if self.root is None or (secret := secret_of(self.root)) is None:
+            return False
+        with self.open() as feature_set:
+            return is_own(feature_set, secret)
+
+
+def newest_contents(entries: Sequence[Entry], asked: Iterable[str] = ()) -> list[Entry]:
+    """The sealed sets without those whose dataset has a newer content; one line of the log says which those are.
+
+    Sets are contents of one dataset where all of their keys agree but for its digest. One that was sealed at an unknown
+    time counts as older than one of a known time; where none is the newest, all are kept.
+
+    Args:
+        entries: Of one store; what is not sealed is left out, damaged ones with a line of the log.
+        asked: Beginnings of fingerprints: a set that has one is kept instead of the newest.
+    """
+    groups: dict[tuple[str, ...], list[Entry]] = {}
+    for entry in entries:
+        if entry.state == "sealed":
+            place = (entry.dataset, entry.split, entry.backbone, entry.recipe or entry.fingerprint)
+            groups.setdefault(place, []).append(entry)
+        elif entry.state == "damaged":
+            _tell(f"passed over: {entry.message}")
+    kept: set[Path] = set()
+    for group in groups.values():
+        chosen = [entry for entry in group if entry.fingerprint.startswith(tuple(asked))] or _newest(group)
+        kept |= {entry.path for entry in chosen}
+        if len(chosen) == 1 < len(group) and not (asked and chosen[0].fingerprint.startswith(tuple(asked))):
+            _tell(_line(chosen[0], group))
+    return [entry for entry in entries if entry.path in kept]
+
+
+def described(entries: Sequence[Entry]) -> str:
+    """Several sets by beginnings of their fingerprints that tell them apart, and where their keys differ."""
+    names = shortest(entries)
+    listed = ", ".join(f"{names[e.path]} (sealed {e.sealed_at or 'at an unknown time'})" for e in entries)
+    keys = []
+    for entry in entries:
+        with entry.open() as feature_set:
+            keys.append(feature_set.key)
+    lines = [listed]
+    for entry, key in zip(entries[1:], keys[1:], strict=True):
+        lines.append(f"  {names[entries[0].path]} and {names[entry.path]} differ in:")
+        lines += [f"    {field}: {left!r} and {right!r}" for field, left, right in differences(keys[0], key)]
+    return "\n".join(lines)
+
+
+def shortest(entries: Iterable[Entry]) -> dict[Path, str]:
+    """The shortest beginning of each fingerprint, of 16 digits, a file's name, or more, that no other has."""
+    every = {entry.path: entry.fingerprint for entry in entries}
+    length = _SHORTEST
+    while length < 64 and len({text[:length] for text in every.values()}) < len(set(every.values())):
+        length += 1
+    return {path: text[:length] for path, text in every.items()}
+
+
+def _newest(group: Sequence[Entry]) -> list[Entry]:
+    latest = max(entry.sealed_at for entry in group)
+    return [entry for entry in group if entry.sealed_at == latest]
+
+
+def _line(newest: Entry, group: Sequence[Entry]) -> str:
+    names = shortest(group)
+    others = ", ".join(names[entry.path] for entry in group if entry is not newest)
+    origin = "" if newest.is_own else ", which another store made,"
+    return (
+        f"{newest.root}: {newest.dataset}/{newest.split}, {newest.backbone}: of {len(group)} contents of the dataset "
+        f"the newest is read, {names[newest.path]}{origin} of {newest.sealed_at}; a fingerprint chooses an older one: "
+        f"{others}"
+    )
+
+
+def _tell(line: str) -> None:
+    """Once in a process: a command asks for the same set many times."""
+    if line not in _told:
+        _told.add(line)
+        log.warning("%s", line)
