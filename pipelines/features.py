@@ -113,6 +113,9 @@ def run_features(
         splits, digests = _open_all(config, unavailable)
         requests = [Request(backbone=spec, split=index) for spec in specs for index in digests]
         wanted = want(requests, splits, store, precision=precision, dtype=wish.dtype, digests=digests)
+        for w in wanted:
+            source = splits[w.request.split].spec
+            store.note_content(f"{source.name} in {source.root or ''}", w.key["dataset"])
         missing = sum(w.outcome.state == "missing" for w in wanted)
         say(f"{len(wanted)} feature sets wanted: {len(wanted) - missing} sealed already, {missing} to make")
         if missing:

@@ -11,7 +11,7 @@ from featurebank.pipelines.inspection import size_text
 from featurebank.pipelines.stores import DEFAULT_STORE, StoreOption, existing_store
 from featurebank.pipelines.streams import JsonOption, console, print_json
 from featurebank.pipelines.tables import line, titled_table
-from featurebank.store import ExistsError, FeatureSet, FeatureStore, StoreError
+from featurebank.store import ExistsError, FeatureStore, StoreError
 
 __all__ = ["gc", "merge", "pack", "unpack"]
 
@@ -32,14 +32,16 @@ def gc(
     if not found:
         console().print(f"{store}: nothing to collect", highlight=False)
         return
-    title = f"{'Deleted from' if delete else 'Dispensable in'} {store}: {len(found)}"
+    gone = sum(garbage.deleted for garbage in found)
+    title = f"Deleted from {store}: {gone} of {len(found)}" if delete else f"Dispensable in {store}: {len(found)}"
     table = titled_table(title, "file", "reason")
     table.add_column("size", justify="right", no_wrap=True)
     for garbage in found:
-        reason = garbage.reason if garbage.deleted or not delete else "kept: a writer holds it"
+        kept = garbage.kept or ("a writer holds it" if delete and not garbage.deleted else "")
+        reason = f"kept: {garbage.reason}, but {kept}" if kept else garbage.reason
         table.add_row(str(garbage.path.relative_to(store)), reason, size_text(garbage.nbytes))
     console().print(table)
-    if not delete:
+    if not delete and not all(garbage.kept for garbage in found):
         console().print("nothing was deleted; repeat with --delete")
 
 
@@ -55,7 +57,8 @@ def merge(
     else:
         table = titled_table(f"Feature sets of {other}: {len(merged)}", "file", "result")
         for one in merged:
-            result = line(one.message, "red") if one.message else one.result
+            text = f"{one.result}, {one.note}" if one.result == "copied" and one.note else one.result
+            result = line(one.message, "red") if one.message else text
             table.add_row(str(one.source.relative_to(other)), result)
         console().print(table)
     if any(one.message for one in merged):
@@ -107,7 +110,7 @@ def _copy(
         }
         try:
             with (
-                FeatureSet(entry.path, verify="first_touch") as feature_set,
+                entry.open("first_touch") as feature_set,
                 (feature_set.pack if packing else feature_set.unpack)(place) as copy,
             ):
                 row["after"] = copy.nbytes

@@ -6,10 +6,10 @@
 """
 
 from featurebank.store._collecting import Garbage
-from featurebank.store._entries import Entry
 from featurebank.store._merging import Merged
 from featurebank.store._records import Output, Records
 from featurebank.store.catalogue import FeatureStore
+from featurebank.store.entries import Entry
 from featurebank.store.errors import (
     AmbiguousError,
     CorruptError,

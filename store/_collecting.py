@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from featurebank.store._disk import Disk, lock
-from featurebank.store._entries import Entry
 from featurebank.store._names import final_path
 from featurebank.store._noted import dataset_of
+from featurebank.store.entries import Entry
 from featurebank.store.errors import LockedError, NotFoundError, StoreError
 
 __all__ = ["Garbage", "delete", "leftovers", "superseded"]
@@ -102,8 +102,8 @@ def _superseded(group: Sequence[Entry], noted: Mapping[str, set[str]]) -> Iterat
 def _content(entry: Entry) -> tuple[str, Any]:
     """Of which dataset, and which of its contents."""
     with entry.open() as feature_set:
-        dataset = feature_set.key.get("dataset")
-    return (dataset_of(dataset), dataset.get("digest")) if isinstance(dataset, Mapping) else ("", None)
+        dataset = feature_set.key["dataset"]
+    return dataset_of(dataset), dataset["digest"]
 
 
 def delete(path: Path) -> bool:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from featurebank.store._disk import Disk, locked_until_named, storage_error
-from featurebank.store._entries import Entry
 from featurebank.store._opening import open_sealed
+from featurebank.store.entries import Entry
 from featurebank.store.errors import CorruptError, ExistsError, StoreError
 from featurebank.store.verify import check_arrays, verify_copy
 
@@ -81,7 +81,8 @@ def _copy(disk: Disk, hidden: Path, nbytes: int) -> None:
         done = 0
         while done < nbytes:
             try:
-                sent = os.sendfile(copy.fd, disk.fd, done, min(_PIECE, nbytes - done))
+                with copy.descriptor() as out, disk.descriptor() as source:
+                    sent = os.sendfile(out, source, done, min(_PIECE, nbytes - done))
             except OSError as error:
                 raise storage_error(error, hidden, "copy") from error
             if not sent:

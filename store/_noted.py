@@ -34,6 +34,8 @@ def note(root: Path, source: str, dataset: Mapping[str, Any]) -> None:
     text = canonical_json(dataset)
     hidden = path.with_name(f".{secrets.token_hex(8)}")
     with contextlib.suppress(OSError):
+        if path.is_file() and path.read_bytes() == text:
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             hidden.write_bytes(text)

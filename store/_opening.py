@@ -65,7 +65,8 @@ def open_within(path: Path, root: Path | None, *, writable: bool = False) -> Dis
         raise outside
     disk = Disk(path, writable=writable)
     try:
-        same = os.path.samestat(os.fstat(disk.fd), real.lstat())
+        with disk.descriptor() as fd:
+            same = os.path.samestat(os.fstat(fd), real.lstat())
     except OSError:
         same = False
     if not same:

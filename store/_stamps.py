@@ -25,7 +25,7 @@ from featurebank.store.errors import InvalidInputError, StoreError
 from featurebank.store.fingerprint import fingerprint
 from featurebank.store.reader import FeatureSet
 
-__all__ = ["PLACES", "Stamp", "is_own", "new_stamp", "recipe_of", "secret_of", "stamp_of"]
+__all__ = ["PLACES", "Stamp", "is_ahead", "is_own", "new_stamp", "recipe_of", "secret_of", "stamp_of"]
 
 STAMP = "sealed"
 PLACES = (("dataset", "name"), ("dataset", "split"), ("backbone", "name"))
@@ -40,7 +40,7 @@ _AHEAD = timedelta(days=1)
 class Stamp:
     """When a set was sealed, as ISO 8601 in UTC that sorts as text, and the mark of the store that sealed it.
 
-    Both are empty where they are not known: in sets of older releases, and for times more than a day ahead.
+    Both are empty where they are not known, as in sets of older releases.
     """
 
     at: str = ""
@@ -53,7 +53,7 @@ def now() -> datetime:
 
 
 def stamp_of(provenance: Mapping[str, Any]) -> Stamp:
-    """The stamp of a provenance; without a time where there is none that can be believed.
+    """The stamp of a provenance; without a time where there is nothing that could be one.
 
     >>> stamp_of({"sealed": {"at": "2026-01-31T12:00:00.000001Z", "mark": "ab"}})
     Stamp(at='2026-01-31T12:00:00.000001Z', mark='ab')
@@ -62,7 +62,12 @@ def stamp_of(provenance: Mapping[str, Any]) -> Stamp:
     """
     written = provenance.get(STAMP)
     at, made = (written.get(name, "") for name in ("at", "mark")) if isinstance(written, Mapping) else ("", "")
-    return Stamp(str(at) if _believed(at) else "", str(made))
+    return Stamp(str(at) if _is_time(at) else "", str(made))
+
+
+def is_ahead(at: str) -> bool:
+    """Whether a time is yet to come, by more than clocks differ."""
+    return at > (now() + _AHEAD).strftime(_TIME)
 
 
 def new_stamp(path: Path, key: Mapping[str, Any], digests: bytes) -> dict[str, Any]:
@@ -114,13 +119,13 @@ def recipe_of(key: Mapping[str, Any]) -> str:
     """The fingerprint of a key without the digest of the dataset's content: sets that share it differ in that alone.
 
     >>> first, grown = ({"dataset": {"name": "a", "digest": digest}} for digest in ("0", "1"))
-    >>> recipe_of(first) == recipe_of(grown) != recipe_of({"dataset": {"name": "a", "subset": 10}})
+    >>> recipe_of(first) == recipe_of(grown) != recipe_of({"dataset": {"name": "a", "digest": "0", "subset": 10}})
     True
     """
     dataset = key.get("dataset")
-    if not isinstance(dataset, Mapping):
+    if not isinstance(dataset, Mapping) or "digest" not in dataset:
         return fingerprint(key)
-    return fingerprint({**key, "dataset": {name: value for name, value in dataset.items() if name != "digest"}})
+    return fingerprint({**key, "dataset": {**dataset, "digest": None}})
 
 
 def _store_of(path: Path, key: Mapping[str, Any]) -> Path | None:
@@ -152,14 +157,14 @@ def _time_after(times: Iterable[str]) -> str:
     return moment.strftime(_TIME)
 
 
-def _believed(at: object) -> bool:
+def _is_time(at: object) -> bool:
     if not isinstance(at, str) or not _TIME_TEXT.fullmatch(at):
         return False
     try:
-        moment = datetime.strptime(at, _TIME).replace(tzinfo=UTC)
+        datetime.strptime(at, _TIME).replace(tzinfo=UTC)
     except ValueError:
         return False
-    return moment <= now() + _AHEAD
+    return True
 
 
 def _write_secret(path: Path) -> None:

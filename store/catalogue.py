@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from featurebank.store._collecting import Garbage, leftovers, superseded
 from featurebank.store._collecting import delete as remove
-from featurebank.store._entries import Entry, described, newest_contents, shortest
 from featurebank.store._header import Header
 from featurebank.store._merging import Merged, copy_verified
 from featurebank.store._names import decode_component, encode_component, not_found, partial_path
 from featurebank.store._noted import note, noted
 from featurebank.store._opening import open_within, read_partial, read_sealed, string_in
 from featurebank.store._stamps import PLACES, recipe_of, stamp_of
+from featurebank.store.entries import Entry, described, newest_contents, shortest
 from featurebank.store.errors import (
     AmbiguousError,
     CorruptError,

@@ -22,7 +22,7 @@ from featurebank.pipelines.probing.scores import ROWS
 from featurebank.pipelines.probing.selection import Pair
 from featurebank.pipelines.probing.task import Task
 from featurebank.pipelines.results import Computed, Result, Results, Row
-from featurebank.store import FeatureSet, FeatureStore
+from featurebank.store import FeatureStore
 
 __all__ = ["CompareTable", "GroupTable", "check_analysis", "compare", "group"]
 
@@ -124,7 +124,7 @@ def check_analysis(pairs: Sequence[Pair], tasks: Sequence[Task], *, comparison: 
         raise ConfigError(f"--group needs a task with one predicted class a row, {able}")
     columns: set[str] = set()
     for pair in pairs:
-        with FeatureSet(pair.test.path) as scored:
+        with pair.test.open() as scored:
             columns |= scored.columns.keys()
     if pairs and column not in columns:
         raise nearest("column", column, columns)
@@ -135,7 +135,7 @@ def _column(store: FeatureStore, row: Row, one: Probed, column: str, rows: NDArr
     dataset, split = one.test.rsplit("/", 1)
     for entry in store.ls(dataset=one.test, backbone=one.backbone):
         if entry.split == split and entry.dataset == dataset and entry.fingerprint in row.fingerprints:
-            with FeatureSet(entry.path) as scored:
+            with entry.open() as scored:
                 if column not in scored.columns:
                     raise nearest(f"column of {one.test}", column, scored.columns)
                 return np.asarray(scored.columns[column][rows])

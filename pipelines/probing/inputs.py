@@ -104,7 +104,7 @@ def read_rows(entry: Entry, output: str) -> SplitRows:
         NotFoundError: the set has no such output.
         CorruptError: the file is damaged.
     """
-    with FeatureSet(entry.path) as feature_set:
+    with entry.open() as feature_set:
         ok = feature_set.ok
         every = SplitRows(
             name=f"{entry.dataset}/{entry.split}",

@@ -19,7 +19,7 @@ from featurebank.pipelines.probing.structured import DenseTask, MultiLabelTask, 
 from featurebank.pipelines.probing.task import Task
 from featurebank.pipelines.probing.transfer import ShiftTask
 from featurebank.pipelines.results import Computed, Result, Results, Row
-from featurebank.store import Entry, FeatureSet, FeatureStore
+from featurebank.store import Entry, FeatureStore
 
 __all__ = ["DEFAULT_TASKS", "TASKS", "ProbeReport", "Probed", "build_tasks", "probe_pair", "run_probes"]
 
@@ -169,7 +169,7 @@ def probe_pair(pair: Pair, task: Task, results: Results, *, others: Sequence[Ent
 
     def compute() -> Computed:
         test = read_rows(pair.test, task.output)
-        with FeatureSet(pair.test.path) as scored:
+        with pair.test.open() as scored:
             inputs = Inputs(
                 backbone=pair.backbone,
                 train=read_rows(pair.train, task.output) if task.reads_train else test,

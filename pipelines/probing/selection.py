@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from featurebank.extract.errors import fault, nearest
-from featurebank.store import AmbiguousError, CorruptError, Entry, FeatureSet, FeatureStore, NotFoundError
+from featurebank.store import AmbiguousError, CorruptError, Entry, FeatureStore, NotFoundError
+from featurebank.store.entries import described, newest_contents
 from featurebank.store.fingerprint import differences
 
 __all__ = ["Key", "Pair", "Selection", "further_sets", "named_splits", "parse_key", "same_recipe", "select"]
@@ -30,12 +31,16 @@ class Key:
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """One backbone's feature sets of a dataset: fitted on one, settings chosen on one, scored on one."""
+    """One backbone's feature sets of a dataset: fitted on one, settings chosen on one, scored on one.
+
+    ``asked`` are the beginnings of fingerprints that were given, which choose among further sets too.
+    """
 
     backbone: str
     train: Entry
     test: Entry
     validation: Entry | None = None
+    asked: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def fingerprints(self) -> tuple[str, ...]:
@@ -92,7 +97,8 @@ def select(
         store: the store.
         keys: as `parse_key` takes them.
         backbones: only these, where a key names none; all if empty.
-        fingerprints: beginnings of fingerprints; where several sets match, the one that has one is taken.
+        fingerprints: beginnings of fingerprints; where several sets match, the one that has one is taken. Without,
+            the newest content of a dataset is, and a line of the log says so.
         train: whether something is fitted; if not, a pair's train set is its test set.
 
     Raises:
@@ -148,9 +154,10 @@ def further_sets(entries: Sequence[Entry], text: str, like: Pair) -> list[Entry]
         of = [e for e in entries if (e.dataset, e.split, e.backbone) == (dataset, split, like.backbone)]
         if not of:
             raise NotFoundError(f"{like.backbone} has no {dataset}/{split} in the store; extract it first")
-        alike = [entry for entry in _sealed(of) if not same_recipe(recipe, _key_of(entry))]
+        candidates = _candidates(of, like.asked)
+        alike = [entry for entry in candidates if not same_recipe(recipe, _key_of(entry))]
         if not alike:
-            raise ValueError(_mismatch(like.test, _sealed(of)[0]))
+            raise ValueError(_mismatch(like.test, candidates[0]))
         if len(alike) > 1:
             raise AmbiguousError(_several(alike))
         found += alike
@@ -195,35 +202,39 @@ def _splits(key: Key, splits: set[str], *, train: bool) -> tuple[str, str | None
 
 
 def _pair(of: Sequence[Entry], names: tuple[str, str | None, str], fingerprints: Sequence[str]) -> Pair:
-    train, validation, test = (_sealed([e for e in of if e.split == name]) if name else [] for name in names)
+    sides = ([entry for entry in of if entry.split == name] for name in names)
+    train, validation, test = (_candidates(side, fingerprints) for side in sides)
     keys = {entry.path: _key_of(entry) for entry in (*train, *validation, *test)}
     pairs = [(a, b) for a in train for b in test if not same_recipe(keys[a.path], keys[b.path])]
     if not pairs:
         raise ValueError(_mismatch(train[0], test[0]))
     if len(pairs) > 1:
-        named = [p for p in pairs if any(e.fingerprint.startswith(f) for e in p for f in fingerprints)]
-        pairs = named or pairs
-    if len(pairs) > 1:
-        raise AmbiguousError(_several([entry for pair in pairs for entry in pair]))
+        found = (list({pair[side].path: pair[side] for pair in pairs}.values()) for side in (0, 1))
+        raise AmbiguousError("\n".join(_several(side) for side in found if len(side) > 1))
     a, b = pairs[0]
     held = [entry for entry in validation if not same_recipe(keys[a.path], keys[entry.path])]
     if len(held) > 1:
         raise AmbiguousError(_several(held))
-    return Pair(backbone=a.backbone, train=a, validation=held[0] if held else None, test=b)
+    return Pair(backbone=a.backbone, train=a, validation=held[0] if held else None, test=b, asked=tuple(fingerprints))
 
 
-def _sealed(entries: Sequence[Entry]) -> list[Entry]:
-    """The sealed ones; an error where there are others only."""
-    sealed = [entry for entry in entries if entry.state == "sealed"]
-    if entries and not sealed:
+def _candidates(entries: Sequence[Entry], fingerprints: Sequence[str]) -> list[Entry]:
+    """Of the sets of one split: those that have one of the fingerprints, else the newest of each recipe."""
+    named = [entry for entry in entries if entry.fingerprint.startswith(tuple(fingerprints))]
+    _check_sealed(named or entries)
+    return newest_contents(named or entries, fingerprints)
+
+
+def _check_sealed(entries: Sequence[Entry]) -> None:
+    """Raises where there are others only."""
+    if entries and not any(entry.state == "sealed" for entry in entries):
         first = entries[0]
         what = first.message or f"{first.path} is unfinished; extract it to the end: featurebank features CONFIG"
         raise CorruptError(what)
-    return sealed
 
 
 def _key_of(entry: Entry) -> Mapping[str, object]:
-    with FeatureSet(entry.path) as feature_set:
+    with entry.open() as feature_set:
         return feature_set.key
 
 
@@ -240,7 +251,8 @@ def _mismatch(left: Entry, right: Entry) -> str:
 
 
 def _several(entries: Sequence[Entry]) -> str:
+    first = entries[0]
     return (
-        f"several sets match: {', '.join(sorted({_place(entry) for entry in entries}))}; "
-        "choose with --fingerprint, or see: featurebank show DATASET/SPLIT BACKBONE --fingerprint HEX"
+        f"several sets match {first.dataset}/{first.split}, {first.backbone}; choose one with --fingerprint: "
+        f"{described(entries)}"
     )

@@ -13,7 +13,7 @@ from featurebank.extract.errors import fault, nearest
 from featurebank.pipelines.config import ConfigError
 from featurebank.pipelines.probing.selection import Pair, Selection, further_sets, named_splits, parse_key, select
 from featurebank.pipelines.retrieving.task import RetrieveTask
-from featurebank.store import Entry, FeatureSet, FeatureStore, NotFoundError
+from featurebank.store import Entry, FeatureStore, NotFoundError
 
 __all__ = ["Lookup", "check_lookups", "look_up"]
 
@@ -153,7 +153,7 @@ def _counts(task: RetrieveTask, pair: Pair, k: int | None) -> Iterator[tuple[str
 def _columns(pair: Pair) -> list[str]:
     names: list[str] = []
     for entry in (pair.train, pair.test):
-        with FeatureSet(entry.path) as feature_set:
+        with entry.open() as feature_set:
             names += feature_set.columns
     return names
 

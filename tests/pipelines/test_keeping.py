@@ -68,7 +68,7 @@ def test_show_diff_names_what_differs(store: FeatureStore) -> None:
     assert "key.precision null" in words(done.out)
     assert 'provenance.torch "2.9" "2.10"' in words(done.out)
     fields = [entry["field"] for entry in featurebank_(*place, "--diff", names[1], "--json").json]
-    assert fields == ["key.precision", "provenance.torch"]
+    assert fields == ["key.precision", "provenance.sealed.at", "provenance.sealed.mark", "provenance.torch"]
     assert "have the same manifest" in featurebank_(*place, "--diff", names[0]).out
     assert featurebank_(*place, "--diff", "zzz").code == 2
     assert "several fingerprints" in featurebank_(*place, "--diff", "").err

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from featurebank.store._records import Output
-from featurebank.store._stamps import is_own, secret_of
+from featurebank.store._stamps import is_ahead, is_own, secret_of
 from featurebank.store.fingerprint import differences
 from featurebank.store.reader import FeatureSet, Verification
 
@@ -126,8 +126,10 @@ def shortest(entries: Iterable[Entry]) -> dict[Path, str]:
 
 
 def _newest(group: Sequence[Entry]) -> list[Entry]:
-    latest = max(entry.sealed_at for entry in group)
-    return [entry for entry in group if entry.sealed_at == latest]
+    # Another store's clock may be wrong, or its time made up: one that is yet to come is none.
+    times = {e.path: "" if is_ahead(e.sealed_at) and not e.is_own else e.sealed_at for e in group}
+    latest = max(times.values())
+    return [entry for entry in group if times[entry.path] == latest]
 
 
 def _line(newest: Entry, group: Sequence[Entry]) -> str:
