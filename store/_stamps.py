@@ -62,7 +62,7 @@ def stamp_of(provenance: Mapping[str, Any]) -> Stamp:
     """
     written = provenance.get(STAMP)
     at, made = (written.get(name, "") for name in ("at", "mark")) if isinstance(written, Mapping) else ("", "")
-    return Stamp(str(at) if _is_time(at) else "", str(made))
+    return Stamp(str(at) if _is_time(at) else "", made if isinstance(made, str) else "")
 
 
 def is_ahead(at: str) -> bool:
@@ -94,7 +94,7 @@ def is_own(feature_set: FeatureSet, secret: bytes | None) -> bool:
     digests = [feature_set.header.digest(slot) for slot in range(len(table.digested))]
     digests += [feature_set.raw(output.checksums).tobytes() for output in table.outputs]
     expected = _mark(secret, feature_set.fingerprint, stamp.at, b"".join(digests))
-    return bool(stamp.at) and hmac.compare_digest(expected.encode(), stamp.mark.encode())
+    return bool(stamp.at) and hmac.compare_digest(expected.encode(), stamp.mark.encode("utf-8", "replace"))
 
 
 def secret_of(root: Path, *, create: bool = False) -> bytes | None:

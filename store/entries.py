@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 
 from featurebank.store._records import Output
 from featurebank.store._stamps import is_ahead, is_own, secret_of
+from featurebank.store.errors import StoreError
 from featurebank.store.fingerprint import differences
 from featurebank.store.reader import FeatureSet, Verification
 
@@ -68,11 +69,14 @@ class Entry:
 
     @property
     def is_own(self) -> bool:
-        """Whether the store that it lies in sealed it."""
+        """Whether the store that it lies in sealed it; not where it cannot be opened any more."""
         if self.root is None or (secret := secret_of(self.root)) is None:
             return False
-        with self.open() as feature_set:
-            return is_own(feature_set, secret)
+        try:
+            with self.open() as feature_set:
+                return is_own(feature_set, secret)
+        except StoreError:
+            return False
 
 
 def newest_contents(entries: Sequence[Entry], asked: Iterable[str] = ()) -> list[Entry]:

@@ -218,7 +218,7 @@ def _described(array: Array, output: OutputEntry | None) -> list[Any]:
     return [array.dtype, list(array.shape), [output.chunk_rows, *array.shape[1:]], [], place]
 
 
-def _corrupt(path: Path, what: str, expected: str, found: str) -> CorruptError:
+def _corrupt(path: Path | Url, what: str, expected: str, found: str) -> CorruptError:
     return CorruptError(
         f"{path} is damaged: {what} must be {expected}; found {found}; restore it from a copy or extract it again"
     )

@@ -84,7 +84,7 @@ def age(path: Path, days: int) -> None:
 
 def opened(store: FeatureStore, **keywords: Any) -> Path:
     with store.open("pets/train", "tiny/net", **keywords) as feature_set:
-        return Path(feature_set.path)
+        return Path(str(feature_set.path))
 
 
 # the stamp
@@ -119,7 +119,7 @@ def test_b1_packing_and_unpacking_keep_the_stamp(store: FeatureStore, tmp_path: 
     with FeatureSet(path) as original, original.pack(tmp_path / "packed.h5") as packed:
         with packed.unpack(tmp_path / "again.h5") as again:
             assert original.provenance == packed.provenance == again.provenance
-        shutil.copyfile(packed.path, path)
+        shutil.copyfile(str(packed.path), path)
     assert [entry.is_own for entry in store.ls()] == [True]
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from feature_sets import KEY, make_sealed
 
@@ -21,9 +22,6 @@ from featurebank.store import FeatureSet, FeatureStore, _stamps
 from featurebank.store.fingerprint import fingerprint
 
 __all__ = ["copy", "place"]
-
-
-vars(_stamps)["now"] = lambda: datetime(2026, 1, 31, tzinfo=UTC)
 
 
 def place(store: Path) -> Path:
@@ -37,7 +35,8 @@ def copy(verb: str, source: Path, target: Path) -> None:
         # Neither clock nor chance, so that all have the same bytes.
         target.mkdir(parents=True, exist_ok=True)
         (target / ".origin").write_text("0" * 64 + "\n")
-        make_sealed(place(target)).close()
+        with mock.patch.object(_stamps, "now", return_value=datetime(2026, 1, 31, tzinfo=UTC)):
+            make_sealed(place(target)).close()
     elif verb == "merge":
         FeatureStore(target).merge(FeatureStore(source))
     else:
