@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from featurebank.extract.backbones.checkpoint_limits import check_file, check_tensors
 from featurebank.extract.backbones.contract import Weights
 from featurebank.extract.errors import AssetError, WeightsError
 
@@ -81,27 +81,27 @@ def decode(data: bytes, path: Path) -> dict[str, torch.Tensor]:
     import torch
 
     name = path.resolve().name if path.suffix not in SUFFIXES else path.name
+    safetensors = name.endswith(".safetensors")
     try:
-        if name.endswith(".safetensors"):
+        check_file(data, safetensors=safetensors)
+        if safetensors:
             from safetensors.torch import load
 
-            return _pruned(_without_prefix(load(data)))
-        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, _safetensors_error()) as error:
+            content: object = load(data)
+        else:
+            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # Damaged and hostile files make the readers raise nearly every built-in exception.
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise WeightsError(
             f"{path}: expected a checkpoint of tensors only ({', '.join(SUFFIXES)}), found a file that cannot be "
             f"read as one: {reason}"
         ) from error
-    return _pruned(_without_prefix(_unwrap(content, path)))
-
-
-def _safetensors_error() -> type[Exception]:
+    tensors = _unwrap(content, path)
     try:
-        from safetensors import SafetensorError
-    except ImportError:
-        return RuntimeError
-    return SafetensorError
+        check_tensors(tensors, len(data))
+    except ValueError as error:
+        raise WeightsError(f"{path}: expected tensors that its bytes hold, found {error}") from error
+    return _pruned(_without_prefix(tensors))
 
 
 def _unwrap(content: object, path: Path) -> dict[str, torch.Tensor]:

@@ -6,6 +6,8 @@ Shapes: B batch, H, W input size.
 from __future__ import annotations
 
 import re
+import tempfile
+from typing import Final
 
 import torch
 from torch import nn
@@ -15,6 +17,8 @@ from featurebank.extract.backbones.network import FrozenNetwork, probe
 from featurebank.extract.errors import WeightsError
 
 __all__ = ["OnnxNetwork"]
+
+EXTERNAL: Final = "session.model_external_initializers_file_folder_path"
 
 
 class OnnxNetwork(FrozenNetwork):
@@ -37,7 +41,10 @@ class OnnxNetwork(FrozenNetwork):
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
         try:
-            self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            # Tensors in other files are in no digest; of a graph in memory they would be sought in the working folder.
+            with tempfile.TemporaryDirectory() as nowhere:
+                options.add_session_config_entry(EXTERNAL, nowhere)
+                self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has no common base for its errors
             raise WeightsError(
                 f"{spec.name}: expected an ONNX file that holds its tensors, found one that cannot be loaded: "

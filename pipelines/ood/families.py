@@ -19,10 +19,11 @@ __all__ = ["FamilySummary", "architecture_family", "family_summaries"]
 _ARCHITECTURES: Final = (
     (
         "hybrid",
-        r"hybrid|mobilevit|max+vit|coat|fastvit|efficientformer|edgenext|levit|visformer|botnet|nextvit|tiny_vit",
+        r"hybrid|mobilevit|max+vit|coat|fastvit|efficientformer|edgenext|levit|visformer|botnet|nextvit|tiny_vit"
+        r"|^vit_[a-z]+_r\d*_s\d",
     ),
-    ("mlp", r"mixer|mlp"),
-    ("convolutional", r"net|resne|convnext|vgg|inception|xception|regn|dla\d|sscd|rn50|rn101|wavemix"),
+    ("mlp", r"(?<!conv)mixer|^[a-z]*mlp"),
+    ("convolutional", r"convmixer|repvit|net|resne|convnext|vgg|inception|xception|regn|dla\d|sscd|rn50|rn101|wavemix"),
     (
         "transformer",
         r"vit|deit|beit|swin|eva|cait|pvt|twins|hiera|dino|siglip|clip|aimv2|nest|pit_|volo|pe_core|pe_spatial",

@@ -426,6 +426,23 @@ def test_the_architecture_of_a_name(name: str, family: str) -> None:
     assert architecture_family(name) == family
 
 
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("timm:convmixer_768_32.in1k", "convolutional"),
+        ("timm:convnext_large_mlp.clip_laion2b_augreg", "convolutional"),
+        ("timm:resnet50_mlp.gluon_in1k", "convolutional"),
+        ("timm:repvit_m1.dist_in1k", "convolutional"),
+        ("timm:vit_base_r50_s16_224.orig_in21k", "hybrid"),
+        ("timm:gmlp_s16_224", "mlp"),
+        ("timm:resmlp_12_224", "mlp"),
+        ("timm:gmixer_24_224", "mlp"),
+    ],
+)
+def test_a18_a_part_of_a_name_is_not_its_architecture(name: str, family: str) -> None:
+    assert architecture_family(name) == family
+
+
 # what is kept
 
 

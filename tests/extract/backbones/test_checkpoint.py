@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
+import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from limited import run_limited
 from safetensors.torch import save_file
 from torch import nn
 
@@ -143,3 +147,72 @@ def test_other_suffixes_are_refused(suffix: str) -> None:
 def test_outputs_that_cannot_be(outputs: Any) -> None:
     with pytest.raises(UnknownNameError, match="output"):
         checked_outputs("x", outputs, ("pooled",))
+
+
+def archive(pickled: bytes, storage: bytes = b"\0\0\0\0", compression: int = zipfile.ZIP_STORED) -> bytes:
+    """What torch.save writes, by hand."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as made:
+        members = {"data.pkl": pickled, "byteorder": b"little", "version": b"3\n", "data/0": storage}
+        for name, content in members.items():
+            made.writestr(f"archive/{name}", content)
+    return buffer.getvalue()
+
+
+def floats(count: int, size: int, stride: int) -> bytes:
+    """A pickle of one tensor ``a`` of a storage of so many values."""
+    storage = b"(X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\x000X\3\0\0\0cpuJ" + struct.pack("<i", count) + b"tQ"
+    rebuilt = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\0J" + struct.pack("<i", size) + b"\x85K"
+    return b"\x80\2}X\1\0\0\0a" + rebuilt + bytes([stride]) + b"\x85\x89ccollections\nOrderedDict\n)RtRs."
+
+
+FULL = b"\x80\2cbuiltins\nbytearray\nJ" + struct.pack("<i", 2_000_000_000) + b"\x85R."
+NAMED = b"\x80\4\x8c\x08builtins\x8c\x09bytearray\x93J" + struct.pack("<i", 2_000_000_000) + b"\x85R."
+HOSTILE = {
+    "a deflated storage": (
+        archive(floats(10**6, 10**6, 1), bytes(4 * 10**6), zipfile.ZIP_DEFLATED),
+        "the compressed member",
+    ),
+    "a bytearray": (archive(FULL), "a bytearray, which may be of any length"),
+    "a bytearray by its names": (archive(NAMED), "a bytearray, which may be of any length"),
+    "a bytearray in an old file": (FULL, "a bytearray, which may be of any length"),
+    "one value repeated": (archive(floats(1, 2_000_000_000, 0)), "tensors of 8000000000 bytes in a file of"),
+    "containers": (archive(b"\x80\2(" + b"}" * 2_100_000 + b"l."), "a pickle of more than 2,000,000 operations"),
+    "depth": (archive(b"\x80\2" + b"]" * 100_000 + b"a" * 99_999 + b"."), "expected"),
+    "fewer bytes than values": (archive(floats(1000, 1000, 1)), "expected"),
+    "values behind the end": (archive(floats(1, 1000, 1)), "expected"),
+    "a cut archive": (archive(FULL)[:-10], "expected"),
+}
+
+
+@pytest.mark.parametrize(("data", "found"), HOSTILE.values(), ids=HOSTILE)
+def test_c14_checkpoint_bombs_are_refused(data: bytes, found: str) -> None:
+    with pytest.raises(WeightsError, match=found):
+        decode(data, Path("w.pth"))
+
+
+def test_c14_the_hand_written_archive_is_one() -> None:
+    assert decode(archive(floats(1, 3, 0)), Path("w.pth"))["a"].tolist() == [0, 0, 0]
+
+
+def test_c14_a_safetensors_header_is_short() -> None:
+    header = b"{" + b" " * (17 << 20) + b"}"
+    with pytest.raises(WeightsError, match="a header of 17825794 bytes, more than 16777216"):
+        decode(struct.pack("<Q", len(header)) + header, Path("w.safetensors"))
+
+
+BOMB = """
+try:
+    decode(pathlib.Path(sys.argv[2]).read_bytes(), pathlib.Path("w.pth"))
+except WeightsError as error:
+    print(error)
+"""
+
+
+def test_c14_a_bomb_takes_no_more_memory_than_its_file(tmp_path: Path) -> None:
+    """100 MB of zeros in 100 kB."""
+    file = tmp_path / "bomb"
+    file.write_bytes(archive(floats(25_000_000, 25_000_000, 1), bytes(100_000_000), zipfile.ZIP_DEFLATED))
+    imports = "import torch\nfrom featurebank.extract.backbones.checkpoint import decode\n"
+    imports += "from featurebank.extract.errors import WeightsError\n"
+    assert "the compressed member" in run_limited(BOMB, file, imports=imports, megabytes=50)

@@ -133,3 +133,26 @@ def test_a_set_of_features_says_which_onnxruntime_made_them(tmp_path: Path) -> N
     with FeatureStore(tmp_path / "features").open("pictures/all", "onnx:net.onnx") as found:
         assert found["pooled"].shape == (4, 8)
         assert found.manifest["provenance"]["versions"]["onnxruntime"]
+
+
+@pytest.mark.parametrize("kind", ["initialiser", "constant"])
+def test_c14_tensors_in_other_files_are_refused_wherever_the_program_runs(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a graph in memory onnxruntime seeks them in the working folder; they are in no key."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "net.onnx")
+    proto = onnx.load(tmp_path / "net.onnx")
+    outside = next(tensor for tensor in proto.graph.initializer if tensor.name == "lw")
+    (tmp_path / "lw.bin").write_bytes(outside.raw_data)
+    outside.ClearField("raw_data")
+    outside.data_location = TensorProto.EXTERNAL
+    for key, value in {"location": "lw.bin", "offset": "0", "length": "160"}.items():
+        entry = outside.external_data.add()
+        entry.key, entry.value = key, value
+    if kind == "constant":
+        proto.graph.node.insert(0, helper.make_node("Constant", [], ["lw"], value=outside))
+        proto.graph.initializer.remove(outside)
+    (tmp_path / "net.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(WeightsError, match="expected an ONNX file that holds its tensors"):
+        build(resolve("onnx:net.onnx"))
