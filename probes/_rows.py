@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-__all__ = ["as_features", "check_finite", "query_data", "row_blocks", "row_mean", "row_slices", "training_data"]
+__all__ = [
+    "as_features",
+    "check_finite",
+    "query_data",
+    "row_blocks",
+    "row_deviation",
+    "row_mean",
+    "row_slices",
+    "training_data",
+]
 
 BLOCK_VALUES = 2**24  # 128 MiB of float64
 SLICE_VALUES = 2**20
@@ -106,3 +115,12 @@ def row_mean(features: NDArray[Any]) -> NDArray[np.float64]:
     for _, block in row_blocks(features, np.float64):
         total += block.sum(0)
     return total / len(features)
+
+
+def row_deviation(features: NDArray[Any], mean: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The standard deviation (D,) about the mean row, accumulated in float64; 1 for a column that does not vary."""
+    total = np.zeros(features.shape[1])
+    for _, block in row_blocks(features, np.float64):
+        total += np.square(block - mean).sum(0)
+    deviation: NDArray[np.float64] = np.sqrt(total / len(features))
+    return np.where(deviation > np.finfo(np.float64).eps * np.abs(mean), deviation, 1.0)

@@ -16,6 +16,7 @@ from sklearn.model_selection import StratifiedKFold  # type: ignore[import-untyp
 from featurebank.probes._labels import class_codes
 from featurebank.probes._prediction import LinearPredictor, both_logits
 from featurebank.probes._rows import row_blocks, training_data
+from featurebank.probes.choice import Choice
 from featurebank.probes.linear import CS
 from featurebank.probes.logistic import logistic_path
 
@@ -39,6 +40,7 @@ class FewLabelsProbe(LinearPredictor, ClassifierMixin, BaseEstimator):  # type: 
 
     Attributes:
         C_: The chosen candidate.
+        choices_: It among the candidates, for `featurebank.probes.choice.edge_notes`; empty with nothing to choose on.
         classes_: (K,) the labels found in fit, sorted.
         coef_: (K, D) float64, (1, D) for two classes.
         intercept_: (K,) float64, (1,) for two classes.
@@ -86,6 +88,7 @@ class FewLabelsProbe(LinearPredictor, ClassifierMixin, BaseEstimator):  # type: 
 
     def _chosen(self, rows: NDArray[Any], labels: NDArray[Any], smallest: int, *, standardize: bool) -> float:
         folds = min(self.folds, smallest)
+        self.choices_: tuple[Choice, ...] = ()
         if folds < 2:
             return self.one_row_C
         right = np.zeros(len(self.Cs))
@@ -96,4 +99,7 @@ class FewLabelsProbe(LinearPredictor, ClassifierMixin, BaseEstimator):  # type: 
                 for index, (coef, intercept, _) in enumerate(path):
                     found = both_logits(block @ coef.T + intercept).argmax(1)
                     right[index] += (self.classes_[found] == labels[held][where]).sum()
-        return self.Cs[min(range(len(right)), key=lambda index: (-right[index], self.Cs[index]))]
+        best = min(range(len(right)), key=lambda index: (-right[index], self.Cs[index]))
+        scores = dict(zip(self.Cs, right.tolist(), strict=True))
+        self.choices_ = (Choice(name="C", value=self.Cs[best], scores=scores),)
+        return self.Cs[best]

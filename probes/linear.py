@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featurebank.probes._prediction import both_logits, log_probabilities
+from featurebank.probes.choice import Choice
 from featurebank.probes.proportions import wilson_interval
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class LinearFit:
         classes: (K,) the classes of the training rows, sorted.
         chosen: what the validation rows chose, ``C`` or ``learning_rate`` and ``weight_decay``.
         validation: accuracy there, per candidate.
+        choices: what was chosen among which, for `featurebank.probes.choice.edge_notes`.
         temperature: what logits are divided by, fitted on the validation rows; 1 where they have no minimum.
         uncalibrated: why the temperature was not fitted; empty if it was.
         model: the estimator.
@@ -44,6 +46,7 @@ class LinearFit:
     classes: NDArray[np.int64]
     chosen: dict[str, float]
     validation: dict[float, float]
+    choices: tuple[Choice, ...]
     temperature: float
     uncalibrated: str
     model: Any
@@ -183,6 +186,11 @@ def fit_linear(
         classes=model.classes_,
         chosen=chosen,
         validation=accuracies,
+        choices=tuple(
+            Choice(name=name.replace("_", " "), value=chosen[name], scores=accuracies)
+            for name in ("C", "learning_rate")
+            if name in chosen
+        ),
         temperature=temperature,
         uncalibrated=uncalibrated,
         model=model,

@@ -15,7 +15,15 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator  # type: ignore[import-untyped]
 
 from featurebank.probes._prediction import affine
-from featurebank.probes._rows import BLOCK_VALUES, check_finite, query_data, row_mean, row_slices, training_data
+from featurebank.probes._rows import (
+    BLOCK_VALUES,
+    check_finite,
+    query_data,
+    row_deviation,
+    row_mean,
+    row_slices,
+    training_data,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -41,10 +49,12 @@ class MultiLabelProbe(BaseEstimator):  # type: ignore[misc]
     """L binary logistic regressions with an L2 penalty, fitted jointly.
 
     Each label's minimises ½||w||² + C Σ log(1 + exp(-±(w·x + b))), as scikit-learn's ``LogisticRegression`` does; b is
-    not penalised. Newton's method with conjugate gradients passes over the features in blocks, one matrix product for
-    all labels, preconditioned by the eigenvectors of the features' Gram matrix. Gradients are float64; the products
-    that only shape a step are float32. As the penalty makes the objective strongly convex, a gradient of norm g means
-    coefficients within g of the minimum; the intercept's distance is g over C times the sum of p (1 - p) instead.
+    not penalised. Features are standardised first, as in `LogisticProbe`, so that no answer depends on their scale; the
+    coefficients are those of the features as given. Newton's method with conjugate gradients passes over the features
+    in blocks, one matrix product for all labels, preconditioned by the eigenvectors of the features' Gram matrix.
+    Gradients are float64; the products that only shape a step are float32. As the penalty makes the objective strongly
+    convex, a gradient of norm g means coefficients within g of the minimum; the intercept's distance is g over C times
+    the sum of p (1 - p) instead.
 
     Labels are 1, 0, or -1 where they are missing or uncertain. ``missing`` says what -1 counts as, after CheXpert
     (Irvin et al. 2019, arXiv:1901.07031): ``ignore`` leaves the row out for that label (U-Ignore), ``zero`` takes it as
@@ -54,6 +64,7 @@ class MultiLabelProbe(BaseEstimator):  # type: ignore[misc]
     Args:
         C: Inverse strength of the penalty.
         missing: ``ignore``, ``zero`` or ``one``.
+        standardize: Whether features are divided by their standard deviation before they are penalised.
         tol: Norm of the gradient at which a label counts as converged.
         max_iter: Newton steps.
         device: Of torch.
@@ -62,7 +73,7 @@ class MultiLabelProbe(BaseEstimator):  # type: ignore[misc]
         coef_: (L, D) float64.
         intercept_: (L,) float64.
         constant_: The only class of each constant label, by column; -1 where no row is labelled.
-        convergence_: (L,) norm of each label's gradient at the end; 0 for a constant label.
+        convergence_: (L,) norm of each label's gradient at the end, in standardised features; 0 for a constant label.
         n_iter_: Newton steps taken.
         n_features_in_: D.
     """
@@ -72,12 +83,14 @@ class MultiLabelProbe(BaseEstimator):  # type: ignore[misc]
         C: float = 1.0,
         *,
         missing: Missing = "ignore",
+        standardize: bool = True,
         tol: float = 1e-7,
         max_iter: int = 100,
         device: str = "cpu",
     ) -> None:
         self.C = C
         self.missing = missing
+        self.standardize = standardize
         self.tol = tol
         self.max_iter = max_iter
         self.device = device
@@ -106,9 +119,8 @@ class MultiLabelProbe(BaseEstimator):  # type: ignore[misc]
             raise ValueError("at least one label must have rows of class 0 and of class 1; found none")
         check_finite(features)
         columns = torch.from_numpy(labels[:, fitted]).to(self.device)
-        coef, intercept, norms, self.n_iter_ = _newton(
-            _Rows(features, self.device), columns, self.C, self.tol, self.max_iter
-        )
+        rows = _Rows(features, self.device, standardize=self.standardize)
+        coef, intercept, norms, self.n_iter_ = _newton(rows, columns, self.C, self.tol, self.max_iter)
         self.constant_ = {
             int(at): 1 if positive[at] else 0 if negative[at] else MISSING
             for at in range(labels.shape[1])
@@ -172,14 +184,16 @@ def _resolved(labels: Any, missing: str) -> NDArray[np.int8]:
 
 
 class _Rows:
-    """The centred features with a column of ones, X (N, D + 1), passed over in blocks on a device."""
+    """The centred and scaled features with a column of ones, X (N, D + 1), passed over in blocks on a device."""
 
-    def __init__(self, features: NDArray[Any], device: str) -> None:
+    def __init__(self, features: NDArray[Any], device: str, *, standardize: bool) -> None:
         import torch
 
         self._features, self._device = features, device
         self._held = None if torch.device(device).type == "cpu" else list(self._source())
-        self.mean = torch.from_numpy(row_mean(features)).to(device)
+        mean = row_mean(features)
+        scale = row_deviation(features, mean) if standardize else np.ones_like(mean)
+        self.mean, self.scale = (torch.from_numpy(part).to(device) for part in (mean, scale))
 
     def _source(self) -> Iterator[tuple[slice, Tensor]]:
         import torch
@@ -188,12 +202,12 @@ class _Rows:
             yield rows, torch.from_numpy(np.array(self._features[rows])).to(self._device)
 
     def _blocks(self, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-        mean = self.mean.to(dtype)
+        mean, scale = self.mean.to(dtype), self.scale.to(dtype)
         for rows, block in self._source() if self._held is None else self._held:
-            yield rows, block.to(dtype, copy=True).sub_(mean)
+            yield rows, block.to(dtype, copy=True).sub_(mean).div_(scale)
 
     def gram(self) -> Tensor:
-        """The Gram matrix of the centred features (D, D): float32 products, summed in float64."""
+        """The Gram matrix of these features (D, D): float32 products, summed in float64."""
         import torch
 
         total = torch.zeros((len(self.mean),) * 2, dtype=torch.float64, device=self.mean.device)
@@ -266,7 +280,7 @@ def _newton(
         length = _step_lengths(penalty=penalty, C=C, known=known, target=target, start=start, move=move, slope=slope)
         weights, logits = weights + length * direction, logits + length * change
         moved = length > 0
-    coef = found[:-1].T
+    coef = found[:-1].T / rows.scale
     intercept = found[-1] - coef @ rows.mean
     return coef.cpu().numpy(), intercept.cpu().numpy(), norms.cpu().numpy(), step
 

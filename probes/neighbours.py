@@ -17,6 +17,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin  # type: ignore[import-u
 from featurebank.probes._labels import class_codes
 from featurebank.probes._rows import as_features, check_finite, query_data, row_blocks, row_slices, training_data
 from featurebank.probes._search import Metric, check_choice, check_k, nearest
+from featurebank.probes.choice import Choice
 from featurebank.probes.proportions import wilson_interval
 
 __all__ = ["KNNProbe", "KNNSweep", "NearestClassMean", "knn_sweep", "nearest"]
@@ -121,6 +122,7 @@ class KNNSweep:
         high: upper end.
         validation: top-1 on the validation rows for each (k, T).
         validation_top5: top-5 there.
+        choices: k and T, for `featurebank.probes.choice.edge_notes`.
         predictions: (M,) class per test row.
     """
 
@@ -132,6 +134,7 @@ class KNNSweep:
     high: float
     validation: dict[tuple[int, float | None], float]
     validation_top5: dict[tuple[int, float | None], float]
+    choices: tuple[Choice, ...]
     predictions: NDArray[np.int64]
 
 
@@ -210,8 +213,21 @@ def knn_sweep(
         high=high,
         validation=accuracies,
         validation_top5={pair: float((rank < 5).mean()) for pair, rank in ranks.items()},
+        choices=_choices(accuracies, k, temperature),
         predictions=classes[predictions],
     )
+
+
+def _choices(
+    accuracies: dict[tuple[int, float | None], float], k: int, temperature: float | None
+) -> tuple[Choice, ...]:
+    """Each of the two, the other one as chosen."""
+    of_k = {float(one): accuracy for (one, T), accuracy in accuracies.items() if temperature == T}
+    found = [Choice(name="k", value=float(k), scores=of_k)]
+    if temperature is not None:
+        of_t = {T: accuracy for (one, T), accuracy in accuracies.items() if one == k and T is not None}
+        found.append(Choice(name="T", value=temperature, scores=of_t))
+    return tuple(found)
 
 
 class NearestClassMean(ClassifierMixin, BaseEstimator):  # type: ignore[misc]

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin  # type: ignore[import-untyped]
 
 from featurebank.probes._prediction import affine
-from featurebank.probes._rows import as_features, query_data, row_blocks, row_mean, training_data
+from featurebank.probes._rows import as_features, query_data, row_blocks, row_deviation, row_mean, training_data
 
 __all__ = ["RegressionScores", "RidgePath", "RidgeProbe", "regression_scores"]
 
@@ -65,10 +65,14 @@ class RidgePath(BaseEstimator):  # type: ignore[misc]
     """Ridge regressions for several alphas at the cost of one.
 
     Each minimises ||y - Xw - b||² + alpha ||w||², as scikit-learn's ``Ridge`` does; b is not penalised. The D x D Gram
-    matrix of the centred rows, or the N x N one where N <= D, is summed over blocks in float64 and decomposed once.
+    matrix of these rows, or the N x N one where N <= D, is summed over blocks in float64 and decomposed once.
+
+    Features are standardised first unless told otherwise, so that no answer depends on their scale; the coefficients
+    are those of the features as given.
 
     Args:
         alphas: A penalties above 0.
+        standardize: Whether features are divided by their standard deviation before they are penalised.
 
     Attributes:
         coef_: (A, T, D) float64, or (A, D) for targets (N,).
@@ -77,8 +81,9 @@ class RidgePath(BaseEstimator):  # type: ignore[misc]
         n_features_in_: D.
     """
 
-    def __init__(self, alphas: Sequence[float] = ALPHAS) -> None:
+    def __init__(self, alphas: Sequence[float] = ALPHAS, *, standardize: bool = True) -> None:
         self.alphas = alphas
+        self.standardize = standardize
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Fits features (N, D) to targets (N,) or (N, T).
@@ -102,6 +107,7 @@ class RidgeProbe(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: igno
 
     Args:
         alphas: Candidates above 0; see `RidgePath`.
+        standardize: As in `RidgePath`.
 
     Attributes:
         alpha_: The chosen one.
@@ -111,8 +117,9 @@ class RidgeProbe(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: igno
         n_features_in_: D.
     """
 
-    def __init__(self, alphas: Sequence[float] = ALPHAS) -> None:
+    def __init__(self, alphas: Sequence[float] = ALPHAS, *, standardize: bool = True) -> None:
         self.alphas = alphas
+        self.standardize = standardize
 
     def fit(self, X: ArrayLike, y: ArrayLike, validation: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
         """Fits features (N, D) to targets (N,) or (N, T) and chooses alpha.
@@ -154,9 +161,11 @@ def _path(estimator: Any, X: ArrayLike, y: ArrayLike) -> tuple[Matrix, Matrix, M
         raise ValueError(f"alphas must be at least one finite number above 0; found {estimator.alphas}")
     features, targets = training_data(estimator, X, y, multi_output=True, y_numeric=True, ensure_min_samples=2)
     columns = np.asarray(targets, np.float64).reshape(len(features), -1)
-    solver = (_Primal if len(features) > features.shape[1] else _Dual)(features, columns)
-    coef = solver.coef(alphas)
-    intercept = columns.mean(0) - coef @ solver.mean
+    mean = row_mean(features)
+    scale = row_deviation(features, mean) if estimator.standardize else np.ones_like(mean)
+    solver = (_Primal if len(features) > features.shape[1] else _Dual)(features, columns, mean, scale)
+    coef = solver.coef(alphas) / scale
+    intercept = columns.mean(0) - coef @ mean
     if targets.ndim == 1:
         coef, intercept = coef[:, 0], intercept[:, 0]
     return coef, intercept, solver.loo(alphas)
@@ -171,12 +180,12 @@ def _predicted(features: NDArray[Any], coef: Matrix, intercept: Matrix) -> Matri
 class _Primal:
     """X'X = V diag(s) V' of the centred rows: coefficients V diag(1 / (s + alpha)) V'X'y."""
 
-    def __init__(self, features: NDArray[Any], targets: Matrix) -> None:
+    def __init__(self, features: NDArray[Any], targets: Matrix, mean: Matrix, scale: Matrix) -> None:
         self.features, self.targets = features, targets - targets.mean(0)
-        self.mean = row_mean(features)
+        self.mean, self.scale = mean, scale
         gram = np.zeros((features.shape[1],) * 2)
         products = np.zeros((features.shape[1], targets.shape[1]))
-        for rows, block in _centred(self.features, self.mean):
+        for rows, block in _scaled(self.features, self.mean, self.scale):
             gram += block.T @ block
             products += block.T @ self.targets[rows]
         self.values, self.vectors = _eigh(gram)
@@ -190,7 +199,7 @@ class _Primal:
         """(A,): residuals over 1 - leverage, squared."""
         n = len(self.features)
         totals = np.zeros(len(alphas))
-        for rows, block in _centred(self.features, self.mean):
+        for rows, block in _scaled(self.features, self.mean, self.scale):
             scores = block @ self.vectors
             squares = np.square(scores)
             for at, alpha in enumerate(alphas):
@@ -209,13 +218,13 @@ class _Dual:
     and dropped, because at a small alpha it would swamp the rest.
     """
 
-    def __init__(self, features: NDArray[Any], targets: Matrix) -> None:
+    def __init__(self, features: NDArray[Any], targets: Matrix, mean: Matrix, scale: Matrix) -> None:
         self.features, self.targets = features, targets - targets.mean(0)
-        self.mean = row_mean(features)
+        self.mean, self.scale = mean, scale
         n = len(features)
         gram = np.empty((n, n))
-        for rows, block in _centred(features, self.mean):
-            for columns, other in _centred(features, self.mean):
+        for rows, block in _scaled(features, self.mean, self.scale):
+            for columns, other in _scaled(features, self.mean, self.scale):
                 gram[rows, columns] = block @ other.T
         values, vectors = _eigh(gram + (2 * np.trace(gram) + 1) / n)
         self.values, self.vectors = values[:-1], vectors[:, :-1]
@@ -225,7 +234,7 @@ class _Dual:
         """(A, T, D)."""
         dual = np.stack([self._dual(alpha).T for alpha in alphas])
         coef = np.zeros((*dual.shape[:2], self.features.shape[1]))
-        for rows, block in _centred(self.features, self.mean):
+        for rows, block in _scaled(self.features, self.mean, self.scale):
             coef += dual[..., rows] @ block
         return coef
 
@@ -242,9 +251,9 @@ class _Dual:
         return dual
 
 
-def _centred(features: NDArray[Any], mean: Matrix) -> Iterator[tuple[slice, Matrix]]:
+def _scaled(features: NDArray[Any], mean: Matrix, scale: Matrix) -> Iterator[tuple[slice, Matrix]]:
     for rows, block in row_blocks(features, np.float64):
-        yield rows, np.subtract(block, mean, out=block)
+        yield rows, np.divide(np.subtract(block, mean, out=block), scale, out=block)
 
 
 def _eigh(gram: Matrix) -> tuple[Matrix, Matrix]:

@@ -6,7 +6,7 @@ Shapes: N rows, D features, K classes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from featurebank.pipelines.probing.classification import fit_rows
 from featurebank.pipelines.probing.inputs import Inputs, SplitRows, vectors
 from featurebank.probes._rows import row_slices
+from featurebank.probes.choice import Choice
 from featurebank.probes.linear import CS
 from featurebank.probes.ood.contract import Head
 from featurebank.probes.ood.statistics import TrainingSet
@@ -37,6 +38,7 @@ class Classifier:
         classes: (K,) the label that each logit stands for; None where they are not the labels of the train rows.
         chosen: how the probe was made, or where the logits are from; plain JSON.
         lacking: why there are no weights.
+        choices: of the probe, for `featurebank.probes.choice.edge_notes`.
     """
 
     source: Literal["own", "probe", ""] = ""
@@ -46,6 +48,7 @@ class Classifier:
     classes: NDArray[np.int64] | None = None
     chosen: Mapping[str, Any] = field(default_factory=dict)
     lacking: str = ""
+    choices: tuple[Choice, ...] = ()
 
     def stored_logits(self, split: SplitRows) -> NDArray[np.floating] | None:
         """(N, K) as they are in the file, a view where no row is left out; None where they are to be computed."""
@@ -195,6 +198,7 @@ def _probe(inputs: Inputs, seed: int, device: str) -> Classifier:
         n_classes=len(fit.classes),
         classes=fit.classes,
         chosen={"head": "probe", "logits": "head", **fit.chosen},
+        choices=tuple(replace(choice, name=f"{choice.name} of the probe") for choice in fit.choices),
     )
 
 

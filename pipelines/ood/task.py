@@ -22,6 +22,7 @@ from featurebank.pipelines.probing.inputs import Inputs, SplitRows, left_out
 from featurebank.pipelines.probing.scores import Answer, Score, mean_score
 from featurebank.pipelines.probing.task import Task
 from featurebank.pipelines.results import Row
+from featurebank.probes.choice import edge_notes
 from featurebank.store import FeatureSet
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class OODTask(Task):
         from featurebank.pipelines.ood.classifier import missing
         from featurebank.pipelines.ood.roles import roles
         from featurebank.pipelines.ood.scoring import by_reason, score_sets
-        from featurebank.pipelines.ood.tuning import choose
+        from featurebank.pipelines.ood.tuning import choices, choose
         from featurebank.probes.ood.registry import get
 
         dealt = roles(inputs, on=self.on, shifted=self.shifted, tuning=self.tuning, id_classes=self.id_classes)
@@ -130,6 +131,7 @@ class OODTask(Task):
         held = ""
         if dealt.tuning:
             selected, held = choose(dealt, self.scores, (classifier, parts), fitted, seed=self.seed)
+        tried = [choice for name, one in selected.items() for choice in choices(name, one)]
         chosen = [get(name)(**(selected[name].parameters if name in selected else {})) for name in self.scores]
         values, reasons = score_sets(
             parts,
@@ -149,6 +151,7 @@ class OODTask(Task):
                 *left_out(inputs.train, inputs.validation, inputs.test, *inputs.others),
                 *notes,
                 *(f"not computed: {line}" for line in by_reason(reasons)),
+                *edge_notes([*classifier.choices, *tried]),
                 *_shared(inputs, self.on, self.tuning),
             ],
         )

@@ -14,12 +14,13 @@ import numpy as np
 from featurebank.pipelines.ood.classifier import Classifier, has_classes
 from featurebank.pipelines.ood.roles import Roles
 from featurebank.pipelines.probing.inputs import SplitRows
+from featurebank.probes.choice import Choice
 from featurebank.probes.ood.evaluation import Selection, select
 from featurebank.probes.ood.grids import grid
 from featurebank.probes.ood.registry import get
 from featurebank.probes.ood.statistics import TrainingSet
 
-__all__ = ["choose", "selection_settings"]
+__all__ = ["choices", "choose", "selection_settings"]
 
 HELD_OUT = 0.2
 
@@ -58,6 +59,22 @@ def choose(
             continue
         found[name] = select(name, candidates, part, validation_in=inside, validation_out=outside)
     return found, held.name
+
+
+def choices(name: str, chosen: Selection) -> list[Choice]:
+    """Each number that was chosen for a score, the others as chosen."""
+    found = []
+    for parameter, value in chosen.parameters.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        others = {key: one for key, one in chosen.parameters.items() if key != parameter}
+        scores = {
+            tried[parameter]: auroc
+            for tried, auroc in chosen.tried
+            if all(tried[key] == one for key, one in others.items())
+        }
+        found.append(Choice(name=f"{name} {parameter}", value=value, scores=scores))
+    return found
 
 
 def selection_settings(chosen: Selection, *, inside: str, outside: str) -> dict[str, Any]:

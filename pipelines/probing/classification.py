@@ -25,12 +25,15 @@ from featurebank.pipelines.probing.scores import (
     predicted,
     probability_scores,
     row_probabilities,
+    share_score,
 )
 from featurebank.pipelines.probing.task import Task
+from featurebank.probes.choice import Choice, edge_notes
 from featurebank.probes.linear import CS, LinearFit, Protocol
 
 __all__ = ["FewShotTask", "KNNTask", "LinearTask", "ZeroShotTask", "check_choice", "fit_rows"]
 
+TOP = 5
 SHOTS, FRACTIONS = (10,), (0.01, 0.1)
 
 FewProtocol = Literal["logistic", "ncm", "bob", "dinov2"]
@@ -72,6 +75,7 @@ class LinearTask(Task):
             calibration_score("ece_unscaled", unscaled, seed=self.seed),
         ]
         notes = class_notes(train, test, validation)
+        notes += edge_notes(fit.choices)
         if fit.uncalibrated:
             notes.append(f"the temperature is 1: {fit.uncalibrated}")
         return Answer(
@@ -102,7 +106,7 @@ class KNNTask(Task):
     device: str = "cpu"
 
     def run(self, inputs: Inputs) -> Answer:
-        """Accuracy, balanced accuracy, and how often the label is among the five classes with most votes."""
+        """Accuracy, balanced accuracy, and with more than five classes how often the label is among the first five."""
         from featurebank.probes.neighbours import knn_sweep
 
         train, test = labelled(inputs.train), labelled(inputs.test)
@@ -123,14 +127,14 @@ class KNNTask(Task):
             seed=self.seed,
             device=self.device,
         )
+        scores = class_scores(test.labels, sweep.predictions, seed=self.seed)
+        if len(np.unique(train.labels)) > TOP:
+            scores.append(share_score("top5_accuracy", sweep.top5, len(test.labels)))
         return Answer(
-            scores=[
-                *class_scores(test.labels, sweep.predictions, seed=self.seed),
-                Score(metric="top5_accuracy", value=sweep.top5),
-            ],
+            scores=scores,
             chosen={"k": sweep.k, "temperature": sweep.temperature},
             arrays=predicted(test, sweep.predictions),
-            notes=class_notes(train, test, validation),
+            notes=[*class_notes(train, test, validation), *edge_notes(sweep.choices)],
         )
 
 
@@ -171,6 +175,7 @@ class FewShotTask(Task):
 
         train, test = labelled(inputs.train), labelled(inputs.test)
         recorded: list[NDArray[np.int64]] = []
+        choices: list[Choice] = []
         curve = label_efficiency_curve(
             train.features,
             train.labels,
@@ -179,7 +184,7 @@ class FewShotTask(Task):
             shots=self.shots,
             fractions=self.fraction,
             draws=self.draws,
-            estimator_factory=lambda: _Recorded(self._estimator(), recorded),
+            estimator_factory=lambda: _Recorded(self._estimator(), recorded, choices),
             seed=self.seed,
         )
         scores, kept = [], {}
@@ -197,7 +202,7 @@ class FewShotTask(Task):
                 )
             )
         rows = {"ids": test.ids, "rows": test.rows, "labels": test.labels}
-        return Answer(scores=scores, arrays=rows | kept, notes=class_notes(train, test))
+        return Answer(scores=scores, arrays=rows | kept, notes=[*class_notes(train, test), *edge_notes(choices)])
 
     def _estimator(self) -> Any:
         from featurebank.probes.few_labels import FewLabelsProbe
@@ -212,13 +217,14 @@ class FewShotTask(Task):
 
 
 class _Recorded:
-    """A classifier that adds its predictions to a list."""
+    """A classifier that adds its predictions, and what it chose, to lists."""
 
-    def __init__(self, classifier: Any, predictions: list[NDArray[np.int64]]) -> None:
-        self.classifier, self.predictions = classifier, predictions
+    def __init__(self, classifier: Any, predictions: list[NDArray[np.int64]], choices: list[Choice]) -> None:
+        self.classifier, self.predictions, self.choices = classifier, predictions, choices
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         self.classifier.fit(X, y)
+        self.choices += getattr(self.classifier, "choices_", ())
         return self
 
     def predict(self, X: ArrayLike) -> NDArray[np.int64]:

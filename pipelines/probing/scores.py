@@ -30,6 +30,7 @@ __all__ = [
     "probability_scores",
     "resampled",
     "row_probabilities",
+    "share_score",
 ]
 
 ROWS = "test rows"
@@ -105,6 +106,12 @@ def mean_score(
         (low, high), interval = bootstrap_interval(rows, seed=seed), f"{unit}, bootstrap"
     value = float(rows.mean(dtype=np.float64))
     return Score(metric=metric, value=value, low=low, high=high, interval=interval, **more)
+
+
+def share_score(metric: str, share: float, rows: int) -> Score:
+    """A share of M rows and Wilson's interval."""
+    low, high = map(float, wilson_interval(share * rows, rows))
+    return Score(metric=metric, value=share, low=low, high=high, interval=f"{ROWS}, Wilson")
 
 
 def resampled(metric: str, value: float, statistic: Statistic, rows: int, *, seed: int, draws: int = DRAWS) -> Score:

@@ -18,6 +18,7 @@ from featurebank.pipelines.probing.classification import check_choice
 from featurebank.pipelines.probing.inputs import Inputs, SplitRows, left_out, load_array, vectors
 from featurebank.pipelines.probing.scores import Answer, resampled
 from featurebank.pipelines.probing.task import Task
+from featurebank.probes.choice import Choice, edge_notes
 from featurebank.probes.linear import CS
 
 __all__ = ["DenseTask", "MultiLabelTask", "RegressionTask"]
@@ -70,7 +71,10 @@ class MultiLabelTask(Task):
                 "labels": test.labels,
                 "probabilities": scores,
             },
-            notes=left_out(train, inputs.validation, test),
+            notes=[
+                *left_out(train, inputs.validation, test),
+                *edge_notes([Choice(name="C", value=C, scores=areas)]),
+            ],
         )
 
     def _fitted(self, train: SplitRows, C: float, scored: SplitRows) -> NDArray[np.float64]:
@@ -123,7 +127,10 @@ class RegressionTask(Task):
                 "targets": truth,
                 "predictions": predictions,
             },
-            notes=left_out(train, held and held[0], test),
+            notes=[
+                *left_out(train, held and held[0], test),
+                *edge_notes([Choice(name="alpha", value=probe.alpha_, scores=probe.validation_)]),
+            ],
         )
 
     def _targets(self, split: SplitRows) -> tuple[SplitRows, NDArray[np.float64]]:
@@ -211,7 +218,10 @@ class DenseTask(Task):
                 "predictions": predictions,
                 "confusion": parts,
             },
-            notes=left_out(train, test),
+            notes=[
+                *left_out(train, test),
+                *edge_notes([Choice(name="learning rate", value=rate, scores=ious)]),
+            ],
         )
 
     def _probe(self, rate: float, n_classes: int) -> Any:

@@ -20,6 +20,7 @@ from featurebank.pipelines.probing.inputs import Inputs, SplitRows, class_notes,
 from featurebank.pipelines.probing.scores import Answer, Score, mean_score, predicted
 from featurebank.pipelines.probing.task import Task
 from featurebank.probes._rows import row_slices
+from featurebank.probes.choice import Choice, edge_notes
 from featurebank.probes.linear import CS, Protocol
 
 __all__ = ["ShiftTask", "corruption_of", "corruption_scores", "robustness"]
@@ -79,7 +80,7 @@ class ShiftTask(Task):
         head = self._own(inputs) if self.own_head else self._probe(train, validation)
         scores: list[Score] = []
         arrays: dict[str, NDArray[Any]] = {}
-        notes = class_notes(train, test, validation)
+        notes = [*class_notes(train, test, validation), *edge_notes(head.choices)]
         errors: dict[str, dict[int, float]] = {}
         for split in splits:
             found = head.predict(split, masks.get(split.name))
@@ -98,7 +99,7 @@ class ShiftTask(Task):
 
     def _probe(self, train: SplitRows, validation: SplitRows | None) -> _Head:
         fit = fit_rows(train, validation, protocol=self.protocol, cs=self.cs, seed=self.seed, device=self.device)
-        return _Head(logits=fit.logits, classes=fit.classes, chosen=dict(fit.chosen))
+        return _Head(logits=fit.logits, classes=fit.classes, chosen=dict(fit.chosen), choices=fit.choices)
 
     def _own(self, inputs: Inputs) -> _Head:
         if inputs.head is None:
@@ -140,6 +141,7 @@ class _Head:
     logits: Callable[[NDArray[np.floating]], NDArray[np.floating]]
     classes: NDArray[np.int64]
     chosen: dict[str, Any]
+    choices: tuple[Choice, ...] = ()
 
     def predict(self, split: SplitRows, mask: Sequence[int] | None) -> NDArray[np.int64]:
         """The class of each row (M,) in the split's own numbering, restricted to the classes that it has."""

@@ -11,6 +11,7 @@ from sklearn.base import clone  # type: ignore[import-untyped]
 from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
 from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
+from sklearn.preprocessing import StandardScaler  # type: ignore[import-untyped]
 
 from featurebank.probes import _rows
 from featurebank.probes.multilabel import MultiLabelProbe
@@ -41,7 +42,7 @@ def test_each_label_is_scikit_learns_without_its_missing_rows(
     monkeypatch.setattr("featurebank.probes.multilabel.BLOCK_VALUES", blocks)
     monkeypatch.setattr(_rows, "BLOCK_VALUES", blocks)
     x, y = digits()
-    probe = MultiLabelProbe(C).fit(x, y)
+    probe = MultiLabelProbe(C, standardize=False).fit(x, y)
     assert probe.convergence_.max() <= probe.tol
     assert probe.constant_ == {}
     models = [reference(x, y[:, label], C) for label in range(11)]
@@ -56,7 +57,7 @@ def test_each_label_is_scikit_learns_without_its_missing_rows(
 def test_the_reported_gradient_is_the_objectives() -> None:
     x, y = digits()
     with pytest.warns(ConvergenceWarning, match="11 labels stopped at a gradient norm"):
-        probe = MultiLabelProbe(max_iter=1).fit(x, y)
+        probe = MultiLabelProbe(max_iter=1, standardize=False).fit(x, y)
     assert probe.n_iter_ == 1
     wide = np.concatenate([x.astype(np.float64) - x.mean(0, dtype=np.float64), np.ones((len(x), 1))], 1)
     residual = (probe.predict_proba(x) - y) * (y >= 0)
@@ -75,7 +76,7 @@ def test_badly_scaled_and_separable_features_converge() -> None:
     generator = np.random.default_rng(1)
     x = generator.standard_normal((300, 20)) * np.logspace(-2, 2, 20) + 50
     y = (x[:, -3:] > 50).astype(np.int8)
-    probe = MultiLabelProbe(1e3, tol=1e-5).fit(x, y)
+    probe = MultiLabelProbe(1e3, tol=1e-5, standardize=False).fit(x, y)
     assert probe.convergence_.max() <= 1e-5
     assert probe.score(x, y) > 0.99
     model = reference(x, y[:, 0], 1e3)
@@ -98,7 +99,7 @@ def test_a_policy_is_the_replacement_of_what_is_missing(missing: Any, value: int
 def test_a_label_of_one_class_is_constant_and_the_others_are_fitted() -> None:
     x, y = digits()
     y[:, 1], y[:, 2], y[:, 4] = 0, 1, -1
-    probe = MultiLabelProbe().fit(x, y)
+    probe = MultiLabelProbe(standardize=False).fit(x, y)
     assert probe.constant_ == {1: 0, 2: 1, 4: -1}
     probabilities = probe.predict_proba(x)
     assert set(probabilities[:, 1]) == {0.0}
@@ -128,7 +129,8 @@ def test_cuda_finds_the_same() -> None:
 
 def test_parameters_are_scikit_learns() -> None:
     probe = clone(MultiLabelProbe(2.0, missing="zero"))
-    assert probe.get_params() == {"C": 2.0, "missing": "zero", "tol": 1e-7, "max_iter": 100, "device": "cpu"}
+    solver = {"tol": 1e-7, "max_iter": 100, "device": "cpu"}
+    assert probe.get_params() == {"C": 2.0, "missing": "zero", "standardize": True, **solver}
 
 
 def with_nan(values: Any) -> Any:
@@ -156,3 +158,16 @@ def with_nan(values: Any) -> Any:
 def test_bad_input_is_one_clear_error(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call(*digits())
+
+
+def test_a7_features_of_any_scale_give_the_same_probabilities() -> None:
+    x, y = digits()
+    rows = x.astype(np.float64)
+    whole = StandardScaler().fit(rows)
+    probe = MultiLabelProbe().fit(x, y)
+    models = [reference(whole.transform(rows), y[:, label], 1.0) for label in range(11)]
+    expected = np.stack([m.predict_proba(whole.transform(rows))[:, 1] for m in models], 1)
+    np.testing.assert_allclose(probe.predict_proba(x), expected, atol=1e-5)
+    factors = np.logspace(-2, 2, 64)
+    scaled = MultiLabelProbe().fit(rows * factors - 3, y)
+    np.testing.assert_allclose(scaled.predict_proba(rows * factors - 3), probe.predict_proba(x), atol=1e-5)

@@ -15,6 +15,8 @@ from sklearn.metrics import (  # type: ignore[import-untyped]
     r2_score,
     root_mean_squared_error,
 )
+from sklearn.pipeline import make_pipeline  # type: ignore[import-untyped]
+from sklearn.preprocessing import StandardScaler  # type: ignore[import-untyped]
 from sklearn.utils.estimator_checks import estimator_checks_generator  # type: ignore[import-untyped]
 
 from featurebank.probes import _rows
@@ -41,7 +43,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("rows", "width"), [(200, 20), (21, 20), (20, 20), (15, 40), (2, 3)])
 def test_every_alpha_is_scikit_learns(rows: int, width: int, targets: int | None) -> None:
     x, y = regression(rows, width, targets)
-    path = RidgePath(ALPHAS).fit(x, y)
+    path = RidgePath(ALPHAS, standardize=False).fit(x, y)
     other = regression(37, width)[0]
     for at, alpha in enumerate(ALPHAS):
         reference = Ridge(alpha, solver="svd").fit(x, y)
@@ -63,7 +65,9 @@ def test_leave_one_out_is_refitting_without_each_row(rows: int, width: int) -> N
         rest = np.arange(rows) != row
         for at, alpha in enumerate(ALPHAS):
             errors[row, at] = y[row] - Ridge(alpha, solver="svd").fit(x[rest], y[rest]).predict(x[row, None])[0]
-    np.testing.assert_allclose(RidgePath(ALPHAS).fit(x, y).loo_, np.square(errors).mean((0, 2)), rtol=1e-8)
+    np.testing.assert_allclose(
+        RidgePath(ALPHAS, standardize=False).fit(x, y).loo_, np.square(errors).mean((0, 2)), rtol=1e-8
+    )
 
 
 @pytest.mark.parametrize(("rows", "width"), [(200, 20), (15, 40)])
@@ -71,7 +75,7 @@ def test_leave_one_out_is_refitting_without_each_row(rows: int, width: int) -> N
 def test_the_choice_is_ridge_cvs(rows: int, width: int, targets: int | None) -> None:
     x, y = regression(rows, width, targets)
     alphas = np.logspace(-3, 4, 15).tolist()
-    ours, reference = RidgeProbe(alphas).fit(x, y), RidgeCV(alphas).fit(x, y)
+    ours, reference = RidgeProbe(alphas, standardize=False).fit(x, y), RidgeCV(alphas).fit(x, y)
     assert ours.alpha_ == reference.alpha_
     assert ours.validation_[ours.alpha_] == pytest.approx(-reference.best_score_, rel=1e-8)
     np.testing.assert_allclose(ours.coef_, reference.coef_, rtol=1e-8, atol=1e-9)
@@ -82,7 +86,7 @@ def test_the_choice_is_ridge_cvs(rows: int, width: int, targets: int | None) -> 
 @pytest.mark.parametrize("targets", [None, 3])
 def test_validation_rows_take_the_place_of_leave_one_out(targets: int | None) -> None:
     x, y = regression(200, 20, targets)
-    probe = RidgeProbe(ALPHAS).fit(x[:100], y[:100], validation=(x[100:], y[100:]))
+    probe = RidgeProbe(ALPHAS, standardize=False).fit(x[:100], y[:100], validation=(x[100:], y[100:]))
     errors = {
         alpha: np.square(Ridge(alpha).fit(x[:100], y[:100]).predict(x[100:]) - y[100:]).mean() for alpha in ALPHAS
     }
@@ -94,7 +98,7 @@ def test_duplicated_rows_and_constant_columns_do_no_harm() -> None:
     x, y = regression(8, 30)
     x = np.concatenate([np.tile(x, (2, 1)), np.full((16, 1), 3.0)], 1)
     y = np.tile(y, (2, 1))
-    path, reference = RidgePath([0.1]).fit(x, y), Ridge(0.1, solver="svd").fit(x, y)
+    path, reference = RidgePath([0.1], standardize=False).fit(x, y), Ridge(0.1, solver="svd").fit(x, y)
     np.testing.assert_allclose(path.coef_[0], reference.coef_, atol=1e-9)
     assert np.isfinite(path.loo_).all()
 
@@ -103,7 +107,7 @@ def test_a_read_only_float16_map_is_read_exactly(tmp_path: Path) -> None:
     x, y = regression(100, 12)
     x.astype(np.float16).tofile(tmp_path / "raw")
     mapped = np.memmap(tmp_path / "raw", np.float16, "r", shape=x.shape)
-    ours = RidgePath([1.0]).fit(mapped, y.astype(np.float32))
+    ours = RidgePath([1.0], standardize=False).fit(mapped, y.astype(np.float32))
     reference = Ridge(1.0).fit(np.asarray(mapped, np.float64), y.astype(np.float32).astype(np.float64))
     np.testing.assert_allclose(ours.coef_[0], reference.coef_, rtol=1e-8)
 
@@ -147,3 +151,16 @@ def test_it_is_a_scikit_learn_estimator() -> None:
 def test_bad_input_is_one_clear_error(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call(*regression(100, 20))
+
+
+@pytest.mark.parametrize(("rows", "width"), [(120, 20), (15, 40)])
+def test_a7_standardised_features_are_scikit_learns_and_no_scale_matters(rows: int, width: int) -> None:
+    x, y = regression(rows, width)
+    x[:, 3] = 7.1  # does not vary
+    reference = make_pipeline(StandardScaler(), RidgeCV(ALPHAS)).fit(x, y)
+    probe = RidgeProbe(ALPHAS).fit(x, y)
+    assert probe.alpha_ == reference[-1].alpha_
+    np.testing.assert_allclose(probe.predict(x), reference.predict(x), rtol=1e-8)
+    factors = np.logspace(-3, 3, width)
+    scaled = RidgeProbe(ALPHAS).fit(x * factors + 11, y)
+    np.testing.assert_allclose(scaled.predict(x * factors + 11), probe.predict(x), rtol=1e-6)
