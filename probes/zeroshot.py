@@ -60,7 +60,8 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     [[6.0, 8.0]]
 
     Args:
-        logit_scale: CLIP's exp(logit scale); 100 after its training.
+        logit_scale: the model's own exp(logit scale), which its probabilities depend on and its predictions do not: 100
+            of OpenAI's CLIP, others of others.
 
     Attributes:
         weights_: (K, D) float64 of unit length.

@@ -32,14 +32,14 @@ from featurebank.extract.backbones.diffusers_source import DiffusersSource
 from featurebank.extract.backbones.hf_source import HuggingFaceSource
 from featurebank.extract.backbones.naming import rooted
 from featurebank.extract.backbones.onnx_source import OnnxSource
-from featurebank.extract.backbones.open_clip_source import OpenClipSource, text_features
+from featurebank.extract.backbones.open_clip_source import OpenClipSource, logit_scale, text_features
 from featurebank.extract.backbones.own_source import OwnBackbone, OwnSource
 from featurebank.extract.backbones.packaged import PackagedSource
 from featurebank.extract.backbones.timm_source import TimmSource
 from featurebank.extract.backbones.torchvision_source import TorchvisionSource
 from featurebank.extract.errors import UnknownNameError, nearest
 
-__all__ = ["OwnBackbone", "build", "describe", "names", "resolve", "rooted", "text_features"]
+__all__ = ["OwnBackbone", "build", "describe", "logit_scale", "names", "resolve", "rooted", "text_features"]
 
 _SOURCES: Mapping[str, Backbone] = {
     "packaged": PackagedSource(),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-__all__ = ["OpenClipSource", "preprocessing_of", "text_features"]
+__all__ = ["OpenClipSource", "logit_scale", "preprocessing_of", "text_features"]
 
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 # Written by older versions of transformers and open_clip; they hold counts, not weights.
@@ -146,6 +146,19 @@ def text_features(spec: BackboneSpec, texts: Sequence[str], *, batch_size: int =
             for start in range(0, len(texts), batch_size)
         ]
     return np.concatenate(parts)
+
+
+def logit_scale(spec: BackboneSpec) -> float:
+    """What the model multiplies cosines of images and texts by before the softmax, exp of its parameter.
+
+    Raises:
+        WeightsError: as `text_features`.
+    """
+    if spec.source != "open_clip":
+        raise WeightsError(
+            f"{spec.name}: expected a backbone of open_clip, which has a logit scale, found {spec.source}"
+        )
+    return float(_model(spec).logit_scale.detach().exp())
 
 
 def _model(spec: BackboneSpec) -> Any:

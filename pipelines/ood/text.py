@@ -5,7 +5,6 @@ Shapes: K classes, D features.
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurebank.pipelines.ood.classifier import has_classes
-from featurebank.pipelines.probing.inputs import SplitRows, load_array
+from featurebank.pipelines.probing.inputs import SplitRows
+from featurebank.pipelines.probing.texts import read_texts
 
-__all__ = ["class_texts", "read_texts"]
-
-
-def read_texts(path: Path) -> NDArray[Any]:
-    """The array (K, D) of a ``.npy`` file, or of a ``.npz`` file: its only one, or the one called ``text``.
-
-    Raises:
-        ValueError: the file holds something else.
-    """
-    if path.suffix == ".npy":
-        return load_array(path)
-    try:
-        with np.load(path, allow_pickle=False) as kept:
-            names = kept.files
-            if len(names) == 1 or "text" in names:
-                return np.asarray(kept["text" if "text" in names else names[0]])
-    except (ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: expected a .npz file of numbers, found something else: {error}") from error
-    raise ValueError(f"{path}: expected one array, or one called text; found {', '.join(names) or 'none'}")
+__all__ = ["class_texts"]
 
 
 def class_texts(path: Path, train: SplitRows) -> NDArray[Any]:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, Self, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featurebank.pipelines.probing.inputs import Inputs, SplitRows, class_notes, labelled, left_out, load_array
+from featurebank.pipelines.probing.inputs import Inputs, SplitRows, class_notes, labelled, left_out
 from featurebank.pipelines.probing.scores import (
     Answer,
     Score,
@@ -28,6 +28,7 @@ from featurebank.pipelines.probing.scores import (
     share_score,
 )
 from featurebank.pipelines.probing.task import Task
+from featurebank.pipelines.probing.texts import read_logit_scale, read_texts
 from featurebank.probes.choice import Choice, edge_notes
 from featurebank.probes.linear import CS, LinearFit, Protocol
 
@@ -237,10 +238,10 @@ class ZeroShotTask(Task):
     """Image features against text features of the class names; nothing is fitted, so no training row is read.
 
     Attributes:
-        text: where the text features are: a ``.npy`` file of (K, D) or (K, T, D), or DATASET/SPLIT, a set of the same
-            backbone with a row for each prompt, labelled with its class, the same number for each class.
+        text: where the text features are: a file of (K, D) or (K, T, D), see `read_texts`, or DATASET/SPLIT, a set of
+            the same backbone with a row for each prompt, labelled with its class, the same number for each class.
         text_file: the same, for the result's name, if it is a file.
-        logit_scale: exp of CLIP's logit scale.
+        logit_scale: exp of the model's own logit scale; that of the file, or unknown, if None.
     """
 
     name: ClassVar[str] = "zeroshot"
@@ -249,11 +250,11 @@ class ZeroShotTask(Task):
 
     text: str = ""
     text_file: Path | None = None
-    logit_scale: float = 100.0
+    logit_scale: float | None = None
 
     def __post_init__(self) -> None:
         if bool(self.text) == (self.text_file is not None):
-            raise ValueError("zeroshot needs --text: a .npy file of (K, D) or (K, T, D), or DATASET/SPLIT")
+            raise ValueError("zeroshot needs --text: a file of (K, D) or (K, T, D), .npy or .npz, or DATASET/SPLIT")
 
     @property
     def reads_train(self) -> bool:
@@ -266,28 +267,37 @@ class ZeroShotTask(Task):
         return (self.text,) if self.text else ()
 
     def run(self, inputs: Inputs) -> Answer:
-        """Accuracy, balanced accuracy, NLL, Brier and ECE of the softmax of scaled cosines."""
+        """Accuracy and balanced accuracy; NLL, Brier and ECE of the softmax of cosines times the model's logit scale.
+
+        Where that is not known there are no probabilities, and none of the three.
+        """
         from featurebank.probes.zeroshot import ZeroShotClassifier
 
         test = labelled(inputs.test)
-        probe = ZeroShotClassifier(self.logit_scale).fit(self._text(inputs.others))
+        scale = self.logit_scale
+        if scale is None and self.text_file is not None:
+            scale = read_logit_scale(self.text_file)
+        probe = ZeroShotClassifier(scale or 1.0).fit(self._text(inputs.others))
         rows = row_probabilities(test.labels, probe.classes_, probe.logits(test.features))
         notes = left_out(test)
         if (beyond := int((test.labels >= len(probe.classes_)).sum())) > 0:
             notes.append(f"{beyond:,} rows of classes without text features count as wrong")
-        return Answer(
-            scores=[
-                *class_scores(test.labels, rows.predictions, seed=self.seed),
-                *probability_scores(rows, seed=self.seed),
-            ],
-            arrays=predicted(test, rows.predictions) | likelihoods(rows),
-            notes=notes,
-        )
+        scores, kept = class_scores(test.labels, rows.predictions, seed=self.seed), predicted(test, rows.predictions)
+        if scale is None:
+            notes.append(
+                "no NLL, Brier score or ECE: the model's logit scale is not known; give --logit-scale, or --text "
+                "FILE.npz with text and logit_scale"
+            )
+        else:
+            scores += probability_scores(rows, seed=self.seed)
+            kept |= likelihoods(rows)
+        chosen = {} if scale is None else {"logit_scale": scale}
+        return Answer(scores=scores, chosen=chosen, arrays=kept, notes=notes)
 
     def _text(self, sets: Sequence[SplitRows]) -> NDArray[Any]:
         """(K, D) or (K, T, D)."""
         if self.text_file is not None:
-            return load_array(self.text_file)
+            return read_texts(self.text_file)
         prompts = labelled(sets[0])
         classes, counts = np.unique(prompts.labels, return_counts=True)
         if len(set(counts.tolist())) > 1 or classes.tolist() != list(range(len(classes))):

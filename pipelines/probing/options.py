@@ -89,10 +89,15 @@ Fractions = Annotated[
 Draws = Annotated[int | None, typer.Option("--draws", help="Draws of each number of labels.", rich_help_panel=FEWSHOT)]
 Text = Annotated[
     str | None,
-    typer.Option("--text", help="Text features: FILE.npy, or DATASET/SPLIT of the store.", rich_help_panel=ZEROSHOT),
+    typer.Option(
+        "--text", help="Text features: FILE.npy, FILE.npz, or DATASET/SPLIT of the store.", rich_help_panel=ZEROSHOT
+    ),
 ]
 LogitScale = Annotated[
-    float | None, typer.Option("--logit-scale", help="The factor of the cosines.", rich_help_panel=ZEROSHOT)
+    float | None,
+    typer.Option(
+        "--logit-scale", help="The model's factor of cosines, if the file lacks it.", rich_help_panel=ZEROSHOT
+    ),
 ]
 Missing = Annotated[
     str | None,
@@ -137,7 +142,7 @@ Classes = Annotated[
 
 
 def as_settings(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as tasks take them: lists as tuples, what was not given as ``None``, a ``.npy`` of texts as a path.
+    """Options as tasks take them: lists as tuples, what was not given as ``None``, a file of texts as a path.
 
     >>> as_settings({"k": [5], "shots": [], "own_head": False})
     {'k': (5,), 'shots': None, 'own_head': None}
@@ -150,7 +155,7 @@ def as_settings(options: Mapping[str, Any]) -> dict[str, Any]:
         known = tuple(value) if isinstance(value, list) else value
         settings[name] = None if known is False or known == () else known
     text = settings.get("text")
-    if text is not None and text.endswith(".npy"):
+    if text is not None and text.endswith((".npy", ".npz")):
         if not Path(text).is_file():
             raise ConfigError(f"--text: expected a file at {text}, found none")
         settings |= {"text": None, "text_file": Path(text)}

@@ -148,6 +148,7 @@ def test_zero_shot_from_a_file_and_from_a_set(store: FeatureStore, tmp_path: Pat
     from_set = probe_json(store, "pets@good", "--task", "zeroshot", "--text", "prompts/text")
     assert values_of(from_file) == values_of(from_set)
     x_test, y_test = (part.astype(np.float64) for part in arrays(store)[2:])
+    assert set(values_of(from_file)) == {"accuracy", "balanced_accuracy"}  # the scale is not known
     assert values_of(from_file)["accuracy"] == (x_test[:, :3].argmax(1) == y_test).mean()
     assert from_file["probes"][0]["rows"][0]["settings"]["train"] is None
 
@@ -615,3 +616,24 @@ def test_b7_a_store_that_cannot_be_written_still_answers(store: FeatureStore) ->
     found = probe_json(store, "pets", "--task", "knn")
     assert [one["notes"][-1] for one in found["probes"]] == [reason] * 2
     assert (store.root / "results").read_text() == "in the way"
+
+
+def test_a11_probabilities_of_zero_shot_need_the_model_s_own_scale(store: FeatureStore, tmp_path: Path) -> None:
+    centres = np.eye(3, 8, dtype=np.float32)
+    np.save(tmp_path / "text.npy", centres)
+    np.savez(tmp_path / "text.npz", text=centres, logit_scale=np.float32(14.5))
+    zero = ("pets@good", "--task", "zeroshot", "--text")
+    (unknown,) = probe_json(store, *zero, tmp_path / "text.npy")["probes"]
+    assert [row["metric"] for row in unknown["rows"]] == ["accuracy", "balanced_accuracy"]
+    assert any("no NLL, Brier score or ECE: the model's logit scale is not known" in note for note in unknown["notes"])
+    by_file = probe_json(store, *zero, tmp_path / "text.npz")
+    given = probe_json(store, *zero, tmp_path / "text.npy", "--logit-scale", 14.5)
+    assert values_of(by_file) == values_of(given)
+    assert by_file["probes"][0]["rows"][0]["settings"]["chosen"] == {"logit_scale": 14.5}
+    x, y = (part.astype(np.float64) for part in arrays(store)[2:])
+    logits = 14.5 * (x / np.linalg.norm(x, axis=1, keepdims=True))[:, :3]
+    likelihood = logits[np.arange(45), y.astype(int)] - np.log(np.exp(logits).sum(1))
+    assert values_of(by_file)["nll"] == pytest.approx(-likelihood.mean(), rel=1e-6)
+    assert values_of(by_file)["accuracy"] == unknown["rows"][0]["value"]
+    np.savez(tmp_path / "text.npz", text=centres, logit_scale=np.float32(0))
+    assert "expected logit_scale to be one number above 0" in words(probe(store, *zero, tmp_path / "text.npz").out)

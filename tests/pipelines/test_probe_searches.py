@@ -26,7 +26,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
         values, labels = clusters(n_rows, noise=0.6, seed=split == "test")
         clean = clusters(n_rows, noise=0.3, seed=split == "test")[0].astype(np.float32)
         for backbone, scale in (*SCALES.items(), ("columns", COLUMNS)):
-            rows = (values.astype(np.float32) * scale).astype(np.float32)
+            rows = (values.astype(np.float32) * np.asarray(scale)).astype(np.float32)
             columns = {"size": clean[:, 0] + 10}
             write_set(made, f"pets/{split}", backbone, rows, labels, columns=columns)
             write_set(made, f"tags/{split}", backbone, rows, (clean[:, :3] > 0.4).astype(np.int64))

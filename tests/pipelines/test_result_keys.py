@@ -56,7 +56,7 @@ DEFAULTS: list[tuple[str, int, dict[str, Any]]] = [
             "device": "cpu",
         },
     ),
-    ("zeroshot", 2, {"output": "pooled", "seed": 0, "text": "", "logit_scale": 100.0}),
+    ("zeroshot", 2, {"output": "pooled", "seed": 0, "text": ""}),
     (
         "multilabel",
         2,

@@ -15,7 +15,7 @@ from open_clip import pretrained
 from safetensors.torch import save_file
 from zoo_networks import put_in_hub
 
-from featurebank.extract.backbones import build, describe, names, resolve, text_features
+from featurebank.extract.backbones import build, describe, logit_scale, names, resolve, text_features
 from featurebank.extract.errors import AssetError, UnknownNameError, WeightsError
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
@@ -100,6 +100,7 @@ def test_weights_from_the_hubs_cache_give_open_clips_features(name: str, file: s
         rtol=1e-4,
         atol=1e-6,
     )
+    assert logit_scale(spec) == pytest.approx(float(model.logit_scale.detach().exp()), rel=1e-6)
 
 
 def test_pooled_is_what_enters_the_projection(tmp_path: Path) -> None:
@@ -148,6 +149,8 @@ def test_texts_of_other_sources_and_no_texts_are_refused(tmp_path: Path) -> None
             text_features(spec, wrong)
     with pytest.raises(WeightsError, match="expected a backbone of open_clip, which has a text tower, found timm"):
         text_features(resolve("resnet18@random"), TEXTS)
+    with pytest.raises(WeightsError, match="which has a logit scale, found"):
+        logit_scale(resolve("resnet18@random"))
 
 
 def test_names_and_missing_weights() -> None:
