@@ -10,7 +10,7 @@ from typing import Any
 from featurebank.extract.backbones.contract import BackboneSpec
 from featurebank.extract.datasets.contract import Split
 
-__all__ = ["provenance"]
+__all__ = ["provenance", "told"]
 
 LIBRARIES = ("featurebank", "torch", "torchvision", "timm", "pillow", "numpy", "h5py")
 # By the source of the backbone, which alone they concern.
@@ -32,8 +32,13 @@ def provenance(device: str, execution: Mapping[str, Any], split: Split, spec: Ba
         "device": _device_name(device),
         "execution": dict(execution),
         "class_names": list(split.class_names),
-        "weights_origin": spec.weights.origin,
+        **told(spec),
     }
+
+
+def told(spec: BackboneSpec) -> dict[str, Any]:
+    """What tells a backbone apart from others of its name; see `featurebank.store.naming`."""
+    return {"weights_origin": spec.weights.origin} | ({"label": spec.label} if spec.label else {})
 
 
 def _version(name: str) -> str:

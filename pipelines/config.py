@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from featurebank.extract import backbones as known_backbones
 from featurebank.extract.datasets import rooted
+from featurebank.store.naming import LABEL
 
 __all__ = [
     "BackboneConfig",
@@ -44,11 +45,21 @@ def _split(value: object) -> object:
 
 
 class BackboneConfig(_Model):
-    """A backbone by name, with what may be chosen about it. A plain string is its name."""
+    """A backbone by name, with what may be chosen about it. A plain string is its name.
+
+    ``label`` is what it is called beside other checkpoints of its name, ``NAME[LABEL]``; it is not part of the key.
+    """
 
     name: str
     checkpoint: Path | None = None
+    label: str = Field(default="", pattern=rf"^({LABEL})?$")
     outputs: tuple[str, ...] | None = None
+
+    @property
+    def title(self) -> str:
+        """What it is called before its weights are known."""
+        mark = self.label or (self.checkpoint.stem if self.checkpoint else "")
+        return f"{self.name}[{mark}]" if mark else self.name
 
 
 class SubsetConfig(_Model):

@@ -17,6 +17,7 @@ from featurebank.extract.device import Execution, cpu_cores, resolve_device, res
 from featurebank.extract.errors import fault
 from featurebank.extract.key import Precision
 from featurebank.extract.progress import Observer
+from featurebank.extract.provenance import told
 from featurebank.extract.wanted import Outcome, Request, Wanted, want
 from featurebank.pipelines.config import ConfigError, DatasetConfig, ExtractionConfig, ProbeConfig, RunConfig
 from featurebank.pipelines.probing.classification import LinearTask
@@ -26,6 +27,7 @@ from featurebank.pipelines.results import Results, Row
 from featurebank.pipelines.scale.start import check_request, connected, started
 from featurebank.store import Entry, FeatureStore
 from featurebank.store.addresses import without_secrets
+from featurebank.store.naming import names_of, network_of
 
 __all__ = ["ProbeOutcome", "Report", "run_features"]
 
@@ -116,6 +118,7 @@ def run_features(
         for w in wanted:
             source = splits[w.request.split].spec
             store.note_content(f"{source.name} in {source.root or ''}", w.key["dataset"])
+        _name_backbones(wanted, store)
         missing = sum(w.outcome.state == "missing" for w in wanted)
         say(f"{len(wanted)} feature sets wanted: {len(wanted) - missing} sealed already, {missing} to make")
         if missing:
@@ -204,11 +207,21 @@ def _resolve_all(config: RunConfig, unavailable: dict[str, str]) -> list[Backbon
     for entry in config.backbones:
         try:
             spec = backbones.resolve(entry.name, checkpoint=entry.checkpoint, outputs=entry.outputs)
-            specs.append(_decoded_by(spec, config.extraction))
+            specs.append(replace(_decoded_by(spec, config.extraction), label=entry.label))
         except Exception as error:
-            unavailable[without_secrets(entry.name)] = fault(error)
-            log.error("backbone %s: %s", without_secrets(entry.name), fault(error))
+            unavailable[without_secrets(entry.title)] = fault(error)
+            log.error("backbone %s: %s", without_secrets(entry.title), fault(error))
     return specs
+
+
+def _name_backbones(wanted: Sequence[Wanted], store: FeatureStore) -> None:
+    """Calls each backbone what tells it apart from others of its name, in the run and in the store."""
+    specs = {w.request.backbone for w in wanted}
+    own = [network_of(spec.name, {"backbone": {"weights": spec.weights.sha256}}, told(spec)) for spec in specs]
+    called = names_of([*(entry.network for entry in store.ls() if entry.network), *own])
+    for w in wanted:
+        spec = w.request.backbone
+        w.outcome.backbone = called[spec.name, spec.weights.sha256]
 
 
 def _decoded_by(spec: BackboneSpec, wish: ExtractionConfig) -> BackboneSpec:
@@ -274,27 +287,27 @@ def _probe_all(
     for w in wanted:
         if w.outcome.state in ("present", "sealed"):
             sealed[w.job.backbone, f"{w.outcome.dataset}/{w.outcome.split}"] = w.outcome
-    names = {w.job.backbone: w.request.backbone for w in wanted}
+    names = {w.job.backbone: w.outcome.backbone for w in wanted}
     results = Results(store.root, force=force)
     found = []
     for probe in config.probes:
-        for job, spec in names.items():
+        for job, name in names.items():
             train, test = sealed.get((job, probe.train)), sealed.get((job, probe.test))
             if train is None or test is None:
                 continue
-            say(f"linear probe of {spec.name}: {probe.train} -> {probe.test}")
-            pair = Pair(backbone=spec.name, train=_entry(train, spec), test=_entry(test, spec))
+            say(f"linear probe of {name}: {probe.train} -> {probe.test}")
+            pair = Pair(backbone=name, train=_entry(train), test=_entry(test))
             found.append(_probe(probe, pair, results))
     if any(outcome.kept and not outcome.known for outcome in found):
         results.write_table()
     return found
 
 
-def _entry(outcome: Outcome, spec: BackboneSpec) -> Entry:
+def _entry(outcome: Outcome) -> Entry:
     return Entry(
         dataset=outcome.dataset,
         split=outcome.split,
-        backbone=spec.name,
+        backbone=outcome.backbone,
         fingerprint=outcome.fingerprint,
         state="sealed",
         path=outcome.path,

@@ -62,7 +62,7 @@ def ls(
     entries = found.ls(dataset=dataset, backbone=backbone)
     if not entries and (everything := found.ls()):
         datasets = {name for e in everything for name in (e.dataset, f"{e.dataset}/{e.split}")}
-        backbones = {e.backbone for e in everything}
+        backbones = {name for e in everything for name in (e.backbone, e.name)}
         for kind, name, known in (("dataset", dataset, datasets), ("backbone", backbone, backbones)):
             if name is not None and name not in known:
                 raise nearest(kind, name, known)
@@ -128,7 +128,7 @@ def entries_table(entries: Sequence[Entry], root: Path) -> RenderableType:
         name = e.state if e.checked else "unreadable"
         state = Text(name, STATE_STYLE[name])
         outputs = e.message or ", ".join(output.name for output in e.outputs)
-        names = (f"{e.dataset}/{e.split}", e.backbone)
+        names = (f"{e.dataset}/{e.split}", e.name)
         table.add_row(*names, e.fingerprint[:8], state, f"{e.n_rows:,}", size_text(e.nbytes), outputs)
     return table
 

@@ -28,6 +28,7 @@ from featurebank.store.errors import (
     NotSealedError,
     StoreError,
 )
+from featurebank.store.naming import names_of, network_of
 from featurebank.store.reader import FeatureSet, Verification
 from featurebank.store.verify import VerifyReport, reported, was_checked
 
@@ -73,12 +74,21 @@ class FeatureStore:
 
         Args:
             dataset: Only this dataset, ``"name"`` or ``"name/split"``.
-            backbone: Only this backbone.
+            backbone: Only this backbone, by its name or by what it is called among those of its name.
         """
+        files = list(self._files())
+        wanted = {
+            names[2]
+            for names, _ in files
+            if dataset in (None, names[0], f"{names[0]}/{names[1]}")
+            and (backbone in (None, names[2]) or str(backbone).startswith(f"{names[2]}["))
+        }
+        entries = _named([self._entry(names, path) for names, path in files if names[2] in wanted])
         return [
-            self._entry(names, path)
-            for names, path in self._files()
-            if dataset in (None, names[0], f"{names[0]}/{names[1]}") and backbone in (None, names[2])
+            entry
+            for entry in entries
+            if dataset in (None, entry.dataset, f"{entry.dataset}/{entry.split}")
+            and backbone in (None, entry.backbone, entry.name)
         ]
 
     def open(
@@ -91,7 +101,7 @@ class FeatureStore:
 
         Args:
             dataset: ``"dataset/split"``.
-            backbone: The backbone's name.
+            backbone: The backbone's name, or what it is called among those of its name.
             fingerprint: The fingerprint or its beginning; needed where sets of several recipes match, or to open an
                 older content of the dataset.
             verify: Whether values are hashed before they are handed out; see `FeatureSet`.
@@ -110,6 +120,9 @@ class FeatureStore:
         if not found:
             raise not_found(str(self.root), "dataset", dataset, (f"{names[0]}/{names[1]}" for names, _ in files))
         matching = [self._entry(names, path) for names, path in found if names[2] == backbone]
+        if len({entry.network for entry in matching}) != 1:
+            called = self.ls(dataset, backbone)
+            matching = [entry for entry in called if entry.name == backbone] or matching
         if not matching:
             raise not_found(f"{self.root}, {dataset}", "backbone", backbone, (names[2] for names, _ in found))
         if fingerprint is not None:
@@ -283,7 +296,14 @@ class FeatureStore:
             nbytes=header.file_size,
             recipe=recipe_of(manifest["key"]),
             sealed_at=stamp_of(manifest["provenance"]).at,
+            network=network_of(names[2], manifest["key"], manifest["provenance"]),
         )
+
+
+def _named(entries: Sequence[Entry]) -> list[Entry]:
+    networks = (entry.network for entry in sorted(entries, key=lambda entry: entry.sealed_at))
+    called = names_of(network for network in networks if network)
+    return [replace(e, name=called[e.network.place]) if e.network else e for e in entries]
 
 
 def _read(path: Path, root: Path) -> tuple[Header, dict[str, Any]]:

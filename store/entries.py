@@ -12,6 +12,7 @@ from featurebank.store._records import Output
 from featurebank.store._stamps import is_ahead, is_own, secret_of
 from featurebank.store.errors import StoreError
 from featurebank.store.fingerprint import differences
+from featurebank.store.naming import Network
 from featurebank.store.reader import FeatureSet, Verification
 
 __all__ = ["Entry", "State", "described", "newest_contents", "shortest"]
@@ -42,6 +43,8 @@ class Entry:
         recipe: What sets share that differ in the content of their dataset alone.
         sealed_at: When it was sealed, ISO 8601 in UTC; empty where that is not known.
         root: The store's folder, which the file must lie in when it is opened.
+        network: Which network, where the file can be read.
+        name: What the backbone is called among those of the store: see `featurebank.store.naming.names_of`.
     """
 
     dataset: str
@@ -58,6 +61,12 @@ class Entry:
     recipe: str = ""
     sealed_at: str = ""
     root: Path | None = None
+    network: Network | None = None
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", self.backbone)
 
     def open(self, verify: Verification = "header") -> FeatureSet:
         """Opens the sealed set, if it still lies in its store.
@@ -141,7 +150,7 @@ def _line(newest: Entry, group: Sequence[Entry]) -> str:
     others = ", ".join(names[entry.path] for entry in group if entry is not newest)
     origin = "" if newest.is_own else ", which another store made,"
     return (
-        f"{newest.root}: {newest.dataset}/{newest.split}, {newest.backbone}: of {len(group)} contents of the dataset "
+        f"{newest.root}: {newest.dataset}/{newest.split}, {newest.name}: of {len(group)} contents of the dataset "
         f"the newest is read, {names[newest.path]}{origin} of {newest.sealed_at}; a fingerprint chooses an older one: "
         f"{others}"
     )

@@ -48,6 +48,7 @@ class BackboneSpec:
         adapter: which conversion turns the checkpoint's tensors into the architecture's; ``""`` for none. A change of
             a conversion's numbers is a new name.
         code: the file with the code of a backbone of one's own, where it was named by its file; never part of the key.
+        label: what its user calls this checkpoint, beside others of its name; never part of the key.
     """
 
     name: str
@@ -58,6 +59,7 @@ class BackboneSpec:
     outputs: tuple[str, ...] = ("pooled", "logits")
     adapter: str = ""
     code: Path | None = field(default=None, compare=False)
+    label: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)

@@ -128,9 +128,10 @@ def benchmark_keys(benchmark: Benchmark, store: FeatureStore, backbones: Sequenc
     Raises:
         NotFoundError: a backbone has none of it.
     """
-    places = {(entry.split, entry.backbone) for entry in store.ls(dataset=benchmark.dataset)}
-    names = set(backbones) or {backbone for _, backbone in places}
-    if not names or not any(backbone in names for _, backbone in places):
+    entries = store.ls(dataset=benchmark.dataset)
+    places = {(entry.split, entry.name) for entry in entries}
+    names = {entry.name for entry in entries if not backbones or {entry.name, entry.backbone} & {*backbones}}
+    if not names:
         raise NotFoundError(
             f"{store.root} has no features of {benchmark.dataset}; extract them with --backbone and --data"
         )

@@ -60,7 +60,7 @@ def architecture_family(backbone: str) -> str:
     >>> [architecture_family(name) for name in ("timm:vit_base_patch16_224", "torchvision:convnext_tiny", "mixer_b16")]
     ['transformer', 'convolutional', 'mlp']
     """
-    source, _, name = backbone.partition("@")[0].lower().rpartition(":")
+    source, _, name = backbone.partition("[")[0].partition("@")[0].lower().rpartition(":")
     architecture = name.rpartition("/")[2] if source == "hub" else name.partition("/")[0].partition(".")[0]
     return next((label for label, pattern in _ARCHITECTURES if re.search(pattern, architecture)), "other")
 

@@ -109,7 +109,7 @@ def select_backbones(
     selection = select(store, [key], backbones=backbones, fingerprints=fingerprints)
     entries = store.ls()
     asked = bool(backbones or parse_key(key, {entry.dataset for entry in entries}).backbone)
-    places = {(f"{entry.dataset}/{entry.split}", entry.backbone) for entry in entries}
+    places = {(f"{entry.dataset}/{entry.split}", entry.name) for entry in entries}
     having = []
     for pair in selection.pairs:
         for entry in (pair.train, pair.test):

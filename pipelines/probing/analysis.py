@@ -75,6 +75,7 @@ def compare(store: FeatureStore, probed: Sequence[Probed], *, seed: int = 0, for
             continue
         names = [cell.result.name for cell in cells.values()]
         settings = {"of": task, "metric": metric, "on": test, "results": names, "draws": DRAWS, "seed": seed}
+        settings["backbones"] = [*cells]
         fingerprints = [fingerprint for cell in cells.values() for fingerprint in cell.row.fingerprints]
         compute = partial(_compared, results, cells, settings)
         result = results.once("compare", settings, fingerprints, compute, version=COMPARE_VERSION, fits=_compare_fits)

@@ -13,7 +13,7 @@ from featurebank.store import AmbiguousError, CorruptError, Entry, FeatureStore,
 from featurebank.store.entries import described, newest_contents
 from featurebank.store.fingerprint import differences
 
-__all__ = ["Key", "Pair", "Selection", "further_sets", "named_splits", "parse_key", "same_recipe", "select"]
+__all__ = ["Key", "Pair", "Selection", "called", "further_sets", "named_splits", "parse_key", "same_recipe", "select"]
 
 TRAIN, TEST = "train", "test"
 VALIDATIONS = ("val", "valid", "validation")
@@ -114,12 +114,9 @@ def select(
         own = [entry for entry in entries if entry.dataset == key.dataset]
         splits = _splits(key, {entry.split for entry in own}, train=train)
         wanted = [key.backbone] if key.backbone else list(backbones)
-        present = {entry.backbone for entry in own}
-        for name in wanted:
-            if name not in present:
-                raise nearest(f"backbone of {key.dataset}", name, present)
-        for name in wanted or sorted(present):
-            of = [entry for entry in own if entry.backbone == name]
+        present = {entry.name for entry in own}
+        for name in called(own, wanted, f"backbone of {key.dataset}") if wanted else sorted(present):
+            of = [entry for entry in own if entry.name == name]
             lacking = [s for s in dict.fromkeys((splits[0], splits[2])) if not any(entry.split == s for entry in of)]
             if lacking:
                 reason = f"{name} has no {key.dataset}/{' and no '.join(lacking)} in {store.root}"
@@ -139,6 +136,22 @@ def select(
     return selection
 
 
+def called(entries: Sequence[Entry], backbones: Iterable[str], what: str) -> list[str]:
+    """What the backbones that a person names are called in a store: one, or all that share a name.
+
+    Raises:
+        UnknownNameError: there is none of that name.
+    """
+    found: dict[str, None] = {}
+    names = {entry.name for entry in entries}
+    for backbone in backbones:
+        own = {backbone} & names or {entry.name for entry in entries if entry.backbone == backbone}
+        if not own:
+            raise nearest(what, backbone, names)
+        found |= dict.fromkeys(sorted(own))
+    return [*found]
+
+
 def further_sets(entries: Sequence[Entry], text: str, like: Pair) -> list[Entry]:
     """The sets of a pair's backbone on DATASET/SPLIT, made the same way; on DATASET, its test split or else all splits.
 
@@ -151,7 +164,7 @@ def further_sets(entries: Sequence[Entry], text: str, like: Pair) -> list[Entry]
     recipe = _key_of(like.test)
     found = []
     for split in splits:
-        of = [e for e in entries if (e.dataset, e.split, e.backbone) == (dataset, split, like.backbone)]
+        of = [e for e in entries if (e.dataset, e.split, e.name) == (dataset, split, like.backbone)]
         if not of:
             raise NotFoundError(f"{like.backbone} has no {dataset}/{split} in the store; extract it first")
         candidates = _candidates(of, like.asked)
@@ -215,7 +228,7 @@ def _pair(of: Sequence[Entry], names: tuple[str, str | None, str], fingerprints:
     held = [entry for entry in validation if not same_recipe(keys[a.path], keys[entry.path])]
     if len(held) > 1:
         raise AmbiguousError(_several(held))
-    return Pair(backbone=a.backbone, train=a, validation=held[0] if held else None, test=b, asked=tuple(fingerprints))
+    return Pair(backbone=a.name, train=a, validation=held[0] if held else None, test=b, asked=tuple(fingerprints))
 
 
 def _candidates(entries: Sequence[Entry], fingerprints: Sequence[str]) -> list[Entry]:
@@ -253,6 +266,6 @@ def _mismatch(left: Entry, right: Entry) -> str:
 def _several(entries: Sequence[Entry]) -> str:
     first = entries[0]
     return (
-        f"several sets match {first.dataset}/{first.split}, {first.backbone}; choose one with --fingerprint: "
+        f"several sets match {first.dataset}/{first.split}, {first.name}; choose one with --fingerprint: "
         f"{described(entries)}"
     )

@@ -88,7 +88,7 @@ def _in_gallery(
     of = [entry for entry in entries if (entry.dataset, entry.split) == (dataset, splits[0])]
     chosen = [entry for entry in of if entry.fingerprint.startswith(tuple(fingerprints))]
     for pair in selection.pairs:
-        own = [entry for entry in chosen if entry.backbone == pair.backbone]
+        own = [entry for entry in chosen if entry.name == pair.backbone]
         try:
             (entry,) = further_sets(own or of, gallery, pair)
         except NotFoundError as error:
