@@ -29,6 +29,7 @@ class Execution:
         commit_seconds: how often finished chunks are synced to disk.
         pixel_cache: folder of pixels prepared by Pillow that runs share, see ``featurebank.extract.pixel_cache``.
         pixel_cache_gb: nothing is added to that folder beyond this size, in units of 1e9 bytes.
+        trust_merged: copy rows, by their images' content, of sets that another store made too.
     """
 
     device: str = "auto"
@@ -40,6 +41,7 @@ class Execution:
     commit_seconds: float = 1.0
     pixel_cache: Path | None = None
     pixel_cache_gb: float | None = None
+    trust_merged: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and (self.batch_size < 1 or self.batch_size & (self.batch_size - 1)):

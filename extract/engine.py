@@ -10,9 +10,10 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from featurebank.extract.agreement import Kept, sample
 from featurebank.extract.backbones.contract import BackboneSpec
 from featurebank.extract.batches import Part
+from featurebank.extract.comparing import Compared, DonorError
 from featurebank.extract.compute import Compute, ComputeError, Facts, Feed, Local, Recipe, Walk, numerics
 from featurebank.extract.datasets.contract import Split
 from featurebank.extract.device import Execution, resolve_device
@@ -30,7 +32,7 @@ from featurebank.extract.key import LEAST_AGREEMENT
 from featurebank.extract.plan import Rows, Task, plan
 from featurebank.extract.progress import Clock, JobProgress, Observer
 from featurebank.extract.reporting import Meter
-from featurebank.extract.reuse import Copies, find_copies
+from featurebank.extract.reuse import DONORS, Copies, copied_from_others, find_copies
 from featurebank.extract.sink import Assembler, Scattered, Sink, pending_rows
 from featurebank.extract.wanted import Outcome, Wanted, look
 from featurebank.store import (
@@ -129,6 +131,7 @@ class _Engine:
         self.sets = [_Set(w) for w in wanted]
         self.whole: dict[int, Part] = {}
         self.parts: list[tuple[int, Part]] = []
+        self.refused: set[Path] = set()
         self.said: set[tuple[BackboneSpec, Kept]] = set()
         self.meter = Meter(self._progress, self.clock, observer)
 
@@ -191,6 +194,9 @@ class _Engine:
             self._fail(s, error)
         if s.outcome.state != "missing" or s.busy:
             return
+        if s.writer is not None and copied_from_others(s.writer.manifest["provenance"]):
+            # Which of its rows were compared before it was interrupted is not known.
+            self._begin_anew(s)
         self._find_part(s)
         if s.writer is not None:
             s.execution = dict(s.writer.manifest["provenance"].get("execution", {}))
@@ -202,7 +208,13 @@ class _Engine:
         if index not in self.whole:
             self.whole[index] = Part(self.splits[index])
         part = self.whole[index]
-        s.copies = find_copies(s.outcome.path, s.wanted.key, part.hashes)
+        s.copies = find_copies(
+            s.outcome.path,
+            s.wanted.key,
+            part.hashes,
+            trust_merged=self.execution.trust_merged,
+            refused=self.refused,
+        )
         if s.copies is not None:
             rows = np.flatnonzero(~s.copies.mask)
             part = Part(self.splits[index], rows, part.hashes[rows])
@@ -214,11 +226,29 @@ class _Engine:
         self.parts.append((index, part))
 
     def _assemble(self, s: _Set, writer: FeatureSetWriter) -> None:
+        provenance = writer.manifest["provenance"]
+        if (donors := self._donors(s, provenance)) != provenance.get(DONORS, []):
+            writer.set_provenance({**provenance, DONORS: donors})
         s.assembler = Assembler(writer, s.copies)
         s.outcome.copied = s.assembler.copied
         s.assembler.copy(self.execution.commit_seconds)
         if s.assembler.complete:
             self._seal(s)
+
+    @staticmethod
+    def _donors(s: _Set, provenance: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The sets that rows have been or will be copied from, for the provenance."""
+        now = [] if s.copies is None else s.copies.told()
+        names = {donor["fingerprint"] for donor in now}
+        return [donor for donor in provenance.get(DONORS, []) if donor["fingerprint"] not in names] + now
+
+    @staticmethod
+    def _begin_anew(s: _Set) -> None:
+        """Throws away what was begun, copied rows and all."""
+        assert s.writer is not None  # noqa: S101 - asked of sets that were begun
+        s.writer.partial_path.unlink(missing_ok=True)
+        s.writer.close()
+        s.writer = s.assembler = s.copies = None
 
     def _wait(self, todo: Sequence[_Set]) -> None:
         """Until another run has sealed one of these sets, or has let go of it."""
@@ -382,14 +412,22 @@ class _Engine:
             s.outcome.images_per_second = measured.rate(images)
             s.outcome.computed = s.assembler.done - done
             s.outcome.failed = dict(s.assembler.failed)
-            if s.assembler.error is not None:
+            if s.copies is not None:
+                s.outcome.copied += s.copies.compared
+                s.outcome.computed -= s.copies.compared
+            if isinstance(error := s.assembler.error, DonorError):
+                log.warning("%s; its rows are computed", error)
+                self.refused.add(error.donor.path)
+                self._begin_anew(s)
+            elif s.assembler.error is not None:
                 self._fail(s, s.assembler.error)
         return None
 
     def _feed(self, s: _Set, records: Part) -> Feed:
         assert s.assembler is not None  # noqa: S101 - ready sets have both
         assert s.recipe is not None  # noqa: S101
-        target = s.assembler if records.rows is None else Scattered(s.assembler, records.rows)
+        rows = s.assembler if s.copies is None else Compared(s.assembler, s.copies)
+        target = rows if records.rows is None else Scattered(rows, records.rows)
         return Feed(recipe=s.recipe, pending=self._pending(s), target=target)
 
     def _fail(self, s: _Set, error: Exception) -> None:
@@ -404,6 +442,8 @@ class _Engine:
     def _seal(self, s: _Set) -> None:
         assert s.writer is not None  # noqa: S101 - an assembler has a writer
         made = self.compute.provenance(s.execution, self.splits[s.wanted.request.split], s.spec)
+        if donors := self._donors(s, s.writer.manifest["provenance"]):
+            made[DONORS] = donors
         made["seconds"] = {name: round(value, 3) for name, value in s.outcome.seconds.items()}
         made["images_per_second"] = round(s.outcome.images_per_second, 2)
         with s.writer.seal(made) as sealed:

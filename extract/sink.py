@@ -157,11 +157,11 @@ class Scattered:
     """Hands the rows of a walk over some of a split's rows to an assembler, each to its own place.
 
     Args:
-        assembler: of the feature set.
+        assembler: of the feature set, or what hands rows on to it.
         rows: (n,) the split's row at each position of the walk, ascending.
     """
 
-    def __init__(self, assembler: Assembler, rows: NDArray[np.int64]) -> None:
+    def __init__(self, assembler: Target, rows: NDArray[np.int64]) -> None:
         self.assembler = assembler
         self._rows = rows
 

@@ -93,6 +93,7 @@ class ExtractionConfig(_Model):
     ``decoder`` is what decodes and resizes, see ``featurebank.extract.preprocessing.Decode``; ``nvjpeg`` needs a GPU.
     Images of more than ``max_pixels`` are recorded as failed.
     ``pixel_cache`` is a folder of prepared pixels, not filled beyond ``pixel_cache_gb``, in units of 1e9 bytes.
+    ``trust_merged`` copies rows of sets that another store made too, where they have the same images.
     """
 
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -107,6 +108,7 @@ class ExtractionConfig(_Model):
     backbones_per_pass: int = Field(default=8, ge=1)
     pixel_cache: Path | None = None
     pixel_cache_gb: float | None = Field(default=None, gt=0)
+    trust_merged: bool = False
 
 
 class ProbeConfig(_Model):

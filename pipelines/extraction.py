@@ -31,6 +31,9 @@ def features(  # noqa: PLR0917 - one for each option
     force: Annotated[
         bool, typer.Option("--force", help="Compute known probes again; sealed feature sets stay.")
     ] = False,
+    trust_merged: Annotated[
+        bool, typer.Option("--trust-merged", help="Copy rows of merged sets too, where they have the same images.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Extract what the store does not have yet; what is sealed is left alone, what was begun goes on."""
@@ -49,8 +52,9 @@ def features(  # noqa: PLR0917 - one for each option
         run = RunConfig.read(config)
     if store is not None:
         run = run.model_copy(update={"store": store})
-    if strict:
-        run = run.model_copy(update={"extraction": run.extraction.model_copy(update={"strict": True})})
+    for name, given in (("strict", strict), ("trust_merged", trust_merged)):
+        if given:
+            run = run.model_copy(update={"extraction": run.extraction.model_copy(update={name: True})})
     with live(err) as observer:
         report = run_features(run, workers=workers, scheduler=scheduler, observer=observer, force=force)
     if as_json:

@@ -167,6 +167,7 @@ def _execution(wish: ExtractionConfig) -> Execution:
             backbones_per_pass=wish.backbones_per_pass,
             pixel_cache=wish.pixel_cache,
             pixel_cache_gb=wish.pixel_cache_gb,
+            trust_merged=wish.trust_merged,
         )
     except ValueError as error:
         raise ConfigError(f"extraction: {error}") from error

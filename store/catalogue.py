@@ -19,7 +19,6 @@ from featurebank.store._merging import Merged, copy_verified
 from featurebank.store._names import decode_component, encode_component, not_found, partial_path
 from featurebank.store._noted import note, noted
 from featurebank.store._opening import open_within, read_partial, read_sealed, string_in
-from featurebank.store._stamps import PLACES, recipe_of, stamp_of
 from featurebank.store.entries import Entry, described, newest_contents, shortest
 from featurebank.store.errors import (
     AmbiguousError,
@@ -30,6 +29,7 @@ from featurebank.store.errors import (
 )
 from featurebank.store.naming import names_of, network_of
 from featurebank.store.reader import FeatureSet, Verification
+from featurebank.store.stamps import PLACES, recipe_of, stamp_of
 from featurebank.store.verify import VerifyReport, reported, was_checked
 
 __all__ = ["FeatureStore"]

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from featurebank.store._records import Output
-from featurebank.store._stamps import is_ahead, is_own, secret_of
 from featurebank.store.errors import StoreError
 from featurebank.store.fingerprint import differences
 from featurebank.store.naming import Network
 from featurebank.store.reader import FeatureSet, Verification
+from featurebank.store.stamps import is_ahead, is_own, secret_of
 
 __all__ = ["Entry", "State", "described", "newest_contents", "shortest"]
 

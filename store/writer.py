@@ -30,7 +30,6 @@ from featurebank.store._records import (
     first_few,
     quantity,
 )
-from featurebank.store._stamps import new_stamp
 from featurebank.store._table import Array, OutputEntry
 from featurebank.store.errors import (
     ExistsError,
@@ -40,6 +39,7 @@ from featurebank.store.errors import (
 )
 from featurebank.store.fingerprint import fingerprint
 from featurebank.store.reader import FeatureSet
+from featurebank.store.stamps import new_stamp
 
 __all__ = ["FeatureSetWriter"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import shutil
 from collections.abc import Iterator
@@ -14,9 +15,11 @@ from racing import small_chunks
 from runs import VIT, make_images, open_folder, run
 
 from featurebank.extract import backbones, engine
+from featurebank.extract.device import Execution
 from featurebank.extract.forward import Runner
 from featurebank.extract.reuse import runs
-from featurebank.store import FeatureSet
+from featurebank.extract.wanted import Outcome
+from featurebank.store import FeatureSet, FeatureSetWriter, FeatureStore, Records
 
 OLD, GROWN = 200, 220
 OUTPUTS = ["pooled", "tokens"]
@@ -136,3 +139,106 @@ def test_an_interrupted_copy_goes_on_and_gives_the_same_bytes(
 
 def test_runs_of_nothing_are_none() -> None:
     assert list(runs(np.array([], np.int64))) == []
+
+
+TRUSTING = Execution(device="cpu", compile="never", batch_size=8, trust_merged=True)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A folder, and the same with six more images."""
+    root = tmp_path_factory.mktemp("few")
+    make_images(root / "old", 24)
+    return root / "old", make_images(root / "grown", 30)
+
+
+def donors(outcome: Outcome) -> list[Any]:
+    with FeatureSet(outcome.path) as made:
+        return list(made.provenance.get("donors", []))
+
+
+def features(outcome: Outcome) -> np.ndarray:
+    with FeatureSet(outcome.path) as made:
+        made.verify()
+        assert made.ok.all()
+        return made.load("pooled")
+
+
+def forged(path: Path) -> None:
+    """Puts a set of the same key, records and store in the place of one, with the features of other images."""
+    with FeatureSet(path) as true:
+        key, records = true.key, Records(ids=list(true.ids), labels=true.labels, content_hash=true.content_hash)
+        outputs, values = [true.info("pooled")], np.roll(true.load("pooled"), 1, axis=0)
+        head = true.head
+    path.unlink()
+    with FeatureSetWriter.create(path, key=key, outputs=outputs, records=records, head=head) as writer:
+        writer.write_chunk("pooled", 0, values)
+        writer.mark_ok(0, len(values))
+        writer.seal().close()
+
+
+def test_b3_the_donors_of_copied_rows_are_named(few: tuple[Path, Path], tmp_path: Path) -> None:
+    first, grown = (run(tmp_path, open_folder(folder), [VIT])[0] for folder in few)
+    assert (grown.copied, grown.computed) == (24, 6)
+    assert donors(first) == []
+    assert donors(grown) == [{"fingerprint": first.fingerprint, "rows": 24, "own": True}]
+
+
+@pytest.mark.parametrize("way", ["merge", "cp -r"])
+def test_b3_rows_of_another_stores_set_are_copied_only_on_request(
+    few: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture, way: str
+) -> None:
+    old, grown = few
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    donor = run(theirs, open_folder(old), [VIT])[0]
+    if way == "merge":
+        FeatureStore(ours).merge(FeatureStore(theirs))
+    else:
+        shutil.copytree(theirs, ours, ignore=shutil.ignore_patterns(".*"))
+    made = run(ours, open_folder(grown), [VIT])[0]
+    assert (made.copied, made.computed, donors(made)) == (0, 30, [])
+    assert "has 24 of the images of pictures/all, but it is not of this store's own making" in caplog.text
+    expected = features(made)
+    made.path.unlink()
+    trusting = run(ours, open_folder(grown), [VIT], execution=TRUSTING)[0]
+    assert (trusting.copied, trusting.computed) == (24, 6)
+    assert donors(trusting) == [{"fingerprint": donor.fingerprint, "rows": 24, "own": False}]
+    np.testing.assert_allclose(features(trusting), expected, rtol=2e-3, atol=2e-3)
+    # What came from elsewhere stays so, whoever sealed it last.
+    make_images(tmp_path / "more", 32)
+    assert run(ours, open_folder(tmp_path / "more"), [VIT])[0].copied == 0
+
+
+def test_b3_a_donor_with_the_features_of_other_images_is_refused(
+    few: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    old, grown = few
+    forged(run(tmp_path / "theirs", open_folder(old), [VIT])[0].path)
+    ours = FeatureStore(tmp_path / "ours")
+    (merged,) = ours.merge(FeatureStore(tmp_path / "theirs"))
+    made = run(ours.root, open_folder(grown), [VIT], execution=TRUSTING)[0]
+    assert (made.state, made.copied, made.computed, donors(made)) == ("sealed", 0, 30, [])
+    (line,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert line.startswith(f"{merged.path} has other features than are computed for the same image: 'pooled' differs")
+    expected = run(tmp_path / "whole", open_folder(grown), [VIT])[0]
+    assert features(made).tobytes() == features(expected).tobytes()
+
+
+def test_b3_copied_rows_that_were_not_compared_are_not_gone_on_with(
+    few: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, grown = few
+    forged(run(tmp_path / "theirs", open_folder(old), [VIT])[0].path)
+    ours = FeatureStore(tmp_path / "ours")
+    ours.merge(FeatureStore(tmp_path / "theirs"))
+    monkeypatch.setattr(engine, "FeatureSetWriter", small_chunks())
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._Engine, "_walk", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(ours.root, open_folder(grown), [VIT], execution=TRUSTING)
+    (partial,) = ours.root.rglob("*.partial")
+    assert b'"own":false' in partial.read_bytes()
+    made = run(ours.root, open_folder(grown), [VIT])[0]
+    assert (made.copied, made.computed, donors(made)) == (0, 30, [])
+    expected = run(tmp_path / "whole", open_folder(grown), [VIT])[0]
+    assert features(made).tobytes() == features(expected).tobytes()

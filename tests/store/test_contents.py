@@ -22,7 +22,7 @@ from featurebank.store import (
     FeatureStore,
     Output,
     Records,
-    _stamps,
+    stamps,
 )
 from featurebank.store.entries import Entry
 from featurebank.store.fingerprint import fingerprint
@@ -44,7 +44,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(_stamps, "now", made)
+    monkeypatch.setattr(stamps, "now", made)
     return made
 
 
@@ -151,7 +151,7 @@ def test_b3_a_mark_is_of_one_store_one_time_and_one_content(store: FeatureStore,
 
 @pytest.mark.parametrize("sealed", [{}, {"at": "2026-13-31T23:59:59.999999Z"}, {"at": 7}, {"at": "2026"}, [], None])
 def test_b1_what_is_no_time_is_unknown(sealed: Any) -> None:
-    assert _stamps.stamp_of({"sealed": sealed}).at == ""
+    assert stamps.stamp_of({"sealed": sealed}).at == ""
 
 
 def test_b2_another_stores_time_that_is_yet_to_come_is_not_believed(
@@ -302,7 +302,7 @@ class RandomStores:
         path = add(store, key)
         if self.chance.random() < 0.9:
             store.note_content(store.root.name, key["dataset"])
-        self.newest[_stamps.recipe_of(key)] = (self.contents, path.name)
+        self.newest[stamps.recipe_of(key)] = (self.contents, path.name)
 
     def merge(self) -> None:
         ours, theirs = self.chance.sample(self.stores, 2)

@@ -18,7 +18,7 @@ from unittest import mock
 
 from feature_sets import KEY, make_sealed
 
-from featurebank.store import FeatureSet, FeatureStore, _stamps
+from featurebank.store import FeatureSet, FeatureStore, stamps
 from featurebank.store.fingerprint import fingerprint
 
 __all__ = ["copy", "place"]
@@ -35,7 +35,7 @@ def copy(verb: str, source: Path, target: Path) -> None:
         # Neither clock nor chance, so that all have the same bytes.
         target.mkdir(parents=True, exist_ok=True)
         (target / ".origin").write_text("0" * 64 + "\n")
-        with mock.patch.object(_stamps, "now", return_value=datetime(2026, 1, 31, tzinfo=UTC)):
+        with mock.patch.object(stamps, "now", return_value=datetime(2026, 1, 31, tzinfo=UTC)):
             make_sealed(place(target)).close()
     elif verb == "merge":
         FeatureStore(target).merge(FeatureStore(source))
