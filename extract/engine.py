@@ -319,7 +319,7 @@ class _Engine:
         recipe = self._recipe(s)
         measuring = recipe.precision != "float32" and recipe.kept is None
         doing = "building" + " and compiling" * recipe.compiled + f", {recipe.precision} against float32:" * measuring
-        self.meter.show(f"{doing} {s.spec.name}", force=True)
+        self.meter.show(f"{doing} {s.outcome.backbone}", force=True)
         images = sample(self.splits[s.wanted.request.split], s.spec.preprocessing) if measuring else None
         facts = self.compute.facts(recipe, images)
         s.recipe = replace(
@@ -340,7 +340,7 @@ class _Engine:
             found = ", ".join(f"{value} with {name} of it in float32" for name, value in tried.items())
             log.warning(
                 "%s in %s: its features must have a cosine of %s to those in float32; found %s; %s stays in float32",
-                s.spec.name,
+                s.outcome.backbone,
                 s.wanted.key["precision"],
                 LEAST_AGREEMENT,
                 found or "no image to measure it on",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 import traceback
-import warnings
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -27,7 +26,7 @@ from featurebank.pipelines.keeping import gc, merge, pack, unpack
 from featurebank.pipelines.ood.command import ood
 from featurebank.pipelines.probing.command import probe
 from featurebank.pipelines.retrieving.command import retrieve
-from featurebank.pipelines.streams import console
+from featurebank.pipelines.streams import console, show_others
 from featurebank.store.requirements import EXTRAS, advice
 from featurebank.store.text import shown
 
@@ -67,8 +66,7 @@ def _root(
 
 def main() -> None:
     """The console script: every error the project raises on purpose is one clear message, not a traceback."""
-    plain = warnings.formatwarning
-    warnings.formatwarning = lambda *about, **more: shown(plain(*about, **more), keep="\n")
+    show_others()
     try:
         code = _run(app)
     except Exception:  # a fault of ours; what it tells may quote a stranger's file all the same

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from collections.abc import Iterable
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from rich.segment import Segment
 
 from featurebank.store.text import json_text, shown
 
-__all__ = ["JsonOption", "Screen", "console", "print_json", "show_messages"]
+__all__ = ["JsonOption", "Screen", "console", "print_json", "show_messages", "show_others"]
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables for people.")]
 
@@ -58,3 +59,16 @@ def show_messages(screen: Console) -> None:
     log.handlers = [handler]
     log.setLevel(logging.INFO)
     log.propagate = False
+
+
+def show_others() -> None:
+    """Makes visible what warnings and the logs of other libraries say, which may quote a file too."""
+    plain = warnings.formatwarning
+    warnings.formatwarning = lambda *about, **more: shown(plain(*about, **more), keep="\n")
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_Visible())
+
+
+class _Visible(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return shown(super().format(record), keep="\n")

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from featurebank.store.errors import CorruptError
+from featurebank.store.filing import Filing
 from featurebank.store.fingerprint import canonical_json, fingerprint
 
 __all__ = ["dataset_of", "note", "noted"]
@@ -30,28 +31,19 @@ def note(root: Path, source: str, dataset: Mapping[str, Any]) -> None:
         dataset: The dataset's part of the key, with its digest.
     """
     name = fingerprint({"source": source, "dataset": _without_digest(dataset)})[:32]
-    path = root / _FOLDER / f"{name}.json"
-    text = canonical_json(dataset)
-    hidden = path.with_name(f".{secrets.token_hex(8)}")
-    with contextlib.suppress(OSError):
-        if path.is_file() and path.read_bytes() == text:
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            hidden.write_bytes(text)
-            hidden.replace(path)
-        finally:
-            hidden.unlink(missing_ok=True)
+    filing, text = Filing(root, _FOLDER), canonical_json(dataset)
+    with contextlib.suppress(OSError, CorruptError):
+        if not filing.has(f"{name}.json") or filing.read(f"{name}.json", limit=_LONGEST) != text:
+            filing.write(f"{name}.json", data=text)
 
 
 def noted(root: Path) -> dict[str, set[str]]:
     """The digests that the sources of each dataset gave last, by the fingerprint of its key without the digest."""
     found: dict[str, set[str]] = {}
-    for path in root.glob(f"{_FOLDER}/*.json"):
+    filing = Filing(root, _FOLDER)
+    for name in filing.names():
         with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
-            if path.is_symlink() or not path.is_file() or path.stat().st_size > _LONGEST:
-                continue
-            dataset = json.loads(path.read_bytes())
+            dataset = json.loads(filing.read(name, limit=_LONGEST) if name.endswith(".json") else b"")
             if isinstance(dataset, dict) and isinstance(dataset.get("digest"), str):
                 found.setdefault(dataset_of(dataset), set()).add(dataset["digest"])
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import sys
 import unicodedata
 import warnings
@@ -175,9 +176,12 @@ def test_c12_a_fault_and_a_warning_quote_a_file_without_its_orders(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    monkeypatch.setattr(logging, "lastResort", logging.StreamHandler())
 
     def fail() -> None:
         sys.stderr.write(warnings.formatwarning(UserWarning(EVIL), UserWarning, "decode.py", 1))
+        assert logging.lastResort is not None
+        logging.lastResort.handle(logging.LogRecord("timm", logging.WARNING, "", 1, "keys %s", (EVIL,), None))
         raise RuntimeError(EVIL)
 
     monkeypatch.setattr(cli, "app", fail)
@@ -185,4 +189,4 @@ def test_c12_a_fault_and_a_warning_quote_a_file_without_its_orders(
         cli.main()
     told = capsys.readouterr().err
     check(told)
-    assert (ended.value.code, told.count(MARK)) == (1, 2)
+    assert (ended.value.code, told.count(MARK)) == (1, 3)

@@ -24,6 +24,7 @@ from featurebank.store import (
     Records,
     stamps,
 )
+from featurebank.store._noted import noted
 from featurebank.store.entries import Entry
 from featurebank.store.fingerprint import fingerprint
 
@@ -404,3 +405,22 @@ def test_entries_open_what_lies_in_the_store(store: FeatureStore, tmp_path: Path
     for there in (entry, replace(entry, path=path)):
         with pytest.raises(ValueError, match=r"must lie within .*; a link leads to"):
             there.open()
+
+
+def test_c11_notes_are_neither_written_nor_read_through_a_link(tmp_path: Path) -> None:
+    store, outside = FeatureStore(tmp_path / "store"), tmp_path / "outside"
+    store.root.mkdir()
+    outside.mkdir()
+    (store.root / ".contents").symlink_to(outside)
+    store.note_content("here", {"name": "pets", "digest": "ab"})
+    assert not [*outside.iterdir()]
+    (store.root / ".contents").unlink()
+    store.note_content("here", {"name": "pets", "digest": "ab"})
+    (file,) = (store.root / ".contents").iterdir()
+    assert [*noted(store.root).values()] == [{"ab"}]
+    file.rename(outside / "note")
+    file.symlink_to(outside / "note")
+    assert noted(store.root) == {}
+    file.unlink()
+    os.mkfifo(file)
+    assert noted(store.root) == {}
