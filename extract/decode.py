@@ -114,6 +114,9 @@ BYTES_PER_PIXEL = 12
 TILE_TAGS = 322, 323
 MAX_TILE = 1 << 24
 """Pixels of a TIFF's tile, which is decoded whole however small the image is."""
+START_OF_SCAN = b"\xff\xda"
+MAX_SCANNED = 10_000_000_000
+"""Pixels of all scans of a progressive JPEG, of which one of 14 bytes passes over the whole image: some ten seconds."""
 MAX_ROWS = 1 << 24
 """Pillow holds an address a row."""
 STRIP = 1 << 20
@@ -175,7 +178,7 @@ def _decoded(data: bytes, record: Decode, share: in_flight.Share) -> Image.Image
         try:
             image = _open(data)
             what = f"unreadable {image.format}"
-            _check_header(image)
+            _check_header(image, data)
             share.take(image.width * image.height * BYTES_PER_PIXEL)
             image.load()
             _scale_transparent_value(image, data)
@@ -197,10 +200,13 @@ def _open(data: bytes) -> Image.Image:
         raise ImageError(_reason(f"not a readable image, begins with {bytes(data[:12])!r}")) from error
 
 
-def _check_header(image: Image.Image) -> None:
-    """What Pillow's own checks leave out: the number of rows, and tiles that are large for their image."""
+def _check_header(image: Image.Image, data: bytes) -> None:
+    """What Pillow's own checks leave out: the number of rows, scans, and tiles that are large for their image."""
     if image.height > MAX_ROWS:
         raise ImageError(f"{image.width}x{image.height} pixels, more than {MAX_ROWS} rows")
+    scans = data.count(START_OF_SCAN) if image.info.get("progressive") else 1
+    if scans * image.width * image.height > MAX_SCANNED:
+        raise ImageError(f"{scans} scans of {image.width}x{image.height} pixels, more than {MAX_SCANNED} pixels in all")
     tags = getattr(image, "tag_v2", {})
     width, height = (int(tags.get(tag, 0)) for tag in TILE_TAGS)
     if width * height > max(MAX_TILE, image.width * image.height):

@@ -393,6 +393,15 @@ def test_c7_bombs_are_refused_by_what_they_state(data: bytes, reason: str) -> No
         decode(data, RECORD)
 
 
+def test_c7_scans_that_pass_over_the_image_again_and_again_are_refused() -> None:
+    """14 bytes each: 50 kB of them took ten seconds for four megapixels."""
+    whole = encoded(Image.new("RGB", (2000, 2000), (10, 20, 30)), "JPEG", progressive=True)
+    scan = whole[whole.rindex(b"\xff\xda") : -2]
+    with pytest.raises(ImageError, match="2610 scans of 2000x2000 pixels, more than 10000000000 pixels in all"):
+        decode(whole[:-2] + scan * 2600 + whole[-2:], RECORD)
+    assert decode(whole[:-2] + scan * 3 + whole[-2:], RECORD).size == (2000, 2000)
+
+
 def test_c7_pillows_own_limit_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Image.MAX_IMAGE_PIXELS is not None
     assert RECORD.max_pixels == 2 * Image.MAX_IMAGE_PIXELS
