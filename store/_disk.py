@@ -43,12 +43,14 @@ __all__ = [
     "lock",
     "locked_until_named",
     "named_when_complete",
+    "pieces",
     "reading",
     "storage_error",
     "sync_directory",
 ]
 
 _PIECE = 64 << 20
+_SMALL_PIECE = 8 << 20
 _SYNC_FILE_RANGE_WRITE = 2
 _ADVICE = {
     errno.ENOSPC: "free some space, then resume: every committed chunk is kept",
@@ -75,6 +77,12 @@ class Readable(Protocol):
 
     def close(self) -> object:
         """Lets go of the file."""
+
+
+def pieces(file: Readable, address: int, nbytes: int) -> Iterator[NDArray[np.uint8]]:
+    """The bytes of a file from ``address`` on, a few megabytes at a time."""
+    for start in range(0, nbytes, _SMALL_PIECE):
+        yield file.read(address + start, min(_SMALL_PIECE, nbytes - start))
 
 
 class _Descriptor:

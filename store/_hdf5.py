@@ -30,6 +30,7 @@ _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 _MEMORY = 2 << 30
 _MOST_OBJECTS = 10_000
 _LONGEST_ATTRIBUTE = 1024
+_LONGEST_NAME = 1024
 
 
 def described(path: Path) -> dict[str, Any]:
@@ -94,7 +95,7 @@ def _describe(path: str) -> dict[str, Any]:
     objects: dict[str, Any] = {}
 
     def visit(name: str, link: Any) -> bool | None:
-        if len(objects) > _MOST_OBJECTS:
+        if len(objects) > _MOST_OBJECTS or len(name) > _LONGEST_NAME:
             return True
         if isinstance(link, h5py.HardLink):
             objects[f"/{name}"] = _object(file[name])
@@ -105,7 +106,7 @@ def _describe(path: str) -> dict[str, Any]:
     with h5py.File(path, "r", locking=False) as file:
         objects["attributes"] = _attributes(file)
         if file.visititems_links(visit):
-            raise ValueError(f"more than {_MOST_OBJECTS} objects")
+            raise ValueError(f"more than {_MOST_OBJECTS} objects, or a name of more than {_LONGEST_NAME} characters")
     return objects
 
 

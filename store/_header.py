@@ -16,8 +16,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from featurebank.store import _limits
-from featurebank.store._disk import Readable
-from featurebank.store._table import DIGEST_END, FILE_DIGEST, LARGEST, Table, decode_table
+from featurebank.store._disk import Readable, pieces
+from featurebank.store._table import DIGEST_END, FILE_DIGEST, LARGEST, Array, Table, decode_table
 from featurebank.store.errors import CorruptError, FormatVersionError, NotAFeatureSetError
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "SLOTS",
     "STATE",
     "Header",
+    "array_digest",
     "pack",
     "read_header",
     "user_block_size",
@@ -42,7 +43,6 @@ _FIXED = struct.Struct("<8sIIQII")
 _TABLE_DIGEST = 32
 STATE = 48
 SLOTS = 128
-_PIECE = 8 << 20
 _LARGEST_PACKED = _limits.CHUNK_BYTES + (1 << 20)
 
 
@@ -66,12 +66,19 @@ class Header:
         """The file digest that belongs to the file's bytes as they are on the disk, for the state sealed."""
         state = xxhash.xxh3_128()
         for first, last in self.table.covered(self.file_size, self.packed):
-            for start in range(first, last, _PIECE):
-                data = disk.read(start, min(_PIECE, last - start))
-                if start == 0:
+            for number, data in enumerate(pieces(disk, first, last - first)):
+                if first == number == 0:
                     data[STATE] = SEALED
                 state.update(data.data)
         return state.digest()
+
+
+def array_digest(disk: Readable, array: Array) -> bytes:
+    """The XXH3-128 of an array's bytes as they are on the disk."""
+    state = xxhash.xxh3_128()
+    for piece in pieces(disk, array.address, array.nbytes):
+        state.update(piece.data)
+    return state.digest()
 
 
 def user_block_size(table: Table) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 
 from featurebank.store import _header, _limits
 from featurebank.store._chunks import checksum
-from featurebank.store._disk import Disk, locked_until_named, storage_error
+from featurebank.store._disk import Disk, locked_until_named, reading, storage_error
 from featurebank.store._layout import SMALL_ALIGNMENT, check_limits, choose_chunk_rows, create_dataset
 from featurebank.store._names import final_path
 from featurebank.store._packed import packed_settings
@@ -32,6 +32,17 @@ _CHUNKS = _limits.PACKED_CHUNKS // 2
 
 def pack(source: FeatureSet, target: Path) -> None:
     """Writes a compressed copy, verified before it has its name. See `FeatureSet.pack`."""
+    with reading(source.path):
+        _pack(source, target)
+
+
+def unpack(source: FeatureSet, target: Path) -> None:
+    """Writes a feature set of uncompressed chunks again. See `FeatureSet.unpack`."""
+    with reading(source.path):
+        _unpack(source, target)
+
+
+def _pack(source: FeatureSet, target: Path) -> None:
     target = final_path(target)
     table = check_limits(_packed_table(source.table), target)
     with locked_until_named(target) as hidden:
@@ -44,8 +55,7 @@ def pack(source: FeatureSet, target: Path) -> None:
         verify_copy(hidden, source.path, source.fingerprint)
 
 
-def unpack(source: FeatureSet, target: Path) -> None:
-    """Writes a feature set of uncompressed chunks again. See `FeatureSet.unpack`."""
+def _unpack(source: FeatureSet, target: Path) -> None:
     table = source.table
     if table.version == 1:
         raise InvalidInputError(f"{source.path} must be packed to be unpacked; it is not; copy it as it is")

@@ -197,7 +197,7 @@ def _column(name: str, values: NDArray[Any], n: int) -> NDArray[Any]:
     values = np.asarray(values)
     if values.shape != (n,):
         raise InvalidInputError(f"column {name!r} must have shape ({n},), one value per id; found {values.shape}")
-    if values.dtype.kind == "U":
+    if values.dtype.kind in "UT":
         return _encoded(values.tolist(), f"column {name!r}", _limits.TEXT_BYTES)
     if values.dtype.kind not in "biuf" or values.dtype.itemsize > 8:
         raise InvalidInputError(

@@ -66,8 +66,9 @@ class MappedValues:
 
     def part(self, rows: slice) -> NDArray[Any]:
         """A slice of rows."""
-        n_rows = self._entry.values.shape[0]
-        self._touch(np.arange(n_rows)[rows])
+        if not self._checked:
+            chosen = range(self._entry.values.shape[0])[rows]
+            self._touch(np.arange(chosen.start, chosen.stop, chosen.step))
         return np.array(view_of(self._mapping, self._entry.values)[rows])
 
     def _touch(self, rows: NDArray[Any] | None = None) -> None:

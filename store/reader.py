@@ -211,9 +211,10 @@ class FeatureSet:
     @property
     def reasons(self) -> dict[int, str]:
         """Why each failed row failed."""
-        failed = np.flatnonzero(self.status != 1)
-        reasons = self._record(self.table.records["reason"]) if failed.size else failed
-        return {int(row): bytes(reasons[row]).decode("utf-8", "replace") for row in failed}
+        with enough_memory(self.path):
+            failed = np.flatnonzero(self.status != 1)
+            reasons = self._record(self.table.records["reason"]) if failed.size else failed
+            return {int(row): bytes(reasons[row]).decode("utf-8", "replace") for row in failed}
 
     @property
     def head(self) -> tuple[NDArray[Any], NDArray[Any]] | None:

@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from featurebank.store import _header, _limits, _manifest
@@ -312,10 +311,7 @@ class FeatureSetWriter:
     def _seal(self, provenance: Mapping[str, Any] | None, *, stamped: bool) -> FeatureSet:
         self.commit()
         self._check_complete()
-        digests = b"".join(
-            xxhash.xxh3_128_digest(self._disk.read(array.address, array.nbytes).data)
-            for array in self._header.table.digested
-        )
+        digests = b"".join(_header.array_digest(self._disk, array) for array in self._header.table.digested)
         sums = [self._disk.read(e.checksums.address, e.checksums.nbytes).tobytes() for e in self._header.table.outputs]
         stamp = new_stamp(self.path, self.manifest["key"], digests + b"".join(sums)) if stamped else {}
         if stamp or provenance is not None:
@@ -391,8 +387,11 @@ class FeatureSetWriter:
 
     def _load_progress(self) -> None:
         reason = self._array("reason")
-        reasons = self._disk.read(reason.address, reason.nbytes).reshape(self.n_rows, -1)
-        self._with_reason = np.any(reasons, axis=1)
+        width, step = reason.nbytes // self.n_rows, 1 << 16
+        for start in range(0, self.n_rows, step):
+            rows = min(step, self.n_rows - start)
+            reasons = self._disk.read(reason.address + start * width, rows * width).reshape(rows, width)
+            self._with_reason[start : start + rows] = reasons.any(axis=1)
         for name, entry in self._entries.items():
             on_disk = self._disk.read(entry.checksums.address, entry.checksums.nbytes).view("<u8")
             for index, expected in enumerate(on_disk.tolist()):
