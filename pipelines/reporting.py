@@ -63,20 +63,20 @@ def short(text: str) -> str:
     return SHORT.sub(r"\1.", text)
 
 
-def interval_line(rows: Mapping[str, Row | None]) -> str:
+def interval_line(columns: Mapping[str, Sequence[Row]]) -> str:
     """What the 95 % intervals of a table are over and how they were made, each kind with the columns that have it.
 
     >>> both = {"low": 0.4, "high": 0.6, "interval": "test rows, Wilson"}
-    >>> interval_line({"knn": Row(backbone="", dataset="", task="", metric="", value=0.5, **both)})
+    >>> interval_line({"knn": [Row(backbone="", dataset="", task="", metric="", value=0.5, **both)]})
     '95 % intervals: test rows, Wilson'
 
     Args:
-        rows: any row of each column, by its heading; empty where no row has an interval.
+        columns: the rows of each column, by its heading; empty where no row has an interval.
     """
     kinds: dict[str, list[str]] = {}
-    for heading, row in rows.items():
-        if row is not None and row.low is not None and row.interval:
-            kinds.setdefault(row.interval, []).append(heading)
+    for heading, rows in columns.items():
+        for kind in dict.fromkeys(row.interval for row in rows if row.low is not None and row.interval):
+            kinds.setdefault(kind, []).append(heading)
     if len(kinds) < 2:
         return f"95 % intervals: {next(iter(kinds))}" if kinds else ""
     return "95 % intervals: " + "; ".join(f"{kind} ({', '.join(of)})" for kind, of in kinds.items())

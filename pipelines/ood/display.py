@@ -114,7 +114,7 @@ def render_ood(report: ProbeReport, console: Console, *, seconds: float) -> None
     if ranked:
         console.print(ood_table(ranked, console, title=f"out of distribution: {_title(report.probed)}"))
         rows = [row for one in ranked for of in one.rows.values() for row in of.values()]
-        if said := interval_line({"": next((row for row in rows if row.low is not None), None)}):
+        if said := interval_line({"": rows}):
             print_line(console, said)
         if len(ranked) > 1:
             print_line(console, selection(ranked))

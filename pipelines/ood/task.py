@@ -38,7 +38,7 @@ METRICS = ("auroc", "fpr_at_95", "aupr_in", "aupr_out")
 FULL = "full_spectrum_"
 GROUPS = ("near", "far")
 HEADS = ("own", "probe")
-OVER = "rows of both sets, bootstrap"
+OVER = "rows of both sets"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,12 +249,18 @@ def _rows(result: Evaluation, name: str, settings: Mapping[str, Any]) -> list[Sc
                         value=getattr(detection, metric),
                         low=low,
                         high=high,
-                        interval="" if low is None else OVER,
+                        interval="" if low is None else _interval(metric, getattr(detection, metric)),
                         dataset=place,
                         settings=settings,
                     )
                 )
     return found
+
+
+def _interval(metric: str, value: float) -> str:
+    """How an interval was made; see `featurebank.probes.ood.evaluation`."""
+    alike = value in (0.0, 1.0) and metric in ("auroc", "fpr_at_95")
+    return f"{OVER}, {'score interval' if alike else 'bootstrap'}"
 
 
 def build_task(sets: OutSets, options: Mapping[str, Any]) -> OODTask:

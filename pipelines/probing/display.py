@@ -58,21 +58,23 @@ def render_probes(
         for table in (grid.tables(console) if grid else []) + ([shift_table(shift)] if shift else []):
             console.print(table)
         columns = grid.shown if grid else {}
-        if said := interval_line({**columns, **({"shift": _first(shift)} if shift else {})}):
+        of_shift = [row for one in shift if one.result for row in one.result.rows]
+        if said := interval_line({**columns, "shift": of_shift}):
             print_line(console, said)
         print_errors(console, some, task=True)
         print_notes(console, some)
         console.print()
     for comparison in comparisons:
         console.print(compare_table(comparison))
-        print_line(console, f"first minus second: above 0 the first is better; p of {_test_of(comparison)}")
-        print_line(console, interval_line({"": comparison.result.rows[0]}))
+        about = "first minus second on the same rows: above 0 the first is better"
+        print_line(console, f"{about}; p of {_test_of(comparison)}")
+        print_line(console, interval_line({"": comparison.result.rows}))
         for note in comparison.result.notes:
             print_line(console, note)
         console.print()
     for grouped in groups:
         console.print(group_table(grouped))
-        print_line(console, interval_line({"": grouped.result.rows[0]}))
+        print_line(console, interval_line({"": grouped.result.rows}))
         for note in grouped.result.notes:
             print_line(console, note)
         console.print()
@@ -121,13 +123,12 @@ class ProbeGrid:
         )
 
     @property
-    def shown(self) -> dict[str, Row | None]:
-        """A row of each column that has an interval, by its heading on one line."""
-        rows = {
-            column: next((own[column] for own in self.cells.values() if own.get(column) is not None), None)
-            for column in self.columns
+    def shown(self) -> dict[str, list[Row]]:
+        """The rows of each column, by its heading on one line."""
+        return {
+            heading.replace("\n", " "): [row for own in self.cells.values() if (row := own.get(column)) is not None]
+            for column, heading in self.columns.items()
         }
-        return {self.columns[column].replace("\n", " "): row for column, row in rows.items()}
 
     def table(self, columns: Sequence[tuple[str, str]], *, stacked: bool) -> Table:
         """Some of the columns; intervals on a line of their own if stacked."""
@@ -200,7 +201,7 @@ def effective_robustness(probed: Sequence[Probed]) -> list[dict[str, Any]]:
 
 def compare_table(comparison: CompareTable) -> Table:
     """Every pair of backbones; differences that Holm's correction leaves below 0.05 are marked."""
-    about = f"{comparison.test}, {comparison.task}: differences in {comparison.metric} on the same rows"
+    about = f"{comparison.test}, {comparison.task}: differences in {comparison.metric}"
     table = titled_table(about, "first", "second")
     for name in ("difference, 95 %", "p", "p Holm"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -273,10 +274,6 @@ def report_json(
 
 def _row_json(row: Row) -> dict[str, Any]:
     return {"backbone": row.backbone, **row_json(row)}
-
-
-def _first(probed: Sequence[Probed]) -> Row | None:
-    return next((row for one in probed if one.result for row in one.result.rows), None)
 
 
 def _test_of(comparison: CompareTable) -> str:

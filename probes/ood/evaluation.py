@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from featurebank.probes.metrics import as_values
 from featurebank.probes.ood.registry import get, score_all
 from featurebank.probes.ood.statistics import TrainingSet
+from featurebank.probes.proportions import auroc_interval, wilson_interval
 
 __all__ = ["Detection", "Evaluation", "Selection", "detection", "evaluate", "select", "shared_rows"]
 
@@ -269,8 +270,11 @@ def _grouped(sets: Mapping[str, Detection], groups: Mapping[str, Sequence[str]] 
 def _intervals(
     inside: NDArray[Any], outside: NDArray[Any], draws: int, level: float, seed: int
 ) -> dict[str, tuple[float, float]]:
-    """Percentile intervals; every draw takes rows of both sets with replacement and counts them by score."""
-    first, _, place = _counts(inside, outside)
+    """Percentile intervals; every draw takes rows of both sets with replacement and counts them by score.
+
+    Where a rate or the AUROC is 0 or 1 all draws are alike, and the interval is Wilson's or `auroc_interval`.
+    """
+    first, second, place = _counts(inside, outside)
     own, other = place[: len(inside)], place[len(inside) :]
     generator = np.random.default_rng(seed)
     drawn = np.empty((draws, len(METRICS)))
@@ -279,7 +283,15 @@ def _intervals(
             np.bincount(part[generator.integers(0, len(part), len(part))], minlength=len(first))
             for part in (own, other)
         ]
-        found = _detection(*counts)
-        drawn[draw] = [getattr(found, metric) for metric in METRICS]
+        one = _detection(*counts)
+        drawn[draw] = [getattr(one, metric) for metric in METRICS]
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return {metric: (float(a), float(b)) for metric, a, b in zip(METRICS, low, high, strict=True)}
+    found = {metric: (float(a), float(b)) for metric, a, b in zip(METRICS, low, high, strict=True)}
+    whole, n, m = _detection(first, second), len(inside), len(outside)
+    if whole.auroc in (0.0, 1.0):
+        found["auroc"] = auroc_interval(whole.auroc, n, m, level=level)
+    for metric, rows in (("fpr_at_95", m), ("fpr_at_95_ood", n)):
+        if (rate := getattr(whole, metric)) in (0.0, 1.0):
+            ends = wilson_interval(rate * rows, rows, level=level)
+            found[metric] = (float(ends[0]), float(ends[1]))
+    return found

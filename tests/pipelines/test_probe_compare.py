@@ -117,6 +117,6 @@ def test_a5_r2_is_tested_not_the_absolute_error(store: FeatureStore) -> None:
 def test_a5_the_table_names_the_metric_and_the_direction(store: FeatureStore) -> None:
     arguments, _ = tasks(store.root)["multilabel"]
     done = featurebank_("probe", *arguments, "--task", "multilabel", "--compare", "--store", store.root)
-    assert "tags/test, multilabel: differences in auroc on the same rows" in words(done.out)
-    assert "first minus second: above 0 the first is better; p of the paired bootstrap" in done.out
+    assert "tags/test, multilabel: differences in auroc" in words(done.out)
+    assert "first minus second on the same rows: above 0 the first is better; p of the paired bootstrap" in done.out
     assert "95 % intervals: test rows, paired bootstrap" in done.out

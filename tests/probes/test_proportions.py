@@ -9,7 +9,7 @@ import pytest
 from scipy import stats  # type: ignore[import-untyped]
 
 from featurebank.probes.bootstrap import cluster_interval
-from featurebank.probes.proportions import gap_interval, mean_interval, paired_interval, wilson_interval
+from featurebank.probes.proportions import auroc_interval, gap_interval, mean_interval, paired_interval, wilson_interval
 
 Z = stats.norm.ppf(0.975)
 
@@ -49,6 +49,22 @@ def test_a8_the_mean_of_shares_and_paired_differences_hold_theirs() -> None:
     counts = generator.multinomial(60, [0.06, 0.02, 0.92], 2000)
     ends = np.array([paired_interval(int(b), int(c), 60) for b, c, _ in counts])
     assert ((ends[:, 0] <= 0.04) & (ends[:, 1] >= 0.04)).mean() > 0.94
+
+
+def test_a8_the_interval_of_an_auroc_near_1_holds_it() -> None:
+    generator = np.random.default_rng(0)
+    shift, n, m = 3.0, 15, 20
+    truth = float(stats.norm.cdf(shift / np.sqrt(2)))
+    held = perfect = 0
+    for _ in range(600):
+        first, second = generator.standard_normal(n) + shift, generator.standard_normal(m)
+        value = float((first[:, None] > second).mean())
+        low, high = auroc_interval(value, n, m)
+        held += low <= truth <= high
+        perfect += value == 1.0
+    assert perfect > 60  # where a bootstrap says (1, 1)
+    assert held > 0.93 * 600
+    assert auroc_interval(0.0, 10, 10) == pytest.approx((0.0, 1 - auroc_interval(1.0, 10, 10)[0]))
 
 
 def test_newcombes_and_bonett_and_prices_examples() -> None:
@@ -92,6 +108,7 @@ def test_a9_drawn_clusters_hold_the_mean_that_drawn_rows_miss() -> None:
         (lambda: wilson_interval(3, 2), "hits must be in 0..rows and rows at least 1"),
         (lambda: wilson_interval(0, 0), "rows at least 1"),
         (lambda: wilson_interval(1, 2, level=95), "level must be between 0 and 1"),
+        (lambda: auroc_interval(1.2, 3, 3), "an AUROC must be in 0..1"),
         (lambda: cluster_interval([1.0, 2.0], [0, 0]), "at least two, got one of 2 rows"),
         (lambda: cluster_interval([1.0, 2.0], [0]), r"one for each of 2 rows, got \(1,\)"),
     ],

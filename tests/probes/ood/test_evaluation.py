@@ -106,6 +106,16 @@ def test_intervals_are_of_resampled_rows() -> None:
     assert evaluate(inside, {"a": outside}, draws=300, seed=4) == found
 
 
+def test_a8_sets_that_do_not_overlap_are_not_certain() -> None:
+    found = evaluate(np.arange(20.0) + 100, {"far": np.arange(30.0), "wrong": np.arange(30.0) + 200}, draws=50)
+    low, high = found.intervals["far"]["auroc"]
+    assert (0.88 < low < 0.95, high) == (True, 1.0)
+    assert found.intervals["far"]["fpr_at_95"] == pytest.approx((0.0, 0.11352), abs=1e-4)
+    assert found.intervals["far"]["fpr_at_95_ood"] == pytest.approx((0.0, 0.16113), abs=1e-4)
+    assert found.intervals["wrong"]["auroc"] == pytest.approx((0.0, 1 - low))
+    assert found.intervals["wrong"]["fpr_at_95"] == pytest.approx((1 - 0.11352, 1.0), abs=1e-4)
+
+
 def test_parameters_are_chosen_on_validation_rows(relu_problem: Any) -> None:
     p = relu_problem
     inside, outside = (p.x[:100], None), (np.maximum(2 * np.random.default_rng(3).normal(size=(80, 24)), 0), None)
