@@ -92,6 +92,7 @@ class Result:
         rows: its rows.
         notes: what to know about them; also why it could not be kept.
         known: whether it was there already.
+        question: what all versions of it have in common.
         kept: whether it is there now.
         unkept: its arrays where it is not.
     """
@@ -100,6 +101,7 @@ class Result:
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
     known: bool = False
+    question: str = ""
     kept: bool = True
     unkept: Mapping[str, NDArray[Any]] = field(default_factory=dict, compare=False, repr=False)
 
@@ -155,6 +157,7 @@ class Results:
         computed = compute()
         result = Result(
             name=name,
+            question=_question(key),
             rows=tuple(replace(row, task=task, version=version, result=name) for row in computed.rows),
             notes=tuple(computed.notes),
         )
@@ -176,14 +179,17 @@ class Results:
         return result
 
     def rows(self) -> list[Row]:
-        """Every row, ordered by task, dataset, backbone and metric."""
-        found = [
-            self._read(task, name.removesuffix(".json"))
-            for task in self._filing.names()
-            for name in self._filing.names(task)
-            if name.endswith(".json")
-        ]
-        rows = [row for result in found if result for row in result.rows]
+        """Every row, of several versions of one question the latest; by task, dataset, backbone and metric."""
+        latest: dict[str, Result] = {}
+        for task in self._filing.names():
+            for name in self._filing.names(task):
+                found = self._read(task, name.removesuffix(".json"))
+                if found is None:
+                    continue
+                before = latest.get(found.question)
+                if before is None or before.rows[0].version < found.rows[0].version:
+                    latest[found.question] = found
+        rows = [row for result in latest.values() for row in result.rows]
         return sorted(rows, key=lambda r: (r.task, r.dataset, r.backbone, r.metric, r.fingerprints))
 
     def arrays(self, of: Row | Result) -> dict[str, NDArray[Any]]:
@@ -243,7 +249,8 @@ class Results:
             return None
         if document["arrays"] is not None and not self._filing.has(task, f"{name}.npz"):
             return None
-        return Result(name=name, rows=document["rows"], notes=document["notes"], known=True)
+        question, rows, notes = document["question"], document["rows"], document["notes"]
+        return Result(name=name, question=question, rows=rows, notes=notes, known=True)
 
     def _document(self, task: str, name: str) -> dict[str, Any] | None:
         """A result's file, checked to be what `once` writes under that name."""
@@ -259,12 +266,17 @@ class Results:
             named = {(row.task, row.version, row.result) for row in rows}
             if fingerprint(key)[:16] != name or named != {(task, key["version"], name)}:
                 return None
-            return {"rows": rows, "notes": notes, "arrays": None if arrays is None else _checked("str", arrays)}
+            kept = None if arrays is None else _checked("str", arrays)
+            return {"question": _question(key), "rows": rows, "notes": notes, "arrays": kept}
         except Exception:  # a stranger's file may break whatever reads it
             return None
 
     def _reason(self, error: Exception) -> str:
         return f"{self.folder}: {error.strerror or error}" if isinstance(error, OSError) else str(error)
+
+
+def _question(key: Mapping[str, Any]) -> str:
+    return fingerprint({name: value for name, value in key.items() if name != "version"})
 
 
 def _holds(fits: Callable[[Sequence[Row]], bool], rows: Sequence[Row]) -> bool:
