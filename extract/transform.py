@@ -5,7 +5,7 @@ Shapes: H, W the preprocessing's height and width.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -31,6 +31,13 @@ _RESAMPLING: Final[dict[Interpolation, Image.Resampling]] = {
     "hamming": Image.Resampling.HAMMING,
 }
 
+_WORDS: Final[Mapping[str, Sequence[str]]] = {
+    "interpolation": tuple(_RESAMPLING),
+    "resize": ("shorter", "exact", "longer", "none"),
+    "margins": ("round", "floor"),
+    "channels": ("RGB", "BGR"),
+}
+
 
 class Transform:
     """Image to network input, up to the normalisation, which the engine does on whole batches.
@@ -43,7 +50,7 @@ class Transform:
         preprocessing: what the weights expect.
 
     Raises:
-        ValueError: a size below 1, or an unknown resize mode or interpolation.
+        ValueError: a size below 1, or an unknown resize mode, interpolation, rounding of margins or order of channels.
     """
 
     def __init__(self, preprocessing: Preprocessing) -> None:
@@ -52,10 +59,10 @@ class Transform:
             raise ValueError(
                 f"sizes must be at least 1, got crop {p.height}x{p.width}, resize {p.resize_height}x{p.resize_width}"
             )
-        if p.interpolation not in _RESAMPLING:
-            raise ValueError(f"interpolation must be one of {', '.join(_RESAMPLING)}, got {p.interpolation!r}")
-        if p.resize not in {"shorter", "exact", "longer", "none"}:
-            raise ValueError(f"resize must be shorter, exact, longer or none, got {p.resize!r}")
+        # Records are also read from files, where a word that is not known must not mean the other one of two.
+        for field, known in _WORDS.items():
+            if getattr(p, field) not in known:
+                raise ValueError(f"{field} must be one of {', '.join(known)}, got {getattr(p, field)!r}")
         self.preprocessing = preprocessing
         self._resample = _RESAMPLING[p.interpolation]
 
@@ -141,7 +148,7 @@ def normalisation(preprocessing: Preprocessing) -> tuple[NDArray[np.float32], ND
     """``scale`` and ``shift``, (3,) float32 in channel order: ``x * scale + shift == (x / 255 - mean) / std``.
 
     Raises:
-        ValueError: a standard deviation that is not positive.
+        ValueError: not one value a channel, or a standard deviation that is not positive.
 
     >>> record = Preprocessing(height=1, width=1, resize_height=1, resize_width=1, interpolation="bilinear",
     ...                        mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -151,6 +158,8 @@ def normalisation(preprocessing: Preprocessing) -> tuple[NDArray[np.float32], ND
     """
     mean = np.asarray(preprocessing.mean, np.float64)
     std = np.asarray(preprocessing.std, np.float64)
+    if mean.shape != (3,) or std.shape != (3,):
+        raise ValueError(f"mean and std must be three numbers each, got {preprocessing.mean} and {preprocessing.std}")
     if not (std > 0).all():
         raise ValueError(f"std must be positive, got {preprocessing.std}")
     return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)

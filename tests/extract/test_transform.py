@@ -268,8 +268,10 @@ def test_a14_a_side_that_no_resize_gives_is_an_error() -> None:
     ("change", "message"),
     [
         ({"height": 0}, "sizes must be at least 1"),
-        ({"resize": "longest"}, "resize must be shorter, exact, longer or none"),
+        ({"resize": "longest"}, "resize must be one of shorter, exact, longer, none, got 'longest'"),
         ({"interpolation": "cubic"}, "interpolation must be one of nearest, bilinear"),
+        ({"channels": "rgb"}, "channels must be one of RGB, BGR, got 'rgb'"),
+        ({"margins": "ceil"}, "margins must be one of round, floor, got 'ceil'"),
     ],
 )
 def test_impossible_records_are_refused(change: dict[str, Any], message: str) -> None:
