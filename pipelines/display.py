@@ -54,7 +54,7 @@ class _Lines:
             return
         self._last, self._note = now, snapshot.note
         done, total = sum(j.done for j in snapshot.jobs), sum(j.total for j in snapshot.jobs)
-        text = snapshot.note or _speed(snapshot)
+        text = shown(snapshot.note) or _speed(snapshot)
         self._console.print(f"{done:,} of {total:,} rows  {text}", highlight=False, soft_wrap=True)
 
 
@@ -80,7 +80,7 @@ def render_snapshot(snapshot: Snapshot) -> RenderableType:
         )
     finished = sum(job.state in ("present", "sealed") for job in snapshot.jobs)
     counts = f"{finished} of {len(snapshot.jobs)} feature sets sealed, {waiting} waiting"
-    return Group(table, Text(f"{counts}  {snapshot.note or _speed(snapshot)}"))
+    return Group(table, Text(f"{counts}  {shown(snapshot.note) or _speed(snapshot)}"))
 
 
 def _speed(snapshot: Snapshot) -> str:
@@ -161,7 +161,7 @@ def render_report(report: Report, console: Console, *, seconds: float) -> None:
     for outcome in report.outcomes:
         place = f"{outcome.dataset}/{outcome.split}"
         for row, reason in list(outcome.failed.items())[:SHOWN]:
-            _line(console, f"{place} row {row}", "yellow", reason)
+            _line(console, f"{place} row {row}", "yellow", shown(reason))
         if (more := len(outcome.failed) - SHOWN) > 0:
             _line(console, f"{place}", "yellow", f"{more} more: featurebank show {place} {outcome.backbone}")
         if outcome.error:

@@ -119,7 +119,7 @@ def print_notes(console: Console, probed: Sequence[Probed]) -> None:
             about.setdefault(note, {})[_place(one)] = one.backbone
     every = {_place(one) for one in probed}
     for note, backbones in about.items():
-        print_line(console, note, about="" if backbones.keys() == every else ", ".join(backbones.values()))
+        print_line(console, shown(note), about="" if backbones.keys() == every else ", ".join(backbones.values()))
 
 
 def print_failures(console: Console, report: ProbeReport) -> None:
