@@ -26,7 +26,7 @@ from featurebank.extract.comparing import Compared, DonorError
 from featurebank.extract.compute import Compute, ComputeError, Facts, Feed, Local, Recipe, Walk, numerics
 from featurebank.extract.datasets.contract import Split
 from featurebank.extract.device import Execution, resolve_device
-from featurebank.extract.errors import ImageError
+from featurebank.extract.errors import ImageError, fault
 from featurebank.extract.forward import COMPILE_FROM_ROWS, can_compile
 from featurebank.extract.key import LEAST_AGREEMENT
 from featurebank.extract.plan import Rows, Task, plan
@@ -158,8 +158,28 @@ class _Engine:
             for s in self.sets:
                 if s.outcome.state == "missing":
                     s.outcome.state = "interrupted"
-                if s.writer is not None:
-                    s.writer.close()
+                self._let_go(s)
+
+    def _let_go(self, s: _Set) -> None:
+        """Closes the file of a set, and keeps what it has of chunks that are not full."""
+        if s.writer is None:
+            return
+        try:
+            if s.assembler is not None:
+                s.outcome.kept = s.assembler.keep()
+                log.warning(
+                    "%s on %s/%s: kept %s of %s rows; run again to go on",
+                    s.outcome.backbone,
+                    s.outcome.dataset,
+                    s.outcome.split,
+                    f"{s.outcome.kept:,}",
+                    f"{s.outcome.n_rows:,}",
+                )
+        except (StoreError, OSError) as error:
+            log.warning("%s: chunks that are not full could not be kept: %s", s.outcome.path, fault(error))
+        finally:
+            s.assembler = None
+            s.writer.close()
 
     @contextmanager
     def _alone(self, *sets: _Set) -> Iterator[None]:
@@ -397,7 +417,7 @@ class _Engine:
     def _walk(self, part: int, tasks: Sequence[Task], ready: Sequence[_Set]) -> BaseException | None:
         """Rows of a part through the networks of some sets; the answer is what ended the writing, if something did."""
         split, records = self.parts[part]
-        earlier = [s.assembler.done for s in ready if s.assembler is not None]
+        earlier = [s.assembler.computed for s in ready if s.assembler is not None]
         before = self.clock.seconds()
         sink = Sink(self.clock, capacity=2 * self.compute.lanes + 4, commit_seconds=self.execution.commit_seconds)
         ranges = [(t.start, t.stop) for t in tasks]
@@ -410,7 +430,7 @@ class _Engine:
             assert s.assembler is not None  # noqa: S101 - ready sets have one
             s.outcome.seconds = self.clock.since(before)
             s.outcome.images_per_second = measured.rate(images)
-            s.outcome.computed = s.assembler.done - done
+            s.outcome.computed = s.assembler.computed - done
             s.outcome.failed = dict(s.assembler.failed)
             if s.copies is not None:
                 s.outcome.copied += s.copies.compared
@@ -434,10 +454,8 @@ class _Engine:
         """Lets go of the file too: another run may be waiting for it."""
         s.outcome.state = "failed"
         s.outcome.error = f"{type(error).__name__}: {error}"
-        s.assembler = None
-        if s.writer is not None:
-            s.writer.close()
         log.error("%s on %s/%s failed: %s", s.outcome.backbone, s.outcome.dataset, s.outcome.split, error)
+        self._let_go(s)
 
     def _seal(self, s: _Set) -> None:
         assert s.writer is not None  # noqa: S101 - an assembler has a writer

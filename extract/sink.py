@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from featurebank.extract.plan import Rows, merge
+from featurebank.extract.plan import Rows
 from featurebank.extract.progress import Clock
 from featurebank.extract.reuse import Copies, runs
 from featurebank.store import FeatureSetWriter
@@ -44,16 +44,17 @@ class Target(Protocol):
 
 @dataclass
 class _Open:
-    """One chunk that is being filled."""
+    """One chunk that is being filled, and which of its rows are."""
 
     values: NDArray[np.generic]
-    missing: int
+    filled: NDArray[np.bool_]
 
 
 class Assembler:
     """Collects the rows of one feature set and hands whole chunks to its writer.
 
-    Only chunks without a valid checksum are collected; rows of the others are dropped on arrival.
+    Only chunks without a valid checksum are collected; rows of the others are dropped on arrival. What an earlier run
+    kept of a chunk is in it from the moment it is begun.
 
     Args:
         writer: of the feature set.
@@ -62,18 +63,22 @@ class Assembler:
 
     def __init__(self, writer: FeatureSetWriter, copies: Copies | None = None) -> None:
         self.writer = writer
-        pending = np.zeros(writer.n_rows, np.bool_)
-        for start, stop in pending_rows(writer):
-            pending[start:stop] = True
-        self.copied = 0 if copies is None else int(np.count_nonzero(pending & copies.mask))
-        self.done = writer.n_rows - int(np.count_nonzero(pending)) + self.copied
+        self._known = np.zeros(writer.n_rows, np.bool_) if copies is None else copies.mask
+        missing = _missing(writer)
+        self.copied = int(np.count_nonzero(missing & self._known))
+        self.computed = 0
+        self._to_compute = missing & ~self._known
         self.failed: dict[int, str] = {}
         self.error: Exception | None = None
         self.chunks_written = 0
         self._copies = copies
-        self._known = np.zeros(writer.n_rows, np.bool_) if copies is None else copies.mask
         self._pending = {output.name: writer.pending(output.name).copy() for output in writer.outputs}
         self._open: dict[tuple[str, int], _Open] = {}
+
+    @property
+    def done(self) -> int:
+        """Rows that need no computing any more."""
+        return self.writer.n_rows - int(np.count_nonzero(self._to_compute))
 
     @property
     def complete(self) -> bool:
@@ -81,25 +86,25 @@ class Assembler:
         return not any(pending.any() for pending in self._pending.values())
 
     def copy(self, commit_seconds: float) -> None:
-        """Marks the copied rows, and writes the chunks that hold no others.
+        """Marks the copied rows, and writes the chunks of which every row is there already.
 
         Raises:
             StoreError: the disk is full or fails; what was committed stays valid.
         """
-        if self._copies is None:
-            return
         for start, stop in runs(np.flatnonzero(self._known)):
             self.writer.mark_ok(start, stop)
         last_commit = time.monotonic()
         for name, pending in self._pending.items():
+            held = self._known | self.writer.held(name)
             for index in np.flatnonzero(pending).tolist():
                 first, last = self._extent(name, index)
-                if self._known[first:last].all():
-                    self._write(name, index, self._copies.values(name, np.arange(first, last)))
+                if held[first:last].all():
+                    self._write(name, index, self._begin(name, index).values)
                 if time.monotonic() - last_commit >= commit_seconds:
                     self.commit()
                     last_commit = time.monotonic()
-        self.commit()
+        if self.chunks_written:
+            self.commit()
 
     def add(self, start: int, outputs: Arrays, failed: Mapping[int, str]) -> None:
         """See `Target`."""
@@ -110,11 +115,22 @@ class Assembler:
             self.failed[row] = reason
         for name, values in outputs.items():
             self._add(name, start, stop, values, failed)
-        self.done += stop - start
+        self._to_compute[start:stop] = False
+        self.computed += stop - start
 
     def commit(self) -> None:
         """See `Target`."""
         self.writer.commit()
+
+    def keep(self) -> int:
+        """Commits also the rows of chunks that are not full, before a run ends early; how many rows are committed.
+
+        Raises:
+            StoreError: the disk is full or fails; what was committed stays valid.
+        """
+        some = {place: (chunk.filled.copy(), chunk.values) for place, chunk in list(self._open.items())}
+        self.writer.keep_parts(some)
+        return self.writer.n_rows - int(np.count_nonzero(_missing(self.writer)))
 
     def _add(self, name: str, start: int, stop: int, values: NDArray[np.generic], failed: Mapping[int, str]) -> None:
         rows = self.writer.chunk_rows(name)
@@ -124,23 +140,29 @@ class Assembler:
             first, last = self._extent(name, index)
             chunk = self._open.get((name, index))
             if chunk is None:
-                chunk = self._open[name, index] = self._begin(name, first, last, values)
+                chunk = self._open[name, index] = self._begin(name, index)
             a, b = max(start, first), min(stop, last)
             chunk.values[a - first : b - first] = values[a - start : b - start]
             for row in failed:
                 if a <= row < b:
                     chunk.values[row - first] = 0
-            chunk.missing -= b - a
-            if chunk.missing == 0:
+            chunk.filled[a - first : b - first] = True
+            if chunk.filled.all():
                 self._write(name, index, chunk.values)
                 del self._open[name, index]
 
-    def _begin(self, name: str, first: int, last: int, like: NDArray[np.generic]) -> _Open:
-        chunk = _Open(np.empty((last - first, *like.shape[1:]), like.dtype), last - first)
+    def _begin(self, name: str, index: int) -> _Open:
+        first, last = self._extent(name, index)
+        output = next(output for output in self.writer.outputs if output.name == name)
+        chunk = _Open(np.empty((last - first, *output.shape), output.dtype), np.zeros(last - first, np.bool_))
+        if (part := self.writer.part(name, index)) is not None:
+            rows, values = part
+            chunk.values[rows] = values[rows]
+            chunk.filled |= rows
         if self._copies is not None:
             known = np.flatnonzero(self._known[first:last])
             chunk.values[known] = self._copies.values(name, first + known)
-            chunk.missing -= len(known)
+            chunk.filled[known] = True
         return chunk
 
     def _write(self, name: str, index: int, values: NDArray[np.generic]) -> None:
@@ -285,10 +307,12 @@ def _alone(target: Target) -> Iterator[None]:
 
 
 def pending_rows(writer: FeatureSetWriter) -> Rows:
-    """The rows that lie in a chunk, of any output, without a valid checksum."""
-    ranges: list[Rows] = []
+    """The rows that are not committed in every output."""
+    return tuple(runs(np.flatnonzero(_missing(writer))))
+
+
+def _missing(writer: FeatureSetWriter) -> NDArray[np.bool_]:
+    missing = np.zeros(writer.n_rows, np.bool_)
     for output in writer.outputs:
-        rows = writer.chunk_rows(output.name)
-        indices = np.flatnonzero(writer.pending(output.name)).tolist()
-        ranges.append(tuple((i * rows, min((i + 1) * rows, writer.n_rows)) for i in indices))
-    return merge(*ranges)
+        missing |= ~writer.held(output.name)
+    return missing

@@ -41,6 +41,7 @@ class Outcome:
         n_rows: records.
         computed: rows that went through the network in this run.
         copied: rows that other sets of the store held already, by their content.
+        kept: rows that are committed of a set that could not be sealed.
         failed: row to reason, for images that could not be decoded.
         seconds: busy seconds per stage, of the pass this set was part of.
         images_per_second: of that pass, by the clock on the wall.
@@ -57,6 +58,7 @@ class Outcome:
     n_rows: int
     computed: int = 0
     copied: int = 0
+    kept: int = 0
     failed: dict[int, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     images_per_second: float = 0.0

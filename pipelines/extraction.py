@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from featurebank.pipelines.stopping import stoppable
 from featurebank.pipelines.stores import DEFAULT_STORE
 from featurebank.pipelines.streams import JsonOption, console, print_json, show_messages
 
@@ -55,7 +56,7 @@ def features(  # noqa: PLR0917 - one for each option
     for name, given in (("strict", strict), ("trust_merged", trust_merged)):
         if given:
             run = run.model_copy(update={"extraction": run.extraction.model_copy(update={name: True})})
-    with live(err) as observer:
+    with stoppable(), live(err) as observer:
         report = run_features(run, workers=workers, scheduler=scheduler, observer=observer, force=force)
     if as_json:
         print_json(_report_json(report))

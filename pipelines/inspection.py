@@ -129,7 +129,8 @@ def entries_table(entries: Sequence[Entry], root: Path) -> RenderableType:
         state = Text(name, STATE_STYLE[name])
         outputs = e.message or ", ".join(output.name for output in e.outputs)
         names = (f"{e.dataset}/{e.split}", e.name)
-        table.add_row(*names, e.fingerprint[:8], state, f"{e.n_rows:,}", size_text(e.nbytes), outputs)
+        rows = f"{e.n_done:,} of {e.n_rows:,}" if e.state == "partial" else f"{e.n_rows:,}"
+        table.add_row(*names, e.fingerprint[:8], state, rows, size_text(e.nbytes), outputs)
     return table
 
 

@@ -19,6 +19,7 @@ from featurebank.store._merging import Merged, copy_verified
 from featurebank.store._names import decode_component, encode_component, not_found, partial_path
 from featurebank.store._noted import note, noted
 from featurebank.store._opening import open_within, read_partial, read_sealed, string_in
+from featurebank.store._parts import committed_rows
 from featurebank.store.entries import Entry, described, newest_contents, shortest
 from featurebank.store.errors import (
     AmbiguousError,
@@ -283,7 +284,7 @@ class FeatureStore:
             root=self.root,
         )
         try:
-            header, manifest = _read(path, self.root)
+            header, manifest, n_done = _read(path, self.root)
             _check_names(names, path, manifest["key"])
         except StoreError as error:
             return replace(entry, message=str(error), checked=was_checked(error))
@@ -292,6 +293,7 @@ class FeatureStore:
             fingerprint=header.table.fingerprint,
             state="partial" if path.suffix == ".partial" else "sealed",
             n_rows=header.table.n_rows,
+            n_done=n_done,
             outputs=header.table.described(),
             nbytes=header.file_size,
             recipe=recipe_of(manifest["key"]),
@@ -306,12 +308,15 @@ def _named(entries: Sequence[Entry]) -> list[Entry]:
     return [replace(e, name=called[e.network.place]) if e.network else e for e in entries]
 
 
-def _read(path: Path, root: Path) -> tuple[Header, dict[str, Any]]:
+def _read(path: Path, root: Path) -> tuple[Header, dict[str, Any], int]:
+    """Header, manifest, and the rows that are there."""
     if path.suffix != ".partial":
-        return read_sealed(path, root)
+        header, manifest = read_sealed(path, root)
+        return header, manifest, header.table.n_rows
     disk = open_within(path, root)
     try:
-        return read_partial(disk)
+        header, manifest = read_partial(disk)
+        return header, manifest, committed_rows(disk, header.table, manifest["provenance"])
     finally:
         disk.close()
 

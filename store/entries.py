@@ -35,6 +35,7 @@ class Entry:
         fingerprint: 64 hex digits, or the 16 of the file name where the file cannot be read.
         state: Sealed, partial, or damaged.
         n_rows: 0 where the file cannot be read.
+        n_done: rows that are there in every output: all of a sealed set.
         outputs: Empty where the file cannot be read.
         nbytes: The size of the file.
         path: The file.
@@ -53,6 +54,7 @@ class Entry:
     fingerprint: str
     state: State
     n_rows: int = 0
+    n_done: int = 0
     outputs: tuple[Output, ...] = ()
     nbytes: int = 0
     path: Path

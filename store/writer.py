@@ -20,6 +20,7 @@ from featurebank.store._header import Header
 from featurebank.store._layout import Contents, lay_out
 from featurebank.store._names import check_file_name, final_path, not_found, partial_path
 from featurebank.store._opening import read_partial
+from featurebank.store._parts import PARTS, Parts, digest, part_bytes, plain, read_parts, rows_held
 from featurebank.store._records import (
     Output,
     Records,
@@ -34,6 +35,7 @@ from featurebank.store.errors import (
     ExistsError,
     IncompleteError,
     InvalidInputError,
+    NonFiniteError,
     NotFoundError,
 )
 from featurebank.store.fingerprint import fingerprint
@@ -79,6 +81,7 @@ class FeatureSetWriter:
         self._recorded = {name: np.zeros(entry.n_chunks, np.uint64) for name, entry in self._entries.items()}
         self._attempts = {name: np.zeros(entry.n_chunks, np.int64) for name, entry in self._entries.items()}
         self._written: dict[tuple[str, int], tuple[int, int]] = {}
+        self._parts: Parts = {}
         self._waiting = 0
         self._status = disk.read(self._array("status").address, self.n_rows)
         self._with_reason: NDArray[np.bool_] = np.zeros(self.n_rows, np.bool_)
@@ -225,6 +228,46 @@ class FeatureSetWriter:
         if much:
             self._disk.begin_writeback()
 
+    def held(self, name: str) -> NDArray[np.bool_]:
+        """(N,) True where a row of an output is committed, in a valid chunk or in one that is filled in part."""
+        return rows_held(self._entry(name), ~self.pending(name), self._parts)
+
+    def part(self, name: str, index: int) -> tuple[NDArray[np.bool_], NDArray[Any]] | None:
+        """What `keep_parts` kept of a chunk that is pending: which of its rows, and the chunk's values."""
+        rows = self._parts.get((name, index))
+        if rows is None or not self.pending(name)[index]:
+            return None
+        entry = self._entry(name)
+        values = part_bytes(self._disk, entry, index).view(entry.values.dtype)
+        return rows, values.reshape(len(rows), *entry.values.shape[1:])
+
+    def keep_parts(self, parts: Mapping[tuple[str, int], tuple[NDArray[np.bool_], NDArray[Any]]]) -> None:
+        """Commits everything, and of pending chunks the rows that are there: before a run ends early.
+
+        Args:
+            parts: output and chunk to (rows,) True where a row is there, and the chunk's values; those of other rows
+                mean nothing. A part that is not finite is left out.
+
+        Raises:
+            StorageError: the disk fails; what was committed before stays valid.
+        """
+        self.commit()
+        for (name, index), (rows, values) in parts.items():
+            entry = self._entry(name)
+            blank = np.where(rows.reshape(-1, *[1] * (values.ndim - 1)), values, np.zeros((), values.dtype))
+            with contextlib.suppress(NonFiniteError):
+                data = checked_chunk(self.partial_path, entry, index, blank)
+                self._disk.write(entry.values.address + index * entry.chunk_stride, data)
+                self._parts[name, index] = rows
+        self._disk.sync()
+        told = {
+            place: (rows, digest(part_bytes(self._disk, self._entry(place[0]), place[1]), rows))
+            for place, rows in self._parts.items()
+            if self.pending(place[0])[place[1]]
+        }
+        self.set_provenance({**self.manifest["provenance"], PARTS: plain(told)})
+        self._disk.sync()
+
     def mark_ok(self, start: int, stop: int) -> None:
         """Rows ``start`` up to ``stop`` hold features."""
         if not 0 <= start <= stop <= self.n_rows:
@@ -314,8 +357,9 @@ class FeatureSetWriter:
         digests = b"".join(_header.array_digest(self._disk, array) for array in self._header.table.digested)
         sums = [self._disk.read(e.checksums.address, e.checksums.nbytes).tobytes() for e in self._header.table.outputs]
         stamp = new_stamp(self.path, self.manifest["key"], digests + b"".join(sums)) if stamped else {}
-        if stamp or provenance is not None:
-            self.set_provenance({**(self.manifest["provenance"] if provenance is None else provenance), **stamp})
+        if stamp or provenance is not None or PARTS in self.manifest["provenance"]:
+            made = self.manifest["provenance"] if provenance is None else provenance
+            self.set_provenance({**_without_parts(made), **stamp})
         self._disk.write(_header.SLOTS, digests)
         self._disk.sync()
         state = bytes([_header.SEALED]).ljust(_header.DIGEST_END - _header.STATE - 16, b"\0")
@@ -397,6 +441,11 @@ class FeatureSetWriter:
             for index, expected in enumerate(on_disk.tolist()):
                 if holds(self._disk, entry, index, expected):
                     self._recorded[name][index] = expected
+        self._parts = read_parts(self._disk, self._header.table, self.manifest["provenance"])
+
+
+def _without_parts(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in provenance.items() if name != PARTS}
 
 
 def _check_absent(path: Path) -> None:

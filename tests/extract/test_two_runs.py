@@ -63,5 +63,7 @@ def test_a_run_waits_and_takes_over_what_the_other_leaves(tmp_path: Path, monkey
         observer=lambda snapshot: notes.append(snapshot.note),
     )[0]
     leave.join()
-    assert (outcome.state, outcome.computed) == ("sealed", 20)
+    # Kept is all but the batch that made a chunk whole, whose first output could not be written.
+    assert outcome.state == "sealed"
+    assert outcome.computed in (4, 8)
     assert any(note.startswith("waiting for another run") for note in notes)

@@ -18,7 +18,7 @@ class TinyNetwork(FrozenNetwork):
 
     def __init__(self, spec: BackboneSpec) -> None:
         generator = torch.Generator().manual_seed(len(spec.name))
-        layer = nn.Linear(3, WIDTH)
+        layer = nn.Linear(3, WIDTH, bias=False)
         layer.weight.data = torch.randn(WIDTH, 3, generator=generator)
         super().__init__(spec, layer)
 
