@@ -20,7 +20,7 @@ SETTINGS = {
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.interval": "500ms",
 }
-PRELOADED = ["featurebank.pipelines.scale.worker", "timm"]
+PRELOADED = ["featurebank.pipelines.scale.worker", "featurebank.pipelines.scale.private", "timm"]
 """What nearly every worker needs and what takes seconds to import."""
 
 
@@ -36,13 +36,17 @@ def check_request(workers: int | None, scheduler: str | None) -> None:
         raise ConfigError("--workers starts a cluster of this machine, --scheduler uses another one; give one of them")
     if workers is not None and workers < 1:
         raise ConfigError(f"--workers must be at least 1, got {workers}")
-    if importlib.util.find_spec("distributed") is None:
-        raise ConfigError("--workers and --scheduler need Dask; install it with: pip install 'featurebank[scale]'")
+    needed = ("distributed", "cryptography") if workers is not None else ("distributed",)
+    if any(importlib.util.find_spec(name) is None for name in needed):
+        raise ConfigError(
+            "--workers and --scheduler need Dask, and cryptography to keep other users of the machine out; install "
+            "them with: pip install 'featurebank[scale]'"
+        )
 
 
 @contextmanager
 def started(workers: int, device: str) -> Iterator[Any]:
-    """A client of a new cluster of processes on this machine; all end with it.
+    """A client of a new cluster of processes on this machine, which nobody else can reach; all end with it.
 
     Raises:
         ConfigError: the device is a GPU: its processes are started by dask-cuda.
@@ -52,18 +56,18 @@ def started(workers: int, device: str) -> Iterator[Any]:
             "--workers starts processes for the CPU; for one process per GPU start `dask scheduler` and "
             "`dask cuda worker`, and give --scheduler their address; or set extraction.device: cpu"
         )
-    from distributed import Client, LocalCluster
+    from distributed import Client
+
+    from featurebank.pipelines.scale.private import private_cluster
 
     settings: dict[str, Any] = {
-        "processes": True,
-        "dashboard_address": None,
         "memory_limit": 0,
         "silence_logs": logging.ERROR,
         "env": dict(os.environ),  # a fork has the variables that its server was started with
     }
     with (
         _forked_workers(),
-        LocalCluster(n_workers=workers, threads_per_worker=1, **settings) as cluster,  # type: ignore[no-untyped-call]
+        private_cluster(workers, **settings) as cluster,
         Client(cluster) as client,  # type: ignore[no-untyped-call]
     ):
         yield client

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -124,6 +125,43 @@ def test_workers_are_forks_of_a_process_with_one_thread_and_have_the_variables_o
     with started(2, "cpu") as client:
         assert set(client.run(os.getenv, "FEATUREBANK_TEST").values()) == {"now"}
         assert set(client.run(os.getppid).values()) == {server}
+
+
+@needs_dask
+def test_c4_nobody_else_reaches_a_local_cluster_and_nothing_else_listens() -> None:
+    from distributed import Client, Security
+
+    with started(2, "cpu") as client:
+        address = client.cluster.scheduler_address
+        assert address.startswith("tls://127.0.0.1:")
+        for plain in (address.replace("tls://", "tcp://"), address):
+            with pytest.raises((OSError, TypeError, ValueError)):  # no TLS; no certificate
+                Client(plain, timeout=2).close()  # type: ignore[no-untyped-call]
+        stranger = Security.temporary()  # type: ignore[no-untyped-call]
+        with pytest.raises(OSError, match=r"(?i)timed out|ssl|certificate"):
+            Client(address, timeout=2, security=stranger).close()  # type: ignore[no-untyped-call]
+        nannies = {worker["nanny"] for worker in client.scheduler_info()["workers"].values()}
+        speaking = {address, *client.scheduler_info()["workers"], *nannies}
+        assert all(place.startswith("tls://") for place in speaking)
+        pids = {os.getpid(), *client.run(os.getpid).values()}
+        assert listening(pids) == {int(place.rpartition(":")[2]) for place in speaking}
+        assert 8787 not in listening(pids)
+
+
+def listening(pids: set[int]) -> set[int]:
+    """The TCP ports that some processes listen on."""
+    sockets = set()
+    for pid in pids:
+        for handle in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                sockets.add(str(handle.readlink()))
+    found = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
+                found.add(int(fields[1].rpartition(":")[2], 16))
+    return found
 
 
 @needs_dask
