@@ -171,14 +171,14 @@ def reading(patch: pytest.MonkeyPatch, error: Exception) -> None:
 
 
 def decoding(patch: pytest.MonkeyPatch, error: Exception) -> None:
-    real, calls = decoder.decode, iter(range(10**6))
+    real, calls = decoder.decoded, iter(range(10**6))
 
-    def decode(*arguments: Any) -> Any:
+    def decoded(*arguments: Any) -> Any:
         if next(calls) == 3:
             raise error
         return real(*arguments)
 
-    patch.setattr("featurebank.extract.batches.decode", decode)
+    patch.setattr("featurebank.extract.batches.decoded", decoded)
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
