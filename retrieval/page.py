@@ -21,6 +21,7 @@ Thumbnail = Callable[[int], bytes]
 
 KINDS = ((b"\xff\xd8\xff", "jpeg"), (b"\x89PNG\r\n\x1a\n", "png"), (b"GIF8", "gif"), (b"RIFF", "webp"))
 MARKS = {"right": "✓", "wrong": "✗", "junk": "○"}
+AP = "AP"
 STYLE = """
 :root { color-scheme: light dark; --right: #1a8f4c; --wrong: #cf3341; --junk: #8a8a8a; --line: #8884; }
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; padding: 0 1rem; max-width: 90rem; }
@@ -55,6 +56,7 @@ def render_page(
     similarity: ArrayLike | None = None,
     title: str = "Retrieval",
     summary: Mapping[str, float] | None = None,
+    metric: str = AP,
     limit: int = 100,
 ) -> str:
     """The page as HTML: each query with its AP and first thumbnails, right ones and wrong ones framed and marked.
@@ -73,6 +75,7 @@ def render_page(
         similarity: (M, k) shown under the thumbnails.
         title: of the page.
         summary: metrics shown at its top.
+        metric: what the average precisions are called: those of cut lists are ``AP@100``.
         limit: queries shown, at most.
 
     Raises:
@@ -106,12 +109,13 @@ def render_page(
         hits = f"{kinds.count('right')} of the first {len(shown)} right"
         total = f"{judged.positives.counts[query]} in the gallery"
         sections.append(
-            f"<section><h2>AP {values[query]:.3f} <small>{hits}, {total}</small></h2>"
+            f"<section><h2>{escape(metric)} {values[query]:.3f} <small>{hits}, {total}</small></h2>"
             f'<div class="query">{_figure(query_image(query), "", "query", query_captions(query), "")}'
             f"<ol>{''.join(f'<li>{figure}</li>' for figure in shown)}</ol></div></section>"
         )
     left_out = n_queries - len(ranked)
-    notes = f"{len(sections)} of {n_queries} queries, lowest average precision first."
+    lowest = "average precision" if metric == AP else escape(metric)
+    notes = f"{len(sections)} of {n_queries} queries, lowest {lowest} first."
     notes += f" {left_out} without anything relevant." if left_out else ""
     metrics = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{value:.4f}</dd></div>" for name, value in (summary or {}).items()

@@ -14,7 +14,7 @@ from featurebank.pipelines.probing.run import ProbeReport
 from featurebank.pipelines.probing.selection import further_sets
 from featurebank.pipelines.results import Results
 from featurebank.pipelines.retrieving.selection import Lookup
-from featurebank.pipelines.retrieving.task import MAIN
+from featurebank.pipelines.retrieving.task import MAIN, main_metric
 from featurebank.store import FeatureStore
 
 __all__ = ["Page", "plan_page"]
@@ -97,6 +97,7 @@ class Page:
             similarity=None if self.task.rerank else scores,
             title=self.title,
             summary={row.metric: row.value for row in result.rows},
+            metric=_called(main_metric([row.metric for row in result.rows if row.metric in kept])),
         )
         self.path.write_text(text, encoding="utf-8")
         return True
@@ -121,6 +122,15 @@ class Page:
                 for entry in further_sets(entries, name, self.pair)
             ),
         )
+
+
+def _called(metric: str) -> str:
+    """What one query's part of a mean is called.
+
+    >>> [_called(name) for name in ("map", "map@1000", "map_trapezoidal", "hit_rate@1")]
+    ['AP', 'AP@1000', 'AP_trapezoidal', 'hit_rate@1']
+    """
+    return "AP" + metric.removeprefix("map") if metric.startswith("map") else metric
 
 
 def plan_page(

@@ -25,7 +25,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
     for split, n_rows in (("train", 100), ("test", 60)):
         values, labels = clusters(n_rows, noise=0.6, seed=split == "test")
         clean = clusters(n_rows, noise=0.3, seed=split == "test")[0].astype(np.float32)
-        for backbone, scale in (*SCALES.items(), ("columns", COLUMNS)):
+        lengths = 2.0 ** np.random.default_rng(0).integers(-3, 4, (n_rows, 1))
+        for backbone, scale in (*SCALES.items(), ("columns", COLUMNS), ("lengths", lengths)):
             rows = (values.astype(np.float32) * np.asarray(scale)).astype(np.float32)
             columns = {"size": clean[:, 0] + 10}
             write_set(made, f"pets/{split}", backbone, rows, labels, columns=columns)
@@ -46,7 +47,7 @@ def test_a7_the_scale_of_features_changes_no_number(store: FeatureStore, task: s
         "regression": ("--target", "size"),
     }
     key = "tags" if task == "multilabel" else "pets"
-    alone = ("as-is", "small", "large", *(() if task == "knn" else ("columns",)))  # a cosine knows its columns
+    alone = ("as-is", "small", "large", "lengths" if task == "knn" else "columns")  # a cosine knows no lengths
     found = {
         one["backbone"]: {row["metric"]: row["value"] for row in one["rows"]}
         for one in asked(store, key, "--task", task, *more.get(task, ()))

@@ -87,6 +87,17 @@ def test_a_known_result_and_another_ranking_give_pages_too(store: FeatureStore, 
         assert len(sections(page)) == 18
 
 
+def test_a4_the_page_of_cut_lists_says_how_deep_they_are(store: FeatureStore, pictures: Path, tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    page, images = tmp_path / "page.html", ("--images", f"folder:{pictures}")
+    for depth, called, lowest in ((9, "AP@9", "AP@9"), (17, "AP", "average precision")):
+        done = retrieve(store, "pictures/all", "--html", page, *images, "--index", "Flat", "--depth", depth)
+        assert done.code == 0, done.err
+        text = page.read_text(encoding="utf-8")
+        assert f"<h2>{called} " in text
+        assert f"lowest {lowest} first" in text
+
+
 def test_queries_and_gallery_are_read_from_their_own_splits(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path / "features")
     for seed, split in enumerate(("query", "gallery")):
