@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurebank.store import _header, _limits, _manifest
-from featurebank.store._disk import Disk, claim, hidden_file, storage_error, sync_directory
+from featurebank.store._claiming import claim, hidden_file, sync_directory
+from featurebank.store._disk import Disk, storage_error
 from featurebank.store._records import Output
 from featurebank.store._table import Array, OutputEntry, Table
 from featurebank.store.errors import ExistsError, InvalidInputError, StorageError

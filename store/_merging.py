@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from featurebank.store._disk import Disk, locked_until_named, storage_error
+from featurebank.store._claiming import locked_until_named
+from featurebank.store._disk import Disk, storage_error
 from featurebank.store._opening import open_sealed
 from featurebank.store.entries import Entry
 from featurebank.store.errors import CorruptError, ExistsError, StoreError

@@ -11,7 +11,8 @@ import numpy as np
 
 from featurebank.store import _header, _limits
 from featurebank.store._chunks import checksum
-from featurebank.store._disk import Disk, locked_until_named, reading, storage_error
+from featurebank.store._claiming import locked_until_named
+from featurebank.store._disk import Disk, reading, storage_error
 from featurebank.store._layout import SMALL_ALIGNMENT, check_limits, choose_chunk_rows, create_dataset
 from featurebank.store._names import final_path
 from featurebank.store._packed import packed_settings

@@ -116,10 +116,11 @@ class FeatureStore:
         name, separator, split = dataset.rpartition("/")
         if not separator:
             raise InvalidInputError(f"a dataset must be given as 'dataset/split'; found {dataset!r}")
-        files = list(self._files())
-        found = [(names, path) for names, path in files if names[:2] == (name, split)]
+        found = list(self._files(name, split))
         if not found:
-            raise not_found(str(self.root), "dataset", dataset, (f"{names[0]}/{names[1]}" for names, _ in files))
+            raise not_found(
+                str(self.root), "dataset", dataset, (f"{names[0]}/{names[1]}" for names, _ in self._files())
+            )
         matching = [self._entry(names, path) for names, path in found if names[2] == backbone]
         if len({entry.network for entry in matching}) != 1:
             called = self.ls(dataset, backbone)
@@ -142,12 +143,20 @@ class FeatureStore:
 
     def find(self, fingerprint: str) -> FeatureSet | None:
         """The sealed feature set with that fingerprint (64 or its first 16 hex digits), if there is one."""
+        damaged: StoreError | None = None
         for _, path in self._files():
             if path.name == f"{fingerprint[:16]}.h5" and self._is_inside(path):
-                feature_set = FeatureSet(path, within=self.root)
+                try:
+                    feature_set = FeatureSet(path, within=self.root)
+                except StoreError as error:
+                    # Another of that name may be whole.
+                    damaged = error
+                    continue
                 if feature_set.fingerprint.startswith(fingerprint):
                     return feature_set
                 feature_set.close()
+        if damaged is not None:
+            raise damaged
         return None
 
     def by_fingerprint(self, fingerprint: str) -> FeatureSet:
@@ -258,8 +267,13 @@ class FeatureStore:
             hashes = np.ascontiguousarray(feature_set.content_hash[known]).view("<u8,<u8").ravel()
             return feature_set.ids[known], hashes
 
-    def _files(self) -> Iterator[tuple[tuple[str, str, str], Path]]:
-        for path in sorted(self.root.glob("*/*/*/*")):
+    def _files(self, *names: str) -> Iterator[tuple[tuple[str, str, str], Path]]:
+        """The files of a store, or of a dataset and split alone, whose folder is all that is looked into."""
+        try:
+            folder = self.root.joinpath(*(encode_component(name, "folder") for name in names))
+        except InvalidInputError:
+            return
+        for path in sorted(folder.glob("/".join("*" * (4 - len(names))))):
             if not _FILE.fullmatch(path.name):
                 continue
             try:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from featurebank.store._disk import named_when_complete
+from featurebank.store._claiming import named_when_complete
 from featurebank.store.errors import CorruptError
 
 __all__ = ["Filing", "named_when_complete"]

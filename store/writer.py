@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from featurebank.store import _header, _limits, _manifest
 from featurebank.store._chunks import checked_chunk, checksum, holds
-from featurebank.store._disk import Disk, claim, is_there, lock, sync_directory
+from featurebank.store._claiming import claim, is_there, sync_directory
+from featurebank.store._disk import Disk, lock
 from featurebank.store._header import Header
 from featurebank.store._layout import Contents, lay_out
 from featurebank.store._names import check_file_name, final_path, not_found, partial_path

@@ -215,3 +215,25 @@ def test_sealing_turns_a_partial_into_a_set(store: FeatureStore) -> None:
         fill(writer, make_values())
         writer.seal().close()
     assert [e.state for e in store.ls()] == ["sealed"]
+
+
+def test_f7_opening_looks_into_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FeatureStore(tmp_path)
+    make_sealed(store.path_for("demo", "test", "tiny/net", fingerprint(KEY))).close()
+    for number in range(20):
+        other = tmp_path / f"other{number}" / "test" / "tiny" / f"{number:016x}.h5"
+        other.parent.mkdir(parents=True)
+        other.touch()
+    looked: list[str] = []
+    own = os.scandir
+
+    def counted(place: str) -> Any:
+        looked.append(str(place))
+        return own(place)
+
+    monkeypatch.setattr(os, "scandir", counted)
+    store.open("demo/test", "tiny/net").close()
+    assert looked
+    assert all(place.startswith(str(tmp_path / "demo" / "test")) for place in looked)
+    with pytest.raises(NotFoundError, match="there is 'demo/test', 'other0/test'"):
+        store.open("unlike/any", "tiny/net")

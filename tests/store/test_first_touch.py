@@ -89,3 +89,23 @@ def test_other_processes_verify_too(damaged: Path) -> None:
 def test_another_word_is_refused(sealed: Path) -> None:
     with pytest.raises(InvalidInputError, match="verify must be one of header, first_touch; found 'all'"):
         FeatureSet(sealed, verify="all")  # type: ignore[arg-type]
+
+
+def test_f7_a_slice_costs_its_rows(sealed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    own = np.arange
+
+    def counted(*given: Any, **settings: Any) -> Any:
+        rows = own(*given, **settings)
+        made.append(len(rows))
+        return rows
+
+    monkeypatch.setattr(np, "arange", counted)
+    with FeatureSet(sealed) as fs, FeatureSet(sealed, verify="first_touch") as checked:
+        for chosen in (slice(3, 6), slice(5, 2, -1), slice(4, 4)):
+            expected = make_values()["tokens"]
+            made.clear()
+            np.testing.assert_array_equal(fs.load("tokens", chosen), expected[chosen])
+            assert made == []
+            np.testing.assert_array_equal(checked.load("tokens", chosen), expected[chosen])
+            assert max(made, default=0) <= 3

@@ -8,6 +8,7 @@ import os
 import signal
 import struct
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -198,3 +199,18 @@ def _grown(path: Path) -> None:
     path.write_bytes(data)
     with_table(path, lambda _: None)
     reseal(path)
+
+
+def test_b8_a_newer_file_and_a_missing_package_are_no_damage(
+    tmp_path: Path, sealed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("hdf5plugin")
+    with FeatureSet(sealed) as fs:
+        fs.pack(tmp_path / "packed.h5").close()
+    with sealed.open("r+b") as file:
+        file.seek(8)
+        file.write(struct.pack("<I", 99))
+    assert reported(sealed).result == "could not be checked"
+    monkeypatch.setitem(sys.modules, "compression.zstd", None)
+    monkeypatch.setitem(sys.modules, "backports.zstd", None)
+    assert reported(tmp_path / "packed.h5").result == "could not be checked"
