@@ -26,7 +26,7 @@ from featurebank.pipelines.keeping import gc, merge, pack, unpack
 from featurebank.pipelines.ood.command import ood
 from featurebank.pipelines.probing.command import probe
 from featurebank.pipelines.retrieving.command import retrieve
-from featurebank.pipelines.streams import console, show_others
+from featurebank.pipelines.streams import console, show_messages, show_others
 from featurebank.store.requirements import EXTRAS, advice
 from featurebank.store.text import shown
 
@@ -57,11 +57,12 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001 - its callback has answered
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Extract every backbone's frozen features once; ask the cached features anything."""
+    show_messages(console(stderr=True))
 
 
 def main() -> None:

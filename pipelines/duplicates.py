@@ -81,7 +81,9 @@ def find_duplicates(selection: Selection, *, output: str, threshold: float) -> l
         second = first if alone else vectors(read_rows(pair.test, output))
         check_alike([first, second])
         pairs = near_duplicates(first.features, None if alone else second.features, threshold=threshold)
-        same = (_hashes(first)[pairs.first] == _hashes(second)[pairs.second]).all(1)
+        hashes = _hashes(first)[pairs.first]
+        # A record that could not be read when it was hashed has no hash.
+        same = (hashes == _hashes(second)[pairs.second]).all(1) & hashes.any(1)
         found.append(Found(backbone=pair.backbone, first=first, second=second, pairs=pairs, same=same))
     return found
 

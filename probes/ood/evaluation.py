@@ -192,6 +192,8 @@ def select(
 def shared_rows(hashes: ArrayLike, reference: ArrayLike) -> NDArray[np.bool_]:
     """Which rows have a content hash that the reference has too, (M,): in-distribution images inside another set.
 
+    A hash of zeros is that of a record that could not be read, and like no other.
+
     >>> int(shared_rows(np.array([[1, 2], [3, 4]], np.uint8), np.array([[3, 4]], np.uint8)).sum())
     1
 
@@ -209,7 +211,7 @@ def shared_rows(hashes: ArrayLike, reference: ArrayLike) -> NDArray[np.bool_]:
             f"found {' and '.join(f'{array.dtype} {array.shape}' for array in arrays)}"
         )
     one = np.dtype((np.void, arrays[0].shape[1]))
-    return np.isin(arrays[0].view(one)[:, 0], arrays[1].view(one)[:, 0])
+    return np.isin(arrays[0].view(one)[:, 0], arrays[1].view(one)[:, 0]) & arrays[0].any(axis=1)
 
 
 def _counts(

@@ -98,3 +98,19 @@ def test_pack_and_unpack_write_other_stores(store: FeatureStore, tmp_path: Path)
     assert (again.root / path.relative_to(store.root)).read_bytes() == path.read_bytes()
     refused = featurebank_("unpack", tmp_path / "other", "--store", store.root)
     assert (refused.code, "must be packed to be unpacked" in words(refused.out)) == (1, True)
+
+
+@pytest.mark.parametrize("verb", ["pack", "unpack", "merge"])
+def test_c13_links_out_of_the_store_are_followed_by_no_verb(store: FeatureStore, tmp_path: Path, verb: str) -> None:
+    pytest.importorskip("hdf5plugin")
+    outside, target = FeatureStore(tmp_path / "outside"), tmp_path / "target"
+    add(outside, "2.9")
+    store.root.mkdir()
+    (store.root / "demo").symlink_to(outside.root / "demo")
+    words_of = (verb, store.root, "--store", target) if verb == "merge" else (verb, target, "--store", store.root)
+    done = featurebank_(*words_of)
+    assert done.code == 1
+    assert "must lie within" in words(done.out)
+    assert not [path for path in target.rglob("*") if path.is_file()]
+    assert featurebank_("gc", "--delete", "--hours", "0", "--store", store.root).code == 0
+    assert len(outside.ls()) == 1

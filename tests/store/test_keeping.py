@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,18 @@ import numpy as np
 import pytest
 from feature_sets import KEY, N_ROWS, fill, make_records, make_sealed, make_values
 
-from featurebank.store import FeatureSetWriter, FeatureStore, Merged, NotFoundError, Output, Records
+from featurebank.store import (
+    FeatureSet,
+    FeatureSetWriter,
+    FeatureStore,
+    Merged,
+    NotFoundError,
+    Output,
+    Records,
+    _layout,
+    _merging,
+    _packing,
+)
 from featurebank.store.fingerprint import fingerprint
 
 DAY = 24 * 3600
@@ -134,3 +147,98 @@ def test_content_in_both_of_two_splits(store: FeatureStore) -> None:
     assert store.same_content("demo/test", "demo/train") == [("test-5", "train-0"), ("test-3", "train-60")]
     with pytest.raises(NotFoundError, match="did you mean 'demo/test'"):
         store.same_content("demo/train", "demo/tst")
+
+
+def files(store: FeatureStore) -> list[str]:
+    return sorted(path.name for path in store.root.rglob("*") if path.is_file() and path.name != ".origin")
+
+
+def test_c13_what_is_damaged_or_too_large_is_refused_before_anything_is_written(
+    store: FeatureStore, other: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunk, sound = add(other), add(other, precision="a")
+    data = bytearray(chunk.read_bytes())
+    data[data.index(make_values()["tokens"][20].tobytes())] ^= 1
+    chunk.write_bytes(data)
+    usage = shutil.disk_usage(other.root)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=sound.stat().st_size - 1))
+    monkeypatch.setattr(_merging, "locked_until_named", lambda _: pytest.fail("something was written"))
+    results = {merged.source: merged for merged in store.merge(other)}
+    assert "is damaged: output 'tokens'" in results[chunk].message
+    assert f"cannot copy {sound.stat().st_size} bytes" in results[sound].message
+    assert "bytes are free" in results[sound].message
+    assert files(store) == []
+
+
+def during(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, action: Callable[[], object]) -> list[object]:
+    """Does something in the middle of an operation, just before one of its steps; what came of it."""
+    real, done = getattr(module, name), []
+
+    def step(*arguments: Any, **keywords: Any) -> Any:
+        done.append(action())
+        return real(*arguments, **keywords)
+
+    monkeypatch.setattr(module, name, step)
+    return done
+
+
+@pytest.mark.parametrize("change", ["another file", "a link", "other bytes", "shorter"])
+def test_c13_a_source_that_changes_while_it_is_copied_is_noticed(
+    store: FeatureStore, other: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    source, elsewhere = add(other), add(FeatureStore(tmp_path / "elsewhere"), precision="a")
+    original = source.read_bytes()
+
+    def swap() -> None:
+        if change == "other bytes":
+            place = original.index(make_values()["tokens"][20].tobytes())
+            with source.open("r+b") as file:
+                file.seek(place)
+                file.write(b"!")
+            return
+        if change == "shorter":
+            os.truncate(source, 5000)
+            return
+        source.unlink()
+        if change == "a link":
+            source.symlink_to(elsewhere)
+        else:
+            source.write_bytes(elsewhere.read_bytes())
+
+    assert during(monkeypatch, _merging, "_copy", swap) == []
+    (merged,) = store.merge(other)
+    if change in ("another file", "a link"):
+        assert merged.result == "copied"
+        assert merged.path.read_bytes() == original, "what was verified was not what was copied"
+    else:
+        assert merged.result == "refused"
+        assert str(source) in merged.message
+        assert files(store) == []
+
+
+def test_c13_gc_leaves_what_is_being_written(
+    store: FeatureStore, other: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("hdf5plugin")
+
+    def collect() -> list[Any]:
+        return store.gc(delete=True, hours=0)
+
+    source, key = add(other), key_of(precision="b")
+    seen = [
+        during(monkeypatch, _merging, "_copy", collect),
+        during(monkeypatch, _packing, "_write_header", collect),
+        during(monkeypatch, _layout, "_finish", collect),
+    ]
+    assert [merged.result for merged in store.merge(other)] == ["copied"]
+    packed = store.root / source.relative_to(other.root)
+    packed.unlink()
+    with FeatureSet(source) as original:
+        original.pack(packed).close()
+    with FeatureSetWriter.create(
+        place(store, key), key=key, outputs=[Output(name="pooled", shape=(64,))], records=make_records()
+    ) as writer:
+        assert collect() == []
+        writer.write_chunk("pooled", 0, np.ones((N_ROWS, 64), np.float16))
+    assert seen == [[[]], [[]], [[]]]
+    assert len(store.ls()) == 2

@@ -143,6 +143,11 @@ def test_rows_shared_by_content_hash() -> None:
             shared_rows(wrong, hashes)
 
 
+def test_f4_rows_that_could_not_be_read_are_shared_by_no_set() -> None:
+    hashes = np.array([[0, 0], [1, 2]], np.uint8)
+    assert shared_rows(hashes, hashes).tolist() == [False, True]
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
