@@ -15,6 +15,7 @@ from featurebank.store import FeatureStore
 
 SCALES = {"as-is": 1.0, "small": 2.0**-5, "large": 2.0**5}
 COLUMNS = 2.0 ** np.arange(-4, 4)
+SEARCHED = ("knn", "nnguide", "react", "relation", "cop")
 BEYOND = "on the edge of what was tried, so that the best may lie beyond: "
 
 
@@ -90,14 +91,23 @@ def test_a7_parameters_of_scores_on_an_edge_are_told(tmp_path: Path) -> None:
         write_set(store, place, "net", values + np.float16(shift), labels)
     for place, seed in (("far/test", 5), ("tune/test", 6)):
         write_set(store, place, "net", clusters(60, noise=1.5, seed=seed)[0], np.full(60, -1))
-    some = ("--id", "pets", "--ood", "far", "--validation", "tune", "--scores", "knn", "--draws", 0)
+    some = ("--id", "pets", "--ood", "far", "--validation", "tune", "--draws", 0)
+    some += tuple(word for name in SEARCHED for word in ("--scores", name))
     done = featurebank_("ood", *map(str, some), "--store", store.root, "--json")
     assert done.code == 0, done.err
     (one,) = done.json["backbones"]
-    selected = one["scores"][0]["selected"]["tried"]
-    best = one["scores"][0]["parameters"]["k"]
-    edge = best in (selected[0]["parameters"]["k"], selected[-1]["parameters"]["k"])
-    assert any(f"knn k = {best} (" in note for note in one["notes"]) == edge
+    (note,) = (note for note in one["notes"] if note.startswith(BEYOND))
+    told = 0
+    for score in one["scores"]:
+        (name,) = score["selected"]["tried"][0]["parameters"]
+        areas = {tried["parameters"][name]: tried["auroc"] for tried in score["selected"]["tried"]}
+        best = score["parameters"][name]
+        ends = (min(areas), max(areas))
+        inside = any(area == areas[best] for value, area in areas.items() if value not in ends)
+        edge = best in ends and not inside
+        assert (f"{score['score']} {name} = {best:g} (" in note) == edge
+        told += edge
+    assert told
 
 
 def test_a18_top_5_of_three_classes_is_no_number(store: FeatureStore, tmp_path: Path) -> None:
