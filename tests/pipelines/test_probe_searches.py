@@ -91,7 +91,7 @@ def test_a7_parameters_of_scores_on_an_edge_are_told(tmp_path: Path) -> None:
         write_set(store, place, "net", values + np.float16(shift), labels)
     for place, seed in (("far/test", 5), ("tune/test", 6)):
         write_set(store, place, "net", clusters(60, noise=1.5, seed=seed)[0], np.full(60, -1))
-    some = ("--id", "pets", "--ood", "far", "--validation", "tune", "--draws", 0)
+    some: tuple[Any, ...] = ("--id", "pets", "--ood", "far", "--validation", "tune", "--draws", 0)
     some += tuple(word for name in SEARCHED for word in ("--scores", name))
     done = featurebank_("ood", *map(str, some), "--store", store.root, "--json")
     assert done.code == 0, done.err
