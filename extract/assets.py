@@ -9,10 +9,13 @@ or not at all, so any number of processes may fetch the same asset at once. Ever
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
+import io
 import logging
 import os
+import stat
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -30,6 +33,7 @@ __all__ = [
     "cached",
     "fetch",
     "is_offline",
+    "open_regular",
     "sha256_of",
 ]
 
@@ -159,6 +163,23 @@ def is_offline() -> bool:
     return os.environ.get("FEATUREBANK_OFFLINE", "0") not in {"", "0"}
 
 
+def open_regular(path: Path) -> io.BufferedReader:
+    """A file, open for reading.
+
+    Raises:
+        OSError: it cannot be opened, or is a pipe or a device, which might never answer or never end.
+    """
+
+    def opener(name: str, flags: int) -> int:
+        fd = os.open(name, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise OSError(errno.EINVAL, "not a regular file", name)
+        return fd
+
+    return open(path, "rb", opener=opener)
+
+
 def sha256_of(path: Path) -> str:
     """Hex SHA-256 of a file's bytes.
 
@@ -166,7 +187,7 @@ def sha256_of(path: Path) -> str:
         AssetError: the file cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise AssetError(f"{path}: expected a readable file, found: {error.strerror}; check the path") from error

@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from featurebank.extract.assets import open_regular
 from featurebank.extract.backbones.checkpoint_limits import check_file, check_tensors
 from featurebank.extract.backbones.contract import Weights
 from featurebank.extract.errors import AssetError, WeightsError
@@ -37,7 +38,8 @@ def read(weights: Weights) -> bytes:
             f"weights {weights.sha256}: expected a checkpoint file, found none; resolve the backbone again"
         )
     try:
-        data = path.read_bytes()
+        with open_regular(path) as file:
+            data = file.read()
     except OSError as error:
         raise AssetError(
             f"{path}: expected a checkpoint with SHA-256 {weights.sha256}, found: {error.strerror}; "

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from featurebank.extract.assets import open_regular
 from featurebank.extract.errors import AssetError, WeightsError
 
 __all__ = ["plain_configuration", "read_configuration", "transformers_class"]
@@ -26,22 +27,26 @@ MAX_BYTES: Final = 1 << 20
 MAX_LEVELS: Final = 16
 
 
-def read_configuration(path: Path) -> dict[str, Any]:
+def read_configuration(path: Path, expected: str = "a file that transformers or diffusers saves") -> dict[str, Any]:
     """The JSON object in a file.
+
+    Args:
+        path: the file.
+        expected: what it should be, for messages.
 
     Raises:
         AssetError: the file cannot be read, has more than a megabyte or holds something else.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             text = file.read(MAX_BYTES + 1)
         if len(text) > MAX_BYTES:
             raise ValueError(f"more than {MAX_BYTES} bytes")
         content = json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
-        raise AssetError(f"{path}: expected a file that transformers or diffusers saves, found: {error}") from error
+        raise AssetError(f"{path}: expected {expected}; found: {error}") from error
     if not isinstance(content, dict):
-        raise AssetError(f"{path}: expected an object, found {type(content).__name__}")
+        raise AssetError(f"{path}: expected {expected}; found a {type(content).__name__}, no object")
     return content
 
 

@@ -8,7 +8,6 @@ Shapes: B batch, D dimension of a feature.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -16,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from featurebank.extract.backbones.checkpoint import read
+from featurebank.extract.backbones.configurations import read_configuration
 from featurebank.extract.backbones.contract import BackboneSpec, Network
 from featurebank.extract.backbones.naming import checked_outputs, given_weights, split_random
-from featurebank.extract.errors import AssetError, WeightsError
+from featurebank.extract.errors import WeightsError
 from featurebank.extract.preprocessing import Preprocessing
 
 __all__ = ["OnnxSource", "read_preprocessing"]
@@ -78,14 +78,9 @@ def read_preprocessing(path: Path) -> Preprocessing:
         AssetError: the file cannot be read, or is no JSON.
         WeightsError: fields are missing or unknown.
     """
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise AssetError(
-            f"{path}: expected a JSON file that says what the weights expect, with {', '.join(_PLAIN)}; found: {error}"
-        ) from error
-    unknown = sorted(content.keys() - set(_PLAIN)) if isinstance(content, dict) else [str(content)[:40]]
-    if unknown:
+    expected = f"a JSON file that says what the weights expect, with {', '.join(_PLAIN)}"
+    content = read_configuration(path, expected)
+    if unknown := sorted(content.keys() - set(_PLAIN)):
         raise WeightsError(f"{path}: expected only {', '.join(_PLAIN)}, found {', '.join(unknown)}")
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
     try:

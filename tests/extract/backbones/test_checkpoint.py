@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from featurebank.extract.backbones.checkpoint import decode, differences, load_strictly, read, state_dict_of
+from featurebank.extract.backbones.configurations import read_configuration
 from featurebank.extract.backbones.contract import Weights
 from featurebank.extract.backbones.naming import checked_outputs, given_weights, split_random
 from featurebank.extract.errors import AssetError, UnknownNameError, WeightsError
@@ -216,3 +217,15 @@ def test_c14_a_bomb_takes_no_more_memory_than_its_file(tmp_path: Path) -> None:
     imports = "import torch\nfrom featurebank.extract.backbones.checkpoint import decode\n"
     imports += "from featurebank.extract.errors import WeightsError\n"
     assert "the compressed member" in run_limited(BOMB, file, imports=imports, megabytes=50)
+
+
+def test_c14_pipes_and_devices_are_no_checkpoints(tmp_path: Path) -> None:
+    """A pipe never answers, a device never ends."""
+    os.mkfifo(tmp_path / "pipe.pth")
+    for path in (tmp_path / "pipe.pth", Path("/dev/zero")):
+        with pytest.raises(AssetError, match="not a regular file"):
+            given_weights("timm:resnet18", None, path)
+        with pytest.raises(AssetError, match="not a regular file"):
+            read(Weights(sha256="0" * 64, path=path))
+        with pytest.raises(AssetError, match="not a regular file"):
+            read_configuration(path)
