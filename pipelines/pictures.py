@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from featurebank.pipelines.config import ConfigError
 from featurebank.pipelines.probing.inputs import SplitRows
+from featurebank.pipelines.probing.run import ProbeReport
 from featurebank.store import FeatureSet
 from featurebank.store.fingerprint import content_hash
 
 if TYPE_CHECKING:
     from featurebank.extract.datasets.contract import Split
 
-__all__ = ["SIDE", "open_images", "row_names", "shown", "thumbnail", "thumbnails"]
+__all__ = ["SIDE", "open_images", "row_names", "shown", "thumbnail", "thumbnails", "write_page"]
 
 SIDE = 128  # the pages show 96 pixels; screens may have more of them
 QUALITY = 85
@@ -58,6 +59,16 @@ def open_images(path: Path, images: str | None, *, before: str = "") -> Split:
             f"{spec.name}; {advice}"
         )
     return split
+
+
+def write_page(path: Path, text: str, report: ProbeReport) -> bool:
+    """Writes a page; where that fails, what was computed for it is shown all the same and the report says why."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        report.failed["page", str(path)] = f"not written: {error.strerror or error}"
+        return False
+    return True
 
 
 def thumbnail(content: bytes | NDArray[np.uint8]) -> bytes:

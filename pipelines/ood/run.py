@@ -13,6 +13,7 @@ from featurebank.pipelines.ood.benchmark import benchmark_keys, extract_benchmar
 from featurebank.pipelines.ood.selection import Keys, out_sets, select_backbones
 from featurebank.pipelines.ood.task import build_task
 from featurebank.pipelines.ood.wrong import Album, parse_images
+from featurebank.pipelines.pictures import write_page
 from featurebank.pipelines.probing.run import ProbeReport, run_probes
 from featurebank.store import FeatureStore
 
@@ -89,5 +90,5 @@ def run_ood(
         from featurebank.pipelines.results import Results
 
         album = Album(entries, places=places, opened=opened)
-        html.write_text(render_page(report, Results(store.root), album), encoding="utf-8")
+        write_page(html, render_page(report, Results(store.root), album), report)
     return report

@@ -160,12 +160,13 @@ def probe_pair(pair: Pair, task: Task, results: Results, *, others: Sequence[Ent
     """
     validation = pair.validation if task.reads_train else None
     fitted = [entry for entry in (pair.train, validation) if entry is not None] if task.reads_train else []
-    fingerprints = tuple(entry.fingerprint for entry in (*fitted, pair.test, *others))
+    read = (*fitted, pair.test, *others)
+    fingerprints = tuple(entry.fingerprint for entry in read)
     roles = {
         "train": _name(pair.train) if task.reads_train else None,
         "validation": _name(validation) if validation else None,
     }
-    settings, key = ({**of, **roles} for of in (task.settings(), task.key()))
+    settings, key = {**task.settings(), **roles}, {**task.key(), **roles, "records": [*map(_records, read)]}
 
     def compute() -> Computed:
         test = read_rows(pair.test, task.output)
@@ -246,6 +247,11 @@ def _check_names(entries: Sequence[Entry], pairs: Sequence[Pair], tasks: Sequenc
             raise nearest("output", task.output, outputs)
         for name in task.others:
             named_splits(entries, name)
+
+
+def _records(entry: Entry) -> str:
+    with entry.open() as feature_set:
+        return feature_set.records_digest
 
 
 def _name(entry: Entry) -> str:

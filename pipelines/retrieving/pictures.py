@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from featurebank.pipelines.config import ConfigError
-from featurebank.pipelines.pictures import open_images, row_names, shown
+from featurebank.pipelines.pictures import open_images, row_names, shown, write_page
 from featurebank.pipelines.probing.inputs import Inputs, read_rows
 from featurebank.pipelines.probing.run import ProbeReport
 from featurebank.pipelines.probing.selection import further_sets
@@ -99,8 +99,7 @@ class Page:
             summary={row.metric: row.value for row in result.rows},
             metric=_called(main_metric([row.metric for row in result.rows if row.metric in kept])),
         )
-        self.path.write_text(text, encoding="utf-8")
-        return True
+        return write_page(self.path, text, report)
 
     @property
     def title(self) -> str:

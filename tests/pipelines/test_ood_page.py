@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -309,3 +311,25 @@ def test_c11_kept_scores_that_do_not_fit_are_one_clear_error(store: FeatureStore
     done = featurebank_("ood", *arguments, "--html", store.root.parent / "page.html", "--store", store.root)
     assert done.code == 1
     assert "must have all that a page shows; use --force" in words(done.err)
+
+
+@pytest.mark.parametrize("verb", ["ood", "retrieve"])
+def test_b7_numbers_are_shown_where_their_page_cannot_be_written(
+    pictures: tuple[FeatureStore, Path], monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    store, folder = pictures
+    path = folder / "page.html"
+
+    def full(*_: object, **__: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    images = f"folder:{folder / 'pets'}"
+    asked = {
+        "ood": ("ood", "--id", "pets", "--ood", "cars", "--scores", "msp", "--draws", "0"),
+        "retrieve": ("retrieve", "pets/test@good", "--images", images),
+    }
+    done = featurebank_(*asked[verb], "--html", path, "--store", store.root)
+    assert done.code == 1
+    assert "good" in done.out
+    assert f"page on {path}: not written: No space left on device" in words(done.out)

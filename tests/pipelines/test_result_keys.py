@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
+from command_line import featurebank_
+from probe_sets import clusters, write_set
 
 from featurebank.pipelines.ood.task import OODTask
 from featurebank.pipelines.probing.classification import FewShotTask, KNNTask, LinearTask
@@ -19,6 +22,7 @@ from featurebank.pipelines.probing.task import Task
 from featurebank.pipelines.results import Computed, Results, Row
 from featurebank.pipelines.retrieving.task import RetrieveTask
 from featurebank.probes.ood.registry import get, scores
+from featurebank.store import FeatureStore
 from featurebank.store.fingerprint import fingerprint
 
 DEFAULTS: list[tuple[str, int, dict[str, Any]]] = [
@@ -190,3 +194,33 @@ def test_a6_a_changed_default_takes_another_version(task: str, version: int, pin
 
 def test_a6_every_default_is_noted() -> None:
     assert {task: {*pinned} for task, _, pinned in DEFAULTS} == {task: {*of} for task, (_, of) in defaults().items()}
+
+
+def test_a6_sets_of_one_fingerprint_with_other_records_give_other_results(tmp_path: Path) -> None:
+    """Columns, class names and failed rows are in no fingerprint: a set is deleted and made again with them mended."""
+    values, labels = clusters(60, noise=0.9)
+
+    def make(**records: Any) -> dict[str, Any]:
+        store = FeatureStore(tmp_path / "features")
+        for place in ("pets/train", "pets/test"):
+            for entry in store.ls(place):
+                entry.path.unlink()
+            write_set(store, place, "net", values, labels, **(records if place == "pets/test" else {}))
+        done = featurebank_("probe", "pets", "--task", "knn", "--json", "--store", store.root)
+        (one,) = done.json["probes"]
+        return {"known": one["known"], "result": one["result"]}
+
+    names = [make()["result"]]
+    assert make() == {"known": True, "result": names[0]}
+    place = np.array(["north", "south"])
+    changes: list[dict[str, Any]] = [
+        {"columns": {"place": place[labels % 2]}},
+        {"columns": {"place": place[1 - labels % 2]}},
+        {"columns": {"site": place[labels % 2]}},
+        {"failed": [4]},
+    ]
+    for change in changes:
+        found = make(**change)
+        assert found["known"] is False
+        names.append(found["result"])
+    assert len({*names}) == len(names)
