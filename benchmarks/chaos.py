@@ -162,8 +162,8 @@ def make_sets(store: FeatureStore) -> None:
 
 
 def file_digests(root: Path) -> dict[str, str]:
-    """Of every file, hidden ones too."""
-    files = (path for path in sorted(root.rglob("*")) if path.is_file())
+    """Of every file of a set's folder, hidden ones too; not of the store's own notes."""
+    files = (path for path in sorted(root.glob("*/*/*/*")) if path.is_file())
     return {str(path.relative_to(root)): xxhash.xxh3_128_hexdigest(path.read_bytes()) for path in files}
 
 

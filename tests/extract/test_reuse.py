@@ -141,7 +141,8 @@ def test_runs_of_nothing_are_none() -> None:
     assert list(runs(np.array([], np.int64))) == []
 
 
-TRUSTING = Execution(device="cpu", compile="never", batch_size=8, trust_merged=True)
+def trusting() -> Execution:
+    return Execution(device="cpu", compile="never", batch_size=8, trust_merged=True)
 
 
 @pytest.fixture(scope="module")
@@ -200,10 +201,10 @@ def test_b3_rows_of_another_stores_set_are_copied_only_on_request(
     assert "has 24 of the images of pictures/all, but it is not of this store's own making" in caplog.text
     expected = features(made)
     made.path.unlink()
-    trusting = run(ours, open_folder(grown), [VIT], execution=TRUSTING)[0]
-    assert (trusting.copied, trusting.computed) == (24, 6)
-    assert donors(trusting) == [{"fingerprint": donor.fingerprint, "rows": 24, "own": False}]
-    np.testing.assert_allclose(features(trusting), expected, rtol=2e-3, atol=2e-3)
+    asked = run(ours, open_folder(grown), [VIT], execution=trusting())[0]
+    assert (asked.copied, asked.computed) == (24, 6)
+    assert donors(asked) == [{"fingerprint": donor.fingerprint, "rows": 24, "own": False}]
+    np.testing.assert_allclose(features(asked), expected, rtol=2e-3, atol=2e-3)
     # What came from elsewhere stays so, whoever sealed it last.
     make_images(tmp_path / "more", 32)
     assert run(ours, open_folder(tmp_path / "more"), [VIT])[0].copied == 0
@@ -216,7 +217,7 @@ def test_b3_a_donor_with_the_features_of_other_images_is_refused(
     forged(run(tmp_path / "theirs", open_folder(old), [VIT])[0].path)
     ours = FeatureStore(tmp_path / "ours")
     (merged,) = ours.merge(FeatureStore(tmp_path / "theirs"))
-    made = run(ours.root, open_folder(grown), [VIT], execution=TRUSTING)[0]
+    made = run(ours.root, open_folder(grown), [VIT], execution=trusting())[0]
     assert (made.state, made.copied, made.computed, donors(made)) == ("sealed", 0, 30, [])
     (line,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert line.startswith(f"{merged.path} has other features than are computed for the same image: 'pooled' differs")
@@ -235,7 +236,7 @@ def test_b3_copied_rows_that_were_not_compared_are_not_gone_on_with(
     with monkeypatch.context() as patch:
         patch.setattr(engine._Engine, "_walk", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            run(ours.root, open_folder(grown), [VIT], execution=TRUSTING)
+            run(ours.root, open_folder(grown), [VIT], execution=trusting())
     (partial,) = ours.root.rglob("*.partial")
     assert b'"own":false' in partial.read_bytes()
     made = run(ours.root, open_folder(grown), [VIT])[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import time
@@ -22,8 +23,8 @@ from featurebank.store import (
     Output,
     Records,
     _layout,
-    _merging,
     _packing,
+    catalogue,
 )
 from featurebank.store.fingerprint import fingerprint
 
@@ -153,23 +154,6 @@ def files(store: FeatureStore) -> list[str]:
     return sorted(path.name for path in store.root.rglob("*") if path.is_file() and path.name != ".origin")
 
 
-def test_c13_what_is_damaged_or_too_large_is_refused_before_anything_is_written(
-    store: FeatureStore, other: FeatureStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    chunk, sound = add(other), add(other, precision="a")
-    data = bytearray(chunk.read_bytes())
-    data[data.index(make_values()["tokens"][20].tobytes())] ^= 1
-    chunk.write_bytes(data)
-    usage = shutil.disk_usage(other.root)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=sound.stat().st_size - 1))
-    monkeypatch.setattr(_merging, "locked_until_named", lambda _: pytest.fail("something was written"))
-    results = {merged.source: merged for merged in store.merge(other)}
-    assert "is damaged: output 'tokens'" in results[chunk].message
-    assert f"cannot copy {sound.stat().st_size} bytes" in results[sound].message
-    assert "bytes are free" in results[sound].message
-    assert files(store) == []
-
-
 def during(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, action: Callable[[], object]) -> list[object]:
     """Does something in the middle of an operation, just before one of its steps; what came of it."""
     real, done = getattr(module, name), []
@@ -182,32 +166,55 @@ def during(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, action: Call
     return done
 
 
-@pytest.mark.parametrize("change", ["another file", "a link", "other bytes", "shorter"])
-def test_c13_a_source_that_changes_while_it_is_copied_is_noticed(
-    store: FeatureStore, other: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+def test_c13_what_is_damaged_or_too_large_is_refused_before_anything_is_written(
+    store: FeatureStore, other: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    chunk, sound = add(other), add(other, precision="a")
+    data = bytearray(chunk.read_bytes())
+    data[data.index(make_values()["tokens"][20].tobytes())] ^= 1
+    chunk.write_bytes(data)
+    usage = shutil.disk_usage(other.root)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=sound.stat().st_size - 1))
+    written = during(monkeypatch, os, "sendfile", lambda: None)
+    results = {merged.source: merged for merged in store.merge(other)}
+    assert "is damaged: output 'tokens'" in results[chunk].message
+    assert f"cannot copy {sound.stat().st_size} bytes" in results[sound].message
+    assert "bytes are free" in results[sound].message
+    assert (written, files(store)) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("moment", "change"),
+    list(itertools.product(["before", "during"], ["another file", "a link", "other bytes", "shorter"])),
+)
+def test_c13_a_source_that_changes_while_it_is_copied_is_noticed(
+    store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, change: str
+) -> None:
+    other = FeatureStore(tmp_path / "other")
     source, elsewhere = add(other), add(FeatureStore(tmp_path / "elsewhere"), precision="a")
     original = source.read_bytes()
 
     def swap() -> None:
         if change == "other bytes":
-            place = original.index(make_values()["tokens"][20].tobytes())
             with source.open("r+b") as file:
-                file.seek(place)
+                file.seek(original.index(make_values()["tokens"][20].tobytes()))
                 file.write(b"!")
-            return
-        if change == "shorter":
+        elif change == "shorter":
             os.truncate(source, 5000)
-            return
-        source.unlink()
-        if change == "a link":
-            source.symlink_to(elsewhere)
         else:
-            source.write_bytes(elsewhere.read_bytes())
+            source.unlink()
+            if change == "a link":
+                source.symlink_to(elsewhere)
+            else:
+                source.write_bytes(elsewhere.read_bytes())
 
-    assert during(monkeypatch, _merging, "_copy", swap) == []
+    # Before it is opened, or when it has been found sound.
+    if moment == "before":
+        during(monkeypatch, catalogue, "copy_verified", swap)
+    else:
+        during(monkeypatch, os, "sendfile", swap)
     (merged,) = store.merge(other)
-    if change in ("another file", "a link"):
+    if moment == "during" and change in ("another file", "a link"):
         assert merged.result == "copied"
         assert merged.path.read_bytes() == original, "what was verified was not what was copied"
     else:
@@ -225,20 +232,31 @@ def test_c13_gc_leaves_what_is_being_written(
         return store.gc(delete=True, hours=0)
 
     source, key = add(other), key_of(precision="b")
-    seen = [
-        during(monkeypatch, _merging, "_copy", collect),
-        during(monkeypatch, _packing, "_write_header", collect),
-        during(monkeypatch, _layout, "_finish", collect),
-    ]
+    places = ((os, "sendfile"), (_packing, "_write_header"), (_layout, "_finish"))
+    seen = [during(monkeypatch, module, name, collect) for module, name in places]
     assert [merged.result for merged in store.merge(other)] == ["copied"]
     packed = store.root / source.relative_to(other.root)
     packed.unlink()
     with FeatureSet(source) as original:
         original.pack(packed).close()
-    with FeatureSetWriter.create(
-        place(store, key), key=key, outputs=[Output(name="pooled", shape=(64,))], records=make_records()
-    ) as writer:
+    outputs = [Output(name="pooled", shape=(64,))]
+    with FeatureSetWriter.create(place(store, key), key=key, outputs=outputs, records=make_records()) as writer:
         assert collect() == []
         writer.write_chunk("pooled", 0, np.ones((N_ROWS, 64), np.float16))
-    assert seen == [[[]], [[]], [[]]]
+    assert all(found and not any(found) for found in seen)
     assert len(store.ls()) == 2
+
+
+def test_b1_gc_goes_by_no_copys_time(store: FeatureStore, other: FeatureStore) -> None:
+    """An older content that was merged later, and subsets that differ in more than content."""
+    add(other, dataset=grown("a"))
+    newest = add(store, dataset=grown("b"))
+    os.utime(newest, (time.time() - 300 * DAY,) * 2)
+    assert [merged.result for merged in store.merge(other)] == ["copied"]
+    for number, subset in enumerate(({"size": 10}, {"size": 20}, {"size": 10, "seed": 1})):
+        add(store, dataset={**grown(str(number)), "subset": subset})
+    store.gc(delete=True, hours=0)
+    assert newest.exists()
+    assert len(store.ls()) == 5
+    with store.open("demo/test", "tiny/net", fingerprint=newest.stem) as feature_set:
+        assert feature_set.path == newest
