@@ -104,6 +104,8 @@ class Disk:
         except IsADirectoryError as error:
             raise _not_regular(path, stat.S_IFDIR) from error
         except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise _not_regular(path, stat.S_IFLNK) from error
             raise storage_error(error, path, "open") from error
         self._held: _Descriptor | None = _Descriptor(fd)
         mode = os.fstat(fd).st_mode
@@ -286,5 +288,6 @@ def _free(path: Path) -> int | str:
 
 
 def _not_regular(path: Path, mode: int) -> NotAFeatureSetError:
-    kind = "a directory" if stat.S_ISDIR(mode) else "no regular file"
+    kinds = {stat.S_IFDIR: "a directory", stat.S_IFLNK: "a link that leads to itself"}
+    kind = kinds.get(stat.S_IFMT(mode), "no regular file")
     return NotAFeatureSetError(f"{path} must be a feature set's file; it is {kind}; check the path")

@@ -7,7 +7,6 @@ Needs Zstandard, which Python has from 3.14 on, and hdf5plugin to write.
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import itertools
 import math
@@ -28,6 +27,7 @@ __all__ = ["PackedValues", "packed_filters", "packed_settings"]
 LEVEL = 3
 _SHUFFLE, _ZSTD = 2, 32015
 _ZSTD_MAGIC = 0xFD2FB528
+_LEAST_WINDOW = 1024
 
 
 def packed_filters(itemsize: int) -> list[list[Any]]:
@@ -81,10 +81,7 @@ class PackedValues:
         self._dtype = np.dtype(entry.values.dtype)
         # The byte shuffle has the first bytes of all values, then their second bytes, and so on.
         self._planes = (self._dtype.itemsize, entry.packed_rows, math.prod(self._row_shape))
-        zstandard = _zstandard()
-        # A window is memory that the frame asks for: never more than the chunk that it says it holds.
-        window = {zstandard.DecompressionParameter.window_log_max: max(10, (math.prod(self._planes) - 1).bit_length())}
-        self._decompressor = functools.partial(zstandard.ZstdDecompressor, options=window)
+        self._decompressor = _zstandard().ZstdDecompressor
 
     def view(self) -> NDArray[Any]:
         """All rows, decompressed anew each time."""
@@ -136,8 +133,11 @@ class PackedValues:
         if checksum(data) != expected:
             raise self._damaged(chunk, "must have its recorded checksum")
         whole = math.prod(self._planes)
-        if _content_size(data[:16].tobytes()) != whole:
+        size, window = _frame(data[:18].tobytes())
+        if size != whole:
             raise self._damaged(chunk, "must say that it holds a whole chunk")
+        if window > max(_LEAST_WINDOW, 1 << (whole - 1).bit_length()):
+            raise self._damaged(chunk, "must ask for no larger window than its size")
         decompressor = self._decompressor()
         try:
             values = decompressor.decompress(data.data, whole)
@@ -164,17 +164,21 @@ def _zstandard() -> Any:
     raise InvalidInputError(f"reading packed feature sets {advice('backports.zstd')}")
 
 
-def _content_size(frame: bytes) -> int:
-    """The size that a Zstandard frame says it decompresses to; -1 where it says none (RFC 8878, section 3.1.1.1).
+def _frame(frame: bytes) -> tuple[int, int]:
+    """What a Zstandard frame says it decompresses to, and the window that it asks for (RFC 8878, section 3.1.1.1).
 
-    >>> _content_size(bytes.fromhex("28b52ffd" "60" "0001"))
-    512
+    (-1, -1) where it does not say its size.
+
+    >>> _frame(bytes.fromhex("28b52ffd" "60" "0001")), _frame(bytes.fromhex("28b52ffd" "80" "88" "00020000"))
+    ((512, 512), (512, 134217728))
     """
-    if len(frame) < 5 or int.from_bytes(frame[:4], "little") != _ZSTD_MAGIC:
-        return -1
+    if len(frame) < 6 or int.from_bytes(frame[:4], "little") != _ZSTD_MAGIC:
+        return -1, -1
     flag, single, dictionary = frame[4] >> 6, frame[4] >> 5 & 1, frame[4] & 3
     width = (single, 2, 4, 8)[flag]
     start = 5 + (1 - single) + (0, 1, 2, 4)[dictionary]
     if width == 0 or len(frame) < start + width:
-        return -1
-    return int.from_bytes(frame[start : start + width], "little") + (256 if width == 2 else 0)
+        return -1, -1
+    size = int.from_bytes(frame[start : start + width], "little") + (256 if width == 2 else 0)
+    base = 1 << (10 + (frame[5] >> 3))
+    return size, size if single else base + base // 8 * (frame[5] & 7)

@@ -26,9 +26,14 @@ from featurebank.store import (
     Output,
     Records,
     StoreError,
+    TooLargeError,
     _limits,
     _records,
+    _values,
 )
+from featurebank.store._chunks import checksum
+from featurebank.store._packed import PackedValues
+from featurebank.store._table import Array, OutputEntry
 
 FORMAT = Path(_limits.__file__).with_name("FORMAT.md")
 BESIDE_THE_INPUT = 512 << 20
@@ -303,3 +308,48 @@ def _with_provenance(path: Path, nbytes: int) -> None:
         file.write(struct.pack("<Q", end + len(text)))
     with_table(path, lambda table: table["manifest"].update(address=end, dtype=f"|S{len(text)}"))
     reseal(path)
+
+
+@pytest.mark.parametrize(("window_log", "refused"), [(10, False), (27, True), (31, True)])
+def test_c5_a_frame_asks_for_no_larger_window_than_its_chunk(window_log: int, refused: bool) -> None:
+    pytest.importorskip("backports.zstd")
+    values = np.arange(256, dtype=np.float16).reshape(4, 64)
+    shuffled = np.ascontiguousarray(values.view(np.uint8).reshape(-1, 2).T).tobytes()
+    # RFC 8878: the size in four bytes, a window of its own, one raw block.
+    frame = struct.pack("<IBBI", 0xFD2FB528, 2 << 6, window_log - 10 << 3, len(shuffled))
+    frame += (1 | len(shuffled) << 3).to_bytes(3, "little") + shuffled
+    data = np.frombuffer(frame, np.uint8)
+    entry = OutputEntry(
+        "pooled",
+        Array("/outputs/pooled", 0, (4, 64), "<f2"),
+        4,
+        512,
+        Array("", 0, (1,), "<u8"),
+        4,
+        Array("", 0, (1, 3), "<u8"),
+    )
+    packed = PackedValues(
+        Path("demo.h5"), lambda _address, _nbytes: data, entry, np.array([[0, len(data), checksum(data)]], np.uint64)
+    )
+    if refused:
+        with pytest.raises(CorruptError, match="packed chunk 0, rows 0 to 3, must ask for no larger window"):
+            packed.fresh()
+    else:
+        np.testing.assert_array_equal(packed.fresh(), values)
+
+
+def test_c5_whole_outputs_that_do_not_fit_are_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_sealed(path := tmp_path / "demo.h5").close()
+
+    def none(*_: Any, **__: Any) -> Any:
+        raise MemoryError("Unable to allocate 9 TiB")
+
+    with FeatureSet(path) as fs:
+        reads: list[Callable[[], Any]] = [lambda: fs.load("pooled"), lambda: fs.load("pooled", [1]), lambda: fs.ids]
+        monkeypatch.setattr(_values, "_empty", none)
+        monkeypatch.setattr(_values, "view_of", none)
+        monkeypatch.setattr(np.strings, "decode", none)
+        for read in reads:
+            with pytest.raises(TooLargeError, match=r"demo\.h5 needs more memory to be read than there is") as raised:
+                read()
+            assert isinstance(raised.value, MemoryError)

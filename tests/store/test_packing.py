@@ -163,7 +163,7 @@ def test_damage_is_found_on_the_way(packed: Path) -> None:
 
 
 def test_a_frame_of_another_size_never_reaches_the_decompressor(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_packed, "_content_size", lambda _: 1 << 40)
+    monkeypatch.setattr(_packed, "_frame", lambda _: (1 << 40, 1 << 40))
     with FeatureSet(packed) as fs, pytest.raises(CorruptError, match="must say that it holds a whole chunk"):
         fs.load("pooled", [0])
 
