@@ -15,6 +15,7 @@ from rich.text import Text
 from featurebank.extract.progress import Observer, Snapshot
 from featurebank.extract.wanted import Outcome
 from featurebank.pipelines.features import ProbeOutcome, Report
+from featurebank.pipelines.reporting import interval_line
 from featurebank.pipelines.tables import line, titled_table
 from featurebank.store.text import shown
 
@@ -169,17 +170,26 @@ def render_report(report: Report, console: Console, *, seconds: float) -> None:
     for name, reason in report.unavailable.items():
         _line(console, name, "red", reason)
     if report.probes:
-        console.print()
-        console.print(probe_table(report.probes))
-    for probe in report.probes:
-        if probe.error:
-            _line(console, f"{probe.backbone}, {probe.probe.train} to {probe.probe.test}", "red", probe.error)
+        _render_probes(report.probes, console)
     console.print()
     if report.nothing_to_do:
         console.print(f"Everything is sealed already: nothing was computed or fetched ({seconds:.1f} s).")
     else:
         made = sum(o.state == "sealed" for o in report.outcomes)
         console.print(f"Feature sets made: {made}, in {_duration(seconds)}.")
+
+
+def _render_probes(probes: Sequence[ProbeOutcome], console: Console) -> None:
+    console.print()
+    console.print(probe_table(probes))
+    if said := interval_line({"": [probe.row for probe in probes if probe.row is not None]}):
+        console.print(f"  {said}", highlight=False)
+    for probe in probes:
+        about = f"{probe.backbone}, {probe.probe.train} to {probe.probe.test}"
+        for note in probe.notes:
+            _line(console, about, "yellow", shown(note))
+        if probe.error:
+            _line(console, about, "red", probe.error)
 
 
 def _line(console: Console, what: str, style: str, why: str) -> None:

@@ -83,6 +83,8 @@ def _report_json(report: Report) -> dict[str, Any]:
                 "test": probe.probe.test,
                 "accuracy": probe.row.value if probe.row else None,
                 "interval": [probe.row.low, probe.row.high] if probe.row else None,
+                "interval_kind": probe.row.interval if probe.row else None,
+                "notes": list(probe.notes),
                 "error": probe.error,
             }
             for probe in report.probes

@@ -36,11 +36,15 @@ log = logging.getLogger("featurebank")
 
 @dataclass(kw_only=True)
 class ProbeOutcome:
-    """What became of one probe of one backbone; ``row`` is its accuracy, ``error`` why there is none."""
+    """What became of one probe of one backbone.
+
+    ``row`` is its accuracy, ``notes`` what to know about it, ``error`` why there is none.
+    """
 
     backbone: str
     probe: ProbeConfig
     row: Row | None = None
+    notes: tuple[str, ...] = ()
     known: bool = False
     kept: bool = False
     error: str = ""
@@ -324,6 +328,7 @@ def _probe(probe: ProbeConfig, pair: Pair, results: Results) -> ProbeOutcome:
         log.error("probe of %s: %s", pair.backbone, outcome.error)
     else:
         outcome.row, outcome.known, outcome.kept = result.rows[0], result.known, result.kept
+        outcome.notes = result.notes
         if not result.kept:
             log.warning("probe of %s: %s", pair.backbone, result.notes[-1])
     return outcome

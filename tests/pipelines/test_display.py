@@ -59,10 +59,21 @@ def probe(value: float | None, backbone: str = "efficientnet_lite0", error: str 
             value=value,
             low=value - 0.01,
             high=value + 0.01,
+            interval="test rows, Wilson",
             settings={"chosen": {"C": 0.001}},
         )
     places = ProbeConfig(train="fashion_mnist/train", test="fashion_mnist/test")
     return ProbeOutcome(backbone=backbone, probe=places, row=row, error=error)
+
+
+def test_a7_a9_what_is_known_of_a_probe_stands_below_its_table() -> None:
+    one = probe(0.9)
+    one.notes = ("on the edge of what was tried, so that the best may lie beyond: C = 1 (highest of 11)",)
+    console = Console(file=io.StringIO(), record=True, width=200)
+    render_report(report(probes=[one, probe(0.8, "other")]), console, seconds=1.0)
+    text = console.export_text()
+    assert "  95 % intervals: test rows, Wilson\n" in text
+    assert f"efficientnet_lite0, fashion_mnist/train to fashion_mnist/test: {one.notes[0]}" in text
 
 
 def report(**changes: Any) -> Report:
