@@ -6,6 +6,7 @@ archive's own directory and a limit before anything is allocated.
 
 from __future__ import annotations
 
+import errno
 import io
 import math
 import zipfile
@@ -26,13 +27,14 @@ def packed(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     """A compressed archive.
 
     Raises:
-        ValueError: arrays of Python objects or other odd types, or more than `LARGEST` bytes.
+        ValueError: arrays of Python objects or other odd types.
+        OSError: more than `LARGEST` bytes.
     """
     if odd := [name for name, array in arrays.items() if array.dtype.kind not in _KINDS]:
         what = "Python objects" if any(arrays[name].dtype.hasobject for name in odd) else "another type"
         raise ValueError(f"arrays to keep must be numbers or strings; found {what} in {', '.join(odd)}")
     if (size := sum(array.nbytes for array in arrays.values())) > LARGEST:
-        raise ValueError(f"arrays to keep must have at most {LARGEST:,} bytes; found {size:,}")
+        raise OSError(errno.EFBIG, f"predictions of {size:,} bytes are more than {LARGEST:,}")
     file = io.BytesIO()
     np.savez_compressed(file, allow_pickle=False, **dict(arrays))
     return file.getvalue()

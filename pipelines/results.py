@@ -12,6 +12,7 @@ The folder may have come with a stranger's store: what does not fit is as good a
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import logging
@@ -161,18 +162,8 @@ class Results:
             rows=tuple(replace(row, task=task, version=version, result=name) for row in computed.rows),
             notes=tuple(computed.notes),
         )
-        arrays = packed(computed.arrays) if computed.arrays else b""
-        document = {
-            "key": key,
-            "rows": [_plain(row) for row in result.rows],
-            "notes": list(computed.notes),
-            "arrays": xxhash.xxh3_128_hexdigest(arrays) if arrays else None,
-        }
-        text = canonical_json(document)
         try:
-            if arrays:
-                self._filing.write(task, f"{name}.npz", data=arrays)
-            self._filing.write(task, f"{name}.json", data=text)
+            self._write(key, result, computed)
         except (OSError, CorruptError) as error:
             notes = (*result.notes, f"not kept: {self._reason(error)}")
             return replace(result, notes=notes, kept=False, unkept=computed.arrays)
@@ -241,6 +232,21 @@ class Results:
             self._filing.write(TABLE, data=text.getvalue().encode())
         except (OSError, CorruptError) as error:
             log.warning("%s not written: %s", TABLE, self._reason(error))
+
+    def _write(self, key: Mapping[str, Any], result: Result, computed: Computed) -> None:
+        arrays = packed(computed.arrays) if computed.arrays else b""
+        document = {
+            "key": key,
+            "rows": [_plain(row) for row in result.rows],
+            "notes": list(computed.notes),
+            "arrays": xxhash.xxh3_128_hexdigest(arrays) if arrays else None,
+        }
+        text = canonical_json(document)
+        if len(text) > LARGEST_DOCUMENT:
+            raise OSError(errno.EFBIG, f"rows of {len(text):,} bytes are more than {LARGEST_DOCUMENT:,}")
+        if arrays:
+            self._filing.write(key["task"], f"{result.name}.npz", data=arrays)
+        self._filing.write(key["task"], f"{result.name}.json", data=text)
 
     def _read(self, task: str, name: str) -> Result | None:
         """The result of that name; ``None`` where there is none, or none that is whole: compute again."""

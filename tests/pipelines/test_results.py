@@ -175,6 +175,23 @@ def test_b7_an_answer_that_cannot_be_kept_is_given_all_the_same(
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+@pytest.mark.parametrize(
+    ("limit", "reason"),
+    [
+        ("featurebank.pipelines.kept_arrays.LARGEST", "predictions of 16 bytes are more than 15"),
+        ("featurebank.pipelines.results.LARGEST_DOCUMENT", "are more than 15"),
+    ],
+)
+def test_b7_what_is_too_large_to_be_read_again_is_not_kept_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, reason: str
+) -> None:
+    monkeypatch.setattr(limit, 15)
+    result = Results(tmp_path).once("linear", {}, [], lambda: computed(x=np.ones(2)), version=1)
+    assert (result.kept, result.rows[0].value) == (False, 0.5)
+    assert result.notes[-1].startswith("not kept: ")
+    assert reason in result.notes[-1]
+
+
 def test_b7_files_have_the_mode_that_the_umask_leaves(tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
