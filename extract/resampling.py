@@ -136,8 +136,12 @@ def _running(scale: float, first: int, kept: int) -> NDArray[np.float64]:
     """Half a step, and one step after another, with the errors of a running sum."""
     at = scale / 2
     for done in range(0, first, BLOCK):
-        at = float(np.cumsum([at, *[scale] * min(BLOCK, first - done)])[-1])
-    return np.cumsum([at, *[scale] * (kept - 1)])
+        at = float(_sums(at, scale, min(BLOCK, first - done))[-1])
+    return _sums(at, scale, kept - 1)
+
+
+def _sums(at: float, scale: float, steps: int) -> NDArray[np.float64]:
+    return np.cumsum(np.concatenate([[at], np.full(steps, scale)]))
 
 
 def fixed_point(weights: NDArray[np.float64]) -> NDArray[np.float64]:
