@@ -1,7 +1,7 @@
 """The command line: one verb each. Results go to stdout, progress and messages to stderr.
 
 Exit codes: 0 done, 1 something failed, 2 wrong use (arguments, a configuration, a name that does not exist),
-130 interrupted.
+3 nothing is known to be damaged but not all could be checked (`verify`), 130 interrupted.
 """
 
 from __future__ import annotations

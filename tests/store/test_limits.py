@@ -164,7 +164,7 @@ def sparse_ids(path: Path) -> None:
 
 def empty_ids(path: Path) -> None:
     make_sealed(path).close()
-    enlarge(path, rows=500_000, id_bytes=1000)
+    enlarge(path, rows=150_000, id_bytes=1000)
     reseal(path)
 
 
