@@ -79,7 +79,8 @@ class OpenClipSource:
 
         architecture, _, tag = name.removeprefix(self.prefix).partition("/")
         published = open_clip.get_pretrained_cfg(architecture, tag)
-        config = open_clip.get_model_config(architecture)
+        # Only of a known name: of ``hf-hub:`` and ``local-dir:`` it would follow what a folder or the hub says.
+        config = open_clip.get_model_config(architecture) if published else None
         if not published or config is None:
             raise nearest("backbone", name, self.names())
         return architecture, config, published

@@ -163,3 +163,15 @@ def test_names_and_missing_weights() -> None:
         build(resolve("open_clip:nllb-clip-base/v1@random"))
     assert describe("open_clip:fb-vit/tiny") == {"origin": "featurebank/fb-vit/"}
     assert json.dumps(dict(describe("openclip_vit_base")))
+
+
+@pytest.mark.parametrize(
+    "name", ["local-dir:/tmp/x", "hf-hub:someone/network", "../../x/openai", "ViT-B-32/no-such-tag"]
+)
+def test_c3_a_name_that_is_not_in_the_zoo_is_followed_nowhere(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def follow(*_: object, **__: object) -> None:
+        pytest.fail("followed")
+
+    monkeypatch.setattr(open_clip, "get_model_config", follow)
+    with pytest.raises(UnknownNameError, match="unknown backbone"):
+        resolve(f"open_clip:{name}")
