@@ -296,7 +296,7 @@ class Local:
 
     def _outputs(self, module: PixelsToFeatures, images: NDArray[np.uint8]) -> dict[str, torch.Tensor]:
         runner = Runner(module, device=self.device, batch_size=len(images), compiled=False)
-        return {name: value.cpu() for name, value in runner(torch.from_numpy(images)).items()}
+        return {name: value.cpu() for name, value in runner(torch.tensor(images)).items()}
 
 
 def _kept(recipe: Recipe, runner: Runner) -> Kept | None:

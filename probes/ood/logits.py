@@ -200,7 +200,7 @@ def _likelihood_slope(train: TrainingSet, inverse: float) -> tuple[float, float]
     slope = curvature = 0.0
     for where, block in train.blocks(features, logits, needs=("logits",)):
         values = block.logits.double()
-        own = values.gather(1, torch.from_numpy(labels[where]).to(values.device)[:, None])  # type: ignore[index]
+        own = values.gather(1, torch.tensor(labels[where], device=values.device)[:, None])  # type: ignore[index]
         values -= own
         p = (values * inverse).softmax(1)
         mean = (p * values).sum(1)

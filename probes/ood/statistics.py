@@ -222,7 +222,7 @@ class TrainingSet:
             about = rows.mean(0) if about is None else about
             rows -= about
             codes = np.zeros(len(rows), np.int64) if self.labels is None else self.labels[where]
-            at = torch.from_numpy(codes).to(self.device)
+            at = torch.tensor(codes, device=self.device)
             add_by_class(class_sums, at, rows)
             counts += torch.bincount(at, minlength=k)
             add_gram(scatter, rows)
