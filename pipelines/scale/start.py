@@ -99,6 +99,11 @@ def connected(scheduler: str) -> Iterator[Any]:
 
     try:
         client = Client(scheduler, timeout=CONNECT_SECONDS)  # type: ignore[no-untyped-call]
+    except TypeError as error:
+        raise ConfigError(
+            f"--scheduler {scheduler}: tls:// needs certificates, found none in Dask's configuration; docs/clusters.md "
+            f"says how to give them: {error}"
+        ) from error
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"--scheduler {scheduler}: expected a Dask scheduler, such as tcp://host:8786, found none: {error}"

@@ -24,7 +24,7 @@ from featurebank.extract import datasets, engine
 from featurebank.extract.progress import Snapshot
 from featurebank.pipelines.config import ConfigError, RunConfig
 from featurebank.pipelines.features import Report, run_features
-from featurebank.pipelines.scale.start import started
+from featurebank.pipelines.scale.start import _forked_workers, connected, started
 
 IMAGES = 256
 
@@ -86,8 +86,15 @@ def test_one_worker_four_and_two_killed_of_four_give_the_same_bytes(
 @needs_dask
 @pytest.mark.slow
 def test_a_cluster_that_is_there_already_is_used_and_left_running(folder: Path, expected: dict[str, bytes]) -> None:
-    with started(2, "cpu") as client:
-        address = client.cluster.scheduler_address
+    from distributed import Client, LocalCluster
+
+    settings: dict[str, Any] = {"memory_limit": 0, "dashboard_address": ":0"}
+    with (
+        _forked_workers(),
+        LocalCluster(n_workers=2, threads_per_worker=1, **settings) as cluster,  # type: ignore[no-untyped-call]
+        Client(cluster) as client,  # type: ignore[no-untyped-call]
+    ):
+        address = cluster.scheduler_address
         assert sealed(run_features(config(folder, "there"), scheduler=address))
         assert len(client.nthreads()) == 2
     assert sealed_arrays(folder / "there") == expected
@@ -137,6 +144,8 @@ def test_c4_nobody_else_reaches_a_local_cluster_and_nothing_else_listens() -> No
         for plain in (address.replace("tls://", "tcp://"), address):
             with pytest.raises((OSError, TypeError, ValueError)):  # no TLS; no certificate
                 Client(plain, timeout=2).close()  # type: ignore[no-untyped-call]
+        with pytest.raises(ConfigError, match=r"tls:// needs certificates"), connected(address):
+            pass
         stranger = Security.temporary()  # type: ignore[no-untyped-call]
         with pytest.raises(OSError, match=r"(?i)timed out|ssl|certificate"):
             Client(address, timeout=2, security=stranger).close()  # type: ignore[no-untyped-call]
