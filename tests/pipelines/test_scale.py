@@ -7,6 +7,8 @@ import importlib.util
 import os
 import re
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 from multiprocessing import forkserver
@@ -136,25 +138,49 @@ def test_workers_are_forks_of_a_process_with_one_thread_and_have_the_variables_o
 
 @needs_dask
 def test_c4_nobody_else_reaches_a_local_cluster_and_nothing_else_listens() -> None:
-    from distributed import Client, Security
-
     with started(2, "cpu") as client:
         address = client.cluster.scheduler_address
         assert address.startswith("tls://127.0.0.1:")
-        for plain in (address.replace("tls://", "tcp://"), address):
-            with pytest.raises((OSError, TypeError, ValueError)):  # no TLS; no certificate
-                Client(plain, timeout=2).close()  # type: ignore[no-untyped-call]
-        with pytest.raises(ConfigError, match=r"tls:// needs certificates"), connected(address):
-            pass
-        stranger = Security.temporary()  # type: ignore[no-untyped-call]
-        with pytest.raises(OSError, match=r"(?i)timed out|ssl|certificate"):
-            Client(address, timeout=2, security=stranger).close()  # type: ignore[no-untyped-call]
+        place = address.removeprefix("tls://").split(":")
+        for stranger in (plain_stranger, stranger_with_tls):
+            assert b"compression" not in stranger(place[0], int(place[1])), "Dask began to talk"
         nannies = {worker["nanny"] for worker in client.scheduler_info()["workers"].values()}
         speaking = {address, *client.scheduler_info()["workers"], *nannies}
         assert all(place.startswith("tls://") for place in speaking)
         pids = {os.getpid(), *client.run(os.getpid).values()}
         assert listening(pids) == {int(place.rpartition(":")[2]) for place in speaking}
         assert 8787 not in listening(pids)
+
+
+def plain_stranger(host: str, port: int) -> bytes:
+    """What a server says to someone without TLS; Dask without it greets everyone."""
+    with socket.create_connection((host, port), timeout=10) as connection, contextlib.suppress(ConnectionError):
+        connection.sendall(b"\0" * 64)
+        return connection.recv(1000)
+    return b""
+
+
+def stranger_with_tls(host: str, port: int) -> bytes:
+    """What it says to someone without the certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with (
+        contextlib.suppress(ssl.SSLError, ConnectionError),
+        socket.create_connection((host, port), timeout=10) as connection,
+        context.wrap_socket(connection) as secured,
+    ):
+        return secured.recv(1000)
+    return b""
+
+
+@needs_dask
+def test_c4_tls_without_certificates_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise TypeError("TLS expects a `ssl_context` argument")
+
+    monkeypatch.setattr("distributed.Client", refuse)
+    with pytest.raises(ConfigError, match="tls:// needs certificates"), connected("tls://localhost:1"):
+        pass
 
 
 def listening(pids: set[int]) -> set[int]:
