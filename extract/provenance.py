@@ -32,6 +32,7 @@ def provenance(device: str, execution: Mapping[str, Any], split: Split, spec: Ba
         "device": _device_name(device),
         "execution": dict(execution),
         "class_names": list(split.class_names),
+        "dataset_notes": list(split.notes),
         **told(spec),
     }
 

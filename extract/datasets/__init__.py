@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from featurebank.extract.datasets._listing import Listing, Pixels
 from featurebank.extract.datasets._manifest import ManifestSource
 from featurebank.extract.datasets._named import PACKAGES, NamedSource, PythonSource, manifest
 from featurebank.extract.datasets._place import Place
+from featurebank.extract.datasets._reading import reading
 from featurebank.extract.datasets._records import dataset_digest
 from featurebank.extract.datasets._torchvision import TorchvisionSource
 from featurebank.extract.datasets._webdataset import WebDatasetSource
@@ -49,6 +51,8 @@ __all__ = [
     "splits",
 ]
 
+log = logging.getLogger("featurebank")
+
 NAMED: Final = NamedSource()
 PYTHON: Final = PythonSource()
 SOURCES: Final[tuple[DatasetSource, ...]] = (
@@ -66,14 +70,20 @@ PATHS: Final = frozenset({"folder", "hf", "list", "manifest", "wds"})
 
 
 def open_split(spec: DatasetSpec) -> Split:
-    """The split, its subset taken.
+    """The split, its subset taken; its notes are logged as warnings.
 
     Raises:
         UnknownNameError: no such source, dataset or split; the nearest spellings are listed.
-        DatasetError: empty, duplicate ids, labels out of range, files missing: which, and what to do.
+        DatasetError: empty, duplicate ids, labels out of range, files missing: which, and what to do; or whatever else
+            went wrong: no exception of one dataset's is another's affair.
         AssetError: data that should be fetched cannot be.
+        ImportError: a package that its files need is not installed.
     """
-    return _source(spec.name).open(spec)
+    with reading(f"{spec.name} {spec.split!r}", "a dataset that can be opened"):
+        split = _source(spec.name).open(spec)
+    for note in getattr(split, "notes", ()):
+        log.warning("%s %s: %s", spec.name, spec.split, note)
+    return split
 
 
 def names() -> list[str]:
@@ -117,7 +127,8 @@ def splits(name: str, root: Path | None = None) -> Sequence[str]:
         UnknownNameError: no such source or dataset.
         DatasetError: its folder or manifest cannot be read.
     """
-    return _source(name).splits(name, root)
+    with reading(name, "a dataset whose splits can be listed"):
+        return _source(name).splits(name, root)
 
 
 def rooted(name: str, folder: Path) -> str:

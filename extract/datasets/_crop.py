@@ -34,11 +34,12 @@ class CropSplit(FileSplit):
         class_names: Sequence[str] = (),
         columns: Columns | None = None,
         *,
+        notes: Sequence[str] = (),
         folder: Path,
         files: Sequence[str],
         boxes: NDArray[np.integer],
     ) -> None:
-        super().__init__(spec, ids, labels, class_names, columns, folder=folder, files=files)
+        super().__init__(spec, ids, labels, class_names, columns, notes=notes, folder=folder, files=files)
         if boxes.shape != (len(ids), 4) or (boxes[:, :2] < 0).any():
             raise DatasetError(f"{spec.name}: expected boxes of shape ({len(ids)}, 4) from 0, found {boxes.shape}")
         self._boxes = np.ascontiguousarray(boxes, dtype="<i8")

@@ -15,9 +15,10 @@ from featurebank.extract.assets import cache_dir
 from featurebank.extract.datasets._division import PARTS, division
 from featurebank.extract.datasets._listing import Listing, Pixels, absent, open_listing
 from featurebank.extract.datasets._place import Place
+from featurebank.extract.datasets._reading import check_inside, reading
 from featurebank.extract.datasets._records import ArraySplit, FileSplit
 from featurebank.extract.datasets.contract import DatasetSpec, Split
-from featurebank.extract.errors import DatasetError, ExtractError, nearest
+from featurebank.extract.errors import DatasetError, nearest
 
 __all__ = ["Found", "Loader", "NamedDataset"]
 
@@ -128,7 +129,9 @@ class NamedDataset:
                 )
             own = replace(found.spec, subset=spec.subset, label=spec.label or found.spec.label)
             return found if own == found.spec else _reopen(own)
-        split = _records(spec, base, found, place)
+        # A split of the official size lacks nothing, whatever lies beside it.
+        whole = PARTIAL not in values and dataset.splits[base] is not None
+        split = _records(spec, base, found, place, () if whole else place.notes())
         dataset.check(base, split.labels, values)
         if part:
             split = split.take(division(part, split.ids, split.labels, split.columns.get(GROUPS)))
@@ -142,15 +145,12 @@ class NamedDataset:
         Raises:
             DatasetError: files are missing, are not what they should be, or do not fit each other.
         """
-        try:
-            return self.loader(place, split, **self.arguments)
-        except ExtractError:
-            raise
-        except (LookupError, ValueError, TypeError, AttributeError) as error:
-            raise DatasetError(
-                f"{self.name} {split!r}: expected official files that fit each other under {place.root}, found: "
-                f"{type(error).__name__}: {error}; {place.advice}"
-            ) from error
+        expected = f"official files that fit each other under {place.root}"
+        with reading(f"{self.name} {split!r}", expected, place.advice):
+            found = self.loader(place, split, **self.arguments)
+            if isinstance(found, Listing):
+                check_inside(f"{self.name} {split!r} under {place.root}", found.files)
+            return found
 
     def _base(self, split: str) -> tuple[str, str]:
         """The official split, and which part of it is asked for."""
@@ -180,7 +180,9 @@ class NamedDataset:
                 )
 
 
-def _records(spec: DatasetSpec, base: str, found: Listing | Pixels, place: Place) -> ArraySplit | FileSplit:
+def _records(
+    spec: DatasetSpec, base: str, found: Listing | Pixels, place: Place, notes: Sequence[str]
+) -> ArraySplit | FileSplit:
     """What a loader gave, as a split; with ``partial``, without the files that are not there."""
     if isinstance(found, Pixels):
         n = len(found.pixels)
@@ -190,7 +192,7 @@ def _records(spec: DatasetSpec, base: str, found: Listing | Pixels, place: Place
     if PARTIAL in place.options and not found.seen:
         gone = set(absent(place.root, found.files))
         found = found.take(np.flatnonzero([file not in gone for file in found.files]))
-    return open_listing(spec, found, place.root, advice=place.advice)
+    return open_listing(spec, found, place.root, advice=place.advice, notes=notes)
 
 
 def _first_of_each(labels: NDArray[np.int64], n: int, name: str) -> NDArray[np.int64]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from featurebank.extract.datasets._reading import passed_over
 from featurebank.extract.datasets._records import FileSplit
 from featurebank.extract.datasets.contract import DatasetSpec, Split
 from featurebank.extract.errors import DatasetError, nearest
 
-__all__ = ["EXTENSIONS", "FolderSource", "entries", "images_below"]
+__all__ = ["EXTENSIONS", "FolderSource", "entries", "images_below", "is_folder", "walk_notes"]
 
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"}
@@ -24,13 +26,16 @@ SPLITS = ("train", "training", "trainval", "val", "valid", "validation", "dev", 
 """Sub-folders with these names are splits, not classes."""
 
 
+SEEN = "(folder seen before)"
+
+
 class FolderSource:
     """``folder:PATH``: the images under a folder, labelled by the sub-folder directly below it.
 
     A split is the sub-folder of that name; a folder without such sub-folders has the split ``all``. Ids are paths
     relative to the split's folder, in byte order. Classes are all sub-folders in byte order, also empty ones, so that
     splits agree. Images directly in the folder have no label (-1). Hidden files and folders are ignored, links are
-    followed.
+    followed, and every folder is entered once. A note counts what is passed over because it is no image by its name.
     """
 
     prefix = "folder:"
@@ -42,7 +47,7 @@ class FolderSource:
     def splits(self, spec_name: str, root: Path | None) -> Sequence[str]:
         """The sub-folders that are splits, or ``all``."""
         folder = self._folder(spec_name, root)
-        found = {entry.name for entry in entries(str(folder)) if entry.is_dir()}
+        found = {entry.name for entry in entries(str(folder)) if is_folder(entry)}
         return [name for name in SPLITS if name in found] or ["all"]
 
     def open(self, spec: DatasetSpec) -> Split:
@@ -57,15 +62,18 @@ class FolderSource:
             folder /= spec.split
         elif spec.split not in (known := self.splits(spec.name, spec.root)):
             raise nearest(f"split of {spec.name}", spec.split, known)
-        files = sorted(images_below(str(folder), ""))
+        passed: Counter[str] = Counter()
+        files = sorted(images_below(str(folder), "", passed))
+        notes = walk_notes(passed)
         if not files:
             raise DatasetError(
-                f"{folder}: expected images ({', '.join(sorted(EXTENSIONS))}), found none; check the path"
+                f"{folder}: expected images ({', '.join(sorted(EXTENSIONS))}), found {notes[0] if notes else 'none'}; "
+                "check the path"
             )
-        class_names = sorted((e.name for e in entries(str(folder)) if e.is_dir()), key=os.fsencode)
+        class_names = sorted((e.name for e in entries(str(folder)) if is_folder(e)), key=os.fsencode)
         index = {name: k for k, name in enumerate(class_names)}
         labels = np.array([index[name.partition("/")[0]] if "/" in name else -1 for name in files], np.int64)
-        return FileSplit(spec, files, labels, class_names, folder=folder, files=files).subset()
+        return FileSplit(spec, files, labels, class_names, notes=notes, folder=folder, files=files).subset()
 
     def _folder(self, name: str, root: Path | None) -> Path:
         path = Path(name.removeprefix(self.prefix)).expanduser()
@@ -89,14 +97,47 @@ def entries(folder: str) -> list[os.DirEntry[str]]:
         ) from error
 
 
-def images_below(folder: str, prefix: str, above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
-    """Paths of the images below a folder, each after ``prefix``; a link back to a folder above is not followed."""
-    status = os.stat(folder)  # noqa: PTH116 (plain strings: a folder may hold a million entries)
-    here = (status.st_dev, status.st_ino)
-    if here in above:
-        return
-    for entry in entries(folder):
-        if entry.is_dir():
-            yield from images_below(entry.path, f"{prefix}{entry.name}/", (*above, here))
-        elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:  # noqa: PTH122
-            yield prefix + entry.name
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or leads to one; a link in a circle leads nowhere."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def walk_notes(passed: Mapping[str, int]) -> list[str]:
+    """What `images_below` counted, in words."""
+    again = passed.get(SEEN, 0)
+    links = [f"{again:,} link{'' if again == 1 else 's'} to folders that were entered already"] if again else []
+    return passed_over({suffix: n for suffix, n in passed.items() if suffix != SEEN}) + links
+
+
+def images_below(folder: str, prefix: str, passed: Counter[str]) -> Iterator[str]:
+    """Paths of the images below a folder, each after ``prefix``, in no order.
+
+    Every folder is entered once, however many links lead to it: folders before links, and links in byte order, so that
+    a link never takes a folder's images away.
+
+    Args:
+        folder: where.
+        prefix: what paths begin with.
+        passed: counts, by suffix, what is no image; and ``(folder seen before)``.
+    """
+    seen: set[tuple[int, int]] = set()
+    waiting, links = [(folder, prefix)], deque[tuple[str, str]]()
+    while waiting or links:
+        here, before = waiting.pop() if waiting else links.popleft()
+        status = os.stat(here)  # noqa: PTH116 (plain strings: a folder may hold a million entries)
+        if (place := (status.st_dev, status.st_ino)) in seen:
+            passed[SEEN] += 1
+            continue
+        seen.add(place)
+        below: list[tuple[str, str]] = []
+        for entry in entries(here):
+            if is_folder(entry):
+                (below if entry.is_symlink() else waiting).append((entry.path, f"{before}{entry.name}/"))
+            elif (suffix := os.path.splitext(entry.name)[1].lower()) in EXTENSIONS:  # noqa: PTH122
+                yield before + entry.name
+            else:
+                passed[suffix] += 1
+        links.extend(sorted(below, key=lambda link: os.fsencode(link[0])))

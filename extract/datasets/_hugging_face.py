@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from featurebank.extract.datasets._columns import column
+from featurebank.extract.datasets._labels import Labels, class_index, parse_labels
+from featurebank.extract.datasets._reading import (
+    LIST_BYTES,
+    is_inside,
+    parse_json,
+    read_file,
+    reading,
+    shown,
+)
 from featurebank.extract.datasets._records import ReaderSplit
 from featurebank.extract.datasets._tables import Table, open_table
 from featurebank.extract.datasets.contract import DatasetSpec, Split
@@ -18,7 +26,7 @@ from featurebank.extract.errors import DatasetError, nearest
 
 __all__ = ["HuggingFaceSource"]
 
-SHARD = re.compile(r"-\d{5}-of-\d{5}$")
+SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
 CHOICE = re.compile(r"@((?:image|label)=[^,@/]+(?:,(?:image|label)=[^,@/]+)*)$")
 
 
@@ -26,10 +34,11 @@ class HuggingFaceSource:
     """``hf:PATH``: a ``Dataset`` (split ``all``) or ``DatasetDict`` as ``save_to_disk`` writes it; or Parquet files.
 
     Parquet files are those called ``<split>-00000-of-00003.parquet``, anywhere below the folder, as the hub keeps them.
-    The image is the one column of images. The label is the one ``ClassLabel``, else the whole numbers in ``label``;
+    All shards of a split must be there. The image is the one column of images. The label is the one ``ClassLabel``,
+    else the numbers in ``label``: whole ones are class indices, decimals become the column ``label``, to regress to;
     without either there is none (-1). Where there are several, one says which:
-    ``hf:/data/cifar100@image=img,label=coarse_label``. Columns of numbers, booleans and strings become extra columns.
-    Ids are ``<split>/<row>``.
+    ``hf:/data/cifar100@image=img,label=coarse_label``. Columns of numbers, booleans and strings become extra columns,
+    whole numbers with gaps as strings. Ids are ``<split>/<row>``.
     """
 
     prefix = "hf:"
@@ -57,12 +66,19 @@ class HuggingFaceSource:
         features = _features(table)
         image, label = _image(spec.name, table, features, chosen), _label(spec.name, table, features, chosen)
         n = len(table)
+        found = Labels(labels=np.full(n, -1, np.int64)) if label is None else _numbers(spec.name, label, table)
+        others = [name for name in table.schema.names if name not in {image, label}]
+        nested = [name for name in others if _is_nested(table, name)]
+        columns = {name: column(table.column(name).to_pylist(), typed=True) for name in others if name not in nested}
+        if found.values is not None:
+            columns["label"] = found.values
         return ReaderSplit(
             spec,
             [f"{spec.split}/{row:0{max(5, len(str(n - 1)))}d}" for row in range(n)],
-            np.full(n, -1, np.int64) if label is None else _numbers(spec.name, label, table),
+            found.labels,
             features.get(label or "", {}).get("names") or (),
-            {name: _plain(table, name) for name in table.schema.names if name != label and _is_plain(table, name)},
+            columns,
+            notes=[*found.notes, *(f"column {shown(name)} is left out: neither numbers nor text" for name in nested)],
             read=lambda row: _content(table.cell(image, row), folder),
             reopen=_reopen,
         ).subset()
@@ -86,8 +102,8 @@ def _place(name: str, root: Path | None) -> tuple[Path, dict[str, str]]:
 def _split_files(folder: Path) -> dict[str, list[Path]]:
     """Split to its files, in order."""
     if (folder / "dataset_dict.json").is_file():
-        names = _json(folder / "dataset_dict.json")["splits"]
-        return {str(name): _arrow_files(folder / str(name)) for name in names}
+        names = _json(folder / "dataset_dict.json", "splits", str)
+        return {name: _arrow_files(folder / name) for name in names}
     if (folder / "state.json").is_file():
         return {"all": _arrow_files(folder)}
     found: dict[str, list[Path]] = {}
@@ -101,24 +117,65 @@ def _split_files(folder: Path) -> dict[str, list[Path]]:
         if len({path.parent for path in paths}) > 1:
             places = ", ".join(sorted({str(path.parent.relative_to(folder)) for path in paths}))
             raise DatasetError(f"{folder}: expected one configuration, found {split!r} in {places}; name one of them")
+        _check_shards(paths)
     return found
 
 
 def _arrow_files(folder: Path) -> list[Path]:
-    return [folder / str(entry["filename"]) for entry in _json(folder / "state.json")["_data_files"]]
+    place = folder / "state.json"
+    files = [entry.get("filename") for entry in _json(place, "_data_files", dict)]
+    if bad := [name for name in files if not isinstance(name, str) or not is_inside(name)]:
+        raise DatasetError(f"{place}: expected files below {folder}, found {shown(str(bad[0]))}")
+    paths = [folder / str(name) for name in files]
+    if not paths:
+        raise DatasetError(f"{place}: expected files under _data_files, found none; save the dataset again")
+    _check_shards(paths)
+    return paths
 
 
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path}: expected JSON that save_to_disk writes, found: {error}") from error
+def _check_shards(paths: Sequence[Path]) -> None:
+    """Refuses files called ``-00000-of-00003`` of which one is not there.
+
+    Raises:
+        DatasetError: which.
+    """
+    numbered = {path: (int(found[1]), int(found[2])) for path in paths if (found := SHARD.search(path.stem))}
+    if not numbered:
+        return
+    first = paths[0]
+    totals = sorted({total for _, total in numbered.values()})
+    if len(totals) > 1 or len(numbered) < len(paths):
+        some = ", ".join(path.name for path in paths[:5])
+        raise DatasetError(f"{first.parent}: expected the shards of one numbering, found {some}; keep one of them")
+    lacking = sorted(set(range(totals[0])) - {number for number, _ in numbered.values()})
+    if lacking:
+        stem = SHARD.sub("", first.stem)
+        names = [f"{stem}-{number:05d}-of-{totals[0]:05d}{first.suffix}" for number in lacking[:10]]
+        raise DatasetError(
+            f"{first.parent}: expected {totals[0]:,} shards, {len(lacking):,} of them missing: {', '.join(names)}"
+            f"{', …' if len(lacking) > 10 else ''}; fetch them"
+        )
+
+
+def _json(path: Path, key: str, kind: type) -> list[Any]:
+    """The list under a key of an object, whose items are of one kind; names of folders among them stay inside."""
+    with reading(path, "JSON that save_to_disk writes", "save the dataset again"):
+        value = parse_json(read_file(path, LIST_BYTES))
+        items = value[key] if isinstance(value, dict) else None
+        if not isinstance(items, list) or not all(isinstance(item, kind) for item in items):
+            raise ValueError(f"no list of {kind.__name__} under {key!r}")
+        if bad := [item for item in items if kind is str and (not is_inside(item) or "/" in item)]:
+            raise ValueError(f"the name {shown(bad[0])}")
+        return items
 
 
 def _features(table: Table) -> Mapping[str, dict[str, Any]]:
     """What ``datasets`` says of the columns, from the schema's metadata."""
     text = (table.schema.metadata or {}).get(b"huggingface")
-    return json.loads(text).get("info", {}).get("features") or {} if text else {}
+    value = parse_json(text) if text else {}
+    for key in ("info", "features"):
+        value = value.get(key) if isinstance(value, dict) else None
+    return {str(k): v for k, v in value.items() if isinstance(v, dict)} if isinstance(value, dict) else {}
 
 
 def _image(name: str, table: Table, features: Mapping[str, dict[str, Any]], chosen: Mapping[str, str]) -> str:
@@ -148,39 +205,23 @@ def _one(name: str, role: str, columns: Sequence[str], table: Table, chosen: Map
     return columns[0]
 
 
-def _numbers(name: str, label: str, table: Table) -> NDArray[np.int64]:
-    try:
-        values = table.column(label).to_pylist()
-        return np.array([-1 if value is None else _whole(value) for value in values], np.int64)
-    except TypeError as error:
-        raise DatasetError(f"{name}: expected whole numbers in the column {label!r}, found {error}") from error
+def _numbers(name: str, label: str, table: Table) -> Labels:
+    values = table.column(label).to_pylist()
+    if strangers := [value for value in values if value is not None and type(value) not in {int, float}]:
+        raise DatasetError(f"{name}: expected whole numbers in the column {label!r}, found {shown(repr(strangers[0]))}")
+    if all(isinstance(value, int) for value in values):
+        found = [class_index(value) for value in values]
+        if None not in found:
+            return Labels(labels=np.array(found, np.int64))
+    return parse_labels(values, f"{name}, column {label!r}")
 
 
-def _whole(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(repr(value))
-    return value
-
-
-def _is_plain(table: Table, name: str) -> bool:
+def _is_nested(table: Table, name: str) -> bool:
     import pyarrow as pa  # type: ignore[import-untyped]
 
     kind, is_a = table.schema.field(name).type, pa.types
-    return bool(is_a.is_integer(kind) or is_a.is_floating(kind) or is_a.is_boolean(kind) or is_a.is_string(kind))
-
-
-def _plain(table: Table, name: str) -> NDArray[np.generic]:
-    """A column of numbers (NaN where blank), booleans, or strings (empty where blank)."""
-    import pyarrow as pa
-
-    values, kind = table.column(name).to_pylist(), table.schema.field(name).type
-    if pa.types.is_string(kind):
-        return np.array(["" if value is None else value for value in values], np.str_)
-    if None in values:
-        return np.array([np.nan if value is None else value for value in values], np.float64)
-    return np.array(
-        values, np.bool_ if pa.types.is_boolean(kind) else np.float64 if pa.types.is_floating(kind) else np.int64
-    )
+    binary = is_a.is_binary(kind) or is_a.is_large_binary(kind) or is_a.is_fixed_size_binary(kind)
+    return bool(binary or is_a.is_nested(kind))
 
 
 def _content(cell: Any, folder: Path) -> bytes:
@@ -189,5 +230,5 @@ def _content(cell: Any, folder: Path) -> bytes:
         return bytes(cell["bytes"])
     path = folder / str(cell["path"]) if isinstance(cell, dict) and cell.get("path") else None
     if path is None or not path.resolve().is_relative_to(folder.resolve()):
-        raise OSError(f"expected an image's bytes, or a file below {folder}, found {str(cell)[:80]}")
-    return path.read_bytes()
+        raise OSError(f"expected an image's bytes, or a file below {folder}, found {shown(str(cell))}")
+    return read_file(path)

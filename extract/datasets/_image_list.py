@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from featurebank.extract.datasets._listing import Listing, open_listing
+from featurebank.extract.datasets._reading import LIST_BYTES, is_inside, read_file, reading, shown
 from featurebank.extract.datasets.contract import DatasetSpec, Split
 from featurebank.extract.errors import DatasetError, nearest
 
@@ -54,20 +55,18 @@ def read_image_list(path: Path) -> Listing:
     Raises:
         DatasetError: it cannot be read, or a line is not a path inside the root and a whole number from -1 upwards.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: expected a readable UTF-8 image list, found: {error}; check the path") from error
+    with reading(path, "a readable UTF-8 image list", "check the path"):
+        lines = read_file(path, LIST_BYTES).decode("utf-8-sig").splitlines()
     files, labels = [], []
     for number, line in enumerate(lines, 1):
         text = line.strip()
         if not text or text.startswith("#"):
             continue
         file, *rest = text.rsplit(maxsplit=1)
-        if not rest or not _is_label(rest[0]) or not _is_inside(file):
+        if not rest or not _is_label(rest[0]) or not is_inside(file):
             raise DatasetError(
                 f"{path}, line {number}: expected a path below the root and a class index (-1 for none), "
-                f"found {line!r}; correct the line"
+                f"found {shown(line)}; correct the line"
             )
         files.append(file)
         labels.append(int(rest[0]))
@@ -75,8 +74,4 @@ def read_image_list(path: Path) -> Listing:
 
 
 def _is_label(text: str) -> bool:
-    return text == "-1" or (text.isascii() and text.isdecimal())
-
-
-def _is_inside(file: str) -> bool:
-    return not file.startswith("/") and ".." not in PurePosixPath(file).parts and "\0" not in file
+    return text == "-1" or (text.isascii() and text.isdecimal() and len(text) < 19)

@@ -21,6 +21,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from featurebank.extract.assets import cache_dir
+from featurebank.extract.datasets._reading import open_regular, read_within
 
 __all__ = ["file_hashes"]
 
@@ -106,9 +107,9 @@ def _read(paths: Sequence[str], parts: Sequence[str], rows: NDArray[np.int64], d
     for path, part, row in zip(paths, parts, rows.tolist(), strict=True):
         key = found = bytes(DIGEST)
         try:
-            with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (called a million times)
+            with open_regular(path) as file:
                 before = os.fstat(file.fileno())
-                content = file.read()
+                content = read_within(file)
                 now = time.time_ns()
                 after = os.fstat(file.fileno())
             found = digest(row, content)

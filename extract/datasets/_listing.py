@@ -102,7 +102,9 @@ def _names(folder: Path) -> set[str]:
         return set()
 
 
-def open_listing(spec: DatasetSpec, listing: Listing, folder: Path, *, advice: str) -> FileSplit:
+def open_listing(
+    spec: DatasetSpec, listing: Listing, folder: Path, *, advice: str, notes: Sequence[str] = ()
+) -> FileSplit:
     """The split of a listing; its subset is not yet taken.
 
     Args:
@@ -110,6 +112,7 @@ def open_listing(spec: DatasetSpec, listing: Listing, folder: Path, *, advice: s
         listing: its records.
         folder: what the files are relative to.
         advice: what to do about files that are missing.
+        notes: what the user should know.
 
     Raises:
         DatasetError: files are missing: how many, and the first of them by name; or records that do not hold together.
@@ -122,7 +125,17 @@ def open_listing(spec: DatasetSpec, listing: Listing, folder: Path, *, advice: s
         )
     ids, labels = files if listing.ids is None else listing.ids, listing.label_array()
     if listing.boxes is None:
-        return FileSplit(spec, ids, labels, listing.class_names, listing.columns, folder=folder, files=files)
+        return FileSplit(
+            spec, ids, labels, listing.class_names, listing.columns, notes=notes, folder=folder, files=files
+        )
     return CropSplit(
-        spec, ids, labels, listing.class_names, listing.columns, folder=folder, files=files, boxes=listing.boxes
+        spec,
+        ids,
+        labels,
+        listing.class_names,
+        listing.columns,
+        notes=notes,
+        folder=folder,
+        files=files,
+        boxes=listing.boxes,
     )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from featurebank.extract.datasets._columns import column
+from featurebank.extract.datasets._labels import parse_labels
+from featurebank.extract.datasets._reading import LIST_BYTES, is_inside, open_regular, read_file, reading, shown
 from featurebank.extract.datasets._records import FileSplit
 from featurebank.extract.datasets.contract import DatasetSpec, Split
 from featurebank.extract.errors import DatasetError, nearest
@@ -20,18 +21,21 @@ __all__ = ["ManifestSource"]
 Table = Mapping[str, Sequence[Any]]
 
 RESERVED = ("path", "label", "split", "id")
-SEPARATOR = "|"
 PROBED = 16
+CELLS = 1 << 27
+"""What of a Parquet file becomes Python's objects."""
 
 
 class ManifestSource:
     """``manifest:PATH.csv`` or ``.parquet``, with the columns ``path``, ``label`` and, if wanted, ``split`` and ``id``.
 
-    Paths are relative to the manifest's folder, or to ``root`` where one is given, and must stay inside it; absolute
-    paths are taken as they are. Without ``id``, the path as written is the id. Labels are class indices if every one is
-    a whole number, else class names, numbered in byte order over the *whole* manifest, so that splits agree; blank is
-    no label (-1). Where any label holds ``|`` or is a list, all records have several: (N, L) zeros and ones. Further
-    columns become extra columns: booleans, whole numbers, numbers (blank is NaN) or strings.
+    Paths are relative to the manifest's folder, or to ``root`` where one is given, and must stay inside it, also where
+    they are absolute. Without ``id``, the path as written is the id. Labels are class indices if every one is a whole
+    number (``2`` or ``2.0``), values to regress to if every one is a number and some have decimals (then they become
+    the column ``label``), else class names, numbered in byte order over the *whole* manifest, so that splits agree;
+    blank, ``NA`` and ``nan`` are no label (-1). Where any label holds ``|`` or is a list, all records have several:
+    (N, L) zeros and ones. Further columns become extra columns: numbers where no cell's text loses anything by it
+    (blank is NaN among floats), else strings.
     """
 
     prefix = "manifest:"
@@ -60,13 +64,18 @@ class ManifestSource:
         rows = list(range(len(table["path"])))
         if "split" in table:
             rows = [row for row in rows if _text(table["split"][row]) == spec.split]
-        labels, class_names = _labels(path, table["label"])
+        labels = parse_labels(table["label"], path).take(rows)
+        folder = (path.parent if spec.root is None else spec.root).expanduser().absolute()
         files = [_text(table["path"][row]) for row in rows]
-        folder = path.parent if spec.root is None else spec.root
         _check_files(path, folder, files)
         ids = [_text(table["id"][row]) for row in rows] if "id" in table else files
-        columns = {name: _column(values)[rows] for name, values in table.items() if name not in RESERVED}
-        return FileSplit(spec, ids, labels[rows], class_names, columns, folder=folder, files=files).subset()
+        typed = path.suffix.lower() == ".parquet"
+        columns = {name: column(cells, typed=typed)[rows] for name, cells in table.items() if name not in RESERVED}
+        if labels.values is not None:
+            columns["label"] = labels.values
+        return FileSplit(
+            spec, ids, labels.labels, labels.class_names, columns, notes=labels.notes, folder=folder, files=files
+        ).subset()
 
     def _path(self, name: str) -> Path:
         path = Path(name.removeprefix(self.prefix)).expanduser().absolute()
@@ -76,10 +85,8 @@ class ManifestSource:
 
 
 def _table(path: Path) -> Table:
-    try:
+    with reading(path, "a readable UTF-8 table" if path.suffix.lower() == ".csv" else "a Parquet file"):
         table = _read_csv(path) if path.suffix.lower() == ".csv" else _read_parquet(path)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"{path}: expected a readable UTF-8 table, found: {error}; check the file") from error
     if missing := [name for name in ("path", "label") if name not in table]:
         raise DatasetError(
             f"{path}: expected the columns path and label, found {', '.join(table) or 'none'}; "
@@ -89,30 +96,32 @@ def _table(path: Path) -> Table:
 
 
 def _read_csv(path: Path) -> Table:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        header = [name.strip() for name in next(reader, [])]
-        rows = []
-        for row in reader:
-            if len(row) != len(header) and row:
-                raise DatasetError(
-                    f"{path}, line {reader.line_num}: expected {len(header)} fields as in the header, found {len(row)}"
-                )
-            if row:
-                rows.append(row)
+    reader = csv.reader(io.StringIO(read_file(path, LIST_BYTES).decode("utf-8-sig"), newline=""), strict=True)
+    header = [name.strip() for name in next(reader, [])]
+    rows = []
+    for row in reader:
+        if len(row) != len(header) and row:
+            raise DatasetError(
+                f"{path}, line {reader.line_num}: expected {len(header)} fields as in the header, found {len(row)}"
+            )
+        if row:
+            rows.append(row)
     if len(set(header)) != len(header):
         raise DatasetError(f"{path}: column names must be distinct, found {', '.join(header)}")
     return dict(zip(header, zip(*rows, strict=True) if rows else [()] * len(header), strict=True))
 
 
 def _read_parquet(path: Path) -> Table:
-    import pyarrow as pa  # type: ignore[import-untyped]
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-    try:
-        table = pq.read_table(path)
-    except pa.ArrowException as error:
-        raise DatasetError(f"{path}: expected a Parquet file, found: {str(error).splitlines()[0]}") from error
+    with open_regular(path, LIST_BYTES) as file:
+        content = pq.ParquetFile(file)
+        n, width = content.metadata.num_rows, content.metadata.num_columns
+        if n * width > CELLS:
+            raise ValueError(f"{n:,} rows of {width:,} columns, more than {CELLS:,} cells")
+        table = content.read()
+    if len(set(table.column_names)) != len(table.column_names):
+        raise ValueError(f"column names must be distinct, found {', '.join(table.column_names)}")
     return {name: table.column(name).to_pylist() for name in table.column_names}
 
 
@@ -124,64 +133,16 @@ def _text(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def _labels(path: Path, cells: Sequence[Any]) -> tuple[NDArray[np.int64], list[str]]:
-    """(N,) or (N, L) labels of all rows, and the class names (none where labels are indices)."""
-    several = any(isinstance(cell, list | tuple) or (isinstance(cell, str) and SEPARATOR in cell) for cell in cells)
-    parts = [_parts(cell, several) for cell in cells]
-    values = {value for part in parts for value in part}
-    if all(_whole(value) for value in values):
-        class_names: list[str] = []
-        index = {value: int(value) for value in values}
-        width = max(index.values(), default=-1) + 1
-    else:
-        class_names = sorted(values)
-        index = {value: k for k, value in enumerate(class_names)}
-        width = len(class_names)
-    if not several:
-        return np.array([index[part[0]] if part else -1 for part in parts], np.int64), class_names
-    if min(index.values(), default=0) < 0 or width == 0:
-        raise DatasetError(f"{path}: where records have several labels, each must be 0 or more, found {min(values)}")
-    labels = np.zeros((len(parts), width), np.int64)
-    for row, part in enumerate(parts):
-        labels[row, [index[value] for value in part]] = 1
-    return labels, class_names
-
-
-def _parts(cell: object, several: bool) -> list[str]:
-    values = cell if isinstance(cell, list | tuple) else _text(cell).split(SEPARATOR) if several else [cell]
-    return [text for value in values if (text := _text(value).strip())]
-
-
-def _whole(text: str) -> bool:
-    """Whether a text is how a whole number is written: class names such as ``007`` are not."""
-    return text.lstrip("-").isdecimal() and text.isascii() and str(int(text)) == text
-
-
 def _check_files(path: Path, folder: Path, files: Sequence[str]) -> None:
+    below = f"{folder}/".replace("//", "/")
     for name in files:
-        if "\0" in name or not name or (".." in PurePosixPath(name).parts and not name.startswith("/")):
-            raise DatasetError(f"{path}: paths must lie inside {folder} or be absolute, found {name!r}")
+        if not is_inside(name.removeprefix(below)):
+            raise DatasetError(
+                f"{path}: paths must lie inside {folder}, found {shown(name)}; give the root that all of them lie below"
+            )
     # A wrong root is told at once; single missing images are recorded as failed, not fatal.
     if files and not any((folder / name).is_file() for name in files[:PROBED]):
         raise DatasetError(
             f"{path}: expected images at paths relative to {folder}, found none of the first {min(PROBED, len(files))} "
             f"({os.fspath(folder / files[0])} …); give the root they are relative to"
         )
-
-
-def _column(cells: Sequence[Any]) -> NDArray[np.generic]:
-    """The narrowest of bool, int64, float64 and fixed-width string that holds every cell."""
-    texts = [_text(cell).strip() for cell in cells]
-    lowered = {text.lower() for text in texts}
-    if lowered <= {"true", "false"}:
-        return np.array([text.lower() == "true" for text in texts], np.bool_)
-    kinds: list[tuple[Callable[[str], object], type[np.generic]]] = [
-        (int, np.int64),
-        (lambda text: float(text) if text else float("nan"), np.float64),
-    ]
-    for parse, dtype in kinds:
-        try:
-            return np.array([parse(text) for text in texts], dtype)
-        except (ValueError, OverflowError):
-            continue
-    return np.array(texts, np.str_)

@@ -6,10 +6,10 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import importlib.util
 import logging
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from featurebank.extract.datasets._arrays import Arrays, kept
 from featurebank.extract.datasets._idx import parse_idx, read_idx
 from featurebank.extract.datasets._network import downloads_allowed, unreachable
 from featurebank.extract.datasets._packaged_files import FILE_SETS
+from featurebank.extract.datasets._reading import read_file, reason, unpack_gzip
 from featurebank.extract.datasets._records import ArraySplit
 from featurebank.extract.datasets.contract import DatasetSpec, Split
 from featurebank.extract.errors import AssetError, nearest
@@ -53,6 +54,9 @@ IDX_SHA256: Final = {
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
 """Of the unpacked files: the packed ones differ from source to source."""
+
+PACKED_BYTES: Final = 1 << 26
+"""More than the packaged tables unpack to."""
 
 CLOTHING = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 DIGITS = tuple("0123456789")
@@ -180,7 +184,7 @@ def _mnist_5k(split: str, root: Path | None) -> Arrays:  # noqa: ARG001 (one spl
     path = fetch(MNIST_5K) if root is None else root / Path(MNIST_5K.member).name
     content = _read(path)
     _check_sha256(content, MNIST_5K.sha256, where=str(path))
-    table = _csv(gzip.decompress(content), 785)
+    table = _csv(_unpacked(content, path), 785)
     return table[:, :-1].reshape(-1, 28, 28), table[:, -1]
 
 
@@ -194,7 +198,7 @@ def _digits(split: str, root: Path | None) -> Arrays:  # noqa: ARG001 (one split
             )
         root = Path(spec.origin).parent / "datasets" / "data"
     path = root / "digits.csv.gz"
-    content = gzip.decompress(_read(path))
+    content = _unpacked(_read(path), path)
     _check_sha256(content, DIGITS_SHA256, where=str(path))
     table = _csv(content, 65)
     # 0..16 to 0..255, rounded.
@@ -208,9 +212,16 @@ def _csv(content: bytes, columns: int) -> NDArray[np.uint8]:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_file(path)
     except OSError as error:
         raise AssetError(f"{path}: expected a readable file, found: {error.strerror}; check the root") from error
+
+
+def _unpacked(content: bytes, path: Path) -> bytes:
+    try:
+        return unpack_gzip(content, PACKED_BYTES)
+    except (OSError, EOFError, zlib.error) as error:
+        raise AssetError(f"{path}: expected a readable gzip file, found: {reason(error)}; fetch it again") from error
 
 
 def _check_sha256(content: bytes, expected: str, *, where: str) -> None:

@@ -9,7 +9,6 @@ that are cut out, 16 classes (Tux Paint, GPL-2).
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from featurebank.extract.assets import Asset, DebianPackage, NpmPackage, PackageFolder, fetch
+from featurebank.extract.datasets._reading import parse_json, read_file
 from featurebank.extract.datasets._records import FileSplit
 from featurebank.extract.datasets.contract import DatasetSpec, Split
 from featurebank.extract.errors import AssetError
@@ -113,7 +113,7 @@ def _emoji(spec: DatasetSpec) -> Split:
 
 def _table(path: Path) -> list[dict[str, Any]]:
     try:
-        entries: list[dict[str, Any]] = json.loads(path.read_bytes())
+        entries: list[dict[str, Any]] = parse_json(read_file(path))
     except OSError as error:
         raise AssetError(f"{path}: expected a readable file, found: {error.strerror}; check the root") from error
     except ValueError as error:

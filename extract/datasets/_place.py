@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import csv
-import json
+import io
 import os
 import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from featurebank.extract.datasets._folder import entries, images_below
+from featurebank.extract.datasets._folder import entries, images_below, is_folder, walk_notes
+from featurebank.extract.datasets._matlab import read_mat
+from featurebank.extract.datasets._reading import (
+    LIST_BYTES,
+    check_inside,
+    parse_json,
+    parse_xml,
+    read_file,
+    reading,
+)
 from featurebank.extract.errors import DatasetError
 from featurebank.extract.pickles import read_pickle
 
@@ -60,6 +71,7 @@ class Place:
         self.options: Mapping[str, str] = dict(options or {})
         self.download = download
         self.asked = asked or name
+        self._passed: Counter[str] = Counter()
 
     @property
     def advice(self) -> str:
@@ -91,21 +103,29 @@ class Place:
         message = str(self.error(file, "nothing" + "".join(f", and no {name}" for name in others), expected))
         return MissingFileError(message, file)
 
+    def notes(self) -> list[str]:
+        """What the folders looked into hold beside images, in words."""
+        return walk_notes(self._passed)
+
     def read(self, file: str) -> bytes:
         """A file's bytes."""
+        check_inside(self.name, [file])
         try:
-            return (self.root / file).read_bytes()
+            return read_file(self.root / file, LIST_BYTES)
         except FileNotFoundError:
             raise self.gone(file) from None
         except OSError as error:
             raise self.error(file, error.strerror) from error
 
+    def reading(self, file: str, expected: str) -> AbstractContextManager[None]:
+        """Makes an error about a file of whatever goes wrong with its content."""
+        return reading(self.name, f"{expected} at {self.root / file}", self.advice)
+
     def lines(self, file: str) -> list[str]:
         """A text file's lines that are not blank, without white space around them."""
-        try:
-            text = self.read(file).decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise self.error(file, error, "UTF-8 text") from error
+        content = self.read(file)
+        with self.reading(file, "UTF-8 text"):
+            text = content.decode("utf-8-sig")
         return [line.strip() for line in text.splitlines() if line.strip()]
 
     def fields(self, file: str, n: int, *, skip: int = 0) -> list[list[str]]:
@@ -120,54 +140,44 @@ class Place:
 
     def csv(self, file: str, *columns: str) -> Iterator[tuple[str, ...]]:
         """The values of some columns of a CSV file, row by row."""
-        try:
-            with (self.root / file).open(encoding="utf-8-sig", newline="") as content:
-                reader = csv.reader(content, strict=True)
-                header = next(reader, [])
-                if lacking := [name for name in columns if name not in header]:
-                    raise self.error(file, ", ".join(header) or "none", f"the columns {', '.join(lacking)}")
-                places = [header.index(name) for name in columns]
-                for row in reader:
-                    if len(row) == len(header):
-                        yield tuple([row[place] for place in places])
-                    elif row:
-                        raise self.error(file, f"{len(row)} in line {reader.line_num}", f"{len(header)} fields a line")
-        except FileNotFoundError:
-            raise self.gone(file) from None
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise self.error(file, error, "a CSV table") from error
+        content = self.read(file)
+        with self.reading(file, "a CSV table"):
+            reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
+            header = next(reader, [])
+            if lacking := [name for name in columns if name not in header]:
+                raise self.error(file, ", ".join(header) or "none", f"the columns {', '.join(lacking)}")
+            places = [header.index(name) for name in columns]
+            rows = []
+            for row in reader:
+                if len(row) == len(header):
+                    rows.append(tuple([row[place] for place in places]))
+                elif row:
+                    raise self.error(file, f"{len(row)} in line {reader.line_num}", f"{len(header)} fields a line")
+        return iter(rows)
 
     def json(self, file: str, *keys: str) -> Any:
         """What a JSON file holds: an object with at least these keys, where any are named."""
-        try:
-            value = json.loads(self.read(file))
-        except ValueError as error:
-            raise self.error(file, error, "JSON") from error
+        content = self.read(file)
+        with self.reading(file, "JSON"):
+            value = parse_json(content)
         if keys and not (isinstance(value, dict) and set(keys) <= value.keys()):
             raise self.error(file, ", ".join(value) if isinstance(value, dict) else type(value).__name__, str(keys))
         return value
 
     def mat(self, file: str, *keys: str) -> dict[str, Any]:
         """The variables of a MATLAB file, structures as dicts; these must be among them."""
-        from scipy.io import loadmat  # type: ignore[import-untyped]
-
-        path = self.root / file
-        if not path.is_file():
-            raise self.gone(file)
-        try:
-            value: dict[str, Any] = loadmat(str(path), simplify_cells=True)
-        except Exception as error:  # SciPy's reader raises nearly every built-in exception.
-            raise self.error(file, error, "a MATLAB file") from error
+        content = self.read(file)
+        with self.reading(file, "a MATLAB file"):
+            value = read_mat(content)
         if lacking := [key for key in keys if key not in value]:
             raise self.error(file, ", ".join(k for k in value if not k.startswith("__")), ", ".join(lacking))
         return value
 
     def pickled(self, file: str, *keys: str) -> dict[str, Any]:
         """The dict in a pickle of arrays and plain values; nothing else in it is ever run."""
-        try:
-            value = read_pickle(self.read(file))
-        except ValueError as error:
-            raise self.error(file, error, "a pickle of arrays and plain values") from error
+        content = self.read(file)
+        with self.reading(file, "a pickle of arrays and plain values"):
+            value = read_pickle(content)
         if not isinstance(value, dict) or not set(keys) <= value.keys():
             raise self.error(file, type(value).__name__, f"a dict with {', '.join(keys)}")
         return value
@@ -175,25 +185,23 @@ class Place:
     def xml(self, file: str) -> ET.Element:
         """The root element of an XML file without a document type, which is where its attacks live."""
         content = self.read(file)
-        try:
-            if b"<!DOCTYPE" in content:
-                raise self.error(file, "a document type", "plain XML")
-            return ET.fromstring(content)  # noqa: S314 (no document type: no entities)
-        except ET.ParseError as error:
-            raise self.error(file, error, "XML") from error
+        with self.reading(file, "plain XML"):
+            root: ET.Element = parse_xml(content)
+        return root
 
     def folders(self, folder: str) -> list[str]:
         """The names of the folders directly below one, in byte order."""
         self._check_folder(folder)
-        return sorted((e.name for e in entries(str(self.root / folder)) if e.is_dir()), key=os.fsencode)
+        return sorted((e.name for e in entries(str(self.root / folder)) if is_folder(e)), key=os.fsencode)
 
     def images(self, folder: str) -> list[str]:
         """The images anywhere below a folder, relative to the root, in byte order."""
         self._check_folder(folder)
         prefix = f"{folder.rstrip('/')}/" if folder else ""
-        return sorted(images_below(str(self.root / folder), prefix), key=os.fsencode)
+        return sorted(images_below(str(self.root / folder), prefix, self._passed), key=os.fsencode)
 
     def _check_folder(self, folder: str) -> None:
+        check_inside(self.name, [folder] if folder else [])
         if (self.root / folder).is_file():
             raise self.error(folder, "a file", "a folder")
         if not (self.root / folder).is_dir():

@@ -9,13 +9,16 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featurebank.extract.datasets._columns import storable
 from featurebank.extract.datasets._index import file_hashes
+from featurebank.extract.datasets._reading import is_unicode, read_file, reason, shown
 from featurebank.extract.datasets.contract import Columns, DatasetSpec, Split, Subset
 from featurebank.extract.errors import DatasetError
 from featurebank.store.fingerprint import content_hash
@@ -23,6 +26,13 @@ from featurebank.store.fingerprint import content_hash
 __all__ = ["ArraySplit", "FileSplit", "ReaderSplit", "Records", "dataset_digest", "subset_rows"]
 
 DIGEST_HEADER = b"featurebank dataset 1\n"
+
+ID_BYTES = 1024
+ALL_ID_BYTES = 512 << 20
+"""What a store holds: see FORMAT.md, "Limits"."""
+
+BLOCK = 16
+"""Rows that a thread hashes at a time: few, because rows that lie together are unpacked together."""
 
 
 class Records:
@@ -33,10 +43,12 @@ class Records:
         ids: N distinct non-empty strings.
         labels: (N,) or (N, L) integers.
         class_names: K names, or none.
-        columns: extra columns, each (N,).
+        columns: extra columns, each (N,); those that no store can hold are renamed or left out, and a note says so.
+        notes: what the user should know of how the records were read.
 
     Raises:
-        DatasetError: no records, ids that repeat, are empty or hold NUL, labels of the wrong shape or out of range.
+        DatasetError: no records, ids that repeat, are empty, too long or hold NUL, labels of the wrong shape or out of
+            range.
     """
 
     def __init__(
@@ -46,12 +58,16 @@ class Records:
         labels: NDArray[np.integer],
         class_names: Sequence[str] = (),
         columns: Columns | None = None,
+        *,
+        notes: Sequence[str] = (),
     ) -> None:
         self.spec = spec
         self.ids: Sequence[str] = list(ids)
         self.labels: NDArray[np.int64] = np.ascontiguousarray(labels, dtype=np.int64)
         self.class_names: Sequence[str] = list(class_names)
-        self.columns: Columns = dict(columns or {})
+        kept, changes = storable(columns or {})
+        self.columns: Columns = kept
+        self.notes: Sequence[str] = (*notes, *changes)
         _check(self)
 
     def __len__(self) -> int:
@@ -97,10 +113,11 @@ class FileSplit(Records):
         class_names: Sequence[str] = (),
         columns: Columns | None = None,
         *,
+        notes: Sequence[str] = (),
         folder: Path,
         files: Sequence[str],
     ) -> None:
-        super().__init__(spec, ids, labels, class_names, columns)
+        super().__init__(spec, ids, labels, class_names, columns, notes=notes)
         self._folder = str(folder.absolute())
         self._files = files
         self._hashes: NDArray[np.uint8] | None = None
@@ -109,7 +126,7 @@ class FileSplit(Records):
         """The records at these rows, in this order."""
         part = super().take(rows)
         part._files = [self._files[row] for row in rows]
-        part._hashes = None
+        part._hashes = None if self._hashes is None else self._hashes[rows]
         return part
 
     def path(self, index: int) -> str:
@@ -118,8 +135,7 @@ class FileSplit(Records):
 
     def read(self, index: int) -> bytes:
         """The encoded file's bytes."""
-        with open(self.path(index), "rb", buffering=0) as file:  # noqa: PTH123 (called a million times)
-            return file.read()
+        return read_file(self.path(index))
 
     def content_hashes(self) -> NDArray[np.uint8]:
         """(N, 16) hashes, the same for the life of this object; files seen before and unchanged are not read again."""
@@ -146,13 +162,15 @@ class ReaderSplit(Records):
         class_names: Sequence[str] = (),
         columns: Columns | None = None,
         *,
+        notes: Sequence[str] = (),
         read: Callable[[int], bytes | NDArray[np.uint8]],
         reopen: Callable[[DatasetSpec], Split],
     ) -> None:
-        super().__init__(spec, ids, labels, class_names, columns)
+        super().__init__(spec, ids, labels, class_names, columns, notes=notes)
         self._read = read
         self._reopen = reopen
         self._rows = np.arange(len(self), dtype=np.int64)
+        self._hashes: NDArray[np.uint8] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self._reopen, (self.spec,)
@@ -161,21 +179,39 @@ class ReaderSplit(Records):
         """The records at these rows, in this order."""
         part = super().take(rows)
         part._rows = self._rows[rows]
+        part._hashes = None if self._hashes is None else self._hashes[rows]
         return part
 
     def read(self, index: int) -> bytes | NDArray[np.uint8]:
-        """The encoded file's bytes, or the raw pixels."""
-        return self._read(int(self._rows[index]))
+        """The encoded file's bytes, or the raw pixels.
+
+        Raises:
+            OSError: they cannot be had, whatever the reason.
+        """
+        try:
+            return self._read(int(self._rows[index]))
+        except OSError:
+            raise
+        except Exception as error:
+            raise OSError(reason(error)) from error
 
     def content_hashes(self) -> NDArray[np.uint8]:
-        """(N, 16) hashes of what is read; all zero where it cannot be."""
+        """(N, 16) hashes of what is read, once in the life of this object; all zero where it cannot be."""
+        if self._hashes is None:
+            blocks = [range(first, min(first + BLOCK, len(self))) for first in range(0, len(self), BLOCK)]
+            with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1)), "hash") as pool:
+                digests = b"".join(pool.map(self._digests, blocks))
+            self._hashes = np.frombuffer(digests, np.uint8).reshape(-1, 16)
+        return self._hashes
+
+    def _digests(self, rows: Sequence[int]) -> bytes:
         digests = []
-        for index in range(len(self)):
+        for row in rows:
             try:
-                digests.append(content_hash(self.read(index)))
+                digests.append(content_hash(self.read(row)))
             except OSError:
                 digests.append(bytes(16))
-        return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)
+        return b"".join(digests)
 
 
 class ArraySplit(ReaderSplit):
@@ -194,6 +230,7 @@ class ArraySplit(ReaderSplit):
         class_names: Sequence[str] = (),
         columns: Columns | None = None,
         *,
+        notes: Sequence[str] = (),
         pixels: NDArray[np.uint8],
         reopen: Callable[[DatasetSpec], Split],
     ) -> None:
@@ -202,7 +239,14 @@ class ArraySplit(ReaderSplit):
                 f"{_where(spec)}: expected {len(ids)} images of uint8, found {len(pixels)} of {pixels.dtype}"
             )
         super().__init__(
-            spec, ids, labels, class_names, columns, read=lambda row: np.asarray(pixels[row]), reopen=reopen
+            spec,
+            ids,
+            labels,
+            class_names,
+            columns,
+            notes=notes,
+            read=lambda row: np.asarray(pixels[row]),
+            reopen=reopen,
         )
 
 
@@ -272,10 +316,18 @@ def _check(records: Records) -> None:
         raise DatasetError(f"{where}: ids must be distinct, found {len(twice)} more than once: {_some(twice)}")
     # One pass over one long string: a million separate checks take a second.
     joined = "".join(ids)
-    if "" in ids or "\0" in joined or not _encodable(joined):
-        bad = [name for name in ids if not name or "\0" in name or not _encodable(name)]
+    if "" in ids or "\0" in joined or not is_unicode(joined):
+        bad = [name for name in ids if not name or "\0" in name or not is_unicode(name)]
         raise DatasetError(f"{where}: ids must be non-empty UTF-8 without NUL, found {_some(bad)}; rename them")
-    if labels.ndim not in {1, 2} or len(labels) != len(ids):
+    longest = max(len(name.encode()) for name in ids) if len(joined) > ID_BYTES else 0
+    if longest > ID_BYTES or longest * len(ids) > ALL_ID_BYTES:
+        raise DatasetError(
+            f"{where}: ids must have at most {ID_BYTES:,} bytes, and all together, each as long as the longest, "
+            f"{ALL_ID_BYTES:,}; found one of {longest:,} bytes among {len(ids):,}: {shown(max(ids, key=len))}"
+        )
+    if strangers := [name for name in records.class_names if "\0" in name or not is_unicode(name)]:
+        raise DatasetError(f"{where}: class names must be UTF-8 without NUL, found {_some(strangers)}; rename them")
+    if labels.ndim not in {1, 2} or len(labels) != len(ids) or 0 in labels.shape:
         raise DatasetError(f"{where}: expected labels of shape ({len(ids)},) or ({len(ids)}, L), found {labels.shape}")
     _check_labels(where, labels, len(records.class_names))
     for name, values in records.columns.items():
@@ -297,13 +349,5 @@ def _check_labels(where: str, labels: NDArray[np.int64], n_classes: int) -> None
         raise DatasetError(f"{where}: labels must be -1 (none) or 0 {upper}, found {low} to {high}")
 
 
-def _encodable(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(ascii(name) for name in names[:5]) + (", …" if len(names) > 5 else "")
+    return ", ".join(shown(name) for name in names[:5]) + (", …" if len(names) > 5 else "")

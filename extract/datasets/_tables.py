@@ -13,11 +13,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from featurebank.extract.errors import DatasetError
+from featurebank.extract.datasets._reading import open_regular, reading
 
 __all__ = ["Table", "open_table"]
 
 ROW_GROUPS_KEPT = 4
+ROWS = 1 << 26
+LARGEST = 1 << 50
+END = bytes.fromhex("ffffffff00000000")
+"""What a stream of Arrow's ends with. Its reader takes a stream cut between two batches for a whole one."""
 
 
 class Table(Protocol):
@@ -46,21 +50,25 @@ def open_table(files: Sequence[Path]) -> Table:
     Raises:
         DatasetError: a file is missing, damaged, or has another schema than the first.
     """
-    import pyarrow as pa  # type: ignore[import-untyped]
-
-    try:
-        return _ParquetTable(files) if files[0].suffix == ".parquet" else _ArrowTable(files)
-    except (pa.ArrowException, OSError) as error:
-        raise DatasetError(
-            f"{files[0].parent}: expected Arrow or Parquet files of one schema, found: {str(error).splitlines()[0]}; "
-            "save the dataset again"
-        ) from error
+    place = files[0] if len(files) == 1 else files[0].parent
+    with reading(place, "Arrow or Parquet files of one schema", "save the dataset again"):
+        for file in files:
+            open_regular(file, LARGEST).close()  # Arrow would wait for a pipe.
+        table = _ParquetTable(files) if files[0].suffix == ".parquet" else _ArrowTable(files)
+        if len(table) > ROWS:
+            raise ValueError(f"{len(table):,} rows, more than {ROWS:,}")
+        return table
 
 
 class _ArrowTable:
     def __init__(self, files: Sequence[Path]) -> None:
-        import pyarrow as pa
+        import pyarrow as pa  # type: ignore[import-untyped]
 
+        for file in files:
+            with file.open("rb") as content:
+                content.seek(max(0, file.stat().st_size - len(END)))
+                if content.read() != END:
+                    raise ValueError(f"{file.name} is cut short: it has no end marker")
         self._table = pa.concat_tables([pa.ipc.open_stream(pa.memory_map(str(file), "r")).read_all() for file in files])
         self.schema = self._table.schema
 

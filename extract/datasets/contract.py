@@ -70,6 +70,8 @@ class Split(Protocol):
     """K names, index = label; empty where unknown."""
     columns: Columns
     """Extra columns, each (N,): numbers, booleans or fixed-width strings."""
+    notes: Sequence[str]
+    """What the user should know of how the records were read: files passed over, columns left out. One line each."""
 
     def __len__(self) -> int: ...
 

@@ -24,7 +24,7 @@ class DeadlySplit:
 
     def __init__(self, split: Split, row: int, fuse: Path) -> None:
         self.spec, self.ids, self.labels = split.spec, split.ids, split.labels
-        self.class_names, self.columns = split.class_names, split.columns
+        self.class_names, self.columns, self.notes = split.class_names, split.columns, split.notes
         self._split, self._row, self._fuse = split, row, fuse
 
     def __len__(self) -> int:

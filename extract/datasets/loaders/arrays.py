@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, Final
 
 import h5py  # type: ignore[import-untyped]
 import numpy as np
@@ -14,17 +15,40 @@ from featurebank.extract.datasets.contract import DatasetSpec, Split
 
 __all__ = ["galaxy10", "torchvision"]
 
+PIECE_BYTES: Final = 1 << 28
+
 
 def galaxy10(place: Place, split: str) -> Pixels:  # noqa: ARG001 (what all loaders take)
     """``Galaxy10_DECals.h5``: ``images`` (N, 256, 256, 3), read a row at a time, and ``ans`` (N,)."""
     file = "Galaxy10_DECals.h5"
-    try:
+    if place.missing([file]):
+        raise place.gone(file)
+    with place.reading(file, "an HDF5 file with images and ans"):
         content = h5py.File(place.root / file, "r")
-        pixels: Any = content["images"]
-        labels = np.asarray(content["ans"], np.int64)
-    except (OSError, KeyError) as error:
-        raise place.error(file, error, "an HDF5 file with images and ans") from error
+        pixels, answers = (_own(content, name) for name in ("images", "ans"))
+        if pixels.ndim not in {3, 4} or answers.shape != pixels.shape[:1]:
+            raise ValueError(f"images {pixels.shape} and ans {answers.shape}")
+        labels = np.asarray(answers, np.int64)
     return Pixels(pixels=pixels, labels=labels)
+
+
+def _own(content: Any, name: str) -> Any:
+    """A dataset whose values lie in the file itself: links and external storage lead to other files.
+
+    Raises:
+        ValueError: they lie elsewhere, or a row or a chunk is larger than any image.
+    """
+    if not isinstance(content.get(name, getlink=True), h5py.HardLink):
+        raise ValueError(f"{name} is a link to somewhere else")
+    values = content[name]
+    if not isinstance(values, h5py.Dataset) or values.external or values.is_virtual:
+        raise ValueError(f"{name} is no dataset of this file alone")
+    if values.dtype.kind not in "iu" or not values.ndim:
+        raise ValueError(f"{name} holds {values.dtype} {values.shape}, not whole numbers")
+    piece = max(math.prod(values.shape[1:]), math.prod(values.chunks or ())) * values.dtype.itemsize
+    if piece > PIECE_BYTES:
+        raise ValueError(f"{name} is stored in pieces of {piece:,} bytes, more than {PIECE_BYTES:,}")
+    return values
 
 
 def torchvision(place: Place, split: str, *, name: str) -> Split:

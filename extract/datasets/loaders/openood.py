@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from pathlib import Path
 
 from featurebank.extract.datasets._image_list import read_image_list
 from featurebank.extract.datasets._listing import Listing
 from featurebank.extract.datasets._place import Place
+from featurebank.extract.datasets._reading import parse_json, read_file
 from featurebank.extract.errors import DatasetError
 
 __all__ = ["imagenet200", "listed", "open_image"]
@@ -25,7 +25,7 @@ def listed(place: Place, split: str, *, lists: dict[str, str], images: str) -> L
 
 def open_image(place: Place, split: str) -> Listing:  # noqa: ARG001 (what all loaders take)
     """OpenImage-O's validation and test images, in the order of pytorch-ood's JSON lists."""
-    names = json.loads(_shipped(f"{split}_openimage_o.json").read_text("utf-8"))
+    names = parse_json(read_file(_shipped(f"{split}_openimage_o.json")))
     return Listing(files=[f"{OPEN_IMAGE}/{name}" for name in names])
 
 

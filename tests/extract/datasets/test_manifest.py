@@ -110,7 +110,7 @@ def test_ids_and_further_columns(tmp_path: Path, images: list[str], suffix: str)
         "weight": "f",
         "indoor": "b",
         "owner": "U",
-        "huge": "f",
+        "huge": "U",
     }
     assert pets.columns["age"].tolist() == [table["age"][row] for row in rows]
     assert pets.columns["indoor"].tolist() == [table["indoor"][row] for row in rows]
