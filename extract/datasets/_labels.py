@@ -57,9 +57,9 @@ class Labels:
 def parse_labels(cells: Sequence[Any], place: object) -> Labels:
     """What the cells of a column of labels mean.
 
-    Blank, ``NA`` and ``nan`` are no label. Whole numbers are class indices, also where they are written ``2.0``; where
-    a number has decimals all of them are values; anything else is a name, and names are numbered in byte order. ``a|b``
-    and ``["a", "b"]`` are several labels.
+    Blank, ``NA`` and ``nan`` are no label; where records have several, a blank is a record with none of them. Whole
+    numbers are class indices, also where they are written ``2.0``; where a number has decimals all of them are values;
+    anything else is a name, and names are numbered in byte order. ``a|b`` and ``["a", "b"]`` are several labels.
 
     Raises:
         DatasetError: lists that are none, several values a record, numbers that no index can be.
@@ -71,12 +71,13 @@ def parse_labels(cells: Sequence[Any], place: object) -> Labels:
     """
     several = any(isinstance(cell, list | tuple) or _is_list(cell) for cell in cells)
     parts = [_parts(cell, several, place) for cell in cells]
+    gaps = [row for row, cell in enumerate(cells) if several and is_missing(cell) and cell != ""]
     distinct = {text for part in parts for text in part}
     notes = _missing_notes(cells)
     whole = {text: found[1] for text in distinct if (found := WHOLE.fullmatch(text))}
     if len(whole) == len(distinct):
         index = {text: _index(digits, place) for text, digits in whole.items()}
-        return Labels(labels=_rows(parts, index, several, place), notes=notes)
+        return Labels(labels=_rows(parts, index, gaps if several else None, place), notes=notes)
     if all(VALUE.fullmatch(text) and math.isfinite(float(text)) for text in distinct):
         if several:
             raise DatasetError(f"{place}: where records have several labels, they must be classes, found decimals")
@@ -85,7 +86,7 @@ def parse_labels(cells: Sequence[Any], place: object) -> Labels:
         return Labels(labels=np.full(len(parts), -1, np.int64), values=values, notes=notes)
     names = sorted(distinct)
     index = {name: k for k, name in enumerate(names)}
-    return Labels(labels=_rows(parts, index, several, place), class_names=names, notes=notes)
+    return Labels(labels=_rows(parts, index, gaps if several else None, place), class_names=names, notes=notes)
 
 
 def class_index(value: object) -> int | None:
@@ -111,7 +112,9 @@ def _parts(cell: object, several: bool, place: object) -> list[str]:
                 f'{place}: a list of labels must be written [0, 2], ["cat", "dog"] or cat|dog, found {shown(cell)}'
             )
         cell = [item.strip("\"'") for item in re.findall(ITEM, cell)]
-    values = cell if isinstance(cell, list | tuple) else str(cell).split(SEPARATOR) if several else [cell]
+    values = cell if isinstance(cell, list | tuple) else [cell]
+    if several and isinstance(cell, str):
+        values = cell.split(SEPARATOR)
     return [str(value).strip() for value in values if not is_missing(value)]
 
 
@@ -125,8 +128,11 @@ def _index(digits: str, place: object) -> int:
     return found
 
 
-def _rows(parts: Sequence[Sequence[str]], index: dict[str, int], several: bool, place: object) -> NDArray[np.int64]:
-    if not several:
+def _rows(
+    parts: Sequence[Sequence[str]], index: dict[str, int], gaps: Sequence[int] | None, place: object
+) -> NDArray[np.int64]:
+    """(N,) indices; or, with the rows of which nothing is known, (N, L) zeros and ones, -1 in those."""
+    if gaps is None:
         return np.array([index[part[0]] if part else -1 for part in parts], np.int64)
     low, high = min(index.values(), default=-1), max(index.values(), default=-1)
     most = min(CLASSES, CELLS // len(parts))
@@ -142,6 +148,7 @@ def _rows(parts: Sequence[Sequence[str]], index: dict[str, int], several: bool, 
     labels = np.zeros((len(parts), width), np.int64)
     for row, part in enumerate(parts):
         labels[row, [index[text] for text in part]] = 1
+    labels[list(gaps)] = -1
     return labels
 
 

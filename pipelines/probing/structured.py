@@ -140,9 +140,9 @@ class RegressionTask(Task):
         for name in self.target:
             if name not in columns:
                 raise nearest(f"column of {split.name}", name, columns)
-        named = [columns[name] for name in self.target]
-        if any(column.dtype.kind not in "biuf" for column in named):
-            raise ValueError(f"{split.name}: expected columns of numbers to regress to, found strings")
+        # Labels with decimals are kept as a column of that name; see `extract.datasets`.
+        decimals = ("label",) if (split.labels < 0).all() and "label" in columns else ()
+        named = [_as_numbers(columns[name], split.name) for name in self.target or decimals]
         given = np.stack(named, 1) if named else split.labels.reshape(len(split.labels), -1)
         targets: NDArray[np.float64] = given.astype(np.float64)
         good = np.isfinite(targets) if named else targets >= 0
@@ -150,6 +150,19 @@ class RegressionTask(Task):
         if not usable.any():
             raise ValueError(f"{split.name}: expected rows with finite targets, found none among {len(targets)}")
         return split.where(usable), targets[usable]
+
+
+def _as_numbers(column: NDArray[Any], place: str) -> NDArray[Any]:
+    """Numbers, also where they stand as text because a float would lose some: ``1.10``, whole ones with gaps."""
+    if column.dtype.kind in "biuf":
+        return column
+    texts = column.tolist()
+    try:
+        if any("_" in text for text in texts):
+            raise ValueError
+        return np.array([float(text) if text else np.nan for text in texts], np.float64)
+    except ValueError:
+        raise ValueError(f"{place}: expected columns of numbers to regress to, found strings") from None
 
 
 @dataclass(frozen=True, kw_only=True)

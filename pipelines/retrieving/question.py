@@ -167,14 +167,25 @@ def _codes(
     for side, mask in zip(sides, known, strict=True):
         if not mask.any():
             raise ValueError(f"{side.name}: expected labelled rows, found none among {len(mask)}")
-    if len({array.dtype.kind == "U" for array in values}) > 1:
+    values = _comparable(sides, values)
+    numbers = np.unique(np.concatenate(values), return_inverse=True)[1]
+    codes = np.where(np.concatenate(known), numbers, -1 - np.arange(len(numbers)))
+    return np.split(codes, np.cumsum([len(array) for array in values])[:-1])
+
+
+def _comparable(sides: Sequence[SplitRows], values: Sequence[NDArray[Any]]) -> Sequence[NDArray[Any]]:
+    """Values of one kind, none of which merge: whole numbers are texts where the other side has some, with gaps."""
+    kinds = {array.dtype.kind for array in values}
+    if "U" in kinds and kinds <= {"U", "i", "u"}:
+        return [array.astype(np.str_) for array in values]
+    inexact = np.result_type(*values).kind == "f"
+    large = any(array.dtype.kind in "iu" and np.abs(array.astype(np.float64)).max() >= 1 << 53 for array in values)
+    if len({kind == "U" for kind in kinds}) > 1 or (inexact and large):
         raise ValueError(
             f"{sides[0].name} and {sides[1].name} must have the same kind of values in that column; "
             f"found {values[0].dtype} and {values[1].dtype}"
         )
-    numbers = np.unique(np.concatenate(values), return_inverse=True)[1]
-    codes = np.where(np.concatenate(known), numbers, -1 - np.arange(len(numbers)))
-    return np.split(codes, np.cumsum([len(array) for array in values])[:-1])
+    return values
 
 
 def _two_levels(
