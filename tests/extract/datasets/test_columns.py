@@ -137,7 +137,7 @@ def test_a12_identifiers_stay_apart_in_every_source(tmp_path: Path) -> None:
         assert split.columns["gap"].tolist() == [*map(str, numbers[:3]), ""], name
 
 
-ODD = {
+ODD: dict[str, Sequence[Any]] = {
     "__index_level_0__": [0, 1],
     "Patient ID": ["a", "b"],
     "Patient_ID": ["c", "d"],
