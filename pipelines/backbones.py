@@ -34,8 +34,8 @@ Any other checkpoint, by its source:
 | `open_clip:ARCHITECTURE/TAG` | image towers; `pooled` before and `embedding` after the projection |
 | `diffusers:REPOSITORY?px=512&prompt=TEXT` | Stable Diffusion's encoder; `mid.0.mean`, `down.2.mean_t100` and so on |
 | `url:ARCHITECTURE=ADDRESS#SHA256` | a file on the web for an architecture of timm |
-| `hf:FOLDER` | a folder of transformers |
-| `onnx:FILE` | a graph for onnxruntime, with its preprocessing in a JSON file beside it |
+| `hf:FOLDER` | a folder of transformers, of one of its own networks; no code in it is run |
+| `onnx:FILE` | a graph for onnxruntime that holds all its tensors, with its preprocessing in a JSON file beside it |
 | `python:FILE.py:FUNCTION`, `python:PACKAGE.MODULE:FUNCTION` | [your own](adding-a-backbone.md) |
 
 Weights inside packages, for machines without a model hub: PACKAGED.
