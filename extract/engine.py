@@ -10,29 +10,27 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from featurebank.extract.agreement import Kept, sample
-from featurebank.extract.backbones.contract import BackboneSpec
+from featurebank.extract.agreement import sample
 from featurebank.extract.batches import Part
 from featurebank.extract.comparing import Compared, DonorError
 from featurebank.extract.compute import Compute, ComputeError, Facts, Feed, Local, Recipe, Walk, numerics
 from featurebank.extract.datasets.contract import Split
 from featurebank.extract.device import Execution, resolve_device
-from featurebank.extract.errors import ImageError, fault
+from featurebank.extract.errors import ImageError
 from featurebank.extract.forward import COMPILE_FROM_ROWS, can_compile
-from featurebank.extract.key import LEAST_AGREEMENT
+from featurebank.extract.making import Making, described, facts_of, same_rows
 from featurebank.extract.plan import Rows, Task, plan
 from featurebank.extract.progress import Clock, JobProgress, Observer
 from featurebank.extract.reporting import Meter
-from featurebank.extract.reuse import DONORS, Copies, copied_from_others, find_copies
+from featurebank.extract.reuse import DONORS, copied_from_others, find_copies
 from featurebank.extract.sink import Assembler, Scattered, Sink, pending_rows
 from featurebank.extract.wanted import Outcome, Wanted, look
 from featurebank.store import (
@@ -51,34 +49,6 @@ __all__ = ["extract"]
 log = logging.getLogger("featurebank")
 
 LOOK_AGAIN_SECONDS = 0.2
-
-
-@dataclass
-class _Set:
-    """One feature set while the engine works on it.
-
-    Attributes:
-        copies: rows that are copied; ``None`` where there are none.
-        part: index of the records it walks over: those of its split that are not copied.
-        busy: whether another run is making it.
-    """
-
-    wanted: Wanted
-    part: int = 0
-    writer: FeatureSetWriter | None = None
-    assembler: Assembler | None = None
-    copies: Copies | None = None
-    busy: bool = False
-    recipe: Recipe | None = None
-    execution: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def outcome(self) -> Outcome:
-        return self.wanted.outcome
-
-    @property
-    def spec(self) -> BackboneSpec:
-        return self.wanted.request.backbone
 
 
 def extract(
@@ -128,11 +98,11 @@ class _Engine:
         self.cuda = execution.device.startswith("cuda")
         self.batch_size = execution.batch_size or (256 if self.cuda else 16)
         self.clock = Clock()
-        self.sets = [_Set(w) for w in wanted]
+        self.sets = [Making(w) for w in wanted]
         self.whole: dict[int, Part] = {}
         self.parts: list[tuple[int, Part]] = []
         self.refused: set[Path] = set()
-        self.said: set[tuple[BackboneSpec, Kept]] = set()
+        self.said: set[str] = set()
         self.meter = Meter(self._progress, self.clock, observer)
 
     def run(self) -> list[Outcome]:
@@ -158,31 +128,10 @@ class _Engine:
             for s in self.sets:
                 if s.outcome.state == "missing":
                     s.outcome.state = "interrupted"
-                self._let_go(s)
-
-    def _let_go(self, s: _Set) -> None:
-        """Closes the file of a set, and keeps what it has of chunks that are not full."""
-        if s.writer is None:
-            return
-        try:
-            if s.assembler is not None:
-                s.outcome.kept = s.assembler.keep()
-                log.warning(
-                    "%s on %s/%s: kept %s of %s rows; run again to go on",
-                    s.outcome.backbone,
-                    s.outcome.dataset,
-                    s.outcome.split,
-                    f"{s.outcome.kept:,}",
-                    f"{s.outcome.n_rows:,}",
-                )
-        except (StoreError, OSError) as error:
-            log.warning("%s: chunks that are not full could not be kept: %s", s.outcome.path, fault(error))
-        finally:
-            s.assembler = None
-            s.writer.close()
+                s.let_go()
 
     @contextmanager
-    def _alone(self, *sets: _Set) -> Iterator[None]:
+    def _alone(self, *sets: Making) -> Iterator[None]:
         """What goes wrong inside ends these sets; where nothing can be written or computed any more, the run."""
         try:
             yield
@@ -192,11 +141,11 @@ class _Engine:
             if self.execution.strict and isinstance(error, ImageError):
                 raise
             for s in sets:
-                self._fail(s, error)
+                s.fail(error)
 
     # -- what is there already ---------------------------------------------------------------------------------------
 
-    def _begin(self, s: _Set) -> None:
+    def _begin(self, s: Making) -> None:
         """A set that was begun gets its writer back, unless another run has it; then, which rows can be copied."""
         path = s.outcome.path
         s.busy = False
@@ -211,18 +160,18 @@ class _Engine:
         except ExistsError:
             look(s.outcome)
         except StorageError as error:
-            self._fail(s, error)
+            s.fail(error)
         if s.outcome.state != "missing" or s.busy:
             return
         if s.writer is not None and copied_from_others(s.writer.manifest["provenance"]):
             # Which of its rows were compared before it was interrupted is not known.
-            self._begin_anew(s)
+            s.begin_anew()
         self._find_part(s)
         if s.writer is not None:
             s.execution = dict(s.writer.manifest["provenance"].get("execution", {}))
             self._assemble(s, s.writer)
 
-    def _find_part(self, s: _Set) -> None:
+    def _find_part(self, s: Making) -> None:
         """Which rows can be copied, and the part of its split that is left to compute."""
         index = s.wanted.request.split
         if index not in self.whole:
@@ -239,15 +188,15 @@ class _Engine:
             rows = np.flatnonzero(~s.copies.mask)
             part = Part(self.splits[index], rows, part.hashes[rows])
         for place, (i, known) in enumerate(self.parts):
-            if i == index and _same_rows(known.rows, part.rows):
+            if i == index and same_rows(known.rows, part.rows):
                 s.part = place
                 return
         s.part = len(self.parts)
         self.parts.append((index, part))
 
-    def _assemble(self, s: _Set, writer: FeatureSetWriter) -> None:
+    def _assemble(self, s: Making, writer: FeatureSetWriter) -> None:
         provenance = writer.manifest["provenance"]
-        if (donors := self._donors(s, provenance)) != provenance.get(DONORS, []):
+        if (donors := s.donors()) != provenance.get(DONORS, []):
             writer.set_provenance({**provenance, DONORS: donors})
         s.assembler = Assembler(writer, s.copies)
         s.outcome.copied = s.assembler.copied
@@ -255,22 +204,7 @@ class _Engine:
         if s.assembler.complete:
             self._seal(s)
 
-    @staticmethod
-    def _donors(s: _Set, provenance: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The sets that rows have been or will be copied from, for the provenance."""
-        now = [] if s.copies is None else s.copies.told()
-        names = {donor["fingerprint"] for donor in now}
-        return [donor for donor in provenance.get(DONORS, []) if donor["fingerprint"] not in names] + now
-
-    @staticmethod
-    def _begin_anew(s: _Set) -> None:
-        """Throws away what was begun, copied rows and all."""
-        assert s.writer is not None  # noqa: S101 - asked of sets that were begun
-        s.writer.partial_path.unlink(missing_ok=True)
-        s.writer.close()
-        s.writer = s.assembler = s.copies = None
-
-    def _wait(self, todo: Sequence[_Set]) -> None:
+    def _wait(self, todo: Sequence[Making]) -> None:
         """Until another run has sealed one of these sets, or has let go of it."""
         first = todo[0].outcome
         self.meter.show(f"waiting for another run: {first.backbone} on {first.dataset}/{first.split}", force=True)
@@ -287,11 +221,11 @@ class _Engine:
 
     # -- passes ------------------------------------------------------------------------------------------------------
 
-    def _passes(self, sets: Sequence[_Set]) -> None:
+    def _passes(self, sets: Sequence[Making]) -> None:
         for s in sets:
             if s.writer is None and s.copies is not None and s.copies.mask.all():
                 with self._alone(s):
-                    self._create(s, _facts_of(s.copies))
+                    self._create(s, facts_of(s.copies))
         sets = [s for s in sets if s.outcome.state == "missing" and not s.busy]
         jobs = [replace(s.wanted.job, split=s.part, n_rows=len(self.parts[s.part][1])) for s in sets]
         tasks = plan(
@@ -305,7 +239,7 @@ class _Engine:
             for part, some in itertools.groupby(group, key=lambda task: task.split):
                 self._pass(part, list(some))
 
-    def _pending(self, s: _Set) -> Rows:
+    def _pending(self, s: Making) -> Rows:
         """The positions of its part that a set still needs."""
         assert s.writer is not None  # noqa: S101 - asked of sets that were begun
         rows = self.parts[s.part][1].rows
@@ -334,7 +268,7 @@ class _Engine:
                 with self._alone(s):
                     self._seal(s)
 
-    def _prepare(self, s: _Set) -> None:
+    def _prepare(self, s: Making) -> None:
         """The network, and the file laid out; a backbone that fails here fails alone."""
         recipe = self._recipe(s)
         measuring = recipe.precision != "float32" and recipe.kept is None
@@ -347,27 +281,12 @@ class _Engine:
         )
         if s.writer is None:
             self._create(s, facts)
-        self._say_how(s, facts)
+        s.outcome.execution = described(facts)
+        if (warning := s.precision_told(facts)) and warning not in self.said:
+            self.said.add(warning)
+            log.warning("%s", warning)
 
-    def _say_how(self, s: _Set, facts: Facts) -> None:
-        how, size = "compiled" if facts.execution["compiled"] else "eager", facts.execution["batch_size"]
-        kept, tried = facts.execution.get("float32", "nothing"), facts.execution.get("agreement", {})
-        s.outcome.execution = f"{how}, batch {size}" + {"nothing": "", "everything": ", float32"}.get(
-            kept, f", float32 {kept}"
-        )
-        if kept != "nothing" and (s.spec, kept) not in self.said:
-            self.said.add((s.spec, kept))
-            found = ", ".join(f"{value} with {name} of it in float32" for name, value in tried.items())
-            log.warning(
-                "%s in %s: its features must have a cosine of %s to those in float32; found %s; %s stays in float32",
-                s.outcome.backbone,
-                s.wanted.key["precision"],
-                LEAST_AGREEMENT,
-                found or "no image to measure it on",
-                {"beginning": "its beginning"}.get(kept, kept),
-            )
-
-    def _recipe(self, s: _Set) -> Recipe:
+    def _recipe(self, s: Making) -> Recipe:
         precision = s.wanted.key["precision"]
         execution = {} if precision == "float32" else s.execution or self._execution_of_others(s)
         return Recipe(
@@ -380,19 +299,19 @@ class _Engine:
             kept=execution.get("float32", "nothing") if execution else None,
         )
 
-    def _execution_of_others(self, s: _Set) -> dict[str, Any]:
+    def _execution_of_others(self, s: Making) -> dict[str, Any]:
         """How the same backbone was begun on another split: all of its sets are made alike."""
         job = s.wanted.job.backbone
         return next((t.execution for t in self.sets if t.wanted.job.backbone == job and t.execution), {})
 
-    def _wants_compilation(self, s: _Set) -> bool:
+    def _wants_compilation(self, s: Making) -> bool:
         """Decided by the number of images alone, not by timings, so that two runs decide alike."""
         if self.execution.compile != "auto":
             return self.execution.compile == "always"
         rows = sum(t.wanted.job.n_rows for t in self.sets if t.wanted.job.backbone == s.wanted.job.backbone)
         return not self.cuda and rows >= COMPILE_FROM_ROWS and can_compile(self.execution.device)
 
-    def _create(self, s: _Set, facts: Facts) -> None:
+    def _create(self, s: Making, facts: Facts) -> None:
         """Lays the file out, unless another run has just done so."""
         split = self.splits[s.wanted.request.split]
         dtype = s.wanted.key["dtype"]
@@ -414,7 +333,7 @@ class _Engine:
             return
         self._assemble(s, s.writer)
 
-    def _walk(self, part: int, tasks: Sequence[Task], ready: Sequence[_Set]) -> BaseException | None:
+    def _walk(self, part: int, tasks: Sequence[Task], ready: Sequence[Making]) -> BaseException | None:
         """Rows of a part through the networks of some sets; the answer is what ended the writing, if something did."""
         split, records = self.parts[part]
         earlier = [s.assembler.computed for s in ready if s.assembler is not None]
@@ -438,29 +357,22 @@ class _Engine:
             if isinstance(error := s.assembler.error, DonorError):
                 log.warning("%s; its rows are computed", error)
                 self.refused.add(error.donor.path)
-                self._begin_anew(s)
+                s.begin_anew()
             elif s.assembler.error is not None:
-                self._fail(s, s.assembler.error)
+                s.fail(s.assembler.error)
         return None
 
-    def _feed(self, s: _Set, records: Part) -> Feed:
+    def _feed(self, s: Making, records: Part) -> Feed:
         assert s.assembler is not None  # noqa: S101 - ready sets have both
         assert s.recipe is not None  # noqa: S101
         rows = s.assembler if s.copies is None else Compared(s.assembler, s.copies)
         target = rows if records.rows is None else Scattered(rows, records.rows)
         return Feed(recipe=s.recipe, pending=self._pending(s), target=target)
 
-    def _fail(self, s: _Set, error: Exception) -> None:
-        """Lets go of the file too: another run may be waiting for it."""
-        s.outcome.state = "failed"
-        s.outcome.error = f"{type(error).__name__}: {error}"
-        log.error("%s on %s/%s failed: %s", s.outcome.backbone, s.outcome.dataset, s.outcome.split, error)
-        self._let_go(s)
-
-    def _seal(self, s: _Set) -> None:
+    def _seal(self, s: Making) -> None:
         assert s.writer is not None  # noqa: S101 - an assembler has a writer
         made = self.compute.provenance(s.execution, self.splits[s.wanted.request.split], s.spec)
-        if donors := self._donors(s, s.writer.manifest["provenance"]):
+        if donors := s.donors():
             made[DONORS] = donors
         made["seconds"] = {name: round(value, 3) for name, value in s.outcome.seconds.items()}
         made["images_per_second"] = round(s.outcome.images_per_second, 2)
@@ -472,33 +384,4 @@ class _Engine:
     # -- for a display -----------------------------------------------------------------------------------------------
 
     def _progress(self) -> tuple[JobProgress, ...]:
-        return tuple(self._job_progress(s) for s in self.sets)
-
-    def _job_progress(self, s: _Set) -> JobProgress:
-        outcome = s.outcome
-        done = s.assembler.done if s.assembler is not None else 0
-        return JobProgress(
-            backbone=outcome.backbone,
-            dataset=f"{outcome.dataset}/{outcome.split}",
-            done=outcome.n_rows if outcome.state in ("present", "sealed") else done,
-            total=outcome.n_rows,
-            state=outcome.state,
-            failed_rows=len(s.assembler.failed) if s.assembler is not None else len(outcome.failed),
-            note=outcome.error or (self.compute.note(s.recipe) if s.recipe is not None else ""),
-        )
-
-
-def _facts_of(copies: Copies) -> Facts:
-    """What need not be asked of a network, because all rows come from sets that it made."""
-    made = copies.donor(0)
-    return Facts(
-        shapes={name: made.info(name).shape for name in made.outputs},
-        head=made.head,
-        execution=made.provenance.get("execution", {}),
-    )
-
-
-def _same_rows(a: NDArray[np.int64] | None, b: NDArray[np.int64] | None) -> bool:
-    if a is None or b is None:
-        return a is b
-    return np.array_equal(a, b)
+        return tuple(s.progress("" if s.recipe is None else self.compute.note(s.recipe)) for s in self.sets)
