@@ -233,7 +233,7 @@ def passed_over(suffixes: Mapping[str, int] | Iterable[str], noun: str = "file")
     >>> passed_over([".heic", ".heic", ""])
     ['3 files passed over: .heic 2, (none) 1']
     """
-    counts = Counter(suffixes).most_common()
+    counts = sorted(Counter(suffixes).items(), key=lambda item: (-item[1], item[0]))
     if not counts:
         return []
     n = sum(count for _, count in counts)
