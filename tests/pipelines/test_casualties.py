@@ -17,9 +17,12 @@ from featurebank.extract import backbones, datasets
 from featurebank.extract import decode as decoder
 from featurebank.pipelines.config import RunConfig
 from featurebank.pipelines.features import Report, run_features
+from featurebank.pipelines.ood.scoring import score_sets
 from featurebank.pipelines.probing.classification import LinearTask
 from featurebank.pipelines.probing.run import run_probes
 from featurebank.pipelines.probing.selection import select
+from featurebank.probes.ood.registry import get
+from featurebank.probes.ood.statistics import TrainingSet
 from featurebank.store import FeatureSet, FeatureSetWriter, FeatureStore
 
 IMAGES = 9
@@ -266,3 +269,19 @@ def test_f4_what_was_unreadable_at_first_and_is_readable_later_is_one_row(
     with FeatureSet(made) as features:
         assert features.ids[row].endswith("00004.png")
         assert features.ok.sum() == IMAGES - 1
+
+
+@pytest.mark.parametrize("step", ["_fit", "_score"])
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_d15_a_score_that_raises_is_one_line(monkeypatch: pytest.MonkeyPatch, step: str, error: Exception) -> None:
+    def broken(*_: Any) -> Any:
+        raise error
+
+    generator = np.random.default_rng(0)
+    rows = generator.normal(size=(40, 4)).astype(np.float32)
+    monkeypatch.setattr(type(get("rmds")()), step, broken, raising=False)
+    train = TrainingSet(rows, np.arange(40) % 2)
+    values, reasons = score_sets([train], {"test": (rows, None)}, [get(name)() for name in ("rmds", "mds")], str)
+    assert list(values["test"]) == ["mds"]
+    assert list(reasons) == ["rmds"]
+    assert type(error).__name__ in reasons["rmds"] or str(error) == reasons["rmds"]
