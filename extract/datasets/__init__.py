@@ -29,6 +29,7 @@ from featurebank.extract.datasets.contract import DatasetSource, DatasetSpec, Sp
 from featurebank.extract.datasets.loaders.imagenet import class_mask
 from featurebank.extract.errors import DatasetError, nearest
 from featurebank.extract.own_code import in_file
+from featurebank.store._names import encode_component
 
 __all__ = [
     "DatasetSpec",
@@ -81,6 +82,9 @@ def open_split(spec: DatasetSpec) -> Split:
     """
     with reading(f"{spec.name} {spec.split!r}", "a dataset that can be opened"):
         split = _source(spec.name).open(spec)
+        # Names that no store takes would end the whole run later.
+        encode_component(label_of(split.spec), "dataset")
+        encode_component(spec.split, "split")
     for note in getattr(split, "notes", ()):
         log.warning("%s %s: %s", spec.name, spec.split, note)
     return split

@@ -314,3 +314,11 @@ def test_c9_a_row_that_its_source_cannot_give_is_that_rows_fault(
     assert found.content_hashes().any(axis=1).tolist() == [True, False, True]
     with pytest.raises(OSError, match="Corrupt snappy"):
         found.read(1)
+
+
+def test_c9_a_name_that_no_store_takes_is_the_datasets_error(tmp_path: Path, draw: Draw) -> None:
+    folder = tmp_path / ("\u732b" * 60)
+    draw(folder / "0.png", 0)
+    with pytest.raises(DatasetError, match="a dataset's name must have at most 255 bytes once encoded"):
+        opened(f"folder:{folder}")
+    assert len(opened(f"folder:{folder}", label="cats")) == 1
