@@ -251,7 +251,7 @@ def _plain(suffix: str) -> str:
 def shown(text: str) -> str:
     """A text of a stranger's, quoted and cut, so that no terminal obeys it.
 
-    >>> shown("a" * 100)[-5:]
+    >>> shown("a" * 100)[-4:]
     "aa…'"
     """
     return ascii(text[:60]) if len(text) <= 60 else f"{ascii(text[:60])[:-1]}…'"
