@@ -17,6 +17,7 @@ from featurebank.pipelines.probing.inputs import Inputs, SplitRows, vectors
 from featurebank.probes._rows import row_slices
 from featurebank.probes.choice import Choice
 from featurebank.probes.linear import CS
+from featurebank.probes.numbering import doubt
 from featurebank.probes.ood.contract import Head
 from featurebank.probes.ood.statistics import TrainingSet
 from featurebank.store import FeatureSet
@@ -24,6 +25,7 @@ from featurebank.store import FeatureSet
 __all__ = ["Classifier", "find_classifier", "has_classes", "missing", "rows_with_classes", "training_sets"]
 
 LOGITS = "logits"
+JUDGED = 20_000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,6 +41,7 @@ class Classifier:
         chosen: how the probe was made, or where the logits are from; plain JSON.
         lacking: why there are no weights.
         choices: of the probe, for `featurebank.probes.choice.edge_notes`.
+        doubt: why the backbone's own classifier, of as many classes as the train rows, is not taken to have these.
     """
 
     source: Literal["own", "probe", ""] = ""
@@ -49,6 +52,7 @@ class Classifier:
     chosen: Mapping[str, Any] = field(default_factory=dict)
     lacking: str = ""
     choices: tuple[Choice, ...] = ()
+    doubt: str = ""
 
     def stored_logits(self, split: SplitRows) -> NDArray[np.floating] | None:
         """(N, K) as they are in the file, a view where no row is left out; None where they are to be computed."""
@@ -101,6 +105,9 @@ def find_classifier(
 ) -> Classifier:
     """The backbone's own classifier or a logistic probe; of itself its own, if it has the train rows' classes.
 
+    A store has no names of a classifier's classes. As many as the dataset's may still be others, or in another order,
+    so the train rows must say that they are the same: see `featurebank.probes.numbering.doubt`.
+
     Where neither can be had and none was asked for, there is none, and `Classifier.lacking` says why.
 
     Args:
@@ -128,7 +135,7 @@ def find_classifier(
         if wanted == "probe":
             raise ValueError(reason)
         return Classifier(lacking=reason)
-    return _probe(inputs, seed, device)
+    return replace(_probe(inputs, seed, device), doubt="" if own is None else own.doubt)
 
 
 def training_sets(
@@ -162,7 +169,8 @@ def missing(need: str, *, train: SplitRows, classifier: Classifier) -> str:
     if need == "labels" and not has_classes(train):
         return f"{train.name} has no classes"
     if need == "labels":
-        return f"the head's {classifier.n_classes:,} classes are not those of {train.name}"
+        found = f"the head's {classifier.n_classes:,} classes are not those of {train.name}"
+        return found + (f": {classifier.doubt}" if classifier.doubt else "")
     return classifier.lacking
 
 
@@ -175,16 +183,27 @@ def _own(inputs: Inputs) -> Classifier | None:
     with FeatureSet(inputs.test.path) as feature_set:
         k = len(head.weight) if head else int(feature_set[LOGITS].shape[1])
     train = inputs.train
-    alike = has_classes(train) and k == (len(train.class_names) or int(train.labels.max()) + 1)
-    return Classifier(
+    own = Classifier(
         source="own",
         head=head,
         stored=stored,
         n_classes=k,
-        classes=np.arange(k) if alike else None,
         chosen={"head": "own", "logits": "stored" if stored else "head"},
         lacking="" if head else f"{inputs.backbone} has logits in the store, and no weights",
     )
+    if not has_classes(train) or k != (len(train.class_names) or int(train.labels.max()) + 1):
+        return own
+    judged, named = _some(train), replace(own, classes=np.arange(k))
+    reason = doubt(judged.labels, named.predict(judged), k)
+    return replace(own, doubt=reason) if reason else named
+
+
+def _some(train: SplitRows) -> SplitRows:
+    """At most `JUDGED` rows, evenly from all classes."""
+    order = np.argsort(train.labels, kind="stable")
+    chosen = np.zeros(len(order), bool)
+    chosen[order[np.linspace(0, len(order) - 1, min(len(order), JUDGED), dtype=np.intp)]] = True
+    return train.where(chosen)
 
 
 def _probe(inputs: Inputs, seed: int, device: str) -> Classifier:

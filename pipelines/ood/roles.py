@@ -5,6 +5,7 @@ Shapes: N rows of a set.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurebank.pipelines.ood.classifier import has_classes, rows_with_classes
-from featurebank.pipelines.probing.inputs import Inputs, SplitRows, vectors
+from featurebank.pipelines.probing.inputs import Inputs, SplitRows, match_notes, matched, vectors
 
 __all__ = ["HELD_OUT", "Roles", "held_out_name", "roles"]
 
@@ -30,6 +31,7 @@ class Roles:
         outside: the out-of-distribution sets.
         shifted: covariate-shifted in-distribution sets.
         tuning: the out-of-distribution set that parameters are chosen on.
+        notes: how classes were matched.
     """
 
     train: SplitRows
@@ -38,6 +40,7 @@ class Roles:
     outside: tuple[SplitRows, ...]
     shifted: tuple[SplitRows, ...] = ()
     tuning: SplitRows | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def tested(self) -> tuple[SplitRows, ...]:
@@ -67,23 +70,37 @@ def roles(
         on: names of the out-of-distribution sets.
         shifted: names of the shifted sets.
         tuning: name of the set to choose on, or nothing.
-        id_classes: numbers or names of classes; all of them if empty.
+        id_classes: names or numbers of the train set's classes, a number only where none is so named; all if empty.
 
     Raises:
         ValueError: a class that is not there, none that is held out, or features that are no vectors.
     """
     named = {other.name: vectors(other) for other in inputs.others}
-    train, inside = rows_with_classes(inputs.train), vectors(inputs.test)
-    held = None if inputs.validation is None else rows_with_classes(inputs.validation)
+    train = rows_with_classes(inputs.train)
+    inside = matched(vectors(inputs.test), train)
+    held = None if inputs.validation is None else matched(rows_with_classes(inputs.validation), train)
+    alike = [_comparable(named[name], train) for name in shifted]
     found = Roles(
         train=train,
         validation=held if held is not None and has_classes(held) else None,
         inside=inside,
         outside=tuple(named[name] for name in on),
-        shifted=tuple(named[name] for name in shifted),
+        shifted=tuple(split for split, _ in alike),
         tuning=named[tuning[0]] if tuning else None,
+        notes=(
+            *match_notes(train, held, inside, *(split for split, _ in alike)),
+            *(f"{split.name} counts as having no classes: {reason}" for split, reason in alike if reason),
+        ),
     )
     return _restricted(found, id_classes) if id_classes else found
+
+
+def _comparable(split: SplitRows, train: SplitRows) -> tuple[SplitRows, str]:
+    """The rows in the train set's classes, or without classes and the reason: scores need none."""
+    try:
+        return matched(split, train), ""
+    except ValueError as error:
+        return replace(split, labels=np.full_like(split.labels, -1)), str(error)
 
 
 def _restricted(whole: Roles, id_classes: Sequence[str]) -> Roles:
@@ -118,8 +135,11 @@ def _numbers(train: SplitRows, id_classes: Sequence[str]) -> NDArray[np.int64]:
     if not has_classes(train):
         raise ValueError(f"--id-classes needs the classes of the rows; {train.name} has none")
     present = np.unique(train.labels)
-    numbers = {name: label for label, name in enumerate(train.class_names)}
-    numbers |= {str(label): int(label) for label in present}
+    numbers = {str(label): int(label) for label in present}
+    numbers |= {name: label for label, name in enumerate(train.class_names)}
+    shared = [name for name, count in Counter(train.class_names).items() if count > 1 and name in id_classes]
+    if shared:
+        raise ValueError(f"--id-classes: several classes of {train.name} are called {shared[0]!r}; give their numbers")
     unknown = [name for name in id_classes if numbers.get(name) not in present]
     if unknown:
         known = ", ".join(train.class_names) or f"{present[0]} to {present[-1]}"

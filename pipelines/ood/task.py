@@ -18,7 +18,7 @@ from featurebank.extract.errors import nearest
 from featurebank.pipelines.config import ConfigError
 from featurebank.pipelines.ood.selection import OutSets
 from featurebank.pipelines.probing.classification import check_choice
-from featurebank.pipelines.probing.inputs import Inputs, SplitRows, left_out
+from featurebank.pipelines.probing.inputs import Inputs, SplitRows, left_out, unknown_classes
 from featurebank.pipelines.probing.scores import Answer, Score, mean_score
 from featurebank.pipelines.probing.task import Task
 from featurebank.pipelines.results import Row
@@ -140,6 +140,9 @@ class OODTask(Task):
             partial(missing, train=dealt.train, classifier=classifier),
         )
         accuracy, kept, notes = self._accuracy(dealt, classifier)
+        if classifier.doubt and classifier.source == "probe":
+            own = f"{inputs.backbone}'s own has as many classes as {dealt.train.name}, but {classifier.doubt}"
+            notes.insert(0, f"the head is a probe: {own}")
         for split in dealt.tested:
             kept |= {f"{split.name} ids": split.ids, f"{split.name} rows": split.rows}
             kept |= {f"{split.name} {name}": scored for name, scored in values[split.name].items()}
@@ -149,6 +152,7 @@ class OODTask(Task):
             arrays=kept,
             notes=[
                 *left_out(inputs.train, inputs.validation, inputs.test, *inputs.others),
+                *dealt.notes,
                 *notes,
                 *(f"not computed: {line}" for line in by_reason(reasons)),
                 *edge_notes([*classifier.choices, *tried]),
@@ -226,6 +230,7 @@ class OODTask(Task):
                 continue
             known = split.where(split.labels >= 0)
             predictions = classifier.predict(known)
+            notes += unknown_classes(known, dealt.train)
             right = predictions == known.labels
             found.append(mean_score("accuracy", right, seed=self.seed, dataset=split.name, settings={"scores": {}}))
             if split is dealt.inside:

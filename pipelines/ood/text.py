@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurebank.pipelines.ood.classifier import has_classes
-from featurebank.pipelines.probing.inputs import SplitRows
+from featurebank.pipelines.probing.inputs import SplitRows, ordered_classes
 from featurebank.pipelines.probing.texts import read_texts
 
 __all__ = ["class_texts"]
@@ -30,6 +30,7 @@ def class_texts(path: Path, train: SplitRows) -> NDArray[Any]:
         raise ValueError(f"{path}: expected text embeddings (K, {width}) of at least two classes, found {text.shape}")
     if not has_classes(train):
         return text
+    ordered_classes(path, len(text), train)
     labels = np.unique(train.labels)
     if labels[-1] >= len(text):
         raise ValueError(

@@ -15,7 +15,18 @@ from typing import Any, ClassVar, Literal, Self, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featurebank.pipelines.probing.inputs import Inputs, SplitRows, class_notes, labelled, left_out
+from featurebank.pipelines.classes import listed
+from featurebank.pipelines.probing.inputs import (
+    Inputs,
+    SplitRows,
+    class_notes,
+    labelled,
+    labelled_splits,
+    left_out,
+    match_notes,
+    matched,
+    ordered_classes,
+)
 from featurebank.pipelines.probing.scores import (
     Answer,
     Score,
@@ -64,8 +75,7 @@ class LinearTask(Task):
 
     def run(self, inputs: Inputs) -> Answer:
         """Accuracy, balanced accuracy, NLL, Brier and ECE after temperature scaling, and the ECE before it."""
-        train, test = labelled(inputs.train), labelled(inputs.test)
-        validation = None if inputs.validation is None else labelled(inputs.validation)
+        train, validation, test = labelled_splits(inputs)
         fit = fit_rows(train, validation, protocol=self.protocol, cs=self.cs, seed=self.seed, device=self.device)
         logits = fit.logits(test.features)
         rows = row_probabilities(test.labels, fit.classes, logits, temperature=fit.temperature)
@@ -110,8 +120,7 @@ class KNNTask(Task):
         """Accuracy, balanced accuracy, and with more than five classes how often the label is among the first five."""
         from featurebank.probes.neighbours import knn_sweep
 
-        train, test = labelled(inputs.train), labelled(inputs.test)
-        validation = None if inputs.validation is None else labelled(inputs.validation)
+        train, validation, test = labelled_splits(inputs)
         # A fifth of the training rows stands in for validation rows.
         searched = len(train.labels) - (-(-len(train.labels) // 5) if validation is None else 0)
         ks = [k for k in self.k if k <= searched]
@@ -174,7 +183,7 @@ class FewShotTask(Task):
         """Mean accuracy over draws, with Student's interval cut to 0..1, for each number of labels."""
         from featurebank.probes.fewshot import label_efficiency_curve
 
-        train, test = labelled(inputs.train), labelled(inputs.test)
+        train, _, test = labelled_splits(inputs)
         recorded: list[NDArray[np.int64]] = []
         choices: list[Choice] = []
         curve = label_efficiency_curve(
@@ -273,15 +282,16 @@ class ZeroShotTask(Task):
         """
         from featurebank.probes.zeroshot import ZeroShotClassifier
 
-        test = labelled(inputs.test)
+        test, text, notes = self._text(labelled(inputs.test), inputs.others)
         scale = self.logit_scale
         if scale is None and self.text_file is not None:
             scale = read_logit_scale(self.text_file)
-        probe = ZeroShotClassifier(scale or 1.0).fit(self._text(inputs.others))
+        probe = ZeroShotClassifier(scale or 1.0).fit(text)
         rows = row_probabilities(test.labels, probe.classes_, probe.logits(test.features))
-        notes = left_out(test)
+        notes = [*left_out(test), *notes]
         if (beyond := int((test.labels >= len(probe.classes_)).sum())) > 0:
-            notes.append(f"{beyond:,} rows of classes without text features count as wrong")
+            names = listed([test.class_name(int(k)) for k in np.unique(test.labels) if k >= len(probe.classes_)])
+            notes.append(f"{beyond:,} rows of classes without text features count as wrong: {names}")
         scores, kept = class_scores(test.labels, rows.predictions, seed=self.seed), predicted(test, rows.predictions)
         if scale is None:
             notes.append(
@@ -294,10 +304,11 @@ class ZeroShotTask(Task):
         chosen = {} if scale is None else {"logit_scale": scale}
         return Answer(scores=scores, chosen=chosen, arrays=kept, notes=notes)
 
-    def _text(self, sets: Sequence[SplitRows]) -> NDArray[Any]:
-        """(K, D) or (K, T, D)."""
+    def _text(self, test: SplitRows, sets: Sequence[SplitRows]) -> tuple[SplitRows, NDArray[Any], list[str]]:
+        """The test rows in the classes of the texts, these (K, D) or (K, T, D), and how they were matched."""
         if self.text_file is not None:
-            return read_texts(self.text_file)
+            text = read_texts(self.text_file)
+            return test, text, ordered_classes(self.text_file, len(text), test)
         prompts = labelled(sets[0])
         classes, counts = np.unique(prompts.labels, return_counts=True)
         if len(set(counts.tolist())) > 1 or classes.tolist() != list(range(len(classes))):
@@ -305,8 +316,10 @@ class ZeroShotTask(Task):
                 f"{prompts.name}: expected as many prompts for each of the classes 0..K-1, found {counts.min()} to "
                 f"{counts.max()} for {len(classes)} classes up to {classes.max()}"
             )
+        test = matched(test, prompts, by_number=True)
         order = np.argsort(prompts.labels, kind="stable")
-        return prompts.features[order].reshape(len(classes), int(counts[0]), -1)
+        text = prompts.features[order].reshape(len(classes), int(counts[0]), -1)
+        return test, text, match_notes(prompts, test)
 
 
 def fit_rows(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featurebank.pipelines.classes import AMBIGUOUS, ClassMatch, listed, match_classes
 from featurebank.store import Entry, FeatureSet
 from featurebank.store.rows import plain_text
 
@@ -22,9 +23,14 @@ __all__ = [
     "check_alike",
     "class_notes",
     "labelled",
+    "labelled_splits",
     "left_out",
     "load_array",
+    "match_notes",
+    "matched",
+    "ordered_classes",
     "read_rows",
+    "unknown_classes",
     "vectors",
 ]
 
@@ -42,6 +48,7 @@ class SplitRows:
         rows: (N,) their numbers in the set.
         failed: rows of the set without features.
         total: rows of the set.
+        match: how its classes were found in those of another set, whose numbers and names it then has; see `matched`.
     """
 
     name: str
@@ -52,6 +59,12 @@ class SplitRows:
     rows: NDArray[np.intp]
     failed: int
     total: int
+    match: ClassMatch | None = None
+
+    @property
+    def dataset(self) -> str:
+        """The name without the split."""
+        return self.name.rpartition("/")[0]
 
     @property
     def ids(self) -> NDArray[np.str_]:
@@ -181,6 +194,100 @@ def labelled(split: SplitRows) -> SplitRows:
     return kept
 
 
+def matched(split: SplitRows, reference: SplitRows, *, by_number: bool = False, advice: str = "") -> SplitRows:
+    """The rows with the classes of another set: its numbers and names, behind these those of classes that it lacks.
+
+    Classes meet by name where both sets have names, else by number; `SplitRows.match` says which. Where labels keep
+    their meaning nothing is copied. Rows without any label, or with another kind of labels, stay as they are.
+
+    Args:
+        split: the rows.
+        reference: the set whose classes are wanted.
+        by_number: whether numbers may stand for names that one side lacks; within a dataset they always may.
+        advice: what to do where they may not.
+
+    Raises:
+        ValueError: no class is shared, or a row's class cannot be told.
+    """
+    sides = (split, reference)
+    if split.labels.ndim != reference.labels.ndim or not all((side.labels >= 0).any() for side in sides):
+        return split
+    match = match_classes(_names(reference), _names(split))
+    if len(match.nameless) == 1 and not by_number and split.dataset != reference.dataset:
+        nameless = split.name if match.nameless == ("set",) else reference.name
+        raise ValueError(
+            f"the classes of {split.name} and {reference.name} must be comparable; found no class names in {nameless}"
+            f"{advice and '; '}{advice}"
+        )
+    if match.by == "number":
+        if split.labels.ndim > 1 and split.labels.shape[1] != reference.labels.shape[1]:
+            widths = " and ".join(str(side.labels.shape[1]) for side in sides)
+            raise ValueError(f"{split.name} and {reference.name} must have as many labels, unnamed; found {widths}")
+        return replace(split, match=match)
+    if len(match.extra) == len(match.numbers):
+        few = " and ".join(listed([*map(repr, side.class_names)]) for side in sides)
+        raise ValueError(f"{split.name} and {reference.name} must share classes by name; found {few}")
+    return replace(split, labels=_renumbered(split, match), class_names=match.names, match=match)
+
+
+def _names(split: SplitRows) -> tuple[str, ...]:
+    """Of its classes, where it has one for each."""
+    if split.labels.ndim > 1:
+        return split.class_names if len(split.class_names) == split.labels.shape[1] else ()
+    highest = int(split.labels.max())
+    if 0 < len(split.class_names) <= highest:
+        raise ValueError(
+            f"{split.name}: expected a class name for each label up to {highest}, found {len(split.class_names)}"
+        )
+    return split.class_names
+
+
+def _renumbered(split: SplitRows, match: ClassMatch) -> NDArray[np.int64]:
+    """The labels in the reference's numbering, (N,), or (N, L) with -1 for the labels that the set lacks."""
+    if not match.renumbers and (split.labels.ndim == 1 or len(match.names) == split.labels.shape[1]):
+        return split.labels
+    numbers = np.array(match.numbers)
+    if split.labels.ndim > 1:
+        unclear = (split.labels[:, numbers == AMBIGUOUS] >= 0).any()
+        found = np.full((len(split.labels), len(match.names)), -1, np.int64)
+        found[:, numbers[numbers >= 0]] = split.labels[:, numbers >= 0]
+    else:
+        found = np.where(split.labels < 0, split.labels, numbers[split.labels])
+        unclear = (found[split.labels >= 0] == AMBIGUOUS).any()
+    if unclear:
+        raise ValueError(
+            f"{split.name}: expected names that stand for one class each, found several classes called "
+            f"{listed([*map(repr, match.ambiguous)])}, there or in the set it is compared with"
+        )
+    return found
+
+
+def labelled_splits(inputs: Inputs) -> tuple[SplitRows, SplitRows | None, SplitRows]:
+    """The rows of the train, validation and test sets that have a class, all in the train set's classes.
+
+    Raises:
+        ValueError: see `labelled` and `matched`.
+    """
+    train = labelled(inputs.train)
+    validation = None if inputs.validation is None else matched(labelled(inputs.validation), train)
+    test = train if inputs.test is inputs.train else matched(labelled(inputs.test), train)
+    return train, validation, test
+
+
+def ordered_classes(path: Path, count: int, split: SplitRows) -> list[str]:
+    """What to say of a file with a row for each class of a set and no names: they are taken in the set's order.
+
+    Raises:
+        ValueError: the set names more classes, or fewer.
+    """
+    if split.class_names and count != len(split.class_names):
+        raise ValueError(
+            f"{path}: expected a row for each of the {len(split.class_names)} classes of {split.name}, in their order; "
+            f"found {count}"
+        )
+    return [f"{path.name} names no classes: its rows are taken in the order of those of {split.name}"]
+
+
 def left_out(*splits: SplitRows | None) -> list[str]:
     """For each split that lost rows, how many and why."""
     notes = []
@@ -192,16 +299,28 @@ def left_out(*splits: SplitRows | None) -> list[str]:
     return notes
 
 
+def match_notes(reference: SplitRows, *splits: SplitRows | None) -> list[str]:
+    """How the classes of splits were found in those of another; see `matched`."""
+    matches = [(split.name, split.match) for split in splits if split is not None and split.match is not None]
+    return [note for name, match in matches for note in match.notes(name, reference.name)]
+
+
 def class_notes(train: SplitRows, test: SplitRows, validation: SplitRows | None = None) -> list[str]:
-    """Rows left out, and classes that only one of the splits has."""
-    notes = left_out(train, validation, test)
-    for have, lack in ((test, train), (train, test)):
-        missing = np.setdiff1d(have.labels, lack.labels)
-        if len(missing):
-            names = ", ".join(have.class_name(int(label)) for label in missing[:5]) + (
-                ", …" if len(missing) > 5 else ""
-            )
-            note = f"classes of {have.name} without rows in {lack.name}: {names}; {len(missing)} in all"
-            wrong = f", rows counted as wrong: {np.isin(test.labels, missing).sum():,}" if have is test else ""
-            notes.append(note + wrong)
-    return notes
+    """Rows left out, classes that only one of the splits has, and how classes were matched."""
+    notes = [*left_out(train, validation, test), *unknown_classes(test, train), *_without_rows(train, test)]
+    return [*notes, *match_notes(train, validation, test)]
+
+
+def unknown_classes(test: SplitRows, train: SplitRows) -> list[str]:
+    """What to say of rows whose class no train row has."""
+    missing = np.setdiff1d(test.labels, train.labels)
+    wrong = np.isin(test.labels, missing).sum()
+    return [f"{note}, rows counted as wrong: {wrong:,}" for note in _without_rows(test, train)]
+
+
+def _without_rows(have: SplitRows, lack: SplitRows) -> list[str]:
+    missing = np.setdiff1d(have.labels, lack.labels)
+    if not len(missing):
+        return []
+    names = listed([have.class_name(int(label)) for label in missing])
+    return [f"classes of {have.name} without rows in {lack.name}: {names}; {len(missing)} in all"]

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurebank.extract.errors import nearest
+from featurebank.pipelines.classes import listed
 from featurebank.pipelines.probing.classification import check_choice
-from featurebank.pipelines.probing.inputs import Inputs, SplitRows, left_out, load_array, vectors
+from featurebank.pipelines.probing.inputs import Inputs, SplitRows, left_out, load_array, match_notes, matched, vectors
 from featurebank.pipelines.probing.scores import Answer, resampled
 from featurebank.pipelines.probing.task import Task
 from featurebank.probes.choice import Choice, edge_notes
@@ -53,8 +54,9 @@ class MultiLabelTask(Task):
         from featurebank.probes.metrics import multilabel_auroc, multilabel_map
         from featurebank.probes.weighted import label_auroc, label_precision
 
-        train, test = self._several(inputs.train), self._several(inputs.test)
-        fitting, held = _held_out(train, inputs.validation and self._several(inputs.validation), self.seed)
+        train, test = self._several(inputs.train), matched(self._several(inputs.test), inputs.train)
+        validation = inputs.validation and matched(self._several(inputs.validation), inputs.train)
+        fitting, held = _held_out(train, validation, self.seed)
         areas = {C: multilabel_auroc(held.labels, self._fitted(fitting, C, held)).mean for C in self.cs}
         C = min(areas, key=lambda C: (-areas[C], C))
         scores = self._fitted(train, C, test)
@@ -73,6 +75,7 @@ class MultiLabelTask(Task):
             },
             notes=[
                 *left_out(train, inputs.validation, test),
+                *_label_notes(train, test, validation),
                 *edge_notes([Choice(name="C", value=C, scores=areas)]),
             ],
         )
@@ -82,7 +85,9 @@ class MultiLabelTask(Task):
         from featurebank.probes.multilabel import MultiLabelProbe
 
         probe = MultiLabelProbe(C, missing=self.missing, device=self.device)  # type: ignore[arg-type]
-        return np.nan_to_num(probe.fit(train.features, train.labels).predict_proba(scored.features), nan=0.5)
+        found = np.full(scored.labels.shape, np.nan)
+        found[:, : train.labels.shape[1]] = probe.fit(train.features, train.labels).predict_proba(scored.features)
+        return np.where(np.isnan(found), 0.5, found)
 
     def _several(self, split: SplitRows) -> SplitRows:
         if vectors(split).labels.ndim != 2:
@@ -275,6 +280,21 @@ class DenseTask(Task):
         if len(grid) != 2 or grid[0] * grid[1] != tokens:
             raise ValueError(f"--grid must be h and w with h * w = {tokens}, the tokens of a row; found {list(grid)}")
         return grid[0], grid[1]
+
+
+def _label_notes(train: SplitRows, *splits: SplitRows | None) -> list[str]:
+    """How the labels of other splits were matched, and which only one of the splits has."""
+    notes = match_notes(train, *splits)
+    for split in splits:
+        if split is None or split.match is None:
+            continue
+        for names, has, lacks, what in (
+            (split.match.extra, split, train, "cannot be told"),
+            (split.match.missing, train, split, "not scored"),
+        ):
+            if names:
+                notes.append(f"labels of {has.name} that {lacks.name} lacks, {what}: {listed([*map(repr, names)])}")
+    return notes
 
 
 def _held_out(train: SplitRows, validation: SplitRows | None, seed: int) -> tuple[SplitRows, SplitRows]:

@@ -8,15 +8,25 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featurebank.pipelines.classes import listed, match_classes
 from featurebank.pipelines.probing.classification import check_choice, fit_rows
-from featurebank.pipelines.probing.inputs import Inputs, SplitRows, class_notes, labelled, left_out
+from featurebank.pipelines.probing.inputs import (
+    Inputs,
+    SplitRows,
+    class_notes,
+    labelled,
+    labelled_splits,
+    left_out,
+    match_notes,
+    matched,
+)
 from featurebank.pipelines.probing.scores import Answer, Score, mean_score, predicted
 from featurebank.pipelines.probing.task import Task
 from featurebank.probes._rows import row_slices
@@ -72,27 +82,40 @@ class ShiftTask(Task):
         return self.on
 
     def run(self, inputs: Inputs) -> Answer:
-        """Accuracy on the test set and on every other, the loss between them, and corruption errors where there are."""
-        train, test = labelled(inputs.train), labelled(inputs.test)
-        validation = None if inputs.validation is None else labelled(inputs.validation)
-        splits = (test, *(labelled(other) for other in inputs.others))
-        masks = self._masks(() if self.own_head else train.class_names, splits)
+        """Accuracy on the test set and on every other, the loss between them, and corruption errors where there are.
+
+        What is kept of predictions and labels has the head's numbers of classes.
+        """
+        train, validation, test = labelled_splits(inputs)
+        notes = class_notes(train, test, validation)
+        others = [labelled(other) for other in inputs.others]
+        given = self._given([test.name, *(other.name for other in others)])
+        placed = [_given_classes(labelled(inputs.test), given[test.name]) if test.name in given else (test, None)]
+        for other in others:
+            if other.name in given:
+                placed.append(_given_classes(other, given[other.name]))
+            elif self.own_head and test.name in given:
+                raise ValueError(f"{self.classes}: expected the head's classes of {other.name} too, found none")
+            else:
+                placed.append(_named_classes(other, train))
         head = self._own(inputs) if self.own_head else self._probe(train, validation)
         scores: list[Score] = []
         arrays: dict[str, NDArray[Any]] = {}
-        notes = [*class_notes(train, test, validation), *edge_notes(head.choices)]
+        notes += edge_notes(head.choices)
         errors: dict[str, dict[int, float]] = {}
-        for split in splits:
-            found = head.predict(split, masks.get(split.name))
+        for split, mask in placed:
+            found = head.predict(split, mask)
             right = found == split.labels
-            first = split is test
+            first = not scores
             scores.append(mean_score("accuracy", right, seed=self.seed, dataset="" if first else split.name))
             kept = predicted(split, found)
             arrays |= kept if first else {f"{split.name} {name}": array for name, array in kept.items()}
-            if not first:
-                notes += left_out(split)
-                for corruption, severity, rows in corruption_of(split):
-                    errors.setdefault(corruption, {})[severity] = float(1 - right[rows].mean())
+            if first:
+                notes += _own_notes(inputs, split, found, mask) if self.own_head else []
+                continue
+            notes += left_out(split) + match_notes(train, split)
+            for corruption, severity, rows in corruption_of(split):
+                errors.setdefault(corruption, {})[severity] = float(1 - right[rows].mean())
         scores += [_loss(scores[0], score) for score in scores[1:]]
         scores += corruption_scores(errors)
         return Answer(scores=scores, chosen=head.chosen, arrays=arrays, notes=notes)
@@ -119,19 +142,19 @@ class ShiftTask(Task):
 
         return _Head(logits=logits, classes=np.arange(len(bias)), chosen={})
 
-    def _masks(self, names: tuple[str, ...], splits: Sequence[SplitRows]) -> dict[str, Sequence[int]]:
-        """The head's classes that a set has, in the set's order, for sets that do not have the head's own classes."""
-        masks: dict[str, Sequence[int]] = {
-            split.name: _by_name(names, split)
-            for split in splits
-            if names and split.class_names not in ((), names) and self.classes is None
-        }
-        if self.classes is not None:
-            read = json.loads(self.classes.read_text(encoding="utf-8"))
-            if not isinstance(read, dict) or not all(isinstance(value, list) for value in read.values()):
-                raise ValueError(f'{self.classes}: expected {{"DATASET/SPLIT": [class, …]}}, found something else')
-            masks |= read
-        return masks
+    def _given(self, names: Sequence[str]) -> dict[str, NDArray[np.int64]]:
+        """The head's classes of each set that ``classes`` lists, in the order of the set's labels."""
+        if self.classes is None:
+            return {}
+        read = json.loads(self.classes.read_text(encoding="utf-8"))
+        if not isinstance(read, dict) or not all(
+            isinstance(value, list) and value and all(type(number) is int for number in value)
+            for value in read.values()
+        ):
+            raise ValueError(f'{self.classes}: expected {{"DATASET/SPLIT": [class, …]}}, found something else')
+        if unknown := [name for name in read if name not in names]:
+            raise ValueError(f"{self.classes}: expected sets that are scored, {', '.join(names)}; found {unknown[0]!r}")
+        return {name: np.array(value, np.int64) for name, value in read.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,29 +166,63 @@ class _Head:
     chosen: dict[str, Any]
     choices: tuple[Choice, ...] = ()
 
-    def predict(self, split: SplitRows, mask: Sequence[int] | None) -> NDArray[np.int64]:
-        """The class of each row (M,) in the split's own numbering, restricted to the classes that it has."""
+    def predict(self, split: SplitRows, mask: NDArray[np.int64] | None) -> NDArray[np.int64]:
+        """The class of each row (M,), of some of the classes only where there is a mask."""
         from featurebank.probes.shift import class_mask
 
         if mask is None:
             return np.asarray(self.classes[self.logits(split.features).argmax(1)])
-        if beyond := [c for c in mask if not 0 <= c <= self.classes[-1]]:
+        if beyond := [c for c in mask.tolist() if not 0 <= c <= self.classes[-1]]:
             raise ValueError(
                 f"{split.name}: expected classes of the head, 0..{self.classes[-1]}, found {beyond[:5]} too"
             )
         # A class that the head was fitted without is never predicted.
-        places = np.flatnonzero(np.isin(mask, self.classes))
-        columns = np.searchsorted(self.classes, np.asarray(mask)[places])
-        return np.asarray(places[class_mask(self.logits(split.features), columns).positions])
+        columns = np.flatnonzero(np.isin(self.classes, mask))
+        if not len(columns):
+            raise ValueError(f"{split.name}: expected classes that the head was fitted on, found none")
+        return np.asarray(self.classes[class_mask(self.logits(split.features), columns).predictions])
 
 
-def _by_name(names: tuple[str, ...], split: SplitRows) -> list[int]:
-    if unknown := sorted(set(split.class_names) - set(names)):
+_Placed = tuple[SplitRows, NDArray[np.int64] | None]
+
+
+def _given_classes(split: SplitRows, numbers: NDArray[np.int64]) -> _Placed:
+    """The rows under the head's classes, and these."""
+    if (highest := int(split.labels.max())) >= len(numbers):
         raise ValueError(
-            f"{split.name}: expected classes of the train set by name, found {len(unknown)} others: "
-            f"{', '.join(map(repr, unknown[:5]))}; give --classes"
+            f"{split.name}: expected a class of the head for each label up to {highest}, found {len(numbers)}"
         )
-    return [names.index(name) for name in split.class_names]
+    return replace(split, labels=numbers[split.labels]), numbers
+
+
+def _named_classes(split: SplitRows, train: SplitRows) -> _Placed:
+    """The rows under the classes of the train set, and those that the set names if it lacks some."""
+    if extra := match_classes(train.class_names, split.class_names).extra:
+        raise ValueError(
+            f"{split.name}: expected classes of the train set by name, found {len(extra)} others: "
+            f"{listed([*map(repr, sorted(extra))])}; give --classes"
+        )
+    found = matched(split, train, advice="give --classes")
+    some = found.match is not None and found.match.missing
+    return found, np.array(found.match.numbers) if found.match and some else None
+
+
+def _own_notes(
+    inputs: Inputs, test: SplitRows, predictions: NDArray[np.int64], mask: NDArray[np.int64] | None
+) -> list[str]:
+    """What speaks against a head's classes being those of the test set in their order, where nobody said that."""
+    from featurebank.probes.numbering import doubt
+
+    if mask is not None or inputs.head is None:
+        return []
+    K, known = len(inputs.head[0]), len(test.class_names) or int(test.labels.max()) + 1
+    if known > K or (test.class_names and known < K):
+        raise ValueError(
+            f"the head of {inputs.backbone} has {K:,} classes, {test.name} {known:,}; say which are which: --classes"
+        )
+    reason = doubt(test.labels, predictions, K)
+    taken = f"the head of {inputs.backbone} names no classes: it is taken to have those of {test.name} in their order"
+    return [f"{taken}, though {reason}" if reason else taken]
 
 
 def _loss(own: Score, other: Score) -> Score:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurebank.extract.errors import nearest
-from featurebank.pipelines.probing.inputs import Inputs, SplitRows, left_out, vectors
+from featurebank.pipelines.probing.inputs import Inputs, SplitRows, left_out, match_notes, matched, vectors
 from featurebank.pipelines.retrieving.rows import FileRows
 from featurebank.retrieval.protocols import Protocol
 from featurebank.retrieval.relevance import LabelRelevance, ListRelevance, Relevance, rows_of_ids, two_level_split
@@ -87,10 +87,11 @@ def pose(
         aimed = _aimed(queries, queries.targets, gallery)
         return Question(queries=queries, gallery=gallery, relevance=aimed, notes=left_out(gallery))
     sides = [queries] if itself else [queries, gallery]
-    values = [_values(side, by) for side in sides]
     notes: list[str] = []
-    if by is None and not itself:
-        values, notes = _alike(queries, gallery)
+    if by is None and not itself and not isinstance(queries, FileRows):
+        sides = [matched(queries, gallery, advice="name a column that says what is relevant: --by COLUMN"), gallery]
+        notes = match_notes(gallery, sides[0])
+    values = [_values(side, by) for side in sides]
     known = [_known(array, labels=by is None) for array in values]
     codes = _codes(sides, values, known)
     if protocol.name in DISTRACTED:
@@ -120,24 +121,6 @@ def _values(split: SplitRows, by: str | None) -> NDArray[Any]:
             "name a column that says what is relevant: --by COLUMN"
         )
     return split.labels
-
-
-def _alike(queries: SplitRows, gallery: SplitRows) -> tuple[list[NDArray[Any]], list[str]]:
-    """Labels of two sets that are equal where the classes are; a note where only their numbers can tell."""
-    sides = (queries, gallery)
-    places = [side.name.rpartition("/")[0] for side in sides]
-    if queries.class_names == gallery.class_names:
-        numbers = not gallery.class_names and places[0] != places[1] and not isinstance(queries, FileRows)
-        note = f"{queries.name} and {gallery.name} name no classes: their numbers are taken to mean the same"
-        return [side.labels for side in sides], [note] if numbers else []
-    for side in sides:
-        if not side.class_names:
-            raise ValueError(
-                f"the classes of {queries.name} and {gallery.name} must be comparable; found no class names in "
-                f"{side.name}; name a column that says what is relevant: --by COLUMN"
-            )
-    named = [np.array([*side.class_names, ""])[np.maximum(side.labels, -1)] for side in sides]
-    return named, []
 
 
 def _aimed(queries: SplitRows, targets: NDArray[np.str_], gallery: SplitRows) -> ListRelevance:

@@ -6,6 +6,7 @@ Shapes: M queries, N rows of a set, D features.
 from __future__ import annotations
 
 import zipfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -124,6 +125,8 @@ def _numbers(path: Path, labels: NDArray[Any], gallery: SplitRows) -> NDArray[np
     if labels.dtype.kind in "iu":
         return labels.astype(np.int64)
     numbers = {name: number for number, name in enumerate(gallery.class_names)}
+    if twice := [name for name, count in Counter(gallery.class_names).items() if count > 1 and name in labels]:
+        raise ValueError(f"{path}: several classes of {gallery.name} are called {twice[0]!r}; give numbers as {LABELS}")
     if unknown := [name for name in labels.tolist() if name not in numbers]:
         raise ValueError(
             f"{path}: expected {LABELS} to be numbers or class names of {gallery.name}, found {unknown[0]!r}"

@@ -507,7 +507,7 @@ def test_one_failure_does_not_stop_the_others(store: FeatureStore) -> None:
 
 def test_columns_of_other_kinds_and_tokens_are_failures(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path)
-    for split, column in (("query", np.array(["1", "2"] * 6)), ("gallery", np.arange(12) % 2)):
+    for split, column in (("query", np.array(["1", "2"] * 6)), ("gallery", np.arange(12) / 2)):
         tokens = np.ones((12, 2, 4), np.float16)
         outputs = {"pooled": clusters(12)[0], "tokens": tokens}
         write_set(store, f"odd/{split}", "net", outputs, np.arange(12) % 2, columns={"of": column})

@@ -1,0 +1,295 @@
+"""Classes of two sets meet by name: every question answers as if the sets had been numbered alike."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import featurebank_
+from numpy.typing import NDArray
+from PIL import Image
+from probe_sets import clusters, write_set
+
+from featurebank.extract.datasets import DatasetSpec, Split, open_split
+from featurebank.pipelines.classes import AMBIGUOUS, match_classes
+from featurebank.pipelines.ood.task import OODTask
+from featurebank.pipelines.probing.classification import FewShotTask, KNNTask, LinearTask, ZeroShotTask
+from featurebank.pipelines.probing.inputs import Inputs, SplitRows, matched, read_rows
+from featurebank.pipelines.probing.run import TASKS
+from featurebank.pipelines.probing.scores import Answer
+from featurebank.pipelines.probing.structured import MultiLabelTask
+from featurebank.pipelines.probing.task import Task
+from featurebank.pipelines.probing.transfer import ShiftTask
+from featurebank.pipelines.retrieving.task import RetrieveTask
+from featurebank.store import FeatureStore
+
+NET = "net"
+PETS = ("ant", "bee", "cat")
+
+
+# the names alone
+
+
+def test_classes_meet_by_their_exact_names() -> None:
+    match = match_classes(PETS, ["cat", "ant", "dog"])
+    assert (match.by, match.numbers, match.names) == ("name", (2, 0, 3), (*PETS, "dog"))
+    assert (match.missing, match.extra, match.renumbers) == (("bee",), ("dog",), True)
+    assert match.notes("b", "a") == ["b numbers its classes otherwise than a: they are matched by name"]
+    same = match_classes(PETS, PETS)
+    assert (same.numbers, same.renumbers, same.notes("b", "a")) == ((0, 1, 2), False, [])
+    numbers = match_classes(["0", "1", "10", "2"], ["0", "1", "2", "10"])
+    assert numbers.numbers == (0, 1, 3, 2)
+
+
+def test_numbers_alone_are_said_to_be_taken_as_they_are() -> None:
+    both, one, other = match_classes([], []), match_classes(PETS, []), match_classes([], PETS)
+    assert [match.by for match in (both, one, other)] == ["number"] * 3
+    assert both.notes("b", "a") == ["b and a name no classes: their numbers are taken to mean the same"]
+    assert one.notes("b", "a") == ["b names no classes: its numbers are taken to be those of a"]
+    assert other.notes("b", "a") == ["a names no classes: its numbers are taken to be those of b"]
+
+
+@pytest.mark.parametrize("name", ["Bee", " bee", "be e", "BEE ", "\uff42ee"])
+def test_names_that_are_only_alike_are_two_classes_and_named(name: str) -> None:
+    match = match_classes(PETS, ["ant", name])
+    assert (match.numbers, match.extra, match.near) == ((0, 3), (name,), ((name, "bee"),))
+    (note,) = (note for note in match.notes("b", "a") if "only alike" in note)
+    assert note.endswith(f"{name!r} and 'bee'")
+
+
+def rows(labels: Any, names: Sequence[str], name: str = "pets/test") -> SplitRows:
+    array = np.asarray(labels, np.int64)
+    return SplitRows(
+        name=name,
+        path=Path(),
+        features=np.ones((len(array), 2)),
+        labels=array,
+        class_names=tuple(names),
+        rows=np.arange(len(array)),
+        failed=0,
+        total=len(array),
+    )
+
+
+def test_a_name_of_several_classes_is_an_error_where_a_row_has_one_of_them() -> None:
+    twice = ("crane", "dog", "crane")
+    assert match_classes(twice, ["dog", "crane"]).numbers == (1, AMBIGUOUS)
+    train = rows([0, 1, 2], twice, "pets/train")
+    assert matched(rows([0, 0], ["dog", "crane"]), train).labels.tolist() == [1, 1]
+    for names, labels in ((["dog", "crane"], [0, 1]), ([*twice, "eel"], [0, 1])):
+        with pytest.raises(ValueError, match="several classes called 'crane'"):
+            matched(rows(labels, names), train)
+    assert matched(rows([0, 2], twice), train).labels.tolist() == [0, 2]
+    with pytest.raises(ValueError, match="expected a class name for each label up to 3, found 2"):
+        matched(rows([0, 3], ["a", "b"]), train)
+
+
+def test_sets_without_a_common_class_are_an_error() -> None:
+    with pytest.raises(ValueError, match="pets/test and pets/train must share classes by name; found 'x' and 'ant'"):
+        matched(rows([0], ["x"]), rows([0, 1, 2], PETS, "pets/train"))
+    nothing = rows([-1, -1], ["x"])
+    assert matched(nothing, rows([0], PETS)) is nothing
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rows_keep_their_class_under_any_numbering(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    every = np.array([f"class {k}" for k in range(9)])
+    ours, theirs = (generator.permutation(every)[: generator.integers(5, 10)] for _ in range(2))
+    labels = generator.integers(-1, len(theirs), 50)
+    reference = rows(np.arange(len(ours)), ours.tolist(), "pets/train")
+    found = matched(rows(labels, theirs.tolist()), reference)
+    assert found.class_names[: len(ours)] == tuple(ours)
+    assert [found.class_name(k) for k in found.labels] == ["-1" if k < 0 else repr(str(theirs[k])) for k in labels]
+    several = np.where(generator.random((50, len(theirs))) < 0.5, 1, 0)
+    columns = matched(rows(several, theirs.tolist()), rows(np.ones((4, len(ours))), ours.tolist(), "pets/train"))
+    for k, name in enumerate(columns.class_names):
+        own = several[:, np.flatnonzero(theirs == name)]
+        assert (columns.labels[:, [k]] == (own if own.size else -1)).all()
+
+
+# every question: the train set's classes are ant, bee and cat; what the test set calls them differs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pets:
+    """Rows that are the same whatever the numbers of their classes, and these."""
+
+    train: tuple[str, ...] = PETS
+    test: tuple[str, ...] = PETS
+    rows: tuple[str, ...] = PETS
+    named: tuple[str, ...] = ("train", "test", "wild", "text")
+
+
+EVERY = (*PETS, "dog")
+ALIKE = {
+    "permuted": Pets(),
+    "missing": Pets(rows=("ant", "cat")),
+    "extra": Pets(train=EVERY, test=EVERY, rows=EVERY),
+}
+OTHERWISE = {
+    "permuted": Pets(test=("cat", "ant", "bee")),
+    "missing": Pets(test=("ant", "cat"), rows=("ant", "cat")),
+    "extra": Pets(test=("dog", "cat", "bee", "ant"), rows=EVERY),
+}
+QUESTIONS: Mapping[str, Task] = {
+    "linear": LinearTask(cs=(1.0,)),
+    "knn": KNNTask(k=(5,), temperature=(0.1,)),
+    "fewshot": FewShotTask(shots=(5,), draws=2, protocol="ncm"),
+    "zeroshot": ZeroShotTask(text="prompts/text"),
+    "multilabel": MultiLabelTask(cs=(1.0,)),
+    "shift": ShiftTask(on=("wild/test",), cs=(1.0,)),
+    "retrieve": RetrieveTask(itself=False),
+    "ood": OODTask(on=("wild/test",), scores=("msp",), draws=0),
+}
+
+
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Pets, str], Answer]:
+    """The answer of a question about pets; stores and answers are made once."""
+
+    @functools.cache
+    def store(pets: Pets, several: bool) -> FeatureStore:
+        made = FeatureStore(tmp_path_factory.mktemp("pets"))
+        for split, n_rows, seed in (("train", 60, 0), ("test", 48, 1)):
+            own = getattr(pets, split)
+            x, kinds = clusters(n_rows, classes=4, noise=0.4, seed=seed)
+            keep = np.isin(np.array(EVERY)[kinds], pets.rows if split == "test" else PETS)
+            places = {name.lower(): number for number, name in enumerate(own)}
+            labels = np.array([places.get(EVERY[k], -1) for k in kinds])[keep]
+            if several:
+                labels = (labels[:, None] == np.arange(len(own))).astype(np.int64)
+                labels |= (x[keep][:, [7]] > 0.4) & (np.array(own) == "cat")
+            write_set(made, f"pets/{split}", NET, x[keep], labels, class_names=own if split in pets.named else ())
+        prompts = np.eye(3, 8, dtype=np.float16)
+        write_set(made, "prompts/text", NET, prompts, np.arange(3), class_names=PETS if "text" in pets.named else ())
+        wild = clusters(30, noise=0.4, seed=2)
+        write_set(made, "wild/test", NET, *wild, class_names=pets.train if "wild" in pets.named else ())
+        return made
+
+    @functools.cache
+    def answer(pets: Pets, name: str) -> Answer:
+        entries = {f"{entry.dataset}/{entry.split}": entry for entry in store(pets, several=name == "multilabel").ls()}
+        question = QUESTIONS[name]
+        test = read_rows(entries["pets/test"], "pooled")
+        train = read_rows(entries["pets/train"], "pooled") if question.reads_train else test
+        others = tuple(read_rows(entries[other], "pooled") for other in question.others)
+        return question.run(Inputs(backbone=NET, train=train, test=test, others=others))
+
+    return answer
+
+
+def numbers(answer: Answer) -> list[tuple[Any, ...]]:
+    return [(score.metric, score.dataset, score.value, score.low, score.high) for score in answer.scores]
+
+
+def test_every_question_about_classes_is_asked_here() -> None:
+    assert {*QUESTIONS} == {*TASKS, "retrieve", "ood"} - {"regression", "dense"}  # these read no class of a row
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+@pytest.mark.parametrize("case", ALIKE)
+def test_a1_splits_that_number_classes_otherwise_answer_like_aligned_ones(
+    answered: Callable[[Pets, str], Answer], name: str, case: str
+) -> None:
+    alike, otherwise = answered(ALIKE[case], name), answered(OTHERWISE[case], name)
+    assert numbers(otherwise) == numbers(alike)
+    assert alike.scores[0].value > 0.6
+    assert any("matched by name" in note for note in otherwise.notes)
+    assert not any("matched by name" in note for note in alike.notes)
+    if case == "extra" and name != "retrieve":
+        assert any("'dog'" in note for note in otherwise.notes)
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+@pytest.mark.parametrize("named", [("train", "wild"), ()])
+@pytest.mark.parametrize("case", ["missing", "extra"])
+def test_a1_without_names_numbers_are_taken_and_that_is_said(
+    answered: Callable[[Pets, str], Answer], name: str, named: tuple[str, ...], case: str
+) -> None:
+    alike, without = answered(ALIKE[case], name), answered(replace(ALIKE[case], named=named), name)
+    assert numbers(without) == numbers(alike)
+    assert any("numbers are taken to" in note for note in without.notes)
+    assert not any("numbers are taken to" in note for note in alike.notes)
+
+
+@pytest.mark.parametrize("name", ["linear", "knn", "fewshot", "multilabel", "shift", "retrieve", "ood", "zeroshot"])
+def test_a1_splits_that_share_no_class_are_an_error(answered: Callable[[Pets, str], Answer], name: str) -> None:
+    with pytest.raises(ValueError, match="must share classes by name"):
+        answered(Pets(test=("Ant", "Bee", "Cat")), name)
+
+
+# the sources that give the names, and a backbone's own classes
+
+
+def stored(store: FeatureStore, place: str, split: Split) -> None:
+    """Features that tell the classes of an opened split apart, whatever their numbers."""
+    names = np.array(split.class_names)[split.labels]
+    x = 8 * np.array([[name == other for other in (*PETS, *"abcde")] for name in names], np.float16)
+    x += np.random.default_rng(len(names)).normal(size=x.shape, scale=0.3).astype(np.float16)
+    write_set(store, place, NET, x, split.labels, class_names=split.class_names)
+
+
+def accuracies(root: Path) -> dict[str, float]:
+    done = featurebank_(
+        "probe", "pets", "--store", str(root), "--task", "linear", "--task", "knn", "--k", "3", "--json"
+    )
+    assert done.code == 0, done.err
+    return {one["task"]: one["rows"][0]["value"] for one in done.json["probes"]}
+
+
+def test_a1_folders_of_two_splits_meet_by_name(tmp_path: Path) -> None:
+    for split, kinds in (("train", PETS), ("test", ("ant", "cat"))):
+        for k in range(24):
+            path = tmp_path / "pets" / split / kinds[k % len(kinds)] / f"{k}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (2, 2), k).save(path)
+        opened = open_split(DatasetSpec(name=f"folder:{tmp_path / 'pets'}", split=split))
+        stored(FeatureStore(tmp_path / "store"), f"pets/{split}", opened)
+    assert accuracies(tmp_path / "store") == {"linear": 1.0, "knn": 1.0}
+
+
+def test_a2_class_labels_in_another_order_meet_by_name(tmp_path: Path) -> None:
+    hub = pytest.importorskip("datasets")
+    for split, kinds in (("train", list(PETS)), ("test", ["cat", "ant", "bee"])):
+        features = hub.Features({"image": hub.Image(), "label": hub.ClassLabel(names=kinds)})
+        images = [Image.new("L", (2, 2), k) for k in range(24)]
+        rows = {"image": images, "label": [k % 3 for k in range(24)]}
+        (tmp_path / "hub").mkdir(exist_ok=True)
+        path = tmp_path / "hub" / f"{split}-00000-of-00001.parquet"
+        hub.Dataset.from_dict(rows, features=features).to_parquet(path)
+    for split in ("train", "test"):
+        opened = open_split(DatasetSpec(name=f"hf:{tmp_path / 'hub'}", split=split))
+        stored(FeatureStore(tmp_path / "store"), f"pets/{split}", opened)
+    assert accuracies(tmp_path / "store") == {"linear": 1.0, "knn": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("head", "taken"),
+    [
+        (np.eye(3, 8), True),
+        (np.eye(3, 8)[[1, 0, 2]], False),
+        (np.eye(3, 8)[[2, 0, 1]], False),
+        (np.random.default_rng(5).normal(size=(3, 8)), False),
+    ],
+    ids=["its classes", "two permuted", "all permuted", "a stranger's"],
+)
+def test_a3_a_head_of_as_many_classes_is_its_own_only_where_it_is_right(
+    tmp_path: Path, head: NDArray[np.float64], taken: bool
+) -> None:
+    store = FeatureStore(tmp_path)
+    own = (4 * head.astype(np.float32), np.zeros(3, np.float32))
+    for split, n_rows, seed in (("train", 90, 0), ("test", 60, 1)):
+        write_set(store, f"pets/{split}", NET, *clusters(n_rows, noise=0.2, seed=seed), class_names=PETS, head=own)
+    write_set(store, "noise/all", NET, np.full((30, 8), 0.5, np.float16), np.full(30, -1))
+    words = ("--id", "pets", "--ood", "noise", "--scores", "msp", "--draws", "0", "--store", str(tmp_path), "--json")
+    done = featurebank_("ood", *words)
+    assert done.code == 0, done.err
+    (one,) = done.json["backbones"]
+    assert (one["head"], one["accuracy"]["value"]) == ("own" if taken else "probe", 1.0)
+    assert any("as many classes as pets/train, but it is right on" in note for note in one["notes"]) is not taken
