@@ -170,7 +170,7 @@ class Place:
         with self.reading(file, "a MATLAB file"):
             value = read_mat(content)
         if lacking := [key for key in keys if key not in value]:
-            raise self.error(file, ", ".join(k for k in value if not k.startswith("__")), ", ".join(lacking))
+            raise self.error(file, ", ".join(map(ascii, value)) or "none", ", ".join(lacking))
         return value
 
     def pickled(self, file: str, *keys: str) -> dict[str, Any]:
