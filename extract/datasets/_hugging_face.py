@@ -49,7 +49,7 @@ class HuggingFaceSource:
 
     def splits(self, spec_name: str, root: Path | None) -> Sequence[str]:
         """The splits that were saved, or that the files' names begin with."""
-        return list(_split_files(_place(spec_name, root)[0]))
+        return list(_splits(_place(spec_name, root)[0]))
 
     def open(self, spec: DatasetSpec) -> Split:
         """The rows of one split.
@@ -59,10 +59,7 @@ class HuggingFaceSource:
             DatasetError: the folder is none of ``datasets``, is damaged, or has no column of images.
         """
         folder, chosen = _place(spec.name, spec.root)
-        files = _split_files(folder)
-        if spec.split not in files:
-            raise nearest(f"split of {spec.name}", spec.split, files)
-        table = open_table(files[spec.split])
+        table = open_table(_files(folder, spec.split))
         features = _features(table)
         image, label = _image(spec.name, table, features, chosen), _label(spec.name, table, features, chosen)
         n = len(table)
@@ -99,13 +96,12 @@ def _place(name: str, root: Path | None) -> tuple[Path, dict[str, str]]:
     return folder, dict(part.split("=", 1) for part in choice[1].split(",")) if choice else {}
 
 
-def _split_files(folder: Path) -> dict[str, list[Path]]:
-    """Split to its files, in order."""
+def _splits(folder: Path) -> dict[str, list[Path]]:
+    """Split to its Parquet files in order, or to the folder that its Arrow files are in."""
     if (folder / "dataset_dict.json").is_file():
-        names = _json(folder / "dataset_dict.json", "splits", str)
-        return {name: _arrow_files(folder / name) for name in names}
+        return {name: [folder / name] for name in _json(folder / "dataset_dict.json", "splits", str)}
     if (folder / "state.json").is_file():
-        return {"all": _arrow_files(folder)}
+        return {"all": [folder]}
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*.parquet")):
         found.setdefault(SHARD.sub("", path.stem), []).append(path)
@@ -113,12 +109,20 @@ def _split_files(folder: Path) -> dict[str, list[Path]]:
         raise DatasetError(
             f"{folder}: expected dataset_dict.json or state.json of save_to_disk, or Parquet files, found none"
         )
-    for split, paths in found.items():
-        if len({path.parent for path in paths}) > 1:
-            places = ", ".join(sorted({str(path.parent.relative_to(folder)) for path in paths}))
-            raise DatasetError(f"{folder}: expected one configuration, found {split!r} in {places}; name one of them")
-        _check_shards(paths)
     return found
+
+
+def _files(folder: Path, split: str) -> list[Path]:
+    """A split's files, all of them: the others may lack some."""
+    found = _splits(folder)
+    if split not in found:
+        raise nearest(f"split of {folder}", split, found)
+    paths = _arrow_files(found[split][0]) if found[split][0].is_dir() else found[split]
+    if len({path.parent for path in paths}) > 1:
+        places = ", ".join(sorted({str(path.parent.relative_to(folder)) for path in paths}))
+        raise DatasetError(f"{folder}: expected one configuration, found {split!r} in {places}; name one of them")
+    _check_shards(paths)
+    return paths
 
 
 def _arrow_files(folder: Path) -> list[Path]:
@@ -126,11 +130,9 @@ def _arrow_files(folder: Path) -> list[Path]:
     files = [entry.get("filename") for entry in _json(place, "_data_files", dict)]
     if bad := [name for name in files if not isinstance(name, str) or not is_inside(name)]:
         raise DatasetError(f"{place}: expected files below {folder}, found {shown(str(bad[0]))}")
-    paths = [folder / str(name) for name in files]
-    if not paths:
+    if not files:
         raise DatasetError(f"{place}: expected files under _data_files, found none; save the dataset again")
-    _check_shards(paths)
-    return paths
+    return [folder / str(name) for name in files]
 
 
 def _check_shards(paths: Sequence[Path]) -> None:

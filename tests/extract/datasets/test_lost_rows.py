@@ -38,6 +38,8 @@ def test_a17_a_missing_parquet_shard_is_named(tmp_path: Path) -> None:
     cut = shards(tmp_path / "cut", "train-00000-of-00003.parquet", "train-00002-of-00003.parquet")
     with pytest.raises(DatasetError, match=r"expected 3 shards, 1 of them missing: train-00001-of-00003\.parquet"):
         opened(f"hf:{cut}", "train")
+    shards(tmp_path / "cut/val", "val-00000-of-00001.parquet")
+    assert len(opened(f"hf:{cut}", "val")) == 1
     mixed = shards(tmp_path / "mixed", "train-00000-of-00001.parquet", "train-00000-of-00002.parquet")
     with pytest.raises(DatasetError, match="expected the shards of one numbering"):
         opened(f"hf:{mixed}", "train")
