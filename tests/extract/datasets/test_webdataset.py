@@ -4,10 +4,12 @@ import io
 import json
 import pickle
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from runs import RESNET, VIT, run
 
 from featurebank.extract.datasets import DatasetSpec, Split, Subset, dataset_digest, label_of, open_split, splits
 from featurebank.extract.datasets._braces import expand_braces
@@ -116,3 +118,19 @@ def test_braces() -> None:
     assert expand_braces("a") == ["a"]
     assert expand_braces("{8..10}") == ["8", "9", "10"]
     assert expand_braces("x{a,b}y{00..01}") == ["xay00", "xay01", "xby00", "xby01"]
+
+
+def test_f2_a_run_reads_each_image_twice_however_many_backbones(
+    tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once to hash it, once to decode it for all backbones."""
+    birds = opened(shards, "train")
+    read, rows = vars(birds)["_read"], Counter[int]()
+
+    def counted(row: int) -> object:
+        rows[row] += 1
+        return read(row)
+
+    monkeypatch.setattr(birds, "_read", counted)
+    assert {outcome.n_rows for outcome in run(tmp_path / "features", birds, [VIT, RESNET])} == {3}
+    assert set(rows.values()) == {2}
