@@ -13,6 +13,7 @@ from featurebank.extract.datasets._columns import column
 from featurebank.extract.datasets._labels import parse_labels
 from featurebank.extract.datasets._reading import LIST_BYTES, is_inside, open_regular, read_file, reading, shown
 from featurebank.extract.datasets._records import FileSplit
+from featurebank.extract.datasets._tables import COLUMN_BYTES, check_rows, read_parquet
 from featurebank.extract.datasets.contract import DatasetSpec, Split
 from featurebank.extract.errors import DatasetError, nearest
 
@@ -22,8 +23,6 @@ Table = Mapping[str, Sequence[Any]]
 
 RESERVED = ("path", "label", "split", "id")
 PROBED = 16
-CELLS = 1 << 27
-"""What of a Parquet file becomes Python's objects."""
 
 
 class ManifestSource:
@@ -116,10 +115,8 @@ def _read_parquet(path: Path) -> Table:
 
     with open_regular(path, LIST_BYTES) as file:
         content = pq.ParquetFile(file)
-        n, width = content.metadata.num_rows, content.metadata.num_columns
-        if n * width > CELLS:
-            raise ValueError(f"{n:,} rows of {width:,} columns, more than {CELLS:,} cells")
-        table = content.read()
+        check_rows(content.metadata.num_rows, path.stat().st_size)
+        table = read_parquet(content, COLUMN_BYTES)
     if len(set(table.column_names)) != len(table.column_names):
         raise ValueError(f"column names must be distinct, found {', '.join(table.column_names)}")
     return {name: table.column(name).to_pylist() for name in table.column_names}

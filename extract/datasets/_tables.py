@@ -15,11 +15,19 @@ import numpy as np
 
 from featurebank.extract.datasets._reading import open_regular, reading
 
-__all__ = ["Table", "open_table"]
+__all__ = ["COLUMN_BYTES", "Table", "check_rows", "open_table", "read_parquet"]
 
 ROW_GROUPS_KEPT = 4
 ROWS = 1 << 26
+FEW_ROWS = 1 << 20
+ROWS_PER_BYTE = 16
+"""A file of more rows than these for its size repeats one value without end."""
 LARGEST = 1 << 50
+COLUMN_BYTES = 1 << 30
+"""What a column of numbers or texts of one file unpacks to."""
+GROUP_BYTES = 1 << 32
+"""What a row group of images unpacks to."""
+BATCH = 4096
 END = bytes.fromhex("ffffffff00000000")
 """What a stream of Arrow's ends with. Its reader takes a stream cut between two batches for a whole one."""
 
@@ -55,14 +63,44 @@ def open_table(files: Sequence[Path]) -> Table:
         for file in files:
             open_regular(file, LARGEST).close()  # Arrow would wait for a pipe.
         table = _ParquetTable(files) if files[0].suffix == ".parquet" else _ArrowTable(files)
-        if len(table) > ROWS:
-            raise ValueError(f"{len(table):,} rows, more than {ROWS:,}")
+        check_rows(len(table), sum(file.stat().st_size for file in files))
         return table
+
+
+def check_rows(rows: int, size: int) -> None:
+    """Refuses files that have more rows than files of their size.
+
+    Raises:
+        ValueError: they have.
+    """
+    most = min(ROWS, max(FEW_ROWS, ROWS_PER_BYTE * size))
+    if rows > most:
+        raise ValueError(f"{rows:,} rows in {size:,} bytes, more than {most:,}")
+
+
+def read_parquet(content: Any, limit: int, columns: Sequence[str] | None = None, group: int | None = None) -> Any:
+    """An open Parquet file, or some columns or one row group of it, as a table.
+
+    A value that is written once may stand in every row, so sizes are known only when they have been unpacked.
+
+    Raises:
+        ValueError: they unpack to more than ``limit`` bytes.
+    """
+    import pyarrow as pa  # type: ignore[import-untyped]
+
+    batches, size = [], 0
+    for batch in content.iter_batches(BATCH, columns=columns, row_groups=None if group is None else [group]):
+        whole = [part.dictionary_decode() if pa.types.is_dictionary(part.type) else part for part in batch.columns]
+        batches.append(pa.RecordBatch.from_arrays(whole, batch.schema.names))
+        size += batches[-1].nbytes
+        if size > limit:
+            raise ValueError(f"columns that unpack to more than {limit:,} bytes")
+    return pa.Table.from_batches(batches, batches[0].schema if batches else content.schema_arrow)
 
 
 class _ArrowTable:
     def __init__(self, files: Sequence[Path]) -> None:
-        import pyarrow as pa  # type: ignore[import-untyped]
+        import pyarrow as pa
 
         for file in files:
             with file.open("rb") as content:
@@ -108,10 +146,11 @@ class _ParquetTable:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        return pa.chunked_array(
-            [chunk for file in self._files for chunk in pq.read_table(file, columns=[name]).column(name).chunks],
-            type=self.schema.field(name).type,
-        )
+        chunks = []
+        for file in self._files:
+            with pq.ParquetFile(file) as content:
+                chunks += read_parquet(content, COLUMN_BYTES, [name]).column(name).chunks
+        return pa.chunked_array(chunks, type=chunks[0].type if chunks else self.schema.field(name).type)
 
     def cell(self, name: str, row: int) -> Any:
         group = int(np.searchsorted(self._ends, row, side="right"))
@@ -126,7 +165,7 @@ class _ParquetTable:
             if key not in self._kept:
                 file, k = self._groups[group]
                 with pq.ParquetFile(file) as content:
-                    self._kept[key] = content.read_row_group(k, columns=[name]).column(name)
+                    self._kept[key] = read_parquet(content, GROUP_BYTES, [name], k).column(name)
             self._kept.move_to_end(key)
             while len(self._kept) > ROW_GROUPS_KEPT:
                 self._kept.popitem(last=False)

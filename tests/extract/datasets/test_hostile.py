@@ -23,7 +23,16 @@ from layout_files import structs
 from limited import run_limited
 from official_layouts import LAYOUTS
 
-from featurebank.extract.datasets import DatasetSpec, Place, Split, _reading, dataset_digest, open_split
+from featurebank.extract.datasets import (
+    DatasetSpec,
+    Place,
+    Split,
+    _manifest,
+    _reading,
+    _tables,
+    dataset_digest,
+    open_split,
+)
 from featurebank.extract.datasets._matlab import read_mat
 from featurebank.extract.datasets._reading import read_file
 from featurebank.extract.errors import DatasetError
@@ -322,3 +331,24 @@ def test_c9_a_name_that_no_store_takes_is_the_datasets_error(tmp_path: Path, dra
     with pytest.raises(DatasetError, match="a dataset's name must have at most 255 bytes once encoded"):
         opened(f"folder:{folder}")
     assert len(opened(f"folder:{folder}", label="cats")) == 1
+
+
+@pytest.mark.parametrize("store_schema", [False, True])
+def test_c14_parquet_files_that_unpack_to_far_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store_schema: bool
+) -> None:
+    """Each value written once: 100,000 rows in some kB, and a text of 10 kB in each of 1,000 rows."""
+    monkeypatch.setattr(_tables, "FEW_ROWS", 1 << 10)
+    monkeypatch.setattr(_tables, "COLUMN_BYTES", 1 << 22)
+    monkeypatch.setattr(_manifest, "COLUMN_BYTES", 1 << 22)
+    for rows, text, message in ((100_000, "x", "100,000 rows in"), (1000, "x" * 10_000, "more than 4,194,304")):
+        same = np.zeros(rows, np.int32)
+        texts, images = (pa.DictionaryArray.from_arrays(same, pa.array([value])) for value in (text, b"x"))
+        path = tmp_path / f"hub{rows}/all.parquet"
+        path.parent.mkdir()
+        table = pa.table({"path": texts, "label": texts, "image": images})
+        pq.write_table(table, path, store_schema=store_schema, compression="zstd")
+        assert path.stat().st_size < 1 << 12
+        for name in (f"manifest:{path}", f"hf:{path.parent}@image=image"):
+            with pytest.raises(DatasetError, match=message):
+                opened(name)
