@@ -145,7 +145,8 @@ def storable(columns: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[np.
             notes.append(f"column {shown(given)} is left out: {why}")
             continue
         name = next(name for name in _names(given) if name not in kept and (name == given or name not in columns))
-        kept[name] = values
+        # Texts that are objects because of other rows than these.
+        kept[name] = np.array(values.tolist(), np.str_) if values.dtype.kind == "O" else values
         room -= size
         if name != given:
             notes.append(f"column {shown(given)} is called {name!r} in the store")

@@ -191,3 +191,12 @@ def test_c9_what_is_left_out_is_what_a_store_refuses() -> None:
     for name in ("COLUMNS", "TEXT_BYTES", "ALL_TEXT_BYTES"):
         assert getattr(_columns, name) == getattr(_limits, name)
     assert _columns.NAME_CHARACTERS == _limits.NAME_BYTES
+
+
+def test_c9_a_text_too_long_takes_its_column_from_its_own_split_alone(tmp_path: Path) -> None:
+    path = tmp_path / "pets.csv"
+    path.write_text(f"path,label,split,note\na.png,0,train,{'x' * 5000}\na.png,0,test,short\n")
+    (tmp_path / "a.png").touch()
+    train, test = (open_split(DatasetSpec(name=f"manifest:{path}", split=split)) for split in ("train", "test"))
+    assert not train.columns
+    assert test.columns["note"].dtype == np.dtype("<U5")
