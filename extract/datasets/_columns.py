@@ -23,6 +23,7 @@ TEXT_BYTES: Final = 4096
 ALL_TEXT_BYTES: Final = 1 << 30
 """What a store holds: see FORMAT.md, "Limits"."""
 
+NOTES: Final = 16
 BOOLEANS: Final = (("True", "False"), ("true", "false"), ("TRUE", "FALSE"))
 LONGEST_NUMBER: Final = 32
 EXACT: Final = 1 << 53
@@ -150,6 +151,8 @@ def storable(columns: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[np.
         room -= size
         if name != given:
             notes.append(f"column {shown(given)} is called {name!r} in the store")
+    if len(notes) > NOTES:
+        notes[NOTES:] = [f"{len(notes) - NOTES:,} more columns are renamed or left out"]
     return kept, notes
 
 

@@ -200,3 +200,10 @@ def test_c9_a_text_too_long_takes_its_column_from_its_own_split_alone(tmp_path: 
     train, test = (open_split(DatasetSpec(name=f"manifest:{path}", split=split)) for split in ("train", "test"))
     assert not train.columns
     assert test.columns["note"].dtype == np.dtype("<U5")
+
+
+def test_c9_a_thousand_odd_columns_are_a_few_notes() -> None:
+    kept, notes = storable({f"a {k}": np.arange(2) for k in range(1100)})
+    assert len(kept) == _columns.COLUMNS
+    assert notes[-1] == "1,084 more columns are renamed or left out"
+    assert len(notes) == 17
