@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 something failed, 2 wrong use (arguments, a configuration,
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -73,6 +74,11 @@ def main() -> None:
     except Exception:  # a fault of ours; what it tells may quote a stranger's file all the same
         sys.stderr.write(shown(traceback.format_exc(), keep="\n"))
         code = 1
+    if code == INTERRUPTED:
+        # Threads may be inside of torch, which ends the process by SIGABRT where it finds them so at its own end.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 

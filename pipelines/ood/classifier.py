@@ -106,7 +106,8 @@ def find_classifier(
     """The backbone's own classifier or a logistic probe; of itself its own, if it has the train rows' classes.
 
     A store has no names of a classifier's classes. As many as the dataset's may still be others, or in another order,
-    so the train rows must say that they are the same: see `featurebank.probes.numbering.doubt`.
+    so the train rows must say that they are the same: see `featurebank.probes.numbering.doubt`. One asked for is taken
+    to have them, in their order, whatever the rows say.
 
     Where neither can be had and none was asked for, there is none, and `Classifier.lacking` says why.
 
@@ -127,7 +128,9 @@ def find_classifier(
         )
     train = inputs.train
     fits = own is not None and (own.classes is not None or not has_classes(train))
-    if own is not None and (wanted == "own" or (wanted is None and fits)):
+    if own is not None and wanted == "own":
+        return replace(own, classes=np.arange(own.n_classes)) if own.doubt else own
+    if own is not None and wanted is None and fits:
         return own
     if not has_classes(train) or len(np.unique(train.labels)) < 2:
         found = "one class" if has_classes(train) else "none"

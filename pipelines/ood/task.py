@@ -140,9 +140,10 @@ class OODTask(Task):
             partial(missing, train=dealt.train, classifier=classifier),
         )
         accuracy, kept, notes = self._accuracy(dealt, classifier)
-        if classifier.doubt and classifier.source == "probe":
+        if classifier.doubt:
             own = f"{inputs.backbone}'s own has as many classes as {dealt.train.name}, but {classifier.doubt}"
-            notes.insert(0, f"the head is a probe: {own}")
+            probed = classifier.source == "probe"
+            notes.insert(0, f"the head is a probe: {own}" if probed else f"the head was asked for: {own}")
         for split in dealt.tested:
             kept |= {f"{split.name} ids": split.ids, f"{split.name} rows": split.rows}
             kept |= {f"{split.name} {name}": scored for name, scored in values[split.name].items()}

@@ -185,11 +185,12 @@ def labelled(split: SplitRows) -> SplitRows:
             "use --task multilabel"
         )
     kept = split.where(split.labels >= 0)
-    if len(kept.labels) == 0 and (values := split.columns.get("label")) is not None and values.dtype.kind == "f":
-        raise ValueError(
-            f"{split.name}: expected classes, found labels with decimals; --task regression predicts those"
-        )
     if len(kept.labels) == 0:
+        values = split.columns.get("label") if split.path.is_file() else None
+        if values is not None and values.dtype.kind == "f":
+            raise ValueError(
+                f"{split.name}: expected classes, found labels with decimals; --task regression predicts those"
+            )
         raise ValueError(f"{split.name}: expected labelled rows, found none among {len(split.labels)}")
     return kept
 

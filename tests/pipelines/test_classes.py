@@ -293,3 +293,7 @@ def test_a3_a_head_of_as_many_classes_is_its_own_only_where_it_is_right(
     (one,) = done.json["backbones"]
     assert (one["head"], one["accuracy"]["value"]) == ("own" if taken else "probe", 1.0)
     assert any("as many classes as pets/train, but it is right on" in note for note in one["notes"]) is not taken
+    asked = featurebank_("ood", *words, "--head", "own")
+    (one,) = asked.json["backbones"]
+    assert one["head"] == "own"
+    assert any(note.startswith("the head was asked for: ") for note in one["notes"]) is not taken

@@ -21,6 +21,7 @@ from featurebank.probes.ood.registry import scores
 from featurebank.store import FeatureStore
 
 SOME = ("--scores", "msp", "--scores", "react", "--scores", "mds", "--draws", 0)
+OWN = (*SOME, "--head", "own")  # of a random network, whose classes the rows do not tell
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def run(store: Path, *arguments: Any) -> Done:
 
 
 def test_imagenet_1k_end_to_end(data: Path, tmp_path: Path) -> None:
-    done = run(tmp_path, "--backbone", RESNET, "--data", data, *SOME, "--json")
+    done = run(tmp_path, "--backbone", RESNET, "--data", data, *OWN, "--json")
     assert done.code == 0, done.err
     (one,) = done.json["backbones"]
     assert (one["train"], one["test"]) == ("openood:imagenet1k/train", "openood:imagenet1k/test")
@@ -61,10 +62,10 @@ def test_imagenet_1k_end_to_end(data: Path, tmp_path: Path) -> None:
     assert (selected["inside"], selected["outside"]) == ("openood:imagenet1k/val", "openood:imagenet1k/openimage_o_val")
     assert (rows[0].settings or {})["shifted"] == [f"openood:imagenet1k/imagenet_{kind}" for kind in ("v2", "c", "r")]
     page = tmp_path / "page.html"
-    again = run(tmp_path, "--backbone", RESNET, "--data", data, *SOME, "--json", "--html", page)
+    again = run(tmp_path, "--backbone", RESNET, "--data", data, *OWN, "--json", "--html", page)
     assert page.read_text(encoding="utf-8").count("<img ") == 8 + 6 + 5 + 6 + 6 + 5
     assert again.json["backbones"][0]["known"]
-    assert run(tmp_path, *SOME, "--json").json["backbones"][0]["known"]
+    assert run(tmp_path, *OWN, "--json").json["backbones"][0]["known"]
 
 
 def test_a_shifted_set_without_images_is_passed_over_and_another_is_not(data: Path, tmp_path: Path) -> None:
@@ -72,13 +73,13 @@ def test_a_shifted_set_without_images_is_passed_over_and_another_is_not(data: Pa
     shutil.copytree(data, some)
     shutil.rmtree(some / "images_largescale" / "imagenet_c")
     (some / "benchmark_imglist" / "imagenet" / "test_imagenet_r.txt").unlink()
-    done = run(tmp_path / "store", "--backbone", RESNET, "--data", some, *SOME, "--json")
+    done = run(tmp_path / "store", "--backbone", RESNET, "--data", some, *OWN, "--json")
     assert done.code == 0, done.err
     assert words(done.err).count("is passed over") == 2
     row = next(row for row in Results(tmp_path / "store").rows() if row.metric == "auroc msp")
     assert (row.settings or {})["shifted"] == ["openood:imagenet1k/imagenet_v2"]
     shutil.rmtree(some / "images_largescale" / "ninco")
-    done = run(tmp_path / "other", "--backbone", RESNET, "--data", some, *SOME)
+    done = run(tmp_path / "other", "--backbone", RESNET, "--data", some, *OWN)
     assert (done.code, done.out) == (1, "")
     assert "5 of them missing: ninco/NINCO_OOD_classes/test_ninco_000.png" in words(done.err)
 
