@@ -187,8 +187,7 @@ def _records(
     if isinstance(found, Pixels):
         n = len(found.pixels)
         ids = [f"{base}/{row:0{max(5, len(str(n - 1)))}d}" for row in range(n)]
-        labels = np.asarray(found.labels, np.int64)
-        return ArraySplit(spec, ids, labels, found.class_names, pixels=found.pixels, reopen=_reopen)
+        return ArraySplit(spec, ids, found.labels, found.class_names, pixels=found.pixels, reopen=_reopen)
     if PARTIAL in place.options and not found.seen:
         gone = set(absent(place.root, found.files))
         found = found.take(np.flatnonzero([file not in gone for file in found.files]))

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from featurebank.extract.datasets._columns import is_missing
+from featurebank.extract.datasets._columns import EXACT, is_missing
 from featurebank.extract.datasets._reading import shown
 from featurebank.extract.errors import DatasetError
 
-__all__ = ["SEPARATOR", "Labels", "class_index", "parse_labels"]
+__all__ = ["SEPARATOR", "Labels", "class_index", "parse_labels", "whole_labels"]
 
 SEPARATOR: Final = "|"
 CLASSES: Final = 1 << 16
@@ -98,6 +98,27 @@ def class_index(value: object) -> int | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and -1 <= value < 1 << 63 else None
+
+
+def whole_labels(labels: ArrayLike, place: object) -> NDArray[np.int64]:
+    """Labels in an array, as int64: floats that are whole are class indices, NaN is none (-1).
+
+    Raises:
+        DatasetError: they are no numbers, or have decimals.
+
+    >>> whole_labels([0.0, 2.0, float("nan")], "pets").tolist()
+    [0, 2, -1]
+    """
+    given = np.asarray(labels)
+    if given.dtype.kind not in "biuf":
+        raise DatasetError(f"{place}: labels must be whole numbers, found {given.dtype}")
+    if given.dtype.kind == "f":
+        given = np.where(np.isnan(given), -1, given)
+        if (odd := given[(given != np.floor(given)) | (np.abs(given) >= EXACT)]).size:
+            raise DatasetError(
+                f"{place}: labels must be whole numbers, found {odd[0]}; numbers to regress to belong in a column"
+            )
+    return np.ascontiguousarray(given, np.int64)
 
 
 def _is_list(cell: object) -> bool:

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -46,11 +47,9 @@ class Listing:
     boxes: NDArray[np.int64] | None = None
     seen: bool = False
 
-    def label_array(self) -> NDArray[np.int64]:
-        """The labels as int64, -1 throughout where there are none."""
-        if self.labels is None:
-            return np.full(len(self.files), -1, np.int64)
-        return np.asarray(self.labels, dtype=np.int64)
+    def label_array(self) -> NDArray[Any]:
+        """The labels as they are, -1 throughout where there are none."""
+        return np.full(len(self.files), -1, np.int64) if self.labels is None else np.asarray(self.labels)
 
     def take(self, rows: NDArray[np.int64]) -> Listing:
         """The records at these rows."""

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from featurebank.extract.datasets._columns import storable
 from featurebank.extract.datasets._index import file_hashes
+from featurebank.extract.datasets._labels import whole_labels
 from featurebank.extract.datasets._reading import is_unicode, read_file, reason, shown
 from featurebank.extract.datasets.contract import Columns, DatasetSpec, Split, Subset
 from featurebank.extract.errors import DatasetError
@@ -41,7 +42,7 @@ class Records:
     Args:
         spec: what was asked for; its subset is not yet taken (see `subset`).
         ids: N distinct non-empty strings.
-        labels: (N,) or (N, L) integers.
+        labels: (N,) or (N, L) whole numbers.
         class_names: K names, or none.
         columns: extra columns, each (N,); those that no store can hold are renamed or left out, and a note says so.
         notes: what the user should know of how the records were read.
@@ -55,7 +56,7 @@ class Records:
         self,
         spec: DatasetSpec,
         ids: Sequence[str],
-        labels: NDArray[np.integer],
+        labels: ArrayLike,
         class_names: Sequence[str] = (),
         columns: Columns | None = None,
         *,
@@ -63,7 +64,7 @@ class Records:
     ) -> None:
         self.spec = spec
         self.ids: Sequence[str] = list(ids)
-        self.labels: NDArray[np.int64] = np.ascontiguousarray(labels, dtype=np.int64)
+        self.labels = whole_labels(labels, _where(spec))
         self.class_names: Sequence[str] = list(class_names)
         kept, changes = storable(columns or {})
         self.columns: Columns = kept
@@ -109,7 +110,7 @@ class FileSplit(Records):
         self,
         spec: DatasetSpec,
         ids: Sequence[str],
-        labels: NDArray[np.integer],
+        labels: ArrayLike,
         class_names: Sequence[str] = (),
         columns: Columns | None = None,
         *,
@@ -158,7 +159,7 @@ class ReaderSplit(Records):
         self,
         spec: DatasetSpec,
         ids: Sequence[str],
-        labels: NDArray[np.integer],
+        labels: ArrayLike,
         class_names: Sequence[str] = (),
         columns: Columns | None = None,
         *,
@@ -226,7 +227,7 @@ class ArraySplit(ReaderSplit):
         self,
         spec: DatasetSpec,
         ids: Sequence[str],
-        labels: NDArray[np.integer],
+        labels: ArrayLike,
         class_names: Sequence[str] = (),
         columns: Columns | None = None,
         *,

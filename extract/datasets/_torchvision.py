@@ -336,6 +336,8 @@ def _label(dataset: Any, row: int) -> Any:
 
 
 def _integers(values: Sequence[Any]) -> NDArray[np.int64]:
+    if odd := [value for value in values if value is not None and int(value) != value]:
+        raise DatasetError(f"expected the dataset to return class indices, found {odd[0]!r}")
     return np.array([-1 if value is None else int(value) for value in values], np.int64)
 
 

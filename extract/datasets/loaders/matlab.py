@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from featurebank.extract.datasets._labels import whole_labels
 from featurebank.extract.datasets._listing import Listing
 from featurebank.extract.datasets._place import Place
 
@@ -18,7 +20,7 @@ FLOWERS = {"train": "trnid", "val": "valid", "test": "tstid"}
 def flowers102(place: Place, split: str) -> Listing:
     """``setid.mat`` lists each split's image numbers, ``imagelabels.mat`` every image's class, both from 1."""
     numbers = np.ravel(place.mat("setid.mat", *FLOWERS.values())[FLOWERS[split]])
-    labels = np.ravel(place.mat("imagelabels.mat", "labels")["labels"]).astype(np.int64) - 1
+    labels = _classes(place, "imagelabels.mat", place.mat("imagelabels.mat", "labels")["labels"])
     if numbers.min() < 1 or numbers.max() > len(labels):
         raise place.error("setid.mat", f"{numbers.min()} to {numbers.max()}", f"image numbers 1 to {len(labels)}")
     return Listing(files=[f"jpg/image_{number:05d}.jpg" for number in numbers], labels=labels[numbers.astype(int) - 1])
@@ -50,13 +52,18 @@ def stanford_dogs(place: Place, split: str) -> Listing:
     file = place.first(f"{split}_list.mat", f"lists/{split}_list.mat")
     lists = place.mat(file, "file_list", "labels")
     names = [str(name) for name in _list(lists["file_list"])]
-    labels = np.ravel(lists["labels"]).astype(np.int64) - 1
+    labels = _classes(place, file, lists["labels"])
     folders = dict(zip(labels.tolist(), [name.partition("/")[0] for name in names], strict=True))
     return Listing(
         files=[f"Images/{name}" for name in names],
         labels=labels,
         class_names=[folders[k].partition("-")[2] for k in sorted(folders)] if _is_range(folders) else (),
     )
+
+
+def _classes(place: Place, file: str, labels: Any) -> NDArray[np.int64]:
+    """Class indices, which MATLAB counts from 1."""
+    return whole_labels(np.ravel(labels), place.root / file) - 1
 
 
 def _is_range(folders: dict[int, str]) -> bool:

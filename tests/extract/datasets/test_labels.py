@@ -12,7 +12,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 
-from featurebank.extract.datasets import DatasetSpec, Split, open_split
+from featurebank.extract.datasets import DatasetSpec, Listing, NamedDataset, Pixels, Split, open_split
 from featurebank.extract.datasets._labels import parse_labels
 from featurebank.extract.errors import DatasetError
 
@@ -97,3 +97,20 @@ def test_a13_whole_floats_of_every_source_are_indices(tmp_path: Path) -> None:
         for name in ("0.png", "0.json"):
             tar.add(tmp_path / name, name)
     assert open_split(DatasetSpec(name=f"wds:{path}", split="all")).labels.tolist() == [3]
+
+
+def test_a13_labels_of_ones_own_loader_are_never_cut_off(tmp_path: Path) -> None:
+    """Lists and arrays with decimals, which NumPy makes whole numbers of in silence."""
+    (tmp_path / "0.png").touch()
+
+    def labels(values: Any, pixels: bool) -> object:
+        found = Listing(files=["0.png"] * 3, ids=list("abc"), labels=values)
+        array = Pixels(pixels=np.zeros((3, 4, 4), np.uint8), labels=values)
+        own = NamedDataset(name="own", loader=lambda *_: array if pixels else found, splits={"all": 3})
+        return own.open(DatasetSpec(name="own", split="all", root=tmp_path)).labels.tolist()
+
+    for pixels in (False, True):
+        assert labels([2.0, 0.0, float("nan")], pixels) == [2, 0, -1]
+        for odd, shown in (([0.5, 1.5, 2.0], "0.5"), ([0, 1, 1e300], "1e.300"), (["0", "1", "2"], "<U1")):
+            with pytest.raises(DatasetError, match=f"labels must be whole numbers, found {shown}"):
+                labels(odd, pixels)
