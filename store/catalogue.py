@@ -14,12 +14,10 @@ from numpy.typing import NDArray
 
 from featurebank.store._collecting import Garbage, leftovers, superseded
 from featurebank.store._collecting import delete as remove
-from featurebank.store._header import Header
+from featurebank.store._listing import entry_of, named
 from featurebank.store._merging import Merged, copy_verified
 from featurebank.store._names import decode_component, encode_component, not_found, partial_path
 from featurebank.store._noted import note, noted
-from featurebank.store._opening import open_within, read_partial, read_sealed, string_in
-from featurebank.store._parts import committed_rows
 from featurebank.store.entries import Entry, described, newest_contents, shortest
 from featurebank.store.errors import (
     AmbiguousError,
@@ -28,10 +26,8 @@ from featurebank.store.errors import (
     NotSealedError,
     StoreError,
 )
-from featurebank.store.naming import names_of, network_of
 from featurebank.store.reader import FeatureSet, Verification
-from featurebank.store.stamps import PLACES, recipe_of, stamp_of
-from featurebank.store.verify import VerifyReport, reported, was_checked
+from featurebank.store.verify import VerifyReport, reported
 
 __all__ = ["FeatureStore"]
 
@@ -84,7 +80,7 @@ class FeatureStore:
             if dataset in (None, names[0], f"{names[0]}/{names[1]}")
             and (backbone in (None, names[2]) or str(backbone).startswith(f"{names[2]}["))
         }
-        entries = _named([self._entry(names, path) for names, path in files if names[2] in wanted])
+        entries = named([entry_of(names, path, self.root) for names, path in files if names[2] in wanted])
         return [
             entry
             for entry in entries
@@ -121,7 +117,7 @@ class FeatureStore:
             raise not_found(
                 str(self.root), "dataset", dataset, (f"{names[0]}/{names[1]}" for names, _ in self._files())
             )
-        matching = [self._entry(names, path) for names, path in found if names[2] == backbone]
+        matching = [entry_of(names, path, self.root) for names, path in found if names[2] == backbone]
         if len({entry.network for entry in matching}) != 1:
             called = self.ls(dataset, backbone)
             matching = [entry for entry in called if entry.name == backbone] or matching
@@ -286,62 +282,6 @@ class FeatureStore:
     def _is_inside(self, path: Path) -> bool:
         # Unlike Path.resolve, it takes a link to itself for what it is.
         return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.root))
-
-    def _entry(self, names: tuple[str, str, str], path: Path) -> Entry:
-        entry = Entry(
-            dataset=names[0],
-            split=names[1],
-            backbone=names[2],
-            fingerprint=path.name[:16],
-            state="damaged",
-            path=path,
-            root=self.root,
-        )
-        try:
-            header, manifest, n_done = _read(path, self.root)
-            _check_names(names, path, manifest["key"])
-        except StoreError as error:
-            return replace(entry, message=str(error), checked=was_checked(error))
-        return replace(
-            entry,
-            fingerprint=header.table.fingerprint,
-            state="partial" if path.suffix == ".partial" else "sealed",
-            n_rows=header.table.n_rows,
-            n_done=n_done,
-            outputs=header.table.described(),
-            nbytes=header.file_size,
-            recipe=recipe_of(manifest["key"]),
-            sealed_at=stamp_of(manifest["provenance"]).at,
-            network=network_of(names[2], manifest["key"], manifest["provenance"]),
-        )
-
-
-def _named(entries: Sequence[Entry]) -> list[Entry]:
-    networks = (entry.network for entry in sorted(entries, key=lambda entry: entry.sealed_at))
-    called = names_of(network for network in networks if network)
-    return [replace(e, name=called[e.network.place]) if e.network else e for e in entries]
-
-
-def _read(path: Path, root: Path) -> tuple[Header, dict[str, Any], int]:
-    """Header, manifest, and the rows that are there."""
-    if path.suffix != ".partial":
-        header, manifest = read_sealed(path, root)
-        return header, manifest, header.table.n_rows
-    disk = open_within(path, root)
-    try:
-        header, manifest = read_partial(disk)
-        return header, manifest, committed_rows(disk, header.table, manifest["provenance"])
-    finally:
-        disk.close()
-
-
-def _check_names(names: tuple[str, str, str], path: Path, key: dict[str, Any]) -> None:
-    expected = tuple(string_in(key, *place) for place in PLACES)
-    if names != expected:
-        raise CorruptError(
-            f"{path} must lie in the folders of its key, {' / '.join(expected)}; found {' / '.join(names)}: "
-            f"it was moved; move it back"
-        )
 
 
 def _only(matching: Sequence[Entry]) -> Entry:
