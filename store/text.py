@@ -26,8 +26,8 @@ def shown(text: str, *, keep: str = "") -> str:
         text: any.
         keep: characters that stay.
 
-    >>> shown("a\\x1b[31mb\\u202ec\\n")
-    'a\\\\x1b[31mb\\\\u202ec\\\\n'
+    >>> shown("a\x1b[31mb\u202ec\n")
+    'a\\x1b[31mb\\u202ec\\n'
     """
     if text.isprintable():
         return text
