@@ -8,33 +8,32 @@ from typing import Annotated, Literal
 
 import typer
 
-from featurebank.pipelines.export_formats import FORMATS, written_names
+from featurebank.pipelines.export_formats import FORMATS, format_of, written_names
 from featurebank.pipelines.stores import existing_store
 from featurebank.pipelines.streams import console, print_json
-from featurebank.store import FeatureSet, InvalidInputError
+from featurebank.store import FeatureSet
 from featurebank.store.filing import named_when_complete
 
 __all__ = ["export", "write_export"]
 
 
-def write_export(feature_set: FeatureSet, target: Path, form: str, outputs: Sequence[str] = ()) -> int:
+def write_export(feature_set: FeatureSet, target: Path, form: str | None = None, outputs: Sequence[str] = ()) -> int:
     """Writes a feature set in another format and returns its bytes; all rows, the failed ones with ``ok`` false.
 
     Args:
         feature_set: What to write.
         target: The file, or for ``npy`` and ``hf`` the folder; it gets its name when it is complete.
-        form: ``npy``, ``parquet``, ``safetensors`` or ``hf``.
+        form: ``npy``, ``parquet``, ``safetensors`` or ``hf``; by default what the target's suffix says, or ``npy``.
         outputs: The outputs; all if none is named.
 
     Raises:
-        InvalidInputError: another format.
+        InvalidInputError: another format, or a suffix of another.
         NotFoundError: an unknown output.
         ExistsError: there is something at ``target``, or has come there meanwhile; it is kept.
         StorageError: the disk is full, read-only, failing; nothing is left behind.
         CorruptError: the rows to be written are damaged.
     """
-    if form not in FORMATS:
-        raise InvalidInputError(f"the format must be one of {', '.join(FORMATS)}; found {form!r}")
+    form = format_of(target, form)
     chosen = list(dict.fromkeys(outputs)) or list(feature_set.outputs)
     for name in chosen:
         feature_set.info(name)
@@ -49,8 +48,9 @@ def export(  # noqa: PLR0917 - one for each option
     backbone: Annotated[str, typer.Argument(help="The backbone's name.")],
     target: Annotated[Path, typer.Argument(help="The file to write; a folder for npy and hf.")],
     form: Annotated[
-        Literal["npy", "parquet", "safetensors", "hf"], typer.Option("--format", help="What to write.")
-    ] = "npy",
+        Literal["npy", "parquet", "safetensors", "hf"] | None,
+        typer.Option("--format", help="What to write; by default what the suffix says, npy where there is none."),
+    ] = None,
     output: Annotated[list[str] | None, typer.Option("--output", help="Only this output; repeatable.")] = None,
     store: Annotated[Path, typer.Option("--store", help="The store's folder.")] = Path("features"),
     fingerprint: Annotated[str | None, typer.Option(help="Which set, where several keys match.")] = None,
@@ -62,7 +62,9 @@ def export(  # noqa: PLR0917 - one for each option
         rows = len(feature_set)
         names = written_names(feature_set, output or feature_set.outputs)
     if as_json:
-        print_json({"path": str(target), "format": form, "rows": rows, "nbytes": nbytes, "names": names})
+        print_json(
+            {"path": str(target), "format": format_of(target, form), "rows": rows, "nbytes": nbytes, "names": names}
+        )
     else:
         console().print(f"{target}: {rows:,} rows, {nbytes:,} bytes", highlight=False, soft_wrap=True)
         for name, written in names.items():

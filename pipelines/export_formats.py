@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurebank.store import FeatureSet
-from featurebank.store.rows import plain_text
+from featurebank.store import FeatureSet, InvalidInputError
+from featurebank.store.rows import label_names, plain_text
 
-__all__ = ["FORMATS", "written_names"]
+__all__ = ["FORMATS", "format_of", "written_names"]
 
 _BLOCK = 32 << 20
 _RECORDS = ("id", "label", "ok", "content_hash")
+_SUFFIXES = {".parquet": "parquet", ".safetensors": "safetensors"}
 _SAFETENSORS = {"<f2": "F16", "<f4": "F32", "<f8": "F64", "<i8": "I64", "|u1": "U8", "|b1": "BOOL"}
 _SAFETENSORS |= {f"{'<|'[n == 1]}{kind}{n}": f"{kind.upper()}{8 * n}" for kind in "iu" for n in (1, 2, 4, 8)}
 
@@ -68,7 +69,10 @@ def write_safetensors(feature_set: FeatureSet, outputs: Sequence[str], target: P
 
 
 def write_parquet(feature_set: FeatureSet, outputs: Sequence[str], target: Path) -> None:
-    """One file, one record a row; outputs as lists of float32 of one length, which every reader of Parquet knows."""
+    """One file, one record a row; outputs as lists of float32 of one length, which every reader of Parquet knows.
+
+    Where the set has class names, ``label_name`` has that of each label, or those of a row's labels.
+    """
     import pyarrow.parquet  # type: ignore[import-untyped]
 
     writer = None
@@ -105,12 +109,40 @@ FORMATS: dict[str, Callable[[FeatureSet, Sequence[str], Path], None]] = {
 }
 
 
+def format_of(target: Path, form: str | None) -> str:
+    """The format to write: the one asked for, else that of the target's suffix, else the folder of ``npy``.
+
+    Raises:
+        InvalidInputError: there is no such format, or the suffix is that of another, or of none.
+
+    >>> format_of(Path("out.safetensors"), None), format_of(Path("out"), None), format_of(Path("out"), "hf")
+    ('safetensors', 'npy', 'hf')
+    """
+    if form is not None and form not in FORMATS:
+        raise InvalidInputError(f"the format must be one of {', '.join(FORMATS)}; found {form!r}")
+    suffix = target.suffix.lower()
+    said = _SUFFIXES.get(suffix, "")
+    if form is None and suffix and not said:
+        raise InvalidInputError(
+            f"{target}: the suffix must be {' or '.join(_SUFFIXES)}, or none for a folder of npy files; "
+            f"found {suffix!r}; say with --format which of {', '.join(FORMATS)} to write there"
+        )
+    if said and form not in (None, said):
+        raise InvalidInputError(
+            f"{target} must be in the format of its suffix, {said}; found {form}; "
+            "leave --format out, or end the name otherwise"
+        )
+    return form or said or "npy"
+
+
 def written_names(feature_set: FeatureSet, outputs: Sequence[str]) -> dict[str, str]:
     """What each output is called in an export: by its name, or ``output.NAME`` where something else is called that.
 
     Names that differ in case alone are the same to some file systems and databases.
     """
-    taken = {name.casefold() for name in (*_RECORDS, *(f"column.{name}" for name in feature_set.table.columns))}
+    taken = {
+        name.casefold() for name in (*_RECORDS, "label_name", *(f"column.{name}" for name in feature_set.table.columns))
+    }
     names: dict[str, str] = {}
     for name in dict.fromkeys(outputs):
         written = name
@@ -159,6 +191,8 @@ def _table(feature_set: FeatureSet, outputs: Sequence[str], records: dict[str, N
             columns[name] = _lists(values[rows])
         else:
             columns[name] = pa.array(np.ascontiguousarray(plain_text(values[rows])))
+        if name == "label" and (names := label_names(feature_set, rows)) is not None:
+            columns["label_name"] = pa.array(names, pa.list_(pa.string()) if values.ndim > 1 else pa.string())
     shapes = {}
     for name, written in written_names(feature_set, outputs).items():
         features = feature_set.load(name, rows).astype(np.float32)

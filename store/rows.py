@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurebank.store._records import Output
+from featurebank.store.errors import InvalidInputError
+from featurebank.store.requirements import advice
 
 if TYPE_CHECKING:
     from featurebank.store.reader import FeatureSet
 
-__all__ = ["LazyOutput", "RowDataset", "iterate_batches", "plain_text"]
+__all__ = ["LazyOutput", "RowDataset", "data_frame", "iterate_batches", "label_names", "plain_text"]
 
 
 class RowDataset:
@@ -86,6 +89,41 @@ def iterate_batches(
             "labels": labels[chosen],
             "rows": chosen.copy(),
         }
+
+
+def label_names(feature_set: FeatureSet, rows: slice = slice(None)) -> list[Any] | None:
+    """The name of each row's class, ``None`` for a label without one; a list of names where a row has many labels.
+
+    ``None`` instead of a list where the set has no class names, or not one for each place of its labels.
+    """
+    names, labels = feature_set.class_names, feature_set.labels
+    if not names or (labels.ndim > 1 and len(names) != labels.shape[1]):
+        return None
+    if labels.ndim > 1:
+        return [[names[place] for place in np.flatnonzero(row > 0)] for row in labels[rows]]
+    return [names[label] if 0 <= label < len(names) else None for label in labels[rows].tolist()]
+
+
+def data_frame(feature_set: FeatureSet, outputs: Sequence[str]) -> Any:
+    """What `FeatureSet.to_pandas` gives."""
+    infos = [feature_set.info(name) for name in outputs]
+    try:
+        pandas = importlib.import_module("pandas")
+    except ImportError as error:
+        raise InvalidInputError(f"a data frame {advice('pandas')}") from error
+    labels, names = feature_set.labels, label_names(feature_set)
+    records: dict[str, Any] = {"label": labels if labels.ndim == 1 else labels.tolist()}
+    if names is not None:
+        records["label_name"] = names
+    records["ok"] = feature_set.ok
+    records |= {f"column.{name}": plain_text(values) for name, values in feature_set.columns.items()}
+    index = pandas.Index(plain_text(feature_set.ids), name="id")
+    parts = [pandas.DataFrame(records, index=index)]
+    for info in infos:
+        values = feature_set.load(info.name).astype(np.float32).reshape(len(feature_set), -1)
+        columns = [".".join([info.name, *map(str, place)]) for place in np.ndindex(*info.shape)]
+        parts.append(pandas.DataFrame(values, index=index, columns=columns))
+    return pandas.concat(parts, axis=1)
 
 
 def _plain(label: Any) -> Any:

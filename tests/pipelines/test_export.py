@@ -202,7 +202,8 @@ def test_b6_outputs_and_records_never_share_a_name(taken: FeatureSet, tmp_path: 
         np.testing.assert_array_equal(np.reshape(read.pop(names[name]), (N_ROWS, -1)), np.full((N_ROWS, k + 1), k))
     np.testing.assert_array_equal(read.pop("label"), RECORDS.labels)
     np.testing.assert_array_equal(read.pop("ok"), np.ones(N_ROWS, np.bool_))
-    assert set(read) == {"id", "content_hash", "column.place", "column.area", "column.crowd"}
+    named = {"label_name"} if form in {"parquet", "hf"} else set()
+    assert set(read) == {"id", "content_hash", "column.place", "column.area", "column.crowd"} | named
 
 
 def _read(path: Path, form: str) -> dict[str, Any]:
@@ -275,3 +276,65 @@ def test_b6_many_ids_are_exported_like_few(
     assert few.keys() == of_many.keys()
     for name, values in few.items():
         np.testing.assert_array_equal(values, of_many[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "written"),
+    [
+        ("out.parquet", None, "parquet"),
+        ("out.PARQUET", None, "parquet"),
+        ("out.safetensors", None, "safetensors"),
+        ("out", None, "npy"),
+        ("out.parquet", "parquet", "parquet"),
+        ("out", "parquet", "parquet"),
+        ("v1.2", "hf", "hf"),
+    ],
+)
+def test_d5_the_suffix_says_the_format(
+    store: FeatureStore, tmp_path: Path, name: str, form: str | None, written: str
+) -> None:
+    target = tmp_path / name
+    asked = () if form is None else ("--format", form)
+    done = featurebank_("export", "demo/test", "tiny/net", target, *asked, "--store", store.root, "--json")
+    assert (done.code, done.json["format"]) == (0, written), done.err
+    assert target.is_file() == (written in {"parquet", "safetensors"})
+    assert (written == "npy") == (target / "pooled.npy").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "text"),
+    [
+        ("out.safetensors", "npy", "must be in the format of its suffix, safetensors; found npy"),
+        ("out.parquet", "hf", "must be in the format of its suffix, parquet; found hf"),
+        (
+            "out.csv",
+            None,
+            "must be .parquet or .safetensors, or none for a folder of npy files; found '.csv'",
+        ),
+        ("out.npz", None, "found '.npz'; say with --format"),
+    ],
+)
+def test_d5_a_suffix_of_another_format_writes_nothing(
+    store: FeatureStore, tmp_path: Path, name: str, form: str | None, text: str
+) -> None:
+    asked = () if form is None else ("--format", form)
+    done = featurebank_("export", "demo/test", "tiny/net", tmp_path / name, *asked, "--store", store.root)
+    assert (done.code, text in " ".join(done.err.split())) == (1, True), done.err
+    assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("form", ["parquet", "hf"])
+def test_d5_parquet_has_the_names_of_the_labels(tmp_path: Path, form: str) -> None:
+    pytest.importorskip("pyarrow")
+    store, rows = FeatureStore(tmp_path), np.eye(4)
+    given: dict[str, Any] = {"class_names": ["cat", "dog", "äf"]}
+    one = store.add("pets/one", "net", rows, labels=[2, 0, -1, 1], **given)
+    several = store.add("pets/several", "net", rows, labels=[[1, 0, 1], [0, 0, 0], [0, 1, -1], [1, 1, 1]], **given)
+    unnamed = store.add("pets/unnamed", "net", rows, labels=[2, 0, -1, 1])
+    read = []
+    for name, feature_set in (("one", one), ("several", several), ("unnamed", unnamed)):
+        write_export(feature_set, tmp_path / name, form)
+        read.append(_read(tmp_path / name, form).get("label_name"))
+    assert read == [["äf", "cat", None, "dog"], [["cat", "äf"], [], ["dog"], ["cat", "dog", "äf"]], None]
+    named = one.to_pandas()["label_name"]
+    assert (named.dropna().tolist(), named.isna().tolist()) == (["äf", "cat", "dog"], [False, False, True, False])
