@@ -223,7 +223,8 @@ def _name_backbones(wanted: Sequence[Wanted], store: FeatureStore) -> None:
     """Calls each backbone what tells it apart from others of its name, in the run and in the store."""
     specs = {w.request.backbone for w in wanted}
     own = [network_of(spec.name, {"backbone": {"weights": spec.weights.sha256}}, told(spec)) for spec in specs]
-    called = names_of([*(entry.network for entry in store.ls() if entry.network), *own])
+    there = store.ls() if store.root.is_dir() else []
+    called = names_of([*(entry.network for entry in there if entry.network), *own])
     for w in wanted:
         spec = w.request.backbone
         w.outcome.backbone = called[spec.name, spec.weights.sha256]

@@ -1,8 +1,12 @@
 """The feature store: one sealed HDF5 file per feature set, read at memory speed. See FORMAT.md.
 
+>>> import tempfile
 >>> from featurebank.store import FeatureStore
->>> FeatureStore("features").ls()
-[]
+>>> store = FeatureStore(tempfile.mkdtemp())
+>>> features = [[0.5, 1.0], [0.25, 2.0]]
+>>> fs = store.add("animals/train", "mine", features, labels=[0, 1], class_names=["cat", "dog"])
+>>> store.open("animals/train", "mine")["pooled"].shape, len(store), "animals/train" in store
+((2, 2), 1, True)
 """
 
 from featurebank.store._collecting import Garbage

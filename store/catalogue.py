@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from featurebank.store._adding import Added, add
 from featurebank.store._collecting import Garbage, leftovers, superseded
 from featurebank.store._collecting import delete as remove
 from featurebank.store._listing import entry_of, named
 from featurebank.store._merging import Merged, copy_verified
 from featurebank.store._names import decode_component, encode_component, not_found, partial_path
 from featurebank.store._noted import note, noted
+from featurebank.store._sources import Features
 from featurebank.store.entries import Entry, described, newest_contents, shortest
 from featurebank.store.errors import (
     AmbiguousError,
     CorruptError,
     InvalidInputError,
+    NotFoundError,
     NotSealedError,
     StoreError,
 )
@@ -37,8 +40,12 @@ _FILE = re.compile(r"([0-9a-f]{16})\.h5(\.partial)?")
 class FeatureStore:
     """A directory of feature sets: ``<root>/<dataset>/<split>/<backbone>/<16 hex of the fingerprint>.h5``.
 
+    ``len(store)`` is the number of sealed sets, iterating gives their entries in the order of `ls`, and
+    ``"dataset/split" in store`` is whether there is one of that split, or with ``"dataset"`` of any.
+
     Args:
-        root: The directory; it need not exist until something is written.
+        root: The directory. Writing makes it; whatever lists, counts, opens, verifies or collects raises
+            `NotFoundError` where there is none. `find` and `state`, which ask before something is written, do not.
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
@@ -46,6 +53,21 @@ class FeatureStore:
 
     def __repr__(self) -> str:
         return f"FeatureStore({str(self.root)!r})"
+
+    def __bool__(self) -> bool:
+        """A store is true, also an empty one, whose length is 0, and one that is yet to be made."""
+        return True
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return (entry for entry in self.ls() if entry.state == "sealed")
+
+    def __contains__(self, dataset: object) -> bool:
+        if isinstance(dataset, Entry):
+            return dataset in self.ls()
+        return isinstance(dataset, str) and any(entry.state == "sealed" for entry in self.ls(dataset))
 
     def path_for(self, dataset: str, split: str, backbone: str, fingerprint: str) -> Path:
         """Where the feature set with that fingerprint belongs.
@@ -72,7 +94,11 @@ class FeatureStore:
         Args:
             dataset: Only this dataset, ``"name"`` or ``"name/split"``.
             backbone: Only this backbone, by its name or by what it is called among those of its name.
+
+        Raises:
+            NotFoundError: there is no such folder.
         """
+        self._check_there()
         files = list(self._files())
         wanted = {
             names[2]
@@ -104,14 +130,13 @@ class FeatureStore:
             verify: Whether values are hashed before they are handed out; see `FeatureSet`.
 
         Raises:
-            NotFoundError: nothing matches; the text has the nearest names.
+            NotFoundError: nothing matches; the text has the nearest names. Or there is no store.
             AmbiguousError: several match; the text has their fingerprints and where their keys differ.
             NotSealedError: there is only a partial.
             CorruptError: what matches is damaged.
         """
-        name, separator, split = dataset.rpartition("/")
-        if not separator:
-            raise InvalidInputError(f"a dataset must be given as 'dataset/split'; found {dataset!r}")
+        name, split = _parts(dataset)
+        self._check_there()
         found = list(self._files(name, split))
         if not found:
             raise not_found(
@@ -136,6 +161,83 @@ class FeatureStore:
         opened = entry.open(verify)
         opened.older = tuple(e.fingerprint for e in matching if e.state == "sealed" and e.path != entry.path)
         return opened
+
+    def add(
+        self,
+        dataset: str,
+        backbone: str,
+        features: Features,
+        *,
+        labels: ArrayLike | None = None,
+        ids: Iterable[str] | None = None,
+        n_rows: int | None = None,
+        class_names: Sequence[str] = (),
+        columns: Mapping[str, ArrayLike] | None = None,
+        head: tuple[NDArray[Any], NDArray[Any]] | None = None,
+        dtype: Literal["float16", "float32"] = "float16",
+        content_hash: ArrayLike | None = None,
+        key: Mapping[str, Any] | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> FeatureSet:
+        """Adds features that were made elsewhere, of images, text, audio or anything else, and opens them.
+
+        To add the same again does nothing and opens what is there; nothing is ever replaced. Where other features or
+        records are added under the names and `key` of a set, they are a newer content of the dataset: `open` reads
+        them from then on. Blocks go to a file without a name in the store first, so that one at a time is in memory.
+
+        Args:
+            dataset: ``"dataset/split"``.
+            backbone: What made the features, by name.
+            features: An array (N, …) called ``pooled``, a mapping of names to arrays, or an iterable of blocks of
+                consecutive rows, each as either of these. What has ``dtype`` and ``shape`` is read by slices.
+            labels: Whole numbers (N,), or (N, L) of several labels a row; -1 is none, which is so for all by default.
+            ids: N distinct strings; ``"0"`` to ``"N-1"`` by default.
+            n_rows: N; needed for blocks where there are neither labels nor ids.
+            class_names: One for each number of a class, or for each of L.
+            columns: Name to N more values of each row.
+            head: The classifier's weight (K, D) and bias (K,), float16 or float32.
+            dtype: What is stored, ``"float16"`` or ``"float32"``.
+            content_hash: uint8 (N, 16), what tells the contents apart, as `featurebank.store.fingerprint.content_hash`
+                makes it of their bytes; by default it is that of the features' bytes, as they are stored.
+            key: What determined the numbers, such as name, version and settings: plain JSON, in the fingerprint.
+                Sets of one backbone with different keys lie beside each other; `open` then needs a fingerprint.
+            provenance: What did not: plain JSON.
+
+        Raises:
+            InvalidInputError: something that cannot be stored; features that are not finite, or all 0, once they are
+                cast; counts of rows that differ.
+            TypeError: ``key`` or ``provenance`` is no plain JSON.
+            ExistsError: a set of that key, ids, labels and content hashes is there with something else in it.
+            LockedError: another process is adding the same.
+            StorageError: the disk is full, read-only, …; nothing is left behind.
+
+        >>> import tempfile
+        >>> store = FeatureStore(tempfile.mkdtemp())
+        >>> made_by = {"name": "all-MiniLM-L6-v2", "version": 2}
+        >>> fs = store.add("agnews/train", "minilm", np.eye(4, 8), labels=[0, 1, 2, 1], key=made_by)
+        >>> fs["pooled"].shape, fs.ids.tolist(), fs.key["made_with"]["version"]
+        ((4, 8), ['0', '1', '2', '3'], 2)
+        >>> blocks = (np.full((2, 8), number) for number in range(3))
+        >>> store.add("agnews/test", "minilm", blocks, n_rows=6, key=made_by)["pooled"][:, 0].tolist()
+        [0.0, 0.0, 1.0, 1.0, 2.0, 2.0]
+        """
+        name, split = _parts(dataset)
+        added = Added(
+            dataset=name,
+            split=split,
+            backbone=backbone,
+            labels=labels,
+            ids=ids,
+            n_rows=n_rows,
+            class_names=class_names,
+            columns=columns or {},
+            head=head,
+            dtype=dtype,
+            content_hash=content_hash,
+            key=key or {},
+            provenance=provenance or {},
+        )
+        return add(lambda fingerprint: self.path_for(name, split, backbone, fingerprint), features, added)
 
     def find(self, fingerprint: str) -> FeatureSet | None:
         """The sealed feature set with that fingerprint (64 or its first 16 hex digits), if there is one."""
@@ -162,7 +264,7 @@ class FeatureStore:
             NotFoundError: there is none.
             AmbiguousError: there are several; the text lists them.
         """
-        sealed = {entry.fingerprint: entry for entry in self.ls() if entry.state == "sealed"}
+        sealed = {entry.fingerprint: entry for entry in self}
         matching = [known for known in sealed if known.startswith(fingerprint)]
         if not matching:
             raise not_found(str(self.root), "sealed set of fingerprint", fingerprint, sealed)
@@ -181,7 +283,11 @@ class FeatureStore:
         return "partial" if partial_path(path).is_file() else "absent"
 
     def verify(self) -> list[VerifyReport]:
-        """Verifies every file that is not a partial; what is wrong with one is in its report and stops no other."""
+        """Verifies every file that is not a partial; what is wrong with one is in its report and stops no other.
+
+        Raises:
+            NotFoundError: there is no such folder.
+        """
         return [_verified(entry) for entry in self.ls() if entry.path.suffix == ".h5"]
 
     def merge(self, other: FeatureStore) -> list[Merged]:
@@ -189,10 +295,13 @@ class FeatureStore:
 
         What is here is never replaced, and partials stay where they are. What cannot be copied is said in its
         `Merged` and stops no other; after an interruption, merging again goes on with the next.
+
+        Raises:
+            NotFoundError: there is no folder of the other store.
         """
-        merged = []
-        here = [entry for entry in self.ls() if entry.state == "sealed"]
-        for entry in other.ls():
+        merged, others = [], other.ls()
+        here = list(self) if self.root.is_dir() else []
+        for entry in others:
             if entry.path.suffix != ".h5":
                 continue
             if entry.message:
@@ -214,9 +323,13 @@ class FeatureStore:
         Args:
             delete: Delete what is found and not kept; else only list it.
             hours: How long nobody must have written to a partial.
+
+        Raises:
+            NotFoundError: there is no such folder.
         """
+        self._check_there()
         found = [garbage for garbage in leftovers(self.root, hours) if self._is_inside(garbage.path)]
-        found += superseded([entry for entry in self.ls() if entry.state == "sealed"], noted(self.root))
+        found += superseded(list(self), noted(self.root))
         if not delete:
             return found
         return [garbage if garbage.kept else replace(garbage, deleted=remove(garbage.path)) for garbage in found]
@@ -253,7 +366,7 @@ class FeatureStore:
 
     def _contents(self, dataset: str) -> tuple[NDArray[np.str_], NDArray[Any]]:
         """The ids and content hashes of the records that could be read."""
-        sealed = [entry for entry in self.ls() if entry.state == "sealed"]
+        sealed = list(self)
         matching = [entry for entry in sealed if f"{entry.dataset}/{entry.split}" == dataset]
         if not matching:
             raise not_found(str(self.root), "dataset", dataset, (f"{e.dataset}/{e.split}" for e in sealed))
@@ -279,9 +392,25 @@ class FeatureStore:
                 continue
             yield (dataset, split, backbone), path
 
+    def _check_there(self) -> None:
+        """Raises NotFoundError unless the store's folder exists."""
+        if not self.root.is_dir():
+            above = next((folder for folder in self.root.absolute().parents if folder.is_dir()), self.root)
+            raise NotFoundError(
+                f"{self.root}: expected a store's folder, found {'a file' if self.root.exists() else 'nothing'}; "
+                f"of the folders above it {above} exists; check the path, or make the store by writing to it"
+            )
+
     def _is_inside(self, path: Path) -> bool:
         # Unlike Path.resolve, it takes a link to itself for what it is.
         return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.root))
+
+
+def _parts(dataset: str) -> tuple[str, str]:
+    name, separator, split = dataset.rpartition("/")
+    if not separator:
+        raise InvalidInputError(f"a dataset must be given as 'dataset/split'; found {dataset!r}")
+    return name, split
 
 
 def _only(matching: Sequence[Entry]) -> Entry:

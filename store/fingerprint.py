@@ -10,15 +10,25 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-__all__ = ["JSON", "canonical_json", "content_hash", "differences", "fingerprint", "is_default", "record"]
+__all__ = [
+    "JSON",
+    "canonical_json",
+    "content_hash",
+    "differences",
+    "fingerprint",
+    "is_default",
+    "record",
+    "records_digest",
+]
 
+_DIGEST_HEADER = b"featurebank dataset 1\n"
 JSON: TypeAlias = "str | int | float | bool | list[JSON] | tuple[JSON, ...] | dict[str, JSON] | None"
 
 
@@ -105,6 +115,25 @@ def content_hash(content: bytes | bytearray | memoryview | NDArray[Any]) -> byte
     state = xxhash.xxh3_128(f"{'x'.join(map(str, values.shape))}:{values.dtype.str.lstrip('<|=>')}:".encode())
     state.update(values.reshape(-1).view(np.uint8).data)
     return state.digest()
+
+
+def records_digest(ids: Iterable[str], labels: NDArray[Any], content_hashes: NDArray[Any]) -> str:
+    """Hex SHA-256 of the ordered ids, labels and contents of a split: the ``dataset.digest`` of a key.
+
+    Over these bytes, all numbers little-endian: ``featurebank dataset 1`` and a newline; N as uint64; N id lengths in
+    bytes as uint32; the ids in UTF-8, one after the other; the number of dimensions of the labels as uint64 and their
+    shape, each uint64; the labels as int64, row by row; the (N, 16) content hashes.
+    """
+    encoded = [name.encode("utf-8") for name in ids]
+    labels = np.ascontiguousarray(labels, dtype="<i8")
+    sha256 = hashlib.sha256(_DIGEST_HEADER)
+    sha256.update(np.array([len(encoded)], "<u8").tobytes())
+    sha256.update(np.fromiter(map(len, encoded), "<u4", len(encoded)).tobytes())
+    sha256.update(b"".join(encoded))
+    sha256.update(np.array([labels.ndim, *labels.shape], "<u8").tobytes())
+    sha256.update(labels.tobytes())
+    sha256.update(np.ascontiguousarray(content_hashes, np.uint8).tobytes())
+    return sha256.hexdigest()
 
 
 def differences(left: object, right: object, path: str = "") -> list[tuple[str, object, object]]:

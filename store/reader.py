@@ -24,7 +24,7 @@ from featurebank.store._table import Array, OutputEntry
 from featurebank.store._values import MappedValues, Values, view_of
 from featurebank.store.addresses import Url, location
 from featurebank.store.errors import CorruptError, InvalidInputError
-from featurebank.store.rows import LazyOutput, RowDataset, iterate_batches
+from featurebank.store.rows import LazyOutput, RowDataset, data_frame, iterate_batches
 from featurebank.store.verify import VerifyReport, verify
 
 __all__ = ["FeatureSet", "Verification"]
@@ -290,6 +290,20 @@ class FeatureSet:
             asarray=False,
             inline_array=True,
         )
+
+    def to_pandas(self, *outputs: str) -> Any:
+        """A ``pandas.DataFrame`` of all rows by their ids: label, ``label_name`` where names are known, ok, columns.
+
+        Columns of one's own are called ``column.NAME``; outputs have a float32 column a number, ``pooled.0`` … Needs
+        pandas.
+
+        Args:
+            outputs: The outputs; none if none is named, for they are many columns.
+
+        Raises:
+            InvalidInputError: pandas is not installed.
+        """
+        return data_frame(self, outputs)
 
     def pack(self, path: str | os.PathLike[str]) -> FeatureSet:
         """Writes a compressed, verified copy that the same reader opens; smaller, and slower to read.

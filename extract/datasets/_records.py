@@ -5,7 +5,6 @@ Shapes: N records, L labels a record, H, W an image's size.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,11 +21,10 @@ from featurebank.extract.datasets._labels import whole_labels
 from featurebank.extract.datasets._reading import is_unicode, read_file, reason, shown
 from featurebank.extract.datasets.contract import Columns, DatasetSpec, Split, Subset
 from featurebank.extract.errors import DatasetError
-from featurebank.store.fingerprint import content_hash
+from featurebank.store.fingerprint import content_hash, records_digest
 
 __all__ = ["ArraySplit", "FileSplit", "ReaderSplit", "Records", "dataset_digest", "subset_rows"]
 
-DIGEST_HEADER = b"featurebank dataset 1\n"
 
 ID_BYTES = 1024
 ALL_ID_BYTES = 512 << 20
@@ -286,22 +284,8 @@ def subset_rows(labels: NDArray[np.int64], subset: Subset, *, where: str = "the 
 
 
 def dataset_digest(split: Split) -> str:
-    """Hex SHA-256 of a split's ordered ids, labels and contents.
-
-    Over these bytes, all numbers little-endian: ``DIGEST_HEADER``; N as uint64; N id lengths in bytes as uint32; the
-    ids in UTF-8, one after the other; the number of dimensions of the labels as uint64 and their shape, each uint64;
-    the labels as int64, row by row; the (N, 16) content hashes.
-    """
-    ids = [name.encode("utf-8") for name in split.ids]
-    labels = np.ascontiguousarray(split.labels, dtype="<i8")
-    sha256 = hashlib.sha256(DIGEST_HEADER)
-    sha256.update(np.array([len(ids)], "<u8").tobytes())
-    sha256.update(np.fromiter(map(len, ids), "<u4", len(ids)).tobytes())
-    sha256.update(b"".join(ids))
-    sha256.update(np.array([labels.ndim, *labels.shape], "<u8").tobytes())
-    sha256.update(labels.tobytes())
-    sha256.update(np.ascontiguousarray(split.content_hashes(), np.uint8).tobytes())
-    return sha256.hexdigest()
+    """Hex SHA-256 of a split's ordered ids, labels and contents; see `featurebank.store.fingerprint.records_digest`."""
+    return records_digest(split.ids, split.labels, split.content_hashes())
 
 
 def _where(spec: DatasetSpec) -> str:

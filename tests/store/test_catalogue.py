@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,65 @@ def store(tmp_path: Path) -> FeatureStore:
 
 
 def test_empty_store(store: FeatureStore) -> None:
-    assert store.ls() == []
     assert store.find(HEX) is None
     assert store.state("a", "b", "c", HEX) == "absent"
+    assert not store.root.exists()
+    store.root.mkdir()
+    assert store.ls() == []
     with pytest.raises(NotFoundError, match="there is none at all"):
         store.open("mnist/test", "resnet18")
-    assert not store.root.exists()
+
+
+READING: dict[str, Callable[[FeatureStore], object]] = {
+    "ls": FeatureStore.ls,
+    "open": lambda store: store.open("mnist/test", "resnet18"),
+    "by_fingerprint": lambda store: store.by_fingerprint(HEX),
+    "verify": FeatureStore.verify,
+    "gc": FeatureStore.gc,
+    "same_content": lambda store: store.same_content("mnist/train", "mnist/test"),
+    "len": len,
+    "iterating": list,
+    "in": lambda store: "mnist/test" in store,
+}
+
+
+@pytest.mark.parametrize("verb", READING)
+@pytest.mark.parametrize("kind", ["nothing", "a file"])
+def test_d13_a_store_that_does_not_exist_is_an_error_where_it_is_read(tmp_path: Path, verb: str, kind: str) -> None:
+    store = FeatureStore(tmp_path / "typo" / "features")
+    if kind == "a file":
+        store.root.parent.mkdir()
+        store.root.touch()
+    above = tmp_path if kind == "nothing" else store.root.parent
+    text = f"{store.root}: expected a store's folder, found {kind}; of the folders above it {above} exists"
+    with pytest.raises(NotFoundError, match=re.escape(text)):
+        READING[verb](store)
+    assert not store.root.is_dir()
+
+
+def test_d13_a_store_is_made_where_it_is_written(tmp_path: Path) -> None:
+    made, copied = FeatureStore(tmp_path / "new" / "made"), FeatureStore(tmp_path / "new" / "copied")
+    with pytest.raises(NotFoundError, match="expected a store's folder, found nothing"):
+        copied.merge(made)
+    assert not copied.root.exists()
+    add(made, "a", "train", "x")
+    assert [one.result for one in copied.merge(made)] == ["copied"]
+    assert len(copied) == 1
+
+
+def test_d13_a_store_is_a_container_of_its_sealed_sets(store: FeatureStore) -> None:
+    assert store, "a store that is yet to be made is no false value"
+    add(store, "a", "train", "x")
+    add(store, "a", "train", "y")
+    add(store, "b", "test", "x", sealed=False)
+    path = add(store, "c", "test", "x")
+    path.write_bytes(path.read_bytes()[:100])
+    assert len(store) == 2
+    assert [(entry.dataset, entry.backbone) for entry in store] == [("a", "x"), ("a", "y")]
+    names = ("a/train", "a", "a/test", "b/test", "c/test", "", "x")
+    assert [name for name in names if name in store] == ["a/train", "a"]
+    assert all(entry in store for entry in store)
+    assert 7 not in store
 
 
 def test_ls_names_what_is_there(store: FeatureStore) -> None:

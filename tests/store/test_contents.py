@@ -292,6 +292,8 @@ class RandomStores:
     def __init__(self, root: Path, chance: random.Random) -> None:
         self.chance = chance
         self.stores = [FeatureStore(root / name) for name in ("ours", "theirs")]
+        for store in self.stores:
+            store.root.mkdir(parents=True)
         self.newest: dict[str, tuple[int, str]] = {}
         self.contents = 0
 

@@ -255,3 +255,29 @@ def test_reading_needs_neither_torch_nor_h5py(sealed: Path) -> None:
 def test_masks_must_fit(sealed: Path) -> None:
     with FeatureSet(sealed) as fs, pytest.raises(InvalidInputError, match=r"must have shape \(70,\); found \(69,\)"):
         fs.load("pooled", np.ones(69, bool))
+
+
+def test_d13_a_data_frame_has_every_row_by_its_id(sealed: Path) -> None:
+    pytest.importorskip("pandas")
+    with FeatureSet(sealed) as fs:
+        assert len(fs) == N_ROWS
+        frame = fs.to_pandas("pooled", "tokens", "blocks.9.cls")
+        assert frame.index.tolist() == fs.ids.tolist()
+        assert [*frame.columns[:6]] == ["label", "label_name", "ok", "column.area", "column.crowd", "column.place"]
+        assert frame["label_name"].tolist() == [("cat", "dog")[label] for label in fs.labels]
+        np.testing.assert_array_equal(frame["ok"], fs.ok)
+        np.testing.assert_array_equal(frame["column.area"], fs.columns["area"])
+        np.testing.assert_array_equal(frame["pooled.63"], fs["pooled"][:, 63].astype(np.float32))
+        np.testing.assert_array_equal(frame["tokens.1.31"], fs["tokens"][:, 1, 31])
+        np.testing.assert_array_equal(frame["blocks.9.cls"], fs["blocks.9.cls"].astype(np.float32))
+        assert frame.shape == (N_ROWS, 6 + 64 + 64 + 1)
+        assert fs.to_pandas().shape == (N_ROWS, 6)
+        with pytest.raises(NotFoundError, match="did you mean 'pooled'"):
+            fs.to_pandas("poold")
+
+
+def test_d13_a_data_frame_without_pandas_is_one_line(sealed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    text = "a data frame needs pandas: pip install pandas"
+    with FeatureSet(sealed) as fs, pytest.raises(InvalidInputError, match=text):
+        fs.to_pandas()
