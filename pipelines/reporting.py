@@ -66,9 +66,10 @@ def short(text: str) -> str:
 def interval_line(columns: Mapping[str, Sequence[Row]]) -> str:
     """What the 95 % intervals of a table are over and how they were made, each kind with the columns that have it.
 
-    >>> both = {"low": 0.4, "high": 0.6, "interval": "test rows, Wilson"}
-    >>> interval_line({"knn": [Row(backbone="", dataset="", task="", metric="", value=0.5, **both)]})
-    '95 % intervals: test rows, Wilson'
+    >>> some = {"backbone": "", "dataset": "", "task": "", "metric": "", "value": 0.5, "low": 0.4, "high": 0.6}
+    >>> rows = [Row(**some, interval="test rows, Wilson"), Row(**some, interval="draws, Student")]
+    >>> interval_line({"knn": rows[:1]}), interval_line({"": rows})
+    ('95 % intervals: test rows, Wilson', '95 % intervals: test rows, Wilson; draws, Student')
 
     Args:
         columns: the rows of each column, by its heading; empty where no row has an interval.
@@ -79,7 +80,8 @@ def interval_line(columns: Mapping[str, Sequence[Row]]) -> str:
             kinds.setdefault(kind, []).append(heading)
     if len(kinds) < 2:
         return f"95 % intervals: {next(iter(kinds))}" if kinds else ""
-    return "95 % intervals: " + "; ".join(f"{kind} ({', '.join(of)})" for kind, of in kinds.items())
+    named = {kind: ", ".join(heading for heading in of if heading) for kind, of in kinds.items()}
+    return "95 % intervals: " + "; ".join(f"{kind} ({of})" if of else kind for kind, of in named.items())
 
 
 def selection_note(what: str, among: int, *, rows: str = "test rows") -> str:
