@@ -1,9 +1,9 @@
 """The key of a feature set: everything that determines its numbers, and nothing else.
 
-In it: format version, backbone (source, name, architecture, digest of the weights, conversion, outputs), the whole
-preprocessing record, precision policy and how far it may differ from float32, stored dtype, dataset (name, split,
-subset, digest of ordered ids, labels and contents). Not in it: batch size, device, workers, paths, times, library
-versions.
+In it: format version, backbone (source, name, architecture, digest of the weights and, behind a colon, the part of
+their file if one was chosen, conversion, outputs), the whole preprocessing record, precision policy and how far it may
+differ from float32, stored dtype, dataset (name, split, subset, digest of ordered ids, labels and contents). Not in it:
+batch size, device, workers, paths, times, library versions.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def feature_key(
     if not backbone.weights.sha256:
         raise ValueError(f"the weights of {backbone.name} have no digest; a key without one would match any weights")
     spec = record(backbone)
-    spec["weights"] = backbone.weights.sha256
+    spec["weights"] = backbone.weights.identity
     spec["outputs"] = list(backbone.outputs)
     preprocessing = spec.pop("preprocessing")
     # Packaged networks had their float32 beginning before agreement was measured: their keys say no more than then.

@@ -47,11 +47,13 @@ def _split(value: object) -> object:
 class BackboneConfig(_Model):
     """A backbone by name, with what may be chosen about it. A plain string is its name.
 
+    ``checkpoint_key`` chooses where a checkpoint holds several sets of tensors, as ``state_dict_ema``.
     ``label`` is what it is called beside other checkpoints of its name, ``NAME[LABEL]``; it is not part of the key.
     """
 
     name: str
     checkpoint: Path | None = None
+    checkpoint_key: str = ""
     label: str = Field(default="", pattern=rf"^({LABEL})?$")
     outputs: tuple[str, ...] | None = None
 

@@ -211,7 +211,9 @@ def _resolve_all(config: RunConfig, unavailable: dict[str, str]) -> list[Backbon
     specs = []
     for entry in config.backbones:
         try:
-            spec = backbones.resolve(entry.name, checkpoint=entry.checkpoint, outputs=entry.outputs)
+            spec = backbones.resolve(
+                entry.name, checkpoint=entry.checkpoint, outputs=entry.outputs, checkpoint_key=entry.checkpoint_key
+            )
             specs.append(replace(_decoded_by(spec, config.extraction), label=entry.label))
         except Exception as error:
             unavailable[without_secrets(entry.title)] = fault(error)
@@ -222,12 +224,12 @@ def _resolve_all(config: RunConfig, unavailable: dict[str, str]) -> list[Backbon
 def _name_backbones(wanted: Sequence[Wanted], store: FeatureStore) -> None:
     """Calls each backbone what tells it apart from others of its name, in the run and in the store."""
     specs = {w.request.backbone for w in wanted}
-    own = [network_of(spec.name, {"backbone": {"weights": spec.weights.sha256}}, told(spec)) for spec in specs]
+    own = [network_of(spec.name, {"backbone": {"weights": spec.weights.identity}}, told(spec)) for spec in specs]
     there = store.ls() if store.root.is_dir() else []
     called = names_of([*(entry.network for entry in there if entry.network), *own])
     for w in wanted:
         spec = w.request.backbone
-        w.outcome.backbone = called[spec.name, spec.weights.sha256]
+        w.outcome.backbone = called[spec.name, spec.weights.identity]
 
 
 def _decoded_by(spec: BackboneSpec, wish: ExtractionConfig) -> BackboneSpec:

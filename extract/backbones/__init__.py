@@ -37,7 +37,7 @@ from featurebank.extract.backbones.own_source import OwnBackbone, OwnSource
 from featurebank.extract.backbones.packaged import PackagedSource
 from featurebank.extract.backbones.timm_source import TimmSource
 from featurebank.extract.backbones.torchvision_source import TorchvisionSource
-from featurebank.extract.errors import UnknownNameError, nearest
+from featurebank.extract.errors import UnknownNameError, WeightsError, nearest
 
 __all__ = ["OwnBackbone", "build", "describe", "logit_scale", "names", "resolve", "rooted", "text_features"]
 
@@ -54,6 +54,9 @@ _SOURCES: Mapping[str, Backbone] = {
     "onnx": OnnxSource(),
 }
 
+# Their checkpoints are files of tensors by name.
+_CHOOSING = {"packaged", "python", "timm", "torchvision", "open_clip", "hub", "url"}
+
 
 def names() -> list[str]:
     """Every name that can be listed, plain ones first; imports the libraries to ask them."""
@@ -61,7 +64,9 @@ def names() -> list[str]:
     return [*packaged, *zoo.entries(), *(name for some in others for name in some)]
 
 
-def resolve(name: str, *, checkpoint: Path | None = None, outputs: Sequence[str] | None = None) -> BackboneSpec:
+def resolve(
+    name: str, *, checkpoint: Path | None = None, outputs: Sequence[str] | None = None, checkpoint_key: str = ""
+) -> BackboneSpec:
     """The spec behind a name: what a key needs, nothing built.
 
     Args:
@@ -69,6 +74,8 @@ def resolve(name: str, *, checkpoint: Path | None = None, outputs: Sequence[str]
             that the zoo knows for a backbone gives the same spec as its first.
         checkpoint: a local file (a folder, where the source takes folders) to use instead of the name's own weights.
         outputs: what to store; the name's own default if not given.
+        checkpoint_key: which set of tensors of the checkpoint, where it has several: ``state_dict_ema``, or a prefix
+            that ends in a dot, as ``teacher.backbone.``; part of the key.
 
     Returns:
         the spec; its weights lie on this machine, fetched if need be.
@@ -84,11 +91,18 @@ def resolve(name: str, *, checkpoint: Path | None = None, outputs: Sequence[str]
     """
     base, at, suffix = name.partition("@")
     entry = zoo.find(base)
-    if entry is None:
-        return _source_of(name).resolve(name, checkpoint=checkpoint, outputs=outputs)
-    reference = f"{entry.reference}{at}{suffix}"
+    reference = name if entry is None else f"{entry.reference}{at}{suffix}"
     spec = _source_of(reference).resolve(reference, checkpoint=checkpoint, outputs=outputs)
-    return spec if base == entry.reference else replace(spec, name=f"{entry.name}{at}{suffix}")
+    if entry is not None and base != entry.reference:
+        spec = replace(spec, name=f"{entry.name}{at}{suffix}")
+    if not checkpoint_key:
+        return spec
+    if checkpoint is None or spec.source not in _CHOOSING:
+        raise WeightsError(
+            f"{name}: checkpoint_key chooses among the tensors of a checkpoint: of {', '.join(sorted(_CHOOSING))}; "
+            f"found {checkpoint_key!r} {'without one' if checkpoint is None else f'for {spec.source}'}"
+        )
+    return replace(spec, weights=replace(spec.weights, part=checkpoint_key))
 
 
 def build(spec: BackboneSpec) -> Network:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import io
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from featurebank.extract.assets import open_regular
-from featurebank.extract.backbones.checkpoint_limits import check_file, check_tensors
+from featurebank.extract.backbones.checkpoint_limits import check_file, check_tensors, keys_of
 from featurebank.extract.backbones.contract import Weights
 from featurebank.extract.errors import AssetError, WeightsError
+from featurebank.store.text import shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +27,7 @@ SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "network", "state_dict_ema", "model_ema", "teacher")
 PREFIXES = ("module.", "_orig_mod.")
 LISTED = 10
+_NOT_ALLOWED = re.compile(r"Unsupported (?:global|class): GLOBAL (\S+)|Unsupported class (\S+)")
 
 
 def read(weights: Weights) -> bytes:
@@ -63,22 +67,25 @@ def state_dict_of(weights: Weights) -> dict[str, torch.Tensor]:
     """
     data = read(weights)
     assert weights.path is not None  # noqa: S101 - read() has just used it
-    return decode(data, weights.path)
+    return decode(data, weights.path, part=weights.part)
 
 
-def decode(data: bytes, path: Path) -> dict[str, torch.Tensor]:
+def decode(data: bytes, path: Path, *, part: str = "") -> dict[str, torch.Tensor]:
     """Tensors by name from the bytes of a ``.pth``, ``.pt``, ``.bin`` or ``.safetensors`` file.
 
     A wrapper (``{"state_dict": …}``) and a prefix that all names share (``module.``) are taken off where there is one
-    way to do so. What ``torch.nn.utils.prune`` has pruned (``weight_orig`` beside ``weight_mask``) becomes its product,
-    the sparse weight that the layer computes with. Only tensors and plain containers are unpickled.
+    way to do so; several wrappers (``state_dict`` and ``state_dict_ema``) need a choice. What
+    ``torch.nn.utils.prune`` has pruned (``weight_orig`` beside ``weight_mask``) becomes its product, the sparse weight
+    that the layer computes with. Only tensors, plain containers and ``argparse.Namespace``, which holds the arguments
+    of a training, are unpickled.
 
     Args:
         data: the file's bytes.
         path: the file's name, which tells the format; nothing is read from it.
+        part: which set of tensors, where there are several: the wrapper's key, or a prefix that ends in a dot.
 
     Raises:
-        WeightsError: the bytes are not such a file, or hold no tensors, or more than one set of them.
+        WeightsError: the bytes are not such a file, or hold no tensors, or more than one set of them, or not that part.
     """
     import torch
 
@@ -91,14 +98,14 @@ def decode(data: bytes, path: Path) -> dict[str, torch.Tensor]:
 
             content: object = load(data)
         else:
-            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # Damaged and hostile files make the readers raise nearly every built-in exception.
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise WeightsError(
             f"{path}: expected a checkpoint of tensors only ({', '.join(SUFFIXES)}), found a file that cannot be "
-            f"read as one: {reason}"
+            f"read as one: {_reason(error, data)}"
         ) from error
-    tensors = _unwrap(content, path)
+    tensors = _unwrap(content, path, part)
     try:
         check_tensors(tensors, len(data))
     except ValueError as error:
@@ -106,15 +113,45 @@ def decode(data: bytes, path: Path) -> dict[str, torch.Tensor]:
     return _pruned(_without_prefix(tensors))
 
 
-def _unwrap(content: object, path: Path) -> dict[str, torch.Tensor]:
+def _reason(error: Exception, data: bytes) -> str:
+    """Why a file cannot be read, without the reader's advice on how to run what is in it."""
+    text = str(error)
+    if strange := _NOT_ALLOWED.search(text):
+        keys = keys_of(data)
+        held = f" beside {', '.join(map(repr, keys[:LISTED]))}" if keys else ""
+        return (
+            f"the class {shown(strange[1])}, which is not allowed{shown(held)}; save the tensors on their own: "
+            "torch.save(model.state_dict(), FILE)"
+        )
+    lines = [line for line in text.splitlines() if line.strip()]
+    reason = next((line for line in lines if "WeightsUnpickler error:" in line), lines[0] if lines else "")
+    return shown(reason.strip()[:200]) or type(error).__name__
+
+
+def _unwrap(content: object, path: Path, part: str) -> dict[str, torch.Tensor]:
+    sets = (
+        {str(key): value for key, value in content.items() if _is_state_dict(value)}
+        if isinstance(content, Mapping)
+        else {}
+    )
+    if part:
+        if part in sets:
+            return sets[part]  # type: ignore[no-any-return]
+        tensors = _unwrap(content, path, "") if part.endswith(".") else {}
+        under = {name.removeprefix(part): value for name, value in tensors.items() if name.startswith(part)}
+        if under:
+            return under
+        names = ", ".join(map(repr, sets)) or "tensors without a key"
+        raise WeightsError(f"{path}: checkpoint_key must be a key of tensors or a prefix, found {part!r}; has {names}")
     if _is_state_dict(content):
         return content  # type: ignore[return-value]
-    found = [key for key in WRAPPERS if isinstance(content, Mapping) and _is_state_dict(content.get(key))]
-    if len(found) == 1 and isinstance(content, Mapping):
-        return content[found[0]]  # type: ignore[no-any-return]
+    found = [key for key in WRAPPERS if key in sets]
+    if len(found) == 1:
+        return sets[found[0]]  # type: ignore[no-any-return]
     if found:
         raise WeightsError(
-            f"{path}: expected one set of tensors, found several ({', '.join(found)}); save the one you mean on its own"
+            f"{path}: expected one set of tensors, found several ({', '.join(found)}); "
+            f"choose one beside checkpoint: with checkpoint_key: {found[0]}"
         )
     kind = f"keys {sorted(map(str, content))[:LISTED]}" if isinstance(content, Mapping) else type(content).__name__
     raise WeightsError(f"{path}: expected tensors by name, found {kind}; save a model's state_dict()")
@@ -149,7 +186,7 @@ def _pruned(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return folded
 
 
-def differences(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> list[str]:
+def differences(module: nn.Module, tensors: Mapping[str, torch.Tensor], *, without: Sequence[str] = ()) -> list[str]:
     """What keeps tensors from being a module's, a line each: missing, unexpected, wrong shape.
 
     Counters of batches seen (``num_batches_tracked``) may be missing, as older checkpoints have none and inference
@@ -158,15 +195,17 @@ def differences(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> list[
     Args:
         module: the architecture.
         tensors: the checkpoint's tensors by name.
+        without: names of modules whose tensors may be missing.
 
     Returns:
         the differences, none where the tensors fit.
     """
     wanted = module.state_dict()
+    missing = tuple(f"{name}." for name in without)
     lines = [
         f"{name}: expected {tuple(value.shape)}, found nothing"
         for name, value in wanted.items()
-        if name not in tensors and not name.endswith("num_batches_tracked")
+        if name not in tensors and not name.endswith("num_batches_tracked") and not name.startswith(missing)
     ]
     lines += [
         f"{name}: expected {tuple(value.shape)}, found {tuple(tensors[name].shape)}"
@@ -179,18 +218,21 @@ def differences(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> list[
     return lines
 
 
-def load_strictly(module: nn.Module, tensors: Mapping[str, torch.Tensor], *, what: str) -> None:
+def load_strictly(
+    module: nn.Module, tensors: Mapping[str, torch.Tensor], *, what: str, without: Sequence[str] = ()
+) -> None:
     """Puts tensors into a module whose names and shapes they must match exactly.
 
     Args:
         module: the architecture.
         tensors: the checkpoint's tensors by name.
         what: how the architecture and the checkpoint are called in the error.
+        without: names of modules whose tensors may be missing; they stay as they are.
 
     Raises:
-        WeightsError: they do not match; up to ten differences are named.
+        WeightsError: they do not match, or weights are not finite; up to ten tensors are named.
     """
-    lines = differences(module, tensors)
+    lines = differences(module, tensors, without=without)
     if lines:
         shown = "".join(f"\n  {line}" for line in lines[:LISTED])
         more = f"\n  … and {len(lines) - LISTED} more" if len(lines) > LISTED else ""
@@ -198,5 +240,20 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, torch.Tensor], *, wha
             f"{what}: the checkpoint is not of this architecture, {len(lines)} of its tensors differ:{shown}{more}\n"
             "give a checkpoint of this architecture, or the name of the backbone it belongs to"
         )
-    counters = {name: value for name, value in module.state_dict().items() if name not in tensors}
-    module.load_state_dict({**counters, **tensors}, strict=True)
+    _check_finite(module, tensors, what)
+    # Counters of batches, and what may be missing.
+    others = {name: value for name, value in module.state_dict().items() if name not in tensors}
+    module.load_state_dict({**others, **tensors}, strict=True)
+
+
+def _check_finite(module: nn.Module, tensors: Mapping[str, torch.Tensor], what: str) -> None:
+    # Buffers of other kinds may well be infinite: the masks of attention are.
+    learned = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    learned |= {name for name in tensors if name.endswith((".running_mean", ".running_var"))}
+    bad = [name for name, value in tensors.items() if name in learned and not value.isfinite().all()]
+    if bad:
+        more = f" and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
+        raise WeightsError(
+            f"{what}: weights must be finite, found NaN or infinity in {', '.join(bad[:LISTED])}{more}; "
+            "the training has diverged: give an earlier checkpoint"
+        )

@@ -6,16 +6,17 @@ archive that were deflated, a ``bytearray`` of any length, millions of empty con
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickletools
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["check_file", "check_tensors"]
+__all__ = ["check_file", "check_tensors", "keys_of"]
 
 MAX_OPERATIONS: Final = 2_000_000
 """Of pickles: a network of a thousand tensors with its optimiser's state needs a tenth."""
@@ -73,6 +74,43 @@ def _check_pickle(stream: io.BytesIO) -> None:
             raise ValueError(f"a pickle of more than {MAX_OPERATIONS:,} operations")
         if isinstance(argument, str) and REFUSED in argument and argument.split()[-1] == REFUSED:
             raise ValueError("a bytearray, which may be of any length")
+
+
+def keys_of(data: bytes) -> list[str]:
+    """The keys of the dict that ``torch.save`` wrote into a file, without reading any of its values.
+
+    Args:
+        data: of a file that `check_file` has passed.
+    """
+    with contextlib.suppress(ValueError, IndexError, KeyError, zipfile.BadZipFile):
+        if not data.startswith(b"PK\3\4"):
+            return []
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            member = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+            return list(dict.fromkeys(_keys(archive.read(member))))
+    return []
+
+
+def _keys(pickled: bytes) -> Iterator[str]:
+    """Of the outermost dict; the machine's stack holds marks, the texts, and None for everything else."""
+    mark = pickletools.markobject
+    stack: list[object] = []
+    memo: dict[object, object] = {}
+    for operation, argument, _ in pickletools.genops(pickled):
+        before, name = operation.stack_before, operation.name
+        if name in {"BINPUT", "LONG_BINPUT"}:
+            memo[argument] = stack[-1]
+        taken: list[object] = []
+        if mark in before:
+            while (top := stack.pop()) is not mark:
+                taken.append(top)
+            before = before[: before.index(mark)]
+        taken += [stack.pop() for _ in before]
+        if name in {"SETITEM", "SETITEMS"} and not stack:
+            yield from (key for key in taken[-2::-2] if isinstance(key, str))
+        known = memo.get(argument) if name in {"BINGET", "LONG_BINGET"} else argument
+        text = known if isinstance(known, str) and name != "GLOBAL" else None
+        stack += [mark if thing is mark else text for thing in operation.stack_after]
 
 
 def check_tensors(tensors: Mapping[str, torch.Tensor], nbytes: int) -> None:

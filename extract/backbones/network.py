@@ -112,6 +112,8 @@ def linear_head(classifier: object, pooled: torch.Tensor, logits: torch.Tensor) 
     if logits.shape != (1, len(weight)):
         return None
     if not logits.is_meta:  # which has shapes only
+        if not logits.isfinite().all():
+            return None  # a head that was not loaded
         scale = float(logits.abs().max())
         if not torch.allclose(pooled @ weight.T + bias, logits, atol=1e-4 * scale):
             return None

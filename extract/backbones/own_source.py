@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featurebank.extract.backbones.checkpoint import load_strictly, state_dict_of
+from featurebank.extract.backbones.checkpoint import state_dict_of
+from featurebank.extract.backbones.checkpoint_fitting import load_fitting
 from featurebank.extract.backbones.contract import BackboneSpec, Network
 from featurebank.extract.backbones.naming import checked_outputs, given_weights, random_seed, split_random
 from featurebank.extract.errors import UnknownNameError, WeightsError, nearest
@@ -102,7 +103,8 @@ class OwnSource:
         with seeded(random_seed(spec.weights) or 0):
             model = own.build()
         if random_seed(spec.weights) is None:
-            load_strictly(model, state_dict_of(spec.weights), what=f"{spec.name} from {spec.weights.path}")
+            what = f"{spec.name} from {spec.weights.path}"
+            load_fitting(model, state_dict_of(spec.weights), what=what, outputs=spec.outputs, heads=())
         return OwnNetwork(spec, model)
 
     def describe(self, name: str) -> Mapping[str, object]:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from featurebank.extract.assets import PackageFile, fetch
 from featurebank.extract.backbones import adapters
-from featurebank.extract.backbones.checkpoint import load_strictly, read, state_dict_of
+from featurebank.extract.backbones.checkpoint import read, state_dict_of
+from featurebank.extract.backbones.checkpoint_fitting import classifier_of, load_fitting
 from featurebank.extract.backbones.contract import BackboneSpec, Network, Weights
 from featurebank.extract.backbones.naming import checked_outputs, given_weights, random_seed, split_random
 from featurebank.extract.errors import WeightsError, nearest
@@ -245,7 +246,8 @@ class PackagedSource:
             model = _architecture(entry)
         if random_seed(spec.weights) is None:
             what = f"{spec.name} from {spec.weights.path}"
-            load_strictly(model, _converted(spec, model), what=what)
+            heads = ("classifier",) if entry.adapter == "squeezenet" else classifier_of(model)
+            load_fitting(model, _converted(spec, model), what=what, outputs=spec.outputs, heads=heads)
         if entry.adapter == "squeezenet":
             return SqueezeNet(spec, model)
         return TimmNetwork(spec, for_inference(model) if hasattr(model, "conv_stem") else model)

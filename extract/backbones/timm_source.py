@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from featurebank.extract.assets import sha256_of
 from featurebank.extract.backbones import adapters
-from featurebank.extract.backbones.checkpoint import differences, load_strictly, state_dict_of
+from featurebank.extract.backbones.checkpoint import state_dict_of
+from featurebank.extract.backbones.checkpoint_fitting import classifier_of, load_fitting
 from featurebank.extract.backbones.contract import BackboneSpec, Network, Weights
 from featurebank.extract.backbones.hub_cache import from_hub
 from featurebank.extract.backbones.naming import checked_outputs, given_weights, random_seed, split_random
@@ -149,10 +150,14 @@ def load_into(model: nn.Module, spec: BackboneSpec) -> None:
     """
     if random_seed(spec.weights) is not None:
         return
-    tensors = state_dict_of(spec.weights)
-    if differences(model, tensors):
-        tensors = adapters.foreign_timm(tensors, model, spec.weights.path)
-    load_strictly(model, tensors, what=f"{spec.name} from {spec.weights.path}")
+    load_fitting(
+        model,
+        state_dict_of(spec.weights),
+        what=f"{spec.name} from {spec.weights.path}",
+        outputs=spec.outputs,
+        heads=classifier_of(model),
+        convert=lambda tensors: adapters.foreign_timm(tensors, model, spec.weights.path),
+    )
 
 
 def _own_weights(name: str, cfg: PretrainedCfg) -> Weights:

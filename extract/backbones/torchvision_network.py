@@ -12,7 +12,7 @@ from featurebank.extract.backbones.contract import BackboneSpec
 from featurebank.extract.backbones.network import FrozenNetwork, linear_head, probe
 from featurebank.extract.errors import WeightsError
 
-__all__ = ["LinearEnd", "SqueezeNet", "network_for"]
+__all__ = ["LinearEnd", "SqueezeNet", "heads_of", "network_for"]
 
 
 def network_for(spec: BackboneSpec, model: nn.Module) -> FrozenNetwork:
@@ -27,6 +27,18 @@ def network_for(spec: BackboneSpec, model: nn.Module) -> FrozenNetwork:
     return SqueezeNet(spec, model) if isinstance(model, TorchvisionSqueezeNet) else LinearEnd(spec, model)
 
 
+def heads_of(model: nn.Module) -> tuple[str, ...]:
+    """The names of the modules that no output but ``logits`` needs, those of the training's further losses included."""
+    if hasattr(model, "features") and not any(isinstance(module, nn.Linear) for module in model.modules()):
+        return ("classifier",)
+    further = (name for name, _ in model.named_children() if name in {"aux1", "aux2", "AuxLogits"})
+    return _last_linear(model)[0], *further
+
+
+def _last_linear(model: nn.Module) -> tuple[str, nn.Linear]:
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
+
+
 class LinearEnd(FrozenNetwork):
     """A model that ends in one linear layer: ``pooled`` (B, D) enters it, ``logits`` (B, K) leave it.
 
@@ -38,7 +50,7 @@ class LinearEnd(FrozenNetwork):
     def __init__(self, spec: BackboneSpec, model: nn.Module) -> None:
         super().__init__(spec, model)
         self._require(spec.outputs)
-        name, classifier = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)][-1]
+        name, classifier = _last_linear(model)
         with torch.no_grad():
             images = probe(spec, model)
             logits = model(images)
@@ -48,7 +60,7 @@ class LinearEnd(FrozenNetwork):
             pooled = model(images)
             self.dimension = pooled.shape[1]
             self._head = linear_head(classifier, pooled, logits)
-        if self._head is None:
+        if self._head is None and logits.isfinite().all():
             raise WeightsError(
                 f"{spec.name}: expected {spec.architecture} to end in its linear layer {name}; it does not"
             )

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from featurebank.extract.assets import sha256_of
 from featurebank.extract.backbones import adapters
-from featurebank.extract.backbones.checkpoint import load_strictly, state_dict_of
+from featurebank.extract.backbones.checkpoint import state_dict_of
+from featurebank.extract.backbones.checkpoint_fitting import load_fitting
 from featurebank.extract.backbones.contract import BackboneSpec, Network, Weights
 from featurebank.extract.backbones.naming import checked_outputs, given_weights, random_seed, split_random
 from featurebank.extract.backbones.torch_hub import fetch_url
@@ -73,7 +74,7 @@ class TorchvisionSource:
         from torchvision.models import get_model
 
         from featurebank.extract.backbones.network import seeded
-        from featurebank.extract.backbones.torchvision_network import network_for
+        from featurebank.extract.backbones.torchvision_network import heads_of, network_for
 
         with seeded(random_seed(spec.weights) or 0):
             model = get_model(spec.architecture, weights=None, **_ARGUMENTS.get(spec.architecture, {}))
@@ -81,7 +82,8 @@ class TorchvisionSource:
             tensors = state_dict_of(spec.weights)
             if spec.adapter == "densenet":
                 tensors = adapters.old_densenet(tensors)
-            load_strictly(model, tensors, what=f"{spec.name} from {spec.weights.path}")
+            what = f"{spec.name} from {spec.weights.path}"
+            load_fitting(model, tensors, what=what, outputs=spec.outputs, heads=heads_of(model))
         return network_for(spec, model)
 
     def describe(self, name: str) -> Mapping[str, object]:
