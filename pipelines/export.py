@@ -8,10 +8,11 @@ from typing import Annotated, Literal
 
 import typer
 
+from featurebank.pipelines.config import ConfigError
 from featurebank.pipelines.export_formats import FORMATS, format_of, written_names
 from featurebank.pipelines.stores import existing_store
 from featurebank.pipelines.streams import console, print_json
-from featurebank.store import FeatureSet
+from featurebank.store import FeatureSet, InvalidInputError
 from featurebank.store.filing import named_when_complete
 
 __all__ = ["export", "write_export"]
@@ -57,14 +58,16 @@ def export(  # noqa: PLR0917 - one for each option
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a line.")] = False,
 ) -> None:
     """Write one feature set in a format of others; every row is hashed before it is written."""
+    try:
+        chosen = format_of(target, form)
+    except InvalidInputError as error:
+        raise ConfigError(str(error)) from error
     with existing_store(store).open(dataset, backbone, fingerprint=fingerprint, verify="first_touch") as feature_set:
-        nbytes = write_export(feature_set, target, form, output or ())
+        nbytes = write_export(feature_set, target, chosen, output or ())
         rows = len(feature_set)
         names = written_names(feature_set, output or feature_set.outputs)
     if as_json:
-        print_json(
-            {"path": str(target), "format": format_of(target, form), "rows": rows, "nbytes": nbytes, "names": names}
-        )
+        print_json({"path": str(target), "format": chosen, "rows": rows, "nbytes": nbytes, "names": names})
     else:
         console().print(f"{target}: {rows:,} rows, {nbytes:,} bytes", highlight=False, soft_wrap=True)
         for name, written in names.items():

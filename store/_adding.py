@@ -114,7 +114,7 @@ def _labels(added: Added, n_rows: int) -> NDArray[np.int64]:
         raise InvalidInputError(f"class_names must be distinct strings, one a class; found {names!r}"[:500])
     if added.labels is None:
         return np.full(n_rows, -1, np.int64)
-    labels = np.asarray(added.labels)
+    labels = np.asarray(np.ma.filled(added.labels, -1) if np.ma.isMaskedArray(added.labels) else added.labels)
     if labels.dtype.kind not in "iub":
         raise InvalidInputError(
             f"labels must be whole numbers, -1 where there is none, and names go into class_names; found "

@@ -20,6 +20,8 @@ __all__ = ["Features", "Source", "source_of"]
 
 Features: TypeAlias = ArrayLike | Mapping[str, ArrayLike] | Iterable[ArrayLike | Mapping[str, ArrayLike]]
 _AT_ONCE = 8 << 20
+# The bits of the exponent: all are set in infinity and NaN, none in zero and what is too small to have all its digits.
+_EXPONENT = {"float16": np.uint16(0x7C00), "float32": np.uint32(0x7F800000)}
 
 
 class Source:
@@ -169,6 +171,8 @@ def _asarray(name: str, values: Any) -> NDArray[Any]:
         raise InvalidInputError(
             f"output {name!r} must be what NumPy makes an array of; found {type(values).__name__}: {error}"
         ) from error
+    if np.ma.is_masked(values):
+        raise InvalidInputError(f"output {name!r} must have a number everywhere; found masked ones; fill or drop them")
     if array.dtype.kind not in "fiub":
         raise InvalidInputError(f"output {name!r} must be real numbers; found {array.dtype}")
     return array
@@ -179,14 +183,15 @@ def _stored(output: Output, given: Any, start: int) -> NDArray[Any]:
 
     Raises:
         NonFiniteError: NaN or infinity, also after the cast.
-        InvalidInputError: a row of numbers so small that nothing of it is left.
+        InvalidInputError: a row of numbers all so small that digits of each are lost.
     """
-    values = _asarray(output.name, given)
+    values, dtype = _asarray(output.name, given), np.dtype(output.dtype).newbyteorder("<")
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        stored = np.ascontiguousarray(values, np.dtype(output.dtype).newbyteorder("<"))
+        stored = np.ascontiguousarray(values, dtype)
     flat = stored.reshape(len(stored), math.prod(output.shape))
     advice = "; add them with dtype='float32'" if output.dtype == "float16" else "; scale them"
-    if (bad := np.flatnonzero(~np.isfinite(flat).all(axis=1))).size:
+    exponent = flat.view(f"<u{dtype.itemsize}") & _EXPONENT[output.dtype]
+    if (bad := np.flatnonzero((exponent == _EXPONENT[output.dtype]).any(axis=1))).size:
         row = values[bad[0]].ravel()
         odd = row[~np.isfinite(flat[bad[0]])][0]
         advice = advice if np.isfinite(odd) else "; leave such rows out, or mend them"
@@ -194,11 +199,12 @@ def _stored(output: Output, given: Any, start: int) -> NDArray[Any]:
             f"output {output.name!r} must be finite in {output.dtype}; found {odd:.6g} in "
             f"{quantity(len(bad), 'row')}: {first_few(start + bad)}{advice}"
         )
-    empty = np.flatnonzero(~flat.any(axis=1))
-    lost = empty[values[empty].reshape(len(empty), flat.shape[1]).any(axis=1)]
+    small = np.flatnonzero(~exponent.any(axis=1))
+    lost = small[values[small].reshape(len(small), flat.shape[1]).any(axis=1)]
     if lost.size:
         raise InvalidInputError(
-            f"output {output.name!r} must not vanish in {output.dtype}; found numbers that all become 0 in "
-            f"{quantity(len(lost), 'row')}: {first_few(start + lost)}{advice}"
+            f"output {output.name!r} must keep its digits in {output.dtype}; found only numbers below "
+            f"{np.finfo(output.dtype).smallest_normal:.2g} in {quantity(len(lost), 'row')}: "
+            f"{first_few(start + lost)}{advice}"
         )
     return stored

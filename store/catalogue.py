@@ -204,8 +204,8 @@ class FeatureStore:
             provenance: What did not: plain JSON.
 
         Raises:
-            InvalidInputError: something that cannot be stored; features that are not finite, or all 0, once they are
-                cast; counts of rows that differ.
+            InvalidInputError: something that cannot be stored; features that are not finite, or too small for all
+                their digits, once they are cast; counts of rows that differ.
             TypeError: ``key`` or ``provenance`` is no plain JSON.
             ExistsError: a set of that key, ids, labels and content hashes is there with something else in it.
             LockedError: another process is adding the same.

@@ -319,7 +319,7 @@ def test_d5_a_suffix_of_another_format_writes_nothing(
 ) -> None:
     asked = () if form is None else ("--format", form)
     done = featurebank_("export", "demo/test", "tiny/net", tmp_path / name, *asked, "--store", store.root)
-    assert (done.code, text in " ".join(done.err.split())) == (1, True), done.err
+    assert (done.code, text in " ".join(done.err.split())) == (2, True), done.err
     assert not (tmp_path / name).exists()
 
 

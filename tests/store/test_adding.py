@@ -166,7 +166,14 @@ def test_d7_other_features_are_a_newer_content_and_another_key_lies_beside(store
         ({"features": X * 1e6}, NonFiniteError, r"finite in float16; found .* in 300 rows: .*dtype='float32'"),
         ({"features": X * 1e300, "dtype": "float32"}, NonFiniteError, "finite in float32; found .*; scale them"),
         ({"features": np.where(X[5, 2] == X, np.nan, X)}, NonFiniteError, "found nan in 1 row: 5; leave such rows out"),
-        ({"features": X * 1e-12}, InvalidInputError, "must not vanish in float16; .*dtype='float32'"),
+        (
+            {"features": X * 1e-12},
+            InvalidInputError,
+            "digits in float16; found only numbers below 6.1e-05 in 300 rows.*float32",
+        ),
+        ({"features": X * 1e-42, "dtype": "float32"}, InvalidInputError, "digits in float32; .*; scale them"),
+        ({"features": np.where(Y[:, None] == 1, X, 5e-6)}, InvalidInputError, "in 200 rows: 0, 2, 3, 5"),
+        ({"features": np.ma.masked_less(X, 0)}, InvalidInputError, "a number everywhere; found masked ones"),
         ({"features": X[:, 0]}, InvalidInputError, r"\(rows, numbers, …\).*found pooled \(300,\)"),
         ({"features": {"labels": X}}, InvalidInputError, "none of labels, rows; found 'labels'"),
         ({"features": X[:0]}, InvalidInputError, "at least one record"),
@@ -255,3 +262,11 @@ def test_d7_every_verb_works_on_sets_of_ones_own(store: FeatureStore, tmp_path: 
     exported = featurebank_("export", "agnews/test", "minilm", tmp_path / "out", *place)
     assert exported.code == 0, exported.err
     assert featurebank_("show", "agnews/test", "minilm", *place).json["manifest"]["key"]["backbone"]["name"] == "minilm"
+
+
+def test_d7_zeros_and_small_numbers_beside_larger_ones_are_kept(store: FeatureStore) -> None:
+    values = np.array([[0.0, -0.0], [1e-9, 1.0], [65504.0, -65504.0], [6.2e-5, 0.0]])
+    masked = np.ma.masked_equal([3, 1, 2, 0], 1)
+    fs = store.add("a/train", "net", values, labels=masked)
+    np.testing.assert_array_equal(fs["pooled"], values.astype(np.float16))
+    assert fs.labels.tolist() == [3, -1, 2, 0]
