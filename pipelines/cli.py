@@ -10,10 +10,12 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.text import Text
+from typer.core import TyperCommand
 
 from featurebank import __version__
 from featurebank.pipelines.backbones import backbones
@@ -28,13 +30,30 @@ from featurebank.pipelines.ood.command import ood
 from featurebank.pipelines.probing.command import probe
 from featurebank.pipelines.retrieving.command import retrieve
 from featurebank.pipelines.streams import console, show_messages, show_others
+from featurebank.store.places import expanded
 from featurebank.store.requirements import EXTRAS, advice
 from featurebank.store.text import shown
 
 __all__ = ["app", "main"]
 
+
+class _Verb(TyperCommand):
+    """A verb whose paths are written as in a shell, wherever they come from: ``--store=~/x`` no shell expands."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        rest = super().parse_args(ctx, args)
+        ctx.params = {name: _expanded(value) for name, value in ctx.params.items()}
+        return rest
+
+
+def _expanded(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(map(_expanded, value))
+    return expanded(value) if isinstance(value, Path) else value
+
+
 app = typer.Typer(
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Extract every backbone's frozen features once; ask the cached features anything.",
@@ -47,7 +66,7 @@ for verb in (
     features, probe, retrieve, ood, ls, show, verify, doctor, backbones, datasets, duplicates, export, gc, merge, pack,
     unpack,
 ):  # fmt: skip
-    app.command()(verb)
+    app.command(cls=_Verb)(verb)
 
 
 def _version(wanted: bool) -> None:

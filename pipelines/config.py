@@ -1,23 +1,27 @@
 """The YAML configuration of a batch run: unknown keys are refused, allowed values are named, paths are the file's own.
 
 Relative paths in a configuration are relative to the file that holds them, never to the working directory.
+``docs/configuration.md`` is made from these records.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import MappingProxyType
+from typing import Annotated, Any, Final, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from featurebank.extract import backbones as known_backbones
-from featurebank.extract.datasets import rooted
+from featurebank.extract import datasets as known_datasets
+from featurebank.pipelines.config_faults import explained, parsed
 from featurebank.store.naming import LABEL
+from featurebank.store.places import expanded
 
 __all__ = [
+    "RECORDS",
     "BackboneConfig",
     "ConfigError",
     "DatasetConfig",
@@ -25,6 +29,7 @@ __all__ = [
     "ProbeConfig",
     "RunConfig",
     "SplitConfig",
+    "SubsetConfig",
 ]
 
 
@@ -33,7 +38,7 @@ class ConfigError(ValueError):
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 def _named(value: object) -> object:
@@ -44,18 +49,32 @@ def _split(value: object) -> object:
     return {"split": value} if isinstance(value, str) else value
 
 
+def _backbone(name: str) -> str:
+    known_backbones.rooted(name, Path())  # a variable that is not set is a fault beside the others
+    return name
+
+
+def _dataset(name: str) -> str:
+    known_datasets.rooted(name, Path())
+    return name
+
+
+Place = Annotated[Path, AfterValidator(expanded)]
+
+
 class BackboneConfig(_Model):
-    """A backbone by name, with what may be chosen about it. A plain string is its name.
+    """A backbone. A plain string is its name."""
 
-    ``checkpoint_key`` chooses where a checkpoint holds several sets of tensors, as ``state_dict_ema``.
-    ``label`` is what it is called beside other checkpoints of its name, ``NAME[LABEL]``; it is not part of the key.
-    """
-
-    name: str
-    checkpoint: Path | None = None
+    name: Annotated[str, AfterValidator(_backbone)]
+    """As `featurebank backbones` lists them, or of [another source](backbones.md), such as `hf:FOLDER`, `onnx:FILE`."""
+    checkpoint: Place | None = None
+    """A local file or folder of weights instead of the published ones."""
     checkpoint_key: str = ""
+    """Which of several sets of tensors in a checkpoint, such as `state_dict_ema`."""
     label: str = Field(default="", pattern=rf"^({LABEL})?$")
+    """What it is called beside other checkpoints of its name, `NAME[LABEL]`; not part of the key."""
     outputs: tuple[str, ...] | None = None
+    """Which outputs are stored; without it, what the backbone gives by itself."""
 
     @property
     def title(self) -> str:
@@ -68,67 +87,90 @@ class SubsetConfig(_Model):
     """A fixed part of a split."""
 
     size: int = Field(ge=1)
+    """How many records."""
     stratified: bool = True
+    """Whether classes keep their shares."""
     seed: int = 0
+    """Of the draw."""
 
 
 class SplitConfig(_Model):
-    """A split by name, whole or in part. A plain string is its name."""
+    """A split, whole or in part. A plain string is its name."""
 
     split: str
+    """As `featurebank datasets NAME` lists them."""
     subset: SubsetConfig | None = None
+    """A part of it."""
 
 
 class DatasetConfig(_Model):
-    """A dataset by name or path, and the splits wanted of it."""
+    """A dataset, and the splits wanted of it."""
 
-    name: str
+    name: Annotated[str, AfterValidator(_dataset)]
+    """As `featurebank datasets` lists them, or of [another source](datasets.md), such as `folder:PATH`."""
     splits: tuple[Annotated[SplitConfig, BeforeValidator(_split)], ...] = Field(min_length=1)
-    root: Path | None = None
+    """Its splits."""
+    root: Place | None = None
+    """The folder where its files lie."""
     label: str = ""
+    """What the store calls it, instead of its name or its path's last part."""
 
 
 class ExtractionConfig(_Model):
-    """How features are computed.
-
-    ``precision``, ``dtype``, ``decoder`` and ``max_pixels`` are part of the key, the rest is not.
-    ``decoder`` is what decodes and resizes, see ``featurebank.extract.preprocessing.Decode``; ``nvjpeg`` needs a GPU.
-    Images of more than ``max_pixels`` are recorded as failed.
-    ``pixel_cache`` is a folder of prepared pixels, not filled beyond ``pixel_cache_gb``, in units of 1e9 bytes.
-    ``trust_merged`` copies rows of sets that another store made too, where they have the same images.
-    """
+    """How features are computed."""
 
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the networks; part of the key."""
     dtype: Literal["float16", "float32"] = "float16"
+    """Of what is stored; part of the key."""
     decoder: Literal["pillow", "nvjpeg"] = "pillow"
+    """What decodes and resizes images; `nvjpeg` needs a GPU; part of the key."""
     max_pixels: int | None = Field(default=None, ge=1)
+    """Images of more are recorded as failed; part of the key."""
     device: str = "auto"
+    """Of torch, such as `cpu` or `cuda:0`."""
     batch_size: int | None = Field(default=None, ge=1)
+    """Images in a batch; without it 256 on a GPU, 16 on a CPU."""
     workers: int | None = Field(default=None, ge=1)
+    """Threads that read and decode; without it, as the cores allow."""
     compile: Literal["auto", "always", "never"] = "auto"
+    """Whether networks are compiled; `auto` where it pays."""
     strict: bool = False
+    """Whether the first image that cannot be decoded ends the run."""
     backbones_per_pass: int = Field(default=8, ge=1)
-    pixel_cache: Path | None = None
+    """Networks that share each decoded image."""
+    pixel_cache: Place | None = None
+    """A folder for prepared pixels."""
     pixel_cache_gb: float | None = Field(default=None, gt=0)
+    """That folder is not filled beyond it, in units of 1e9 bytes."""
     trust_merged: bool = False
+    """Whether rows of sets that another store made are copied too, where they have the same images."""
 
 
 class ProbeConfig(_Model):
-    """A linear probe of every backbone: fitted on one split, its C chosen on a part of it, scored on another."""
+    """A linear probe of every backbone, its C chosen on a part of the split it is fitted on."""
 
     train: str
+    """The DATASET/SPLIT it is fitted on, one of the run."""
     test: str
+    """The DATASET/SPLIT it is scored on, one of the run."""
     output: str = "pooled"
+    """The output it reads."""
 
 
 class RunConfig(_Model):
-    """A batch run."""
+    """A batch run: the whole file."""
 
-    store: Path = Path("features")
+    store: Place = Path("features")
+    """The folder where features go."""
     backbones: tuple[Annotated[BackboneConfig, BeforeValidator(_named)], ...] = Field(min_length=1)
+    """The backbones."""
     datasets: tuple[Annotated[DatasetConfig, BeforeValidator(_named)], ...] = Field(min_length=1)
+    """The datasets."""
     extraction: ExtractionConfig = ExtractionConfig()
+    """How features are computed."""
     probes: tuple[ProbeConfig, ...] = ()
+    """Linear probes of what was extracted."""
 
     @classmethod
     def read(cls, path: Path) -> RunConfig:
@@ -142,27 +184,33 @@ class RunConfig(_Model):
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: the configuration cannot be read: {error}") from error
         try:
-            data = yaml.safe_load(text)
+            data, faults = parsed(text)
         except yaml.YAMLError as error:
             raise ConfigError(f"{path}: not valid YAML: {error}") from error
         if not isinstance(data, dict):
             raise ConfigError(f"{path}: expected a mapping with backbones and datasets, found {type(data).__name__}")
+        config = None
         try:
             config = cls.model_validate(data)
         except ValidationError as error:
-            raise ConfigError(f"{path}:\n" + "\n".join(f"  {line}" for line in _explained(error))) from error
+            faults += explained(error, RECORDS)
+        if config is None or faults:
+            raise ConfigError(f"{path}:\n" + "\n".join(f"  {line}" for line in faults))
         return config.rooted(path.resolve().parent)
 
     def rooted(self, folder: Path) -> RunConfig:
         """The same with every relative path taken from ``folder``."""
-        backbones = tuple(_rooted_backbone(b, folder) for b in self.backbones)
-        datasets = tuple(_rooted_dataset(d, folder) for d in self.datasets)
         extraction = self.extraction
         if extraction.pixel_cache is not None:
-            cache = folder / extraction.pixel_cache.expanduser()
-            extraction = extraction.model_copy(update={"pixel_cache": cache})
-        update = {"backbones": backbones, "datasets": datasets, "extraction": extraction}
-        return self.model_copy(update={"store": folder / self.store, **update})
+            extraction = extraction.model_copy(update={"pixel_cache": folder / extraction.pixel_cache})
+        return self.model_copy(
+            update={
+                "store": folder / self.store,
+                "backbones": tuple(_rooted_backbone(b, folder) for b in self.backbones),
+                "datasets": tuple(_rooted_dataset(d, folder) for d in self.datasets),
+                "extraction": extraction,
+            }
+        )
 
 
 def _rooted_backbone(backbone: BackboneConfig, folder: Path) -> BackboneConfig:
@@ -173,36 +221,88 @@ def _rooted_backbone(backbone: BackboneConfig, folder: Path) -> BackboneConfig:
 
 
 def _rooted_dataset(dataset: DatasetConfig, folder: Path) -> DatasetConfig:
-    update: dict[str, Any] = {"name": rooted(dataset.name, folder)}
+    update: dict[str, Any] = {"name": known_datasets.rooted(dataset.name, folder)}
     if dataset.root is not None:
-        update["root"] = folder / dataset.root.expanduser()
+        update["root"] = folder / dataset.root
     return dataset.model_copy(update=update)
 
 
-def _explained(error: ValidationError) -> Iterator[str]:
-    for problem in error.errors():
-        place = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            fields = _fields_at(problem["loc"][:-1])
-            close = difflib.get_close_matches(str(problem["loc"][-1]), fields, n=1)
-            advice = f"did you mean {close[0]!r}?" if close else ""
-            yield f"{place}: unknown key; {advice} known keys: {', '.join(fields)}".replace(";  ", "; ")
-        elif problem["type"] == "missing":
-            yield f"{place}: required, and missing"
-        else:
-            yield f"{place}: {problem['msg']}, found {problem['input']!r}"
+RECORDS: Final[Mapping[str, type[BaseModel]]] = MappingProxyType(
+    {
+        "": RunConfig,
+        "backbones": BackboneConfig,
+        "datasets": DatasetConfig,
+        "splits": SplitConfig,
+        "subset": SubsetConfig,
+        "extraction": ExtractionConfig,
+        "probes": ProbeConfig,
+    }
+)
+"""The key in a configuration to the record that stands there."""
 
 
-_PLACES: dict[str, type[BaseModel]] = {
-    "backbones": BackboneConfig,
-    "datasets": DatasetConfig,
-    "splits": SplitConfig,
-    "subset": SubsetConfig,
-    "extraction": ExtractionConfig,
-    "probes": ProbeConfig,
-}
+def markdown() -> str:
+    """``docs/configuration.md``: every key of a configuration."""
+    lines = [
+        "# Configuration of a run",
+        "",
+        "Made from the records in `pipelines/config.py` by `python -m featurebank.pipelines.config`. What",
+        "`featurebank features FILE.yaml` reads. Relative paths in it are relative to its own folder; in every path,",
+        "and in names that are paths, `~` and `$NAME` stand for what they stand for in a shell. Unknown keys, and keys",
+        "that stand twice, are refused; all that is wrong is said at once.",
+        "",
+        "```yaml",
+        *EXAMPLE.strip().splitlines(),
+        "```",
+    ]
+    for key, record in RECORDS.items():
+        lines += ["", f"## {f'`{key}`' if key else 'The file'}", "", str(record.__doc__), ""]
+        lines += ["| key | value | without it | what it is |", "|---|---|---|---|"]
+        lines += [f"| {' | '.join(cells)} |" for cells in _rows(record)]
+    return "\n".join(lines) + "\n"
 
 
-def _fields_at(loc: tuple[str | int, ...]) -> list[str]:
-    names = [part for part in loc if isinstance(part, str) and part in _PLACES]
-    return list((_PLACES[names[-1]] if names else RunConfig).model_fields)
+EXAMPLE = """
+store: $HOME/features
+backbones:
+  - efficientnet_lite0
+  - {name: timm:resnet18.a1_in1k, checkpoint: weights/r18.safetensors, outputs: [pooled]}
+datasets:
+  - name: folder:~/pets
+    splits: [train, {split: test, subset: {size: 1000}}]
+extraction: {dtype: float32}
+probes:
+  - {train: pets/train, test: pets/test}
+"""
+
+
+def _rows(record: type[BaseModel]) -> Iterator[tuple[str, ...]]:
+    for name, field in record.model_fields.items():
+        default = "required" if field.is_required() else _value(field.default)
+        yield f"`{name}`", _kind(name, record), default, " ".join(str(field.description).split())
+
+
+def _value(default: object) -> str:
+    empty = default is None or default in ("", ()) or isinstance(default, BaseModel)
+    return "" if empty else f"`{str(default).lower() if isinstance(default, bool) else default}`"
+
+
+def _kind(name: str, record: type[BaseModel]) -> str:
+    """The values of a key, in words, from the record's JSON schema."""
+    schema = record.model_json_schema()["properties"][name]
+    schema = next((one for one in schema.get("anyOf", ()) if one.get("type") != "null"), schema)
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    if name in RECORDS:
+        return f"[a list](#{name})" if schema.get("type") == "array" else f"[a mapping](#{name})"
+    words = {"string": "text", "integer": "a whole number", "number": "a number", "boolean": "`true`, `false`"}
+    bounds = {"minimum": "from", "exclusiveMinimum": "above"}
+    limit = "".join(f" {word} {schema[key]:g}" for key, word in bounds.items() if key in schema)
+    kind = "a list of text" if schema.get("type") == "array" else words[schema["type"]]
+    return "a path" if schema.get("format") == "path" else kind + limit
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.write(markdown())

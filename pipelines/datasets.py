@@ -23,7 +23,7 @@ LISTED = 20
 
 
 def datasets(
-    name: Annotated[str | None, typer.Argument(help="A dataset: what must lie where, and what is missing.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A dataset, folder:PATH or the like: what lies there.")] = None,
     root: Annotated[Path | None, typer.Option("--root", help="Where its files lie.")] = None,
     split: Annotated[list[str] | None, typer.Option("--split", help="Only this split; may be repeated.")] = None,
     truth: Annotated[
@@ -38,6 +38,9 @@ def datasets(
     if name is None:
         rows = _all()
         print_json([_json(row) for row in rows]) if as_json else _print_table(rows, console())
+        return
+    if ":" in name and not name.startswith("python:"):
+        _opened(name, root, split, as_json=as_json)
         return
     row, options = named(name), name.rpartition("@")[2] if "@" in name else ""
     place = row.root(root)
@@ -54,6 +57,29 @@ def datasets(
         _print_dataset(row, place, states, console())
     if root is not None and not all(state.ok for state in states):
         raise typer.Exit(1)
+
+
+def _opened(name: str, root: Path | None, wanted: Sequence[str] | None, *, as_json: bool) -> None:
+    """One of no official size, such as ``folder:PATH``: what its files hold, which is all that is known of it."""
+    from featurebank.extract.datasets import DatasetSpec, open_split, splits
+    from featurebank.extract.errors import nearest
+
+    known = splits(name, root)
+    if strangers := [one for one in wanted or () if one not in known]:
+        raise nearest(f"split of {name}", strangers[0], known)
+    opened = [open_split(DatasetSpec(name=name, split=one, root=root)) for one in wanted or known]
+    if as_json:
+        sizes = {split.spec.split: len(split) for split in opened}
+        classes = {split.spec.split: list(split.class_names) for split in opened}
+        notes = list(dict.fromkeys(note for split in opened for note in split.notes))
+        print_json({"name": name, "splits": sizes, "class_names": classes, "notes": notes})
+        return
+    out = console()
+    out.print(Text(name, "bold"), soft_wrap=True)
+    for split in opened:
+        out.print(f"  {split.spec.split}: {len(split):,} records, {len(split.class_names):,} classes", soft_wrap=True)
+        for note in split.notes:
+            out.print(Text(f"    {note}", "yellow"), soft_wrap=True)
 
 
 def markdown() -> str:

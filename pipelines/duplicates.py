@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from featurebank.pipelines.config import ConfigError
 from featurebank.pipelines.probing.inputs import SplitRows, check_alike, read_rows, vectors
 from featurebank.pipelines.probing.selection import Selection, parse_key, select
 from featurebank.pipelines.reporting import print_line
-from featurebank.pipelines.stores import existing_store
+from featurebank.pipelines.stores import DEFAULT_STORE, StoreOption, existing_store
 from featurebank.pipelines.streams import console, print_json
 from featurebank.pipelines.tables import line, titled_table
 from featurebank.store import FeatureSet
@@ -95,7 +94,7 @@ def duplicates(  # noqa: PLR0917 - one for each option
             metavar="KEY", help="DATASET/SPLIT, or DATASET/TRAIN:TEST across two; with @BACKBONE for one backbone only."
         ),
     ],
-    store: Annotated[Path, typer.Option("--store", help="The store's folder.")] = Path("features"),
+    store: StoreOption = DEFAULT_STORE,
     backbone: Annotated[list[str] | None, typer.Option("--backbone", help="Only this backbone; repeatable.")] = None,
     fingerprint: Annotated[list[str] | None, typer.Option("--fingerprint", help="Which set, of several.")] = None,
     output: Annotated[str, typer.Option("--output", help="What to read.")] = "pooled",

@@ -10,7 +10,7 @@ import typer
 
 from featurebank.pipelines.config import ConfigError
 from featurebank.pipelines.export_formats import FORMATS, format_of, written_names
-from featurebank.pipelines.stores import existing_store
+from featurebank.pipelines.stores import DEFAULT_STORE, StoreOption, existing_store
 from featurebank.pipelines.streams import console, print_json
 from featurebank.store import FeatureSet, InvalidInputError
 from featurebank.store.filing import named_when_complete
@@ -53,7 +53,7 @@ def export(  # noqa: PLR0917 - one for each option
         typer.Option("--format", help="What to write; by default what the suffix says, npy where there is none."),
     ] = None,
     output: Annotated[list[str] | None, typer.Option("--output", help="Only this output; repeatable.")] = None,
-    store: Annotated[Path, typer.Option("--store", help="The store's folder.")] = Path("features"),
+    store: StoreOption = DEFAULT_STORE,
     fingerprint: Annotated[str | None, typer.Option(help="Which set, where several keys match.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a line.")] = False,
 ) -> None:

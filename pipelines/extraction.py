@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featurebank.pipelines.stopping import stoppable
-from featurebank.pipelines.stores import DEFAULT_STORE
+from featurebank.pipelines.stores import DEFAULT_STORE, STORE_VARIABLE
 from featurebank.pipelines.streams import JsonOption, console, print_json, show_messages
 
 if TYPE_CHECKING:
@@ -23,7 +23,10 @@ def features(  # noqa: PLR0917 - one for each option
     config: Annotated[
         Path | None, typer.Argument(help="A YAML configuration; without one, the packaged demonstration runs.")
     ] = None,
-    store: Annotated[Path | None, typer.Option("--store", help="Where features go, instead of the file's own.")] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option("--store", envvar=STORE_VARIABLE, help="Where features go, instead of the file's own."),
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first image that cannot be decoded.")] = False,
     workers: Annotated[int | None, typer.Option("--workers", help="Extract in this many processes (Dask).")] = None,
     scheduler: Annotated[

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from featurebank.extract import backbones, datasets
 from featurebank.extract.backbones.contract import BackboneSpec
 from featurebank.extract.datasets.contract import DatasetSpec, Split, Subset
 from featurebank.extract.device import Execution, cpu_cores, resolve_device, resolve_precision
-from featurebank.extract.errors import fault
+from featurebank.extract.errors import fault, nearest
 from featurebank.extract.key import Precision
 from featurebank.extract.progress import Observer
 from featurebank.extract.provenance import told
@@ -281,11 +281,35 @@ def _dataset_specs(dataset: DatasetConfig) -> list[DatasetSpec]:
 
 
 def _check_probes(config: RunConfig) -> None:
+    """Raises ConfigError for probes of splits that are not in the run, together with all else that will fail."""
     known = [f"{datasets.label_of(spec)}/{spec.split}" for d in config.datasets for spec in _dataset_specs(d)]
-    for index, probe in enumerate(config.probes):
-        for place in (probe.train, probe.test):
-            if place not in known:
-                raise ConfigError(f"probes.{index}: {place!r} is no split of this run; its splits: {', '.join(known)}")
+    faults = [
+        f"probes.{index}.{role}: {place!r} is no split of this run; its splits: {', '.join(known)}"
+        for index, probe in enumerate(config.probes)
+        for role, place in (("train", probe.train), ("test", probe.test))
+        if place not in known
+    ]
+    if faults:
+        raise ConfigError("\n  ".join(["", *faults, *_unknown(config)]).lstrip("\n "))
+
+
+def _unknown(config: RunConfig) -> Iterator[str]:
+    """What of a run cannot be had, as far as names and listings say."""
+    for index, backbone in enumerate(config.backbones):
+        try:
+            backbones.describe(backbone.name)
+        except Exception as error:
+            yield f"backbones.{index}: {fault(error)}"
+    for index, dataset in enumerate(config.datasets):
+        try:
+            known = datasets.splits(dataset.name, dataset.root)
+        except Exception as error:
+            yield f"datasets.{index}: {fault(error)}"
+            continue
+        for entry in dataset.splits:
+            whole = entry.split.removesuffix("-train80").removesuffix("-test20")
+            if whole not in known:
+                yield f"datasets.{index}: {nearest(f'split of {dataset.name}', entry.split, known)}"
 
 
 def _probe_all(

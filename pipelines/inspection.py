@@ -17,7 +17,7 @@ from featurebank.extract.errors import nearest
 from featurebank.pipelines.stores import DEFAULT_STORE, StoreOption, existing_store
 from featurebank.pipelines.streams import JsonOption, console, print_json
 from featurebank.pipelines.tables import line, titled_table
-from featurebank.store import Entry, FeatureSet, VerifyReport
+from featurebank.store import Entry, FeatureSet, FeatureStore, VerifyReport
 from featurebank.store.fingerprint import differences
 from featurebank.store.text import shown
 
@@ -73,8 +73,8 @@ def ls(
 
 
 def show(  # noqa: PLR0917 - one for each option
-    dataset: Annotated[str, typer.Argument(help="DATASET/SPLIT")],
-    backbone: Annotated[str, typer.Argument(help="The backbone's name.")],
+    dataset: Annotated[str, typer.Argument(help="DATASET/SPLIT, or DATASET/SPLIT@BACKBONE")],
+    backbone: Annotated[str | None, typer.Argument(help="The backbone's name.")] = None,
     store: StoreOption = DEFAULT_STORE,
     fingerprint: Annotated[str | None, typer.Option(help="Which one, where several keys match.")] = None,
     diff: Annotated[
@@ -85,7 +85,11 @@ def show(  # noqa: PLR0917 - one for each option
     """Show one feature set: its key, how it was made, its outputs and its failed rows."""
     if "/" not in dataset:
         raise typer.BadParameter(f"expected DATASET/SPLIT, as ls lists them, found {dataset!r}")
+    if backbone is None and "@" not in dataset:
+        raise typer.BadParameter(f"Missing argument BACKBONE: write it behind {dataset}, or DATASET/SPLIT@BACKBONE")
     found = existing_store(store)
+    if backbone is None:
+        dataset, backbone = _parted(dataset, found)
     with found.open(dataset, backbone, fingerprint=fingerprint) as feature_set:
         if diff is not None:
             with found.by_fingerprint(diff) as other:
@@ -99,6 +103,15 @@ def show(  # noqa: PLR0917 - one for each option
             print_json(set_json(feature_set))
         else:
             console().print(set_view(feature_set))
+
+
+def _parted(text: str, store: FeatureStore) -> tuple[str, str]:
+    """DATASET/SPLIT and the backbone of one text; all may hold ``@``, so the longest known DATASET/SPLIT wins."""
+    for place in sorted({f"{e.dataset}/{e.split}" for e in store.ls()}, key=len, reverse=True):
+        if text.startswith(f"{place}@"):
+            return place, text.removeprefix(f"{place}@")
+    place, _, backbone = text.partition("@")
+    return place, backbone
 
 
 def verify(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:

@@ -9,10 +9,11 @@ import typer
 
 from featurebank.store import FeatureStore, NotFoundError
 
-__all__ = ["DEFAULT_STORE", "StoreOption", "existing_store"]
+__all__ = ["DEFAULT_STORE", "STORE_VARIABLE", "StoreOption", "existing_store"]
 
 DEFAULT_STORE = Path("features")
-StoreOption = Annotated[Path, typer.Option("--store", help="The store's folder.")]
+STORE_VARIABLE = "FEATUREBANK_STORE"
+StoreOption = Annotated[Path, typer.Option("--store", envvar=STORE_VARIABLE, help="The store's folder.")]
 
 
 def existing_store(folder: Path) -> FeatureStore:

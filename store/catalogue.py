@@ -29,6 +29,7 @@ from featurebank.store.errors import (
     NotSealedError,
     StoreError,
 )
+from featurebank.store.places import expanded
 from featurebank.store.reader import FeatureSet, Verification
 from featurebank.store.verify import VerifyReport, reported
 
@@ -49,7 +50,7 @@ class FeatureStore:
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = Path(root)
+        self.root = expanded(root)
 
     def __repr__(self) -> str:
         return f"FeatureStore({str(self.root)!r})"

@@ -38,6 +38,7 @@ from featurebank.extract.backbones.packaged import PackagedSource
 from featurebank.extract.backbones.timm_source import TimmSource
 from featurebank.extract.backbones.torchvision_source import TorchvisionSource
 from featurebank.extract.errors import UnknownNameError, WeightsError, nearest
+from featurebank.store.places import expanded
 
 __all__ = ["OwnBackbone", "build", "describe", "logit_scale", "names", "resolve", "rooted", "text_features"]
 
@@ -91,6 +92,7 @@ def resolve(
     """
     base, at, suffix = name.partition("@")
     entry = zoo.find(base)
+    checkpoint = None if checkpoint is None else expanded(checkpoint)
     reference = name if entry is None else f"{entry.reference}{at}{suffix}"
     spec = _source_of(reference).resolve(reference, checkpoint=checkpoint, outputs=outputs)
     if entry is not None and base != entry.reference:

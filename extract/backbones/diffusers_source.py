@@ -23,6 +23,7 @@ from featurebank.extract.backbones.keys import select
 from featurebank.extract.backbones.naming import checked_outputs, given_weights, random_seed, split_random
 from featurebank.extract.errors import AssetError, UnknownNameError, WeightsError
 from featurebank.extract.preprocessing import Preprocessing
+from featurebank.store.places import expanded
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +62,7 @@ class DiffusersSource:
         base, seed = split_random(name)
         place, options = _parts(base)
         if seed is None:
-            folder = Path(checkpoint or place).expanduser().absolute()
+            folder = expanded(checkpoint or place).absolute()
             origin = folder.name
             if checkpoint is None and folder.is_dir():
                 name = name.replace(place, folder.name, 1)  # no path in the key

@@ -18,6 +18,7 @@ from featurebank.extract.backbones.folders import folder_weights, verified, weig
 from featurebank.extract.backbones.naming import checked_outputs, given_weights, random_seed, split_random
 from featurebank.extract.errors import WeightsError
 from featurebank.extract.preprocessing import Interpolation, Preprocessing
+from featurebank.store.places import expanded
 
 __all__ = ["HuggingFaceSource", "preprocessing_of"]
 
@@ -46,7 +47,7 @@ class HuggingFaceSource:
     ) -> BackboneSpec:
         """The spec behind a name; see `Backbone.resolve`."""
         base, seed = split_random(name)
-        folder = Path(base.removeprefix(self.prefix)).expanduser().absolute()
+        folder = expanded(base.removeprefix(self.prefix)).absolute()
         config = read_configuration(folder / "config.json")
         if config.get("model_type") == "vit_mae":
             raise WeightsError(
@@ -81,7 +82,7 @@ class HuggingFaceSource:
 
     def describe(self, name: str) -> Mapping[str, object]:
         """What its configuration says."""
-        folder = Path(split_random(name)[0].removeprefix(self.prefix)).expanduser()
+        folder = expanded(split_random(name)[0].removeprefix(self.prefix))
         config = read_configuration(folder / "config.json")
         return {key: config[key] for key in ("model_type", "architectures", "hidden_size") if key in config}
 

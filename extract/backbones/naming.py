@@ -11,6 +11,7 @@ from featurebank.extract.backbones.contract import Weights
 from featurebank.extract.errors import UnknownNameError, WeightsError
 from featurebank.extract.own_code import in_file
 from featurebank.store.addresses import without_secrets
+from featurebank.store.places import expanded
 
 __all__ = ["checked_outputs", "given_weights", "random_seed", "rooted", "split_random"]
 
@@ -60,10 +61,10 @@ def rooted(name: str, folder: Path) -> str:
     prefix, colon, path = name.partition(":")
     is_path = (
         prefix in {"hf", "onnx"}
-        or (prefix == "diffusers" and path.startswith((".", "/", "~")))
+        or (prefix == "diffusers" and path.startswith((".", "/", "~", "$")))
         or (prefix == "python" and in_file(path))
     )
-    return f"{prefix}:{folder / Path(path).expanduser()}" if colon and is_path else name
+    return f"{prefix}:{folder / expanded(path)}" if colon and is_path else name
 
 
 def random_seed(weights: Weights) -> int | None:
@@ -89,7 +90,7 @@ def given_weights(name: str, seed: int | None, checkpoint: Path | None) -> Weigh
         return Weights(sha256=f"random:{seed}", origin=f"random initialisation, seed {seed}")
     if checkpoint is None:
         return None
-    path = Path(checkpoint).expanduser().absolute()
+    path = expanded(checkpoint).absolute()
     return Weights(sha256=sha256_of(path), path=path, origin=path.name)
 
 

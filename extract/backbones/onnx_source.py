@@ -20,6 +20,7 @@ from featurebank.extract.backbones.contract import BackboneSpec, Network
 from featurebank.extract.backbones.naming import checked_outputs, given_weights, split_random
 from featurebank.extract.errors import WeightsError
 from featurebank.extract.preprocessing import Preprocessing
+from featurebank.store.places import expanded
 
 __all__ = ["OnnxSource", "read_preprocessing"]
 
@@ -47,7 +48,7 @@ class OnnxSource:
             raise WeightsError(
                 f"{name}: an ONNX file has its weights in it, a random initialisation of it does not exist"
             )
-        path = Path(base.removeprefix(self.prefix)).expanduser().absolute()
+        path = expanded(base.removeprefix(self.prefix)).absolute()
         weights = given_weights(name, None, checkpoint or path)
         assert weights is not None  # noqa: S101 - a checkpoint was given
         return BackboneSpec(

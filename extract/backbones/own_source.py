@@ -22,6 +22,7 @@ from featurebank.extract.backbones.naming import checked_outputs, given_weights,
 from featurebank.extract.errors import UnknownNameError, WeightsError, nearest
 from featurebank.extract.own_code import in_file, own_object
 from featurebank.extract.preprocessing import Preprocessing
+from featurebank.store.places import expanded
 
 if TYPE_CHECKING:
     from torch import nn
@@ -69,7 +70,7 @@ class OwnSource:
         code = None
         if in_file(place):
             path, _, function = place.rpartition(":")
-            code = Path(path).expanduser().absolute()
+            code = expanded(path).absolute()
             place = f"{code.name}:{function}"
             name = f"{self.prefix}{place}{name[len(base) :]}"
         weights = given_weights(name, seed, checkpoint if checkpoint or seed is not None else own.weights)

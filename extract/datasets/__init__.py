@@ -30,6 +30,7 @@ from featurebank.extract.datasets.loaders.imagenet import class_mask
 from featurebank.extract.errors import DatasetError, nearest
 from featurebank.extract.own_code import in_file
 from featurebank.store._names import encode_component
+from featurebank.store.places import expanded
 
 __all__ = [
     "DatasetSpec",
@@ -145,7 +146,7 @@ def rooted(name: str, folder: Path) -> str:
     """
     prefix, _, path = name.partition(":")
     if prefix in PATHS or (prefix == "python" and in_file(path)):
-        return f"{prefix}:{folder / Path(path).expanduser()}"
+        return f"{prefix}:{folder / expanded(path)}"
     return name
 
 
@@ -169,7 +170,7 @@ def label_of(spec: DatasetSpec) -> str:
         return path.rpartition(":")[2].lower()
     if prefix not in PATHS:
         return spec.name
-    place = Path(path).expanduser().absolute()
+    place = expanded(path).absolute()
     if prefix in {"list", "manifest"}:
         label = place.stem
     elif prefix == "wds" and re.search(r"[*?{\[]|\.tar$", place.name):

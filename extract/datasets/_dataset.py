@@ -19,6 +19,7 @@ from featurebank.extract.datasets._reading import check_inside, reading
 from featurebank.extract.datasets._records import ArraySplit, FileSplit
 from featurebank.extract.datasets.contract import DatasetSpec, Split
 from featurebank.extract.errors import DatasetError, nearest
+from featurebank.store.places import expanded
 
 __all__ = ["Found", "Loader", "NamedDataset"]
 
@@ -75,9 +76,9 @@ class NamedDataset:
     def root(self, given: Path | None) -> Path:
         """The folder given, else one of the dataset's name in ``$FEATUREBANK_DATA`` or in the asset cache."""
         if given is not None:
-            return given.expanduser().absolute()
+            return expanded(given).absolute()
         data = os.environ.get("FEATUREBANK_DATA")
-        return (Path(data).expanduser().absolute() if data else cache_dir() / "datasets") / self.name
+        return (expanded(data).absolute() if data else cache_dir() / "datasets") / self.name
 
     def chosen(self, text: str) -> tuple[NamedDataset, dict[str, str]]:
         """The dataset as the part of a name after ``@`` makes it, and the value of every option.

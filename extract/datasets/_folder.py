@@ -13,6 +13,7 @@ from featurebank.extract.datasets._reading import passed_over
 from featurebank.extract.datasets._records import FileSplit
 from featurebank.extract.datasets.contract import DatasetSpec, Split
 from featurebank.extract.errors import DatasetError, nearest
+from featurebank.store.places import expanded
 
 __all__ = ["EXTENSIONS", "FolderSource", "entries", "images_below", "is_folder", "walk_notes"]
 
@@ -76,10 +77,10 @@ class FolderSource:
         return FileSplit(spec, files, labels, class_names, notes=notes, folder=folder, files=files).subset()
 
     def _folder(self, name: str, root: Path | None) -> Path:
-        path = Path(name.removeprefix(self.prefix)).expanduser()
+        path = expanded(name.removeprefix(self.prefix))
         if not name.removeprefix(self.prefix):
             raise DatasetError(f"{name!r}: expected folder:PATH, found no path")
-        folder = (path if root is None else root / path).absolute()
+        folder = (path if root is None else expanded(root) / path).absolute()
         if not folder.is_dir():
             found = "a file" if folder.exists() else "nothing"
             raise DatasetError(f"{folder}: expected a folder of images, found {found}; check the path")

@@ -23,6 +23,7 @@ from featurebank.extract.datasets._records import ReaderSplit
 from featurebank.extract.datasets._tables import Table, open_table
 from featurebank.extract.datasets.contract import DatasetSpec, Split
 from featurebank.extract.errors import DatasetError, nearest
+from featurebank.store.places import expanded
 
 __all__ = ["HuggingFaceSource"]
 
@@ -89,8 +90,8 @@ def _place(name: str, root: Path | None) -> tuple[Path, dict[str, str]]:
     """The folder, and the columns chosen for image and label."""
     text = name.removeprefix(HuggingFaceSource.prefix)
     choice = CHOICE.search(text)
-    path = Path(text[: choice.start()] if choice else text).expanduser()
-    folder = (path if root is None else root / path).absolute()
+    path = expanded(text[: choice.start()] if choice else text)
+    folder = (path if root is None else expanded(root) / path).absolute()
     if not folder.is_dir():
         raise DatasetError(f"{folder}: expected a folder of Hugging Face's datasets, found none; check the path")
     return folder, dict(part.split("=", 1) for part in choice[1].split(",")) if choice else {}

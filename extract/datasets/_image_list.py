@@ -9,6 +9,7 @@ from featurebank.extract.datasets._listing import Listing, open_listing
 from featurebank.extract.datasets._reading import LIST_BYTES, is_inside, read_file, reading, shown
 from featurebank.extract.datasets.contract import DatasetSpec, Split
 from featurebank.extract.errors import DatasetError, nearest
+from featurebank.store.places import expanded
 
 __all__ = ["ImageListSource", "read_image_list"]
 
@@ -42,9 +43,9 @@ class ImageListSource:
         """
         if spec.split != "all":
             raise nearest(f"split of {spec.name}", spec.split, ["all"])
-        path = Path(spec.name.removeprefix(self.prefix)).expanduser().absolute()
+        path = expanded(spec.name.removeprefix(self.prefix)).absolute()
         listing = read_image_list(path)
-        folder = (path.parent if spec.root is None else spec.root).expanduser().absolute()
+        folder = expanded(path.parent if spec.root is None else spec.root).absolute()
         advice = "give the root that the list's paths are relative to"
         return open_listing(spec, listing, folder, advice=advice).subset()
 

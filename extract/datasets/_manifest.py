@@ -16,6 +16,7 @@ from featurebank.extract.datasets._records import FileSplit
 from featurebank.extract.datasets._tables import COLUMN_BYTES, check_rows, read_parquet
 from featurebank.extract.datasets.contract import DatasetSpec, Split
 from featurebank.extract.errors import DatasetError, nearest
+from featurebank.store.places import expanded
 
 __all__ = ["ManifestSource"]
 
@@ -64,7 +65,7 @@ class ManifestSource:
         if "split" in table:
             rows = [row for row in rows if _text(table["split"][row]) == spec.split]
         labels = parse_labels(table["label"], path).take(rows)
-        folder = (path.parent if spec.root is None else spec.root).expanduser().absolute()
+        folder = expanded(path.parent if spec.root is None else spec.root).absolute()
         files = [_text(table["path"][row]) for row in rows]
         _check_files(path, folder, files)
         ids = [_text(table["id"][row]) for row in rows] if "id" in table else files
@@ -77,7 +78,7 @@ class ManifestSource:
         ).subset()
 
     def _path(self, name: str) -> Path:
-        path = Path(name.removeprefix(self.prefix)).expanduser().absolute()
+        path = expanded(name.removeprefix(self.prefix)).absolute()
         if path.suffix.lower() not in {".csv", ".parquet"}:
             raise DatasetError(f"{name!r}: expected manifest:PATH ending in .csv or .parquet, found {path.suffix!r}")
         return path

@@ -21,6 +21,7 @@ from featurebank.extract.datasets._network import downloads_allowed, unreachable
 from featurebank.extract.datasets._records import ArraySplit, FileSplit, ReaderSplit
 from featurebank.extract.datasets.contract import DatasetSpec, Split
 from featurebank.extract.errors import AssetError, DatasetError, nearest
+from featurebank.store.places import expanded
 
 __all__ = ["ARGUMENTS", "NOT_CLASSIFICATION", "TorchvisionSource"]
 
@@ -167,7 +168,7 @@ def _reopen(spec: DatasetSpec) -> Split:
 
 
 def _root(spec: DatasetSpec) -> Path:
-    return (cache_dir() / "torchvision" if spec.root is None else spec.root).expanduser().absolute()
+    return expanded(cache_dir() / "torchvision" if spec.root is None else spec.root).absolute()
 
 
 def _construct(name: str, spec: DatasetSpec, arguments: Mapping[str, object], *, download: bool) -> Any:

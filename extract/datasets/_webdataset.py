@@ -32,6 +32,7 @@ from featurebank.extract.datasets._reading import (
 from featurebank.extract.datasets._records import ReaderSplit
 from featurebank.extract.datasets.contract import DatasetSpec, Split
 from featurebank.extract.errors import DatasetError, nearest
+from featurebank.store.places import expanded
 
 __all__ = ["WebDatasetSource"]
 
@@ -108,7 +109,7 @@ def _reopen(spec: DatasetSpec) -> Split:
 
 def _shards(pattern: str, root: Path | None) -> dict[str, list[Path]]:
     """Split to its shards, in order."""
-    path = Path(pattern).expanduser() if root is None else root / pattern
+    path = expanded(pattern) if root is None else expanded(root) / pattern
     if path.is_dir():
         found: dict[str, list[Path]] = {}
         for shard in sorted(path.glob("*.tar")):

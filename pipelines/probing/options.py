@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from featurebank.pipelines.config import ConfigError
+from featurebank.store.places import expanded
 
 __all__ = [
     "CS",
@@ -156,7 +157,7 @@ def as_settings(options: Mapping[str, Any]) -> dict[str, Any]:
         settings[name] = None if known is False or known == () else known
     text = settings.get("text")
     if text is not None and text.endswith((".npy", ".npz")):
-        if not Path(text).is_file():
+        if not expanded(text).is_file():
             raise ConfigError(f"--text: expected a file at {text}, found none")
-        settings |= {"text": None, "text_file": Path(text)}
+        settings |= {"text": None, "text_file": expanded(text)}
     return settings
