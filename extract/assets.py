@@ -9,19 +9,17 @@ or not at all, so any number of processes may fetch the same asset at once. Ever
 
 from __future__ import annotations
 
-import errno
 import glob
 import hashlib
-import io
 import logging
 import os
-import stat
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from featurebank.extract._archives import apt_download, npm_download, pip_download, unpack
 from featurebank.extract.errors import AssetError
+from featurebank.extract.opening import open_regular
 from featurebank.store.places import expanded
 
 __all__ = [
@@ -34,7 +32,6 @@ __all__ = [
     "cached",
     "fetch",
     "is_offline",
-    "open_regular",
     "sha256_of",
 ]
 
@@ -162,23 +159,6 @@ def fetch(asset: Asset) -> Path:
 def is_offline() -> bool:
     """Whether ``FEATUREBANK_OFFLINE`` forbids any use of the network."""
     return os.environ.get("FEATUREBANK_OFFLINE", "0") not in {"", "0"}
-
-
-def open_regular(path: Path) -> io.BufferedReader:
-    """A file, open for reading.
-
-    Raises:
-        OSError: it cannot be opened, or is a pipe or a device, which might never answer or never end.
-    """
-
-    def opener(name: str, flags: int) -> int:
-        fd = os.open(name, flags | os.O_NONBLOCK | os.O_CLOEXEC)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise OSError(errno.EINVAL, "not a regular file", name)
-        return fd
-
-    return open(path, "rb", opener=opener)
 
 
 def sha256_of(path: Path) -> str:

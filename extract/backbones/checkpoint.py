@@ -9,10 +9,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from featurebank.extract.assets import open_regular
 from featurebank.extract.backbones.checkpoint_limits import check_file, check_tensors, keys_of
 from featurebank.extract.backbones.contract import Weights
 from featurebank.extract.errors import AssetError, WeightsError
+from featurebank.extract.opening import open_regular
 from featurebank.store.text import shown
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from featurebank.extract.assets import open_regular
 from featurebank.extract.errors import AssetError, WeightsError
+from featurebank.extract.opening import open_regular
 
 __all__ = ["plain_configuration", "read_configuration", "transformers_class"]
 

@@ -21,7 +21,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from featurebank.extract.assets import cache_dir
-from featurebank.extract.datasets._reading import open_regular, read_within
+from featurebank.extract.datasets._reading import IMAGE_BYTES, read_within
+from featurebank.extract.opening import open_regular
 
 __all__ = ["file_hashes"]
 
@@ -107,7 +108,7 @@ def _read(paths: Sequence[str], parts: Sequence[str], rows: NDArray[np.int64], d
     for path, part, row in zip(paths, parts, rows.tolist(), strict=True):
         key = found = bytes(DIGEST)
         try:
-            with open_regular(path) as file:
+            with open_regular(path, IMAGE_BYTES) as file:
                 before = os.fstat(file.fileno())
                 content = read_within(file)
                 now = time.time_ns()

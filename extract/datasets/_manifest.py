@@ -11,11 +11,12 @@ from typing import Any
 
 from featurebank.extract.datasets._columns import column
 from featurebank.extract.datasets._labels import parse_labels
-from featurebank.extract.datasets._reading import LIST_BYTES, is_inside, open_regular, read_file, reading, shown
+from featurebank.extract.datasets._reading import LIST_BYTES, is_inside, read_file, reading, shown
 from featurebank.extract.datasets._records import FileSplit
 from featurebank.extract.datasets._tables import COLUMN_BYTES, check_rows, read_parquet
 from featurebank.extract.datasets.contract import DatasetSpec, Split
 from featurebank.extract.errors import DatasetError, nearest
+from featurebank.extract.opening import open_regular
 from featurebank.store.places import expanded
 
 __all__ = ["ManifestSource"]

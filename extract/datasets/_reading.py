@@ -10,7 +10,6 @@ import gzip
 import io
 import json
 import os
-import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,13 +17,14 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 from featurebank.extract.errors import DatasetError, ExtractError
+from featurebank.extract.opening import open_regular
 
 __all__ = [
+    "IMAGE_BYTES",
     "LIST_BYTES",
     "check_inside",
     "is_inside",
     "is_unicode",
-    "open_regular",
     "parse_json",
     "parse_xml",
     "passed_over",
@@ -46,26 +46,6 @@ XML_BYTES: Final = 1 << 24
 XML_DEPTH: Final = 64
 REASON_CHARACTERS: Final = 300
 KINDS_NAMED: Final = 8
-
-
-def open_regular(path: str | os.PathLike[str], limit: int = IMAGE_BYTES) -> io.FileIO:
-    """A regular file, opened to be read without a buffer.
-
-    Raises:
-        OSError: it cannot be opened, is a pipe, device, socket or folder, or is larger than ``limit`` bytes.
-    """
-    # Without O_NONBLOCK, opening a pipe that nobody writes to waits for ever.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "is no regular file", os.fspath(path))
-        if status.st_size > limit:
-            raise OSError(errno.EFBIG, f"has {status.st_size:,} bytes, more than {limit:,}", os.fspath(path))
-        return io.FileIO(descriptor)
-    except BaseException:
-        os.close(descriptor)
-        raise
 
 
 def read_within(file: io.FileIO, limit: int = IMAGE_BYTES) -> bytes:

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from featurebank.extract.datasets._reading import open_regular, reading
+from featurebank.extract.datasets._reading import reading
+from featurebank.extract.opening import open_regular
 
 __all__ = ["COLUMN_BYTES", "Table", "check_rows", "open_table", "read_parquet"]
 

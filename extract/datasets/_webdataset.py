@@ -23,7 +23,6 @@ from featurebank.extract.datasets._labels import class_index
 from featurebank.extract.datasets._reading import (
     IMAGE_BYTES,
     is_inside,
-    open_regular,
     parse_json,
     passed_over,
     reading,
@@ -32,6 +31,7 @@ from featurebank.extract.datasets._reading import (
 from featurebank.extract.datasets._records import ReaderSplit
 from featurebank.extract.datasets.contract import DatasetSpec, Split
 from featurebank.extract.errors import DatasetError, nearest
+from featurebank.extract.opening import open_regular
 from featurebank.store.places import expanded
 
 __all__ = ["WebDatasetSource"]

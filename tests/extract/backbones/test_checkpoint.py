@@ -222,9 +222,9 @@ def test_c14_pipes_and_devices_are_no_checkpoints(tmp_path: Path) -> None:
     """A pipe never answers, a device never ends."""
     os.mkfifo(tmp_path / "pipe.pth")
     for path in (tmp_path / "pipe.pth", Path("/dev/zero")):
-        with pytest.raises(AssetError, match="not a regular file"):
+        with pytest.raises(AssetError, match="no regular file"):
             given_weights("timm:resnet18", None, path)
-        with pytest.raises(AssetError, match="not a regular file"):
+        with pytest.raises(AssetError, match="no regular file"):
             read(Weights(sha256="0" * 64, path=path))
-        with pytest.raises(AssetError, match="not a regular file"):
+        with pytest.raises(AssetError, match="no regular file"):
             read_configuration(path)
