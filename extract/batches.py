@@ -6,15 +6,17 @@ Shapes: B rows of a batch, H, W a backbone's input, C = 3 channels.
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from featurebank.extract import in_flight
 from featurebank.extract.datasets.contract import DatasetSpec, Split
 from featurebank.extract.decode import decoded
 from featurebank.extract.errors import DatasetError, ImageError, fault
@@ -29,6 +31,7 @@ from featurebank.store.fingerprint import content_hash
 __all__ = ["Batch", "Part", "Preparer", "Reader", "Shelves", "batches", "pixels_key"]
 
 Raw: TypeAlias = bytes | NDArray[np.uint8]
+Later: TypeAlias = Callable[[], Raw | None]
 
 
 @dataclass
@@ -39,7 +42,8 @@ class Batch:
         start: first row.
         stop: one past the last row.
         members: positions, in the pass, of the feature sets that need a row of it.
-        raw: content per row once read, ``None`` where the image failed or is not needed.
+        raw: content per row once read, or what reads it when it is needed; ``None`` where the image failed, is not
+            needed or is done with.
         jpegs: row to an image that waits for the device to decode it.
         known: row to those of its pixels that are in a cache, (H, W, C) uint8, RGB.
         pixels: (B, H, W, C) uint8 per distinct preprocessing geometry, once prepared.
@@ -50,16 +54,32 @@ class Batch:
     start: int
     stop: int
     members: tuple[int, ...]
-    raw: list[Raw | None] = field(default_factory=list)
+    raw: list[Raw | Later | None] = field(default_factory=list)
     known: dict[int, Mapping[Hashable, NDArray[np.uint8]]] = field(default_factory=dict)
     jpegs: dict[int, Jpeg] = field(default_factory=dict)
     pixels: dict[Hashable, torch.Tensor] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
     waiting: int = 0
+    ahead: in_flight.Ahead = field(default_factory=in_flight.Ahead)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __len__(self) -> int:
         return self.stop - self.start
+
+    def content(self, offset: int) -> Raw | None:
+        """One row's content, read now if reading ahead left it."""
+        raw = self.raw[offset]
+        if callable(raw):
+            raw = self.raw[offset] = raw()
+            if raw is not None:
+                self.ahead.add(_nbytes(raw))
+        return raw
+
+    def drop(self, offset: int) -> None:
+        """Lets go of one row's content."""
+        raw, self.raw[offset] = self.raw[offset], None
+        if raw is not None and not callable(raw):
+            self.ahead.add(-_nbytes(raw))
 
 
 def batches(ranges: Sequence[tuple[int, int]], pending: Sequence[Rows], size: int) -> Iterator[Batch]:
@@ -163,6 +183,9 @@ class Shelves:
 class Reader:
     """Reads a batch's contents and checks that they are what the key was made from.
 
+    It reads ahead as many bytes as `in_flight.encoded` says, of all batches together; what does not fit is read when
+    it is decoded. So nobody ever waits for room, and no order of batches can end in a lock.
+
     Args:
         records: what is walked over.
         clock: takes the busy seconds.
@@ -175,6 +198,7 @@ class Reader:
         self._clock = clock
         self._strict = strict
         self._shelves = shelves
+        self._ahead = in_flight.Ahead(in_flight.encoded)
 
     def __call__(self, batch: Batch) -> None:
         """Fills ``batch.known`` and ``batch.raw``.
@@ -183,21 +207,31 @@ class Reader:
             DatasetError: a record's content changed since the key was made.
             ImageError: a record cannot be read, in a strict run.
         """
-        with self._clock.stage("read"):
-            whole = frozenset() if self._shelves is None else self._shelves.find(batch, self._part.hashes)
-            batch.raw = [None if row in whole else self._read(batch, row) for row in range(batch.start, batch.stop)]
+        batch.ahead = self._ahead
+        whole: frozenset[int] = frozenset()
+        if self._shelves is not None:
+            with self._clock.stage("read"):
+                whole = self._shelves.find(batch, self._part.hashes)
+        rows = range(batch.start, batch.stop)
+        batch.raw = [None if row in whole else partial(self._read, batch, row) for row in rows]
+        for offset in range(len(batch)):
+            if self._ahead.full:
+                return
+            batch.content(offset)
 
     def _read(self, batch: Batch, row: int) -> Raw | None:
         expected = self._part.hashes[row].tobytes()
         try:
-            raw = self._part.read(row)
+            with self._clock.stage("read"):
+                raw = self._part.read(row)
             if not any(expected):
                 raise ImageError("it could not be when the run began, now it can; run again")
         except Exception as error:
             reason = f"cannot be read: {getattr(error, 'strerror', None) or fault(error)}"
             if self._strict:
                 raise ImageError(f"{self._part.id(row)}: {reason}") from error
-            batch.failed[row] = reason
+            with batch.lock:
+                batch.failed[row] = reason
             return None
         if content_hash(raw) != expected:
             spec = self._part.spec
@@ -259,13 +293,13 @@ class Preparer:
         """
         for row in range(first, last):
             offset = row - batch.start
-            raw = batch.raw[offset]
+            raw = batch.content(offset)
             if raw is not None and not self._leave(batch, row, raw):
                 self._prepare(batch, row, raw, batch.pixels)
             for key, rgb in batch.known.pop(row, {}).items():
                 batch.pixels[key].numpy()[offset] = self._transforms[key].ordered(rgb)
             if row not in batch.jpegs:
-                batch.raw[offset] = None
+                batch.drop(offset)
         with batch.lock:
             batch.waiting -= last - first
             complete = batch.waiting == 0
@@ -309,7 +343,8 @@ class Preparer:
             offset = row - batch.start
             with self._clock.stage("decode"):
                 image = next(images)
-            raw, batch.raw[offset] = batch.raw[offset], None
+            raw = batch.content(offset)
+            batch.drop(offset)
             if image is None:
                 assert raw is not None  # noqa: S101 - kept for this
                 self._prepare(batch, row, raw, host)
@@ -336,3 +371,7 @@ class Preparer:
 def pixels_key(preprocessing: Preprocessing) -> Hashable:
     """Backbones with equal keys take the same 8-bit pixels; they may still differ in mean and std."""
     return (Transform(preprocessing).geometry, preprocessing.channels)
+
+
+def _nbytes(raw: Raw) -> int:
+    return len(raw) if isinstance(raw, bytes) else raw.nbytes

@@ -1,4 +1,4 @@
-"""How many bytes of images may be decoded at once in this process, however many threads decode."""
+"""How many bytes of images may be read ahead and decoded at once, however many threads read and decode."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-__all__ = ["Budget", "Share", "images"]
+__all__ = ["Ahead", "Budget", "Share", "encoded", "images"]
 
 FREE: Final = 32 << 20
 """A smaller image is not counted: what all threads together hold of such is little."""
@@ -66,5 +66,31 @@ class Share:
         self.nbytes = self._budget._take(nbytes)
 
 
+class Ahead:
+    """Bytes that are held before they are needed; of all threads of one walk.
+
+    Args:
+        limit: bytes from which on nothing more should be read ahead.
+    """
+
+    def __init__(self, limit: int = 0) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()
+        self.nbytes = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether what comes next should be read when it is needed."""
+        return self.nbytes >= self._limit
+
+    def add(self, nbytes: int) -> None:
+        """Counts bytes that are held, or with a minus sign no longer are."""
+        with self._lock:
+            self.nbytes += nbytes
+
+
 images: Final = Budget(max(2 << 30, (os.cpu_count() or 1) * (128 << 20)))
 """Of all decoded images: 2 GiB, or 128 MiB a core where that is more."""
+
+encoded: Final = max(512 << 20, (os.cpu_count() or 1) * (32 << 20))
+"""Of all files that are read ahead: 512 MiB, or 32 MiB a core where that is more."""
