@@ -70,9 +70,11 @@ def nearest(
         for to, some in row_blocks(query_rows, dtype, rows=QUERY_ROWS, name="queries"):
             some_queries = prepare(torch.from_numpy(some).to(device))
             _merge(best[to], index[to], scores(some_queries, some_gallery, buffer[: len(some)]), at.start)
+    similarity = best.cpu().numpy()
     if metric == "euclidean":
-        best = -(-best).clamp_(min=0).sqrt_()
-    return best.cpu().numpy(), index.cpu().numpy()
+        # Not torch's: its root is now and then one ulp off, which depends on the number of threads.
+        similarity = -np.sqrt(np.maximum(-similarity, 0))
+    return similarity, index.cpu().numpy()
 
 
 def check_k(k: int, rows: int) -> None:

@@ -10,6 +10,7 @@ from unittest import SkipTest
 
 import numpy as np
 import pytest
+import torch
 from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid  # type: ignore[import-untyped]
 from sklearn.utils.estimator_checks import estimator_checks_generator  # type: ignore[import-untyped]
@@ -70,6 +71,19 @@ def test_ties_go_to_the_lower_row_across_blocks(k: int) -> None:
     expected, order = sorted_similarities(queries, gallery, "euclidean")
     np.testing.assert_array_equal(index, order[:, :k])
     np.testing.assert_array_equal(similarity, expected[:, :k])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_equal_distances_are_equal_numbers_whatever_the_threads(threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        similarity, _ = nearest(
+            np.zeros((1, 2)), np.tile([[1.0, 1.0], [1.0, 2.0]], (5000, 1)), 10000, metric="euclidean"
+        )
+    finally:
+        torch.set_num_threads(before)
+    assert set(similarity[0].tolist()) == {-(2**0.5), -(5**0.5)}
 
 
 def test_ties_of_cosines_go_to_the_lower_row() -> None:
