@@ -60,9 +60,21 @@ class Comparison:
         }
 
     @property
+    def incomplete(self) -> list[str]:
+        """The recipes that lack a metric which others give of the same backbone: what is stored is not what was."""
+        cells = self.cells
+        every: dict[str, set[str]] = {}
+        for (_, backbone), rows in cells.items():
+            every.setdefault(backbone, set()).update(rows)
+        return list(
+            dict.fromkeys(recipe for (recipe, backbone), rows in cells.items() if rows.keys() < every[backbone])
+        )
+
+    @property
     def metrics(self) -> tuple[str, ...]:
-        """The main metric and, where there is one, how often the first row is right, or else another."""
-        names = list(dict.fromkeys(metric for rows in self.cells.values() for metric in rows))
+        """Of those that every cell has, the main one and how often the first row is right, or else another."""
+        cells = list(self.cells.values())
+        names = [metric for metric in cells[0] if all(metric in rows for rows in cells)] if cells else []
         if not names:
             return ()
         main = main_metric(names)
@@ -84,7 +96,8 @@ class Comparison:
         """What it adds to the main metric of the plain search, the mean over the backbones that have both."""
         cells = self.cells
         gains = [
-            rows[self.metrics[0]].value - cells[PLAIN, backbone][self.metrics[0]].value
+            rows[main].value - cells[PLAIN, backbone][main].value
+            for main in self.metrics[:1]
             for (name, backbone), rows in cells.items()
             if name == recipe and (PLAIN, backbone) in cells
         ]
@@ -129,6 +142,9 @@ def compare(
         for name, task in comparison.recipes.items():
             asked = Lookup(selection=comparison.selection, task=task)
             comparison.reports[name] = run_lookups(store, [asked], force=force, say=_under(name, say))
+        for name in comparison.incomplete:
+            asked = Lookup(selection=comparison.selection, task=comparison.recipes[name])
+            comparison.reports[name] = run_lookups(store, [asked], force=True, say=_under(name, say))
     return comparisons
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -211,3 +212,18 @@ def test_a5_a10_gains_are_differences_of_cells_and_the_best_is_a_choice_on_the_q
     note = "what is marked * is chosen among 12 on these queries: it looks better than it is"
     assert note in found["notes"]
     assert note in words(retrieve(store, "pets/query:gallery", "--compare").out)
+
+
+@pytest.mark.parametrize("rows", ["none of the main metric", "none at all"])
+def test_a_stored_result_that_lacks_a_metric_is_computed_again(store: FeatureStore, rows: str) -> None:
+    expected = retrieve_json(store, "pets/query:gallery", "--compare")
+    for path in sorted((store.root / "results" / "retrieve").glob("*.json"))[:3]:
+        content = json.loads(path.read_text("utf-8"))
+        content["rows"] = [row for row in content["rows"] if rows != "none at all" and row["metric"] != "map"]
+        path.write_text(json.dumps(content), "utf-8")
+    found = retrieve_json(store, "pets/query:gallery", "--compare")
+    assert found["comparisons"][0]["best"] == expected["comparisons"][0]["best"]
+    for name, recipe in recipes_of(found).items():
+        assert [one["rows"] for one in recipe["retrievals"]] == [
+            one["rows"] for one in recipes_of(expected)[name]["retrievals"]
+        ]
