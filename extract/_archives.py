@@ -112,7 +112,7 @@ def _run(command: Sequence[str], *, what: str, cwd: Path, env: Mapping[str, str]
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)  # noqa: S603 (no shell)
     if done.returncode:
         lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise AssetError(f"cannot {what} (exit status {done.returncode}): " + "\n".join(lines[-6:]))
+        raise AssetError(f"cannot {what} (exit status {done.returncode}): " + "; ".join(lines[-6:]))
 
 
 def unpack(archive: Path, patterns: Sequence[str], into: Path, *, below: str = "") -> list[str]:

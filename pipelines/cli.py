@@ -113,7 +113,7 @@ def _run(application: Callable[..., Any]) -> int:
             console(stderr=True).print("interrupted; what was committed is kept, run again to go on", style="yellow")
         return code
     except (StoreError, ExtractError, OSError, ValueError) as error:
-        text = str(error) if str(error) else type(error).__name__
+        text = _text(error)
         console(stderr=True).print(Text.assemble(("error:", "red"), f" {text}"), soft_wrap=True)
         return _exit_code(error)
     except ModuleNotFoundError as error:
@@ -123,6 +123,16 @@ def _run(application: Callable[..., Any]) -> int:
         console(stderr=True).print(Text.assemble(("error:", "red"), text), soft_wrap=True)
         return 1
     return 0
+
+
+def _text(error: Exception) -> str:
+    """What an error says, on one line unless it is a list; line breaks of names in it are shown, not made."""
+    from featurebank.extract.errors import WeightsError
+    from featurebank.pipelines.config import ConfigError
+    from featurebank.store import AmbiguousError
+
+    lists = isinstance(error, (AmbiguousError, ConfigError, WeightsError))
+    return shown(str(error), keep="\n" if lists else "") or type(error).__name__
 
 
 def _exit_code(error: Exception) -> int:

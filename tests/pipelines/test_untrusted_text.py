@@ -190,3 +190,12 @@ def test_c12_a_fault_and_a_warning_quote_a_file_without_its_orders(
     told = capsys.readouterr().err
     check(told)
     assert (ended.value.code, told.count(MARK)) == (1, 3)
+
+
+def test_an_error_that_quotes_a_name_with_line_breaks_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a\nerror: all is well\r\nb"
+    for words in (("ls", "--store", path), ("export", "a\nb/c", "d", tmp_path / "e")):
+        done = featurebank_(*words)
+        assert done.code != 0
+        assert done.err.startswith("error: ")
+        assert done.err.count("\n") == 1
