@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from featurebank.extract.datasets.contract import Split
 from featurebank.extract.errors import fault
 from featurebank.extract.key import DatasetKey, Precision, StoredType, feature_key
 from featurebank.extract.plan import Job
-from featurebank.store import CorruptError, FeatureSet, FeatureStore
+from featurebank.store import CorruptError, FeatureSet, FeatureStore, StoreError
 from featurebank.store.fingerprint import fingerprint
 
 __all__ = ["Outcome", "Request", "Wanted", "want"]
@@ -42,7 +43,8 @@ class Outcome:
         computed: rows that went through the network in this run.
         copied: rows that other sets of the store held already, by their content.
         kept: rows that are committed of a set that could not be sealed.
-        failed: row to reason, for images that could not be decoded.
+        failed: row to reason, for images that could not be decoded; also of sets that were sealed before.
+        failed_ids: row to the id of its image, for the same rows.
         seconds: busy seconds per stage, of the pass this set was part of.
         images_per_second: of that pass, by the clock on the wall.
         execution: how it was computed: ``eager`` or ``compiled`` and the batch size.
@@ -60,6 +62,7 @@ class Outcome:
     copied: int = 0
     kept: int = 0
     failed: dict[int, str] = field(default_factory=dict)
+    failed_ids: dict[int, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     images_per_second: float = 0.0
     execution: str = ""
@@ -87,6 +90,8 @@ def look(outcome: Outcome) -> None:
                     f"{outcome.path} must hold the set of fingerprint {outcome.fingerprint}, found that of "
                     f"{found.fingerprint}"
                 )
+            with contextlib.suppress(StoreError):  # it is `verify` that looks for damage
+                outcome.failed = found.reasons
     except Exception as error:
         outcome.state = "failed"
         outcome.error = f"{fault(error)}; what is sealed is never written over: delete it first"

@@ -29,7 +29,7 @@ STATES = {
     "interrupted": Text("interrupted", "yellow"),
 }
 PLAIN_EVERY_SECONDS = 10.0
-SHOWN = 10  # failed rows of one feature set
+SHOWN = 10  # failed images of one split
 
 
 @contextmanager
@@ -159,14 +159,10 @@ def render_report(report: Report, console: Console, *, seconds: float) -> None:
     """The closing tables of ``featurebank features``, and below each what failed and why."""
     if report.outcomes:
         console.print(outcome_table(report.outcomes))
+        _render_failed(report.outcomes, console)
     for outcome in report.outcomes:
-        place = f"{outcome.dataset}/{outcome.split}"
-        for row, reason in list(outcome.failed.items())[:SHOWN]:
-            _line(console, f"{place} row {row}", "yellow", shown(reason))
-        if (more := len(outcome.failed) - SHOWN) > 0:
-            _line(console, f"{place}", "yellow", f"{more} more: featurebank show {place} {outcome.backbone}")
         if outcome.error:
-            _line(console, f"{outcome.backbone} on {place}", "red", outcome.error)
+            _line(console, f"{outcome.backbone} on {outcome.dataset}/{outcome.split}", "red", outcome.error)
     for name, reason in report.unavailable.items():
         _line(console, name, "red", reason)
     if report.probes:
@@ -177,6 +173,24 @@ def render_report(report: Report, console: Console, *, seconds: float) -> None:
     else:
         made = sum(o.state == "sealed" for o in report.outcomes)
         console.print(f"Feature sets made: {made}, in {_duration(seconds)}.")
+
+
+def _render_failed(outcomes: Sequence[Outcome], console: Console) -> None:
+    """The images of each split that could not be decoded, each once, whatever backbones they were for."""
+    splits: dict[str, dict[int, tuple[str, str]]] = {}
+    backbones: dict[str, str] = {}
+    for outcome in outcomes:
+        images = splits.setdefault(f"{outcome.dataset}/{outcome.split}", {})
+        for row, reason in outcome.failed.items():
+            images.setdefault(row, (outcome.failed_ids.get(row, ""), reason))
+            backbones.setdefault(f"{outcome.dataset}/{outcome.split}", outcome.backbone)
+    for place, images in splits.items():
+        for row in sorted(images)[:SHOWN]:
+            name, reason = images[row]
+            about = f"{place} row {row}" + (f", {name}" if name else "")
+            _line(console, about, "yellow", shown(reason).removeprefix(f"{shown(name)}: "))
+        if (more := len(images) - SHOWN) > 0:
+            _line(console, place, "yellow", f"{more} more: featurebank show {place} {backbones[place]}")
 
 
 def _render_probes(probes: Sequence[ProbeOutcome], console: Console) -> None:
@@ -193,4 +207,5 @@ def _render_probes(probes: Sequence[ProbeOutcome], console: Console) -> None:
 
 
 def _line(console: Console, what: str, style: str, why: str) -> None:
+    why = why.removeprefix(f"{what}: ").removeprefix(f"{what.rpartition('/')[0]}: ")
     console.print(Text.assemble("  ", (shown(what), style), f": {why}"), soft_wrap=True)

@@ -20,6 +20,7 @@ from featurebank.extract.progress import Observer
 from featurebank.extract.provenance import told
 from featurebank.extract.wanted import Outcome, Request, Wanted, want
 from featurebank.pipelines.config import ConfigError, DatasetConfig, ExtractionConfig, ProbeConfig, RunConfig
+from featurebank.pipelines.places import note_place
 from featurebank.pipelines.probing.classification import LinearTask
 from featurebank.pipelines.probing.run import probe_pair
 from featurebank.pipelines.probing.selection import Pair
@@ -122,6 +123,7 @@ def run_features(
         for w in wanted:
             source = splits[w.request.split].spec
             store.note_content(f"{source.name} in {source.root or ''}", w.key["dataset"])
+            note_place(source, w.key["dataset"])
         _name_backbones(wanted, store)
         missing = sum(w.outcome.state == "missing" for w in wanted)
         say(f"{len(wanted)} feature sets wanted: {len(wanted) - missing} sealed already, {missing} to make")
@@ -135,6 +137,9 @@ def run_features(
             cached = _extract(wanted, splits, replace(execution, device=device), observer, client)
             if cached:
                 say(f"{cached:,} images taken from the pixel cache, their files not read")
+    for w in wanted:
+        ids = splits[w.request.split].ids if w.outcome.failed else ()
+        w.outcome.failed_ids = {row: ids[row] for row in w.outcome.failed}
     if copied := sum(w.outcome.copied for w in wanted):
         computed = sum(w.outcome.computed for w in wanted)
         say(f"{copied:,} rows copied from sets that had the same images, {computed:,} computed")
@@ -217,7 +222,7 @@ def _resolve_all(config: RunConfig, unavailable: dict[str, str]) -> list[Backbon
             specs.append(replace(_decoded_by(spec, config.extraction), label=entry.label))
         except Exception as error:
             unavailable[without_secrets(entry.title)] = fault(error)
-            log.error("backbone %s: %s", without_secrets(entry.title), fault(error))
+            log.error("backbone %s cannot be had; why stands at the end", without_secrets(entry.title))
     return specs
 
 
@@ -258,7 +263,7 @@ def _open_all(config: RunConfig, unavailable: dict[str, str]) -> tuple[list[Spli
                 digest = datasets.dataset_digest(split)
             except Exception as error:
                 unavailable[f"{spec.name}/{spec.split}"] = fault(error)
-                log.error("dataset %s/%s: %s", spec.name, spec.split, fault(error))
+                log.error("dataset %s/%s cannot be had; why stands at the end", spec.name, spec.split)
                 continue
             digests[len(splits)] = digest
             splits.append(split)
@@ -352,7 +357,7 @@ def _probe(probe: ProbeConfig, pair: Pair, results: Results) -> ProbeOutcome:
         result = probe_pair(pair, LinearTask(output=probe.output), results)
     except Exception as error:
         outcome.error = fault(error)
-        log.error("probe of %s: %s", pair.backbone, outcome.error)
+        log.error("probe of %s failed; why stands at the end", pair.backbone)
     else:
         outcome.row, outcome.known, outcome.kept = result.rows[0], result.known, result.kept
         outcome.notes = result.notes

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurebank.pipelines.config import ConfigError
+from featurebank.pipelines.places import Place, place_of
 from featurebank.pipelines.probing.inputs import SplitRows
 from featurebank.pipelines.probing.run import ProbeReport
 from featurebank.store import FeatureSet
@@ -30,8 +31,9 @@ def open_images(path: Path, images: str | None, *, before: str = "") -> Split:
 
     Args:
         path: of the feature set.
-        images: where the images are, ``folder:PATH`` or ``manifest:FILE``; None for the dataset of its own name, where
-            that is one of the zoo: a name that a store holds never says what to run, fetch or walk through.
+        images: where the images are, ``folder:PATH`` or ``manifest:FILE``; None for where this user extracted them
+            from, see `featurebank.pipelines.places`, else for the dataset of its own name, where that is one of the
+            zoo: a name that a store holds never says what to run, fetch or walk through.
         before: what the option ``--images`` has before such a place.
 
     Raises:
@@ -43,13 +45,15 @@ def open_images(path: Path, images: str | None, *, before: str = "") -> Split:
 
     with FeatureSet(path) as feature_set:
         key, ids = feature_set.key["dataset"], feature_set.ids
+        noted = None if images else place_of(feature_set)
     name, place = str(key["name"]), f"{key['name']}/{key['split']}"
     advice = f"name where they are with --images {before}folder:PATH or --images {before}manifest:FILE"
-    if images is None and not datasets.is_data(name):
+    opened = noted or Place(images or name)
+    if images is None and noted is None and not datasets.is_data(name):
         raise ConfigError(f"--html needs the images of {place}, which is no dataset known by name; {advice}")
     try:
         subset = Subset(**key["subset"]) if key.get("subset") else None
-        spec = DatasetSpec(name=images or name, split=str(key["split"]), subset=subset, label=name)
+        spec = DatasetSpec(name=opened.name, root=opened.root, split=str(key["split"]), subset=subset, label=name)
         split = datasets.open_split(spec)
     except (ExtractError, ImportError, OSError, TypeError, ValueError) as error:
         raise ConfigError(f"--html needs the images of {place}, which cannot be opened: {error}; {advice}") from error

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+import urllib.request
 from collections.abc import Sequence
+from http.client import HTTPException
 from pathlib import Path
+from urllib.error import HTTPError, URLError
 
 from featurebank.extract.assets import is_offline, sha256_of
 from featurebank.extract.backbones.contract import Weights
 from featurebank.extract.errors import AssetError
+from featurebank.store.addresses import without_secrets
 
 __all__ = ["from_hub", "hub_is_offline", "snapshot"]
+
+ANSWER_SECONDS = 5.0
 
 
 def from_hub(name: str, hub_id: str, files: Sequence[str]) -> Weights:
@@ -26,7 +32,7 @@ def from_hub(name: str, hub_id: str, files: Sequence[str]) -> Weights:
         AssetError: it is not in the cache and cannot be downloaded.
     """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     repository, _, revision = hub_id.partition("@")
     for file in files:
@@ -36,9 +42,13 @@ def from_hub(name: str, hub_id: str, files: Sequence[str]) -> Weights:
     advice = f"give checkpoint=, fill the hub's cache on another machine, or use '{name}@random'"
     if hub_is_offline():
         raise AssetError(f"{name}: expected {hub_id} in the hub's local cache, found nothing, and offline; {advice}")
+    if reason := _unreachable():
+        raise AssetError(f"{name}: cannot download {files[0]} of {hub_id}: no network: {reason}; {advice}")
     for file in files:
         try:
             return _weights(Path(hf_hub_download(repository, file, revision=revision or None)), hub_id)
+        except LocalEntryNotFoundError as error:  # it is the other's kind, and means that nobody answered
+            raise AssetError(f"{name}: cannot download {file} of {hub_id}: {error}; {advice}") from error
         except EntryNotFoundError:
             continue
         except Exception as error:  # the hub's client raises its transport's errors, whichever that is
@@ -54,7 +64,8 @@ def snapshot(name: str, repository: str, patterns: Sequence[str]) -> Path:
     """
     from huggingface_hub import snapshot_download
 
-    offline = hub_is_offline()
+    # Without a network the cache may do.
+    offline = hub_is_offline() or bool(_unreachable())
     try:
         return Path(snapshot_download(repository, allow_patterns=list(patterns), local_files_only=offline))
     except Exception as error:  # as above
@@ -68,6 +79,22 @@ def snapshot(name: str, repository: str, patterns: Sequence[str]) -> Path:
 def hub_is_offline() -> bool:
     """Whether an environment variable forbids asking the hub."""
     return is_offline() or os.environ.get("HF_HUB_OFFLINE", "0").upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def _unreachable() -> str:
+    """Why the hub does not answer, ``""`` where it does: its client would try for most of a minute, file by file."""
+    from huggingface_hub import constants
+
+    request = urllib.request.Request(constants.ENDPOINT, method="HEAD")  # noqa: S310 - the hub's own address
+    try:
+        with urllib.request.urlopen(request, timeout=ANSWER_SECONDS):  # noqa: S310
+            return ""
+    except HTTPError as error:
+        error.close()
+        return ""
+    except (OSError, HTTPException, ValueError) as error:
+        reason = error.reason if isinstance(error, URLError) else error
+        return without_secrets(str(reason)) or type(error).__name__
 
 
 def _weights(path: Path, hub_id: str) -> Weights:

@@ -19,6 +19,7 @@ from featurebank.pipelines.probing.structured import DenseTask, MultiLabelTask, 
 from featurebank.pipelines.probing.task import Task
 from featurebank.pipelines.probing.transfer import ShiftTask
 from featurebank.pipelines.results import Computed, Result, Results, Row
+from featurebank.probes._training import check_device
 from featurebank.store import Entry, FeatureStore
 
 __all__ = ["DEFAULT_TASKS", "TASKS", "ProbeReport", "Probed", "build_tasks", "probe_pair", "run_probes"]
@@ -169,6 +170,7 @@ def probe_pair(pair: Pair, task: Task, results: Results, *, others: Sequence[Ent
     settings, key = {**task.settings(), **roles}, {**task.key(), **roles, "records": [*map(_records, read)]}
 
     def compute() -> Computed:
+        check_device(getattr(task, "device", "cpu"))
         test = read_rows(pair.test, task.output)
         with pair.test.open() as scored:
             inputs = Inputs(

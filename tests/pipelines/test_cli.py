@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from unittest import mock
 import h5py  # type: ignore[import-untyped]
 import pytest
 from command_line import PATIENCE, Done, featurebank_, subprocess_, words
-from runs import VIT, make_images
+from runs import RESNET, VIT, make_images
 
 import featurebank
 from featurebank.store import FeatureStore
@@ -157,6 +158,21 @@ def test_a_corrupt_image_is_recorded_counted_and_does_not_stop_the_run(config: P
     assert report["ok"] is True
     assert name.replace("/", "-") in words(shown.out)
     assert "(14 ok, 1 failed)" in shown.out
+
+
+def test_d9_a_failed_image_is_named_once_and_again_at_the_next_run(config: Path) -> None:
+    bad = config.parent / "pictures" / "train" / "class0" / "00003.png"
+    bad.write_bytes(b"no image at all")
+    changed(config, "backbones: [", f'backbones: ["{RESNET}", ')
+    for _ in range(2):
+        text = words(featurebank_("features", config).out)
+        assert len(re.findall(r"pictures/train row \d+, class0/00003.png: not a readable image", text)) == 1
+
+
+def test_d9_what_cannot_be_had_is_told_once_and_its_name_once(config: Path) -> None:
+    changed(config, "backbones: [", "backbones: [mobilenetv9, ")
+    done = featurebank_("features", config)
+    assert (words(done.out) + words(done.err)).count("unknown backbone 'mobilenetv9'") == 1
 
 
 def test_strict_stops_at_a_corrupt_image_and_names_it(config: Path) -> None:

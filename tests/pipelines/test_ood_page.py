@@ -22,12 +22,15 @@ from ood_sets import HEAD, OTHERS, outside, write_backbone, write_ood_set
 from PIL import Image
 from probe_sets import clusters, write_set
 from retrieval_sets import make_pictures, write_split
+from runs import RESNET, make_images
 
 from featurebank.extract.datasets import open_split
 from featurebank.extract.datasets.contract import DatasetSpec
+from featurebank.pipelines.config import ConfigError, RunConfig
+from featurebank.pipelines.features import run_features
 from featurebank.pipelines.kept_arrays import packed
 from featurebank.pipelines.ood.page import BINS, HEIGHT, SIDE, WIDTH, histogram, roc_curve
-from featurebank.pipelines.pictures import thumbnail
+from featurebank.pipelines.pictures import open_images, thumbnail
 from featurebank.pipelines.results import Results
 from featurebank.store import FeatureStore
 
@@ -270,6 +273,38 @@ def test_c2_the_dataset_that_a_store_names_is_not_opened(
     assert "which is no dataset known by name; name where they are with --images folder:PATH" in words(done.err)
     assert opened == []
     assert not (tmp_path / "sprung").exists()
+
+
+def test_d8_the_page_finds_the_images_that_were_extracted_from_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of sets that this store sealed and this user extracted; a stranger's store opens nothing, secret or not."""
+    monkeypatch.setenv("FEATUREBANK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    for seed, split in enumerate(("train", "test")):
+        make_images(Path("birds", split), 6, seed=seed)
+    wish = {"name": RESNET, "outputs": ["pooled"]}
+    dataset = {"name": "folder:birds", "label": "mine", "splits": ["train", "test"]}
+    extraction = {"device": "cpu", "compile": "never", "precision": "float32", "workers": 1}
+    run_features(
+        RunConfig.model_validate(
+            {"store": tmp_path / "own", "backbones": [wish], "datasets": [dataset], "extraction": extraction}
+        )
+    )
+    path = next((tmp_path / "own").glob("mine/test/*/*.h5"))
+    monkeypatch.chdir("/")
+    assert len(open_images(path, None)) == 6
+    assert str(tmp_path).encode() not in b"".join(
+        file.read_bytes() for file in (tmp_path / "own").rglob("*") if file.is_file()
+    )
+    refused = "which is no dataset known by name"
+    shutil.copytree(tmp_path / "own", tmp_path / "copied", ignore=shutil.ignore_patterns(".origin"))
+    with pytest.raises(ConfigError, match=refused):
+        open_images(next((tmp_path / "copied").glob("mine/test/*/*.h5")), None)
+    monkeypatch.setenv("FEATUREBANK_CACHE", str(tmp_path / "another user's"))
+    shutil.copytree(tmp_path / "cache" / "places", tmp_path / "own" / "places")
+    with pytest.raises(ConfigError, match=refused):
+        open_images(path, None)
 
 
 @pytest.mark.parametrize(

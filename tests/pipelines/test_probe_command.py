@@ -70,6 +70,15 @@ def arrays(store: FeatureStore, backbone: str = "good") -> tuple[Any, Any, Any, 
 # what it computes
 
 
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99"])
+def test_d15_a_device_that_is_not_there_is_the_error_of_each_cell(store: FeatureStore, device: str) -> None:
+    done = probe(store, "pets", "--task", "linear", "--task", "knn", "--backbone", "good", "--device", device)
+    assert done.code == 1
+    said = f"of good: device must be one that torch can use here, such as 'cpu'; found '{device}': "
+    assert words(done.out).count(said) == 2
+    assert "Traceback" not in done.err
+
+
 def test_linear_is_the_library_s_probe_with_intervals(store: FeatureStore) -> None:
     found = probe_json(store, "pets", "--task", "linear")
     assert [(p["backbone"], p["train"], p["test"]) for p in found["probes"]] == [

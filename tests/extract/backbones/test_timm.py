@@ -6,7 +6,7 @@ import copy
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg
 from torch import nn
 from torchvision import transforms  # type: ignore[import-untyped]
 
-from featurebank.extract.backbones import build, describe, resolve
+from featurebank.extract.backbones import build, describe, hub_cache, resolve
 from featurebank.extract.backbones.network import TimmNetwork
 from featurebank.extract.backbones.timm_source import preprocessing_of
 from featurebank.extract.errors import AssetError, UnknownNameError, WeightsError
@@ -336,6 +336,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         raise ConnectionError("no network in tests")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    monkeypatch.setattr(hub_cache, "_unreachable", str)
     monkeypatch.delenv("FEATUREBANK_OFFLINE", raising=False)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     return tmp_path / "hub"
@@ -407,6 +408,29 @@ def test_an_unreachable_hub_and_offline_say_what_to_do(monkeypatch: pytest.Monke
     monkeypatch.setenv("FEATUREBANK_OFFLINE", "1")
     with pytest.raises(AssetError, match=r"expected timm/.* in the hub's local cache, found nothing, and offline"):
         resolve(f"timm:{TINY}")
+
+
+@pytest.mark.parametrize(
+    ("ask", "found"),
+    [
+        (lambda: resolve(f"timm:{TINY}"), "no network: .*Connection refused"),
+        (lambda: hub_cache.snapshot("x", "timm/none", ["*.json"]), "offline"),
+    ],
+)
+def test_d9_without_a_network_the_hub_is_not_asked(
+    hub: Path, monkeypatch: pytest.MonkeyPatch, ask: Callable[[], object], found: str
+) -> None:
+    """Its client tries five times for each file, for most of a minute."""
+    monkeypatch.undo()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(hub))
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    for variable in ("FEATUREBANK_OFFLINE", "HF_HUB_OFFLINE", "http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    asked: list[object] = []
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_, **__: asked.append(1))
+    with pytest.raises(AssetError, match=found):
+        ask()
+    assert asked == []
 
 
 @pytest.mark.usefixtures("hub")
