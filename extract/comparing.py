@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from featurebank.extract.errors import ExtractError
 from featurebank.extract.reuse import Copies, Donor
-from featurebank.extract.sink import Assembler
+from featurebank.extract.sink import Assembler, Passing
 
 __all__ = ["Compared", "DonorError"]
 
@@ -28,7 +28,7 @@ class DonorError(ExtractError, ValueError):
         self.donor = donor
 
 
-class Compared:
+class Compared(Passing):
     """Hands rows on to an assembler; those of the sample are compared, and replaced by what is copied.
 
     So the bytes are the same whichever rows were compared.
@@ -39,17 +39,8 @@ class Compared:
     """
 
     def __init__(self, assembler: Assembler, copies: Copies) -> None:
-        self.assembler = assembler
+        super().__init__(assembler)
         self._copies = copies
-
-    @property
-    def error(self) -> Exception | None:
-        """See `Target`."""
-        return self.assembler.error
-
-    @error.setter
-    def error(self, error: Exception | None) -> None:
-        self.assembler.error = error
 
     def add(self, start: int, outputs: Mapping[str, NDArray[np.generic]], failed: Mapping[int, str]) -> None:
         """See `Target`.
@@ -63,10 +54,6 @@ class Compared:
             outputs = {name: self._compared(name, rows, start, values) for name, values in outputs.items()}
             self._copies.compared += len(rows)
         self.assembler.add(start, outputs, failed)
-
-    def commit(self) -> None:
-        """See `Target`."""
-        self.assembler.commit()
 
     def _compared(
         self, name: str, rows: NDArray[np.intp], start: int, values: NDArray[np.generic]

@@ -22,7 +22,7 @@ from featurebank.extract.progress import Clock
 from featurebank.extract.reuse import Copies, runs
 from featurebank.store import FeatureSetWriter
 
-__all__ = ["Assembler", "Scattered", "Sink", "Target", "pending_rows"]
+__all__ = ["Assembler", "Passing", "Scattered", "Sink", "Target", "pending_rows"]
 
 Arrays = Mapping[str, NDArray[np.generic]]
 
@@ -175,17 +175,15 @@ class Assembler:
         return index * rows, min((index + 1) * rows, self.writer.n_rows)
 
 
-class Scattered:
-    """Hands the rows of a walk over some of a split's rows to an assembler, each to its own place.
+class Passing:
+    """Hands rows on to an assembler, or to what hands them on to it; a base.
 
     Args:
-        assembler: of the feature set, or what hands rows on to it.
-        rows: (n,) the split's row at each position of the walk, ascending.
+        assembler: of the feature set.
     """
 
-    def __init__(self, assembler: Target, rows: NDArray[np.int64]) -> None:
+    def __init__(self, assembler: Target) -> None:
         self.assembler = assembler
-        self._rows = rows
 
     @property
     def error(self) -> Exception | None:
@@ -195,6 +193,23 @@ class Scattered:
     @error.setter
     def error(self, error: Exception | None) -> None:
         self.assembler.error = error
+
+    def commit(self) -> None:
+        """See `Target`."""
+        self.assembler.commit()
+
+
+class Scattered(Passing):
+    """Hands the rows of a walk over some of a split's rows to an assembler, each to its own place.
+
+    Args:
+        assembler: of the feature set, or what hands rows on to it.
+        rows: (n,) the split's row at each position of the walk, ascending.
+    """
+
+    def __init__(self, assembler: Target, rows: NDArray[np.int64]) -> None:
+        super().__init__(assembler)
+        self._rows = rows
 
     def add(self, start: int, outputs: Arrays, failed: Mapping[int, str]) -> None:
         """See `Target`; rows count positions of the walk."""
@@ -206,10 +221,6 @@ class Scattered:
             reasons = {first + p - start - at: failed[p] for p in failed if part.start <= p - start < part.stop}
             self.assembler.add(first, {name: values[part] for name, values in outputs.items()}, reasons)
             at = part.stop
-
-    def commit(self) -> None:
-        """See `Target`."""
-        self.assembler.commit()
 
 
 @dataclass
