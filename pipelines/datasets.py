@@ -33,7 +33,7 @@ def datasets(
 ) -> None:
     """List the datasets known by name; of one, say what must lie where and which files are missing."""
     from featurebank.extract.datasets import examine, named
-    from featurebank.extract.errors import nearest
+    from featurebank.extract.errors import UnknownNameError, nearest, search
 
     if name is None:
         rows = _all()
@@ -42,7 +42,16 @@ def datasets(
     if ":" in name and not name.startswith("python:"):
         _opened(name, root, split, as_json=as_json)
         return
-    row, options = named(name), name.rpartition("@")[2] if "@" in name else ""
+    try:
+        row = named(name)
+    except UnknownNameError:
+        rows = _all()
+        if not (matching := search(name, {row.name: (row.title, row.kind) for row in rows})):
+            raise
+        rows = [row for row in rows if row.name in matching]
+        print_json([_json(row) for row in rows]) if as_json else _print_table(rows, console())
+        return
+    options = name.rpartition("@")[2] if "@" in name else ""
     place = row.root(root)
     if strangers := [one for one in split or () if one not in row.splits]:
         raise nearest(f"split of {row.name}", strangers[0], row.splits)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterable
@@ -15,7 +19,16 @@ from rich.segment import Segment
 
 from featurebank.store.text import json_text, shown
 
-__all__ = ["JsonOption", "Screen", "console", "print_json", "show_messages", "show_others"]
+__all__ = [
+    "JsonOption",
+    "Screen",
+    "closed_streams",
+    "console",
+    "open_streams",
+    "print_json",
+    "show_messages",
+    "show_others",
+]
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables for people.")]
 
@@ -49,7 +62,34 @@ def console(*, stderr: bool = False) -> Screen:
 
 def print_json(value: object) -> None:
     """Writes indented JSON to stdout; what JSON does not know, as text."""
-    sys.stdout.write(json_text(value, indent=2) + "\n")
+    text = json_text(value, indent=2)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:  # the escapes of `open_streams` are not JSON's
+        text = json.dumps(value, indent=2, default=str)
+    sys.stdout.write(text + "\n")
+
+
+def open_streams() -> None:
+    """Makes streams that are closed swallow what is written, and those of few characters write others as escapes."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - until the end
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def closed_streams(code: int) -> int:
+    """The exit code, once all is written; who has closed a pipe has read enough, which is no fault."""
+    for name in ("stdout", "stderr"):
+        try:
+            getattr(sys, name).flush()
+        except OSError as error:
+            if error.errno not in {errno.EPIPE, errno.EBADF}:
+                raise
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - until the end
+    return code
 
 
 def show_messages(screen: Console) -> None:

@@ -253,15 +253,9 @@ def _temperature(
 
 def _split(labels: NDArray[np.int64], seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """A stratified fifth held out: the rows left, the rows held out. Classes of one row are left."""
-    from sklearn.model_selection import StratifiedShuffleSplit  # type: ignore[import-untyped]
+    from featurebank.probes._holding import stratified_part
 
-    from featurebank.probes._training import held_out
-
-    _, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    if counts.min() < 2 or HELD_OUT * len(labels) < len(counts):
-        return held_out(codes, HELD_OUT, np.random.default_rng(seed))
-    splitter = StratifiedShuffleSplit(n_splits=1, test_size=HELD_OUT, random_state=seed)
-    left, held = next(splitter.split(np.empty((len(labels), 1)), labels))
+    left, held = stratified_part(labels, HELD_OUT, seed)
     return np.sort(left), np.sort(held)
 
 

@@ -19,11 +19,11 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin  # type: ignore[import-untyped]
 from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
-from sklearn.model_selection import StratifiedShuffleSplit  # type: ignore[import-untyped]
 from sklearn.utils.class_weight import compute_class_weight  # type: ignore[import-untyped]
 from sklearn.utils.validation import _check_sample_weight  # type: ignore[import-untyped]
 
 from featurebank.probes._design import Design
+from featurebank.probes._holding import stratified_part
 from featurebank.probes._labels import check_classes
 from featurebank.probes._lbfgs import Convergence, Solution, solve_path
 from featurebank.probes._prediction import LinearPredictor, both_logits, log_probabilities
@@ -264,17 +264,14 @@ class LogisticProbeCV(_Logistic):
         """Fits on (N, D) features and (N,) labels; ``validation`` is such a pair.
 
         Raises:
-            ValueError: as `LogisticProbe`, and a class with too few rows to be split.
+            ValueError: as `LogisticProbe`, and no class with two rows to be split.
         """
         features, labels = training_data(self, X, y)
         check_classes(labels)
         _check_penalties(self.Cs)
         weights = None if sample_weight is None else np.asarray(sample_weight)
         if validation is None:
-            splitter = StratifiedShuffleSplit(
-                n_splits=1, test_size=self.validation_fraction, random_state=self.random_state
-            )
-            fitting, held = next(splitter.split(np.empty((len(labels), 1)), labels))
+            fitting, held = stratified_part(labels, self.validation_fraction, self.random_state)
             part = np.sort(fitting)
             problem = self._problem(features[part], labels[part], None if weights is None else weights[part])
             held_features, held_labels = features[held], labels[held]

@@ -83,6 +83,10 @@ class Cluster:
         with contextlib.suppress(OSError):  # A worker that dies just now has let go of it too.
             self._client.unregister_worker_plugin(self._run)
 
+    def built(self, recipe: Recipe) -> bool:
+        """See `Compute`."""
+        return recipe.spec in self._row_bytes
+
     def facts(self, recipe: Recipe, images: NDArray[np.uint8] | None = None) -> Facts:
         """See `Compute`."""
         facts: Facts = self._result(self._submit(describe, self._group, recipe, images), recipe.spec.name)
