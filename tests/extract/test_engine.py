@@ -350,3 +350,20 @@ def test_images_of_every_kind_go_through(tmp_path: Path) -> None:
     outcome = run(tmp_path / "store", open_folder(folder), [VIT])[0]
     assert outcome.state == "sealed"
     assert not outcome.failed
+
+
+def test_d17_building_is_said_once_for_all_splits_of_a_backbone(folder: Path, tmp_path: Path) -> None:
+    splits = [open_folder(folder), open_folder(folder, label="others")]
+    requests = [Request(backbone=backbones.resolve(VIT), split=index) for index in (0, 1)]
+    sets = want(requests, splits, FeatureStore(tmp_path), precision="float32")
+    notes: list[str] = []
+    extract(
+        sets,
+        splits,
+        execution=Execution(device="cpu", compile="never", batch_size=8),
+        observer=lambda snapshot: notes.append(snapshot.note),
+    )
+    begun = [
+        note for last, note in zip(["", *notes], notes, strict=False) if note.startswith("building") and note != last
+    ]
+    assert len(begun) == 1
