@@ -234,6 +234,8 @@ def _probed(entries: Sequence[Entry], pair: Pair, task: Task, results: Results, 
     try:
         others = [entry for name in task.others for entry in further_sets(entries, name, pair)]
         one.result = probe_pair(pair, task, results, others=others)
+    except ModuleNotFoundError:
+        raise  # no cell's fault: a package that all of them need is not installed
     except Exception as error:
         one.error = fault(error)
     one.seconds = time.perf_counter() - start
