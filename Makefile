@@ -41,7 +41,7 @@ imports: $(READY)-dev
 	.venv/bin/lint-imports
 
 tests: $(READY)-dev
-	.venv/bin/pytest --numprocesses logical --dist worksteal
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 .venv/bin/pytest --numprocesses logical --dist worksteal
 
 bench: $(READY)-dev
 	@.venv/bin/python benchmarks/run_all.py $(ONLY)

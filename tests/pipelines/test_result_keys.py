@@ -199,9 +199,9 @@ def test_a6_every_default_is_noted() -> None:
 def test_a6_sets_of_one_fingerprint_with_other_records_give_other_results(tmp_path: Path) -> None:
     """Columns, class names and failed rows are in no fingerprint: a set is deleted and made again with them mended."""
     values, labels = clusters(60, noise=0.9)
+    store = FeatureStore(tmp_path)
 
     def make(**records: Any) -> dict[str, Any]:
-        store = FeatureStore(tmp_path / "features")
         for place in ("pets/train", "pets/test"):
             for entry in store.ls(place):
                 entry.path.unlink()
