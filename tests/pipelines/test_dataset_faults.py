@@ -39,7 +39,7 @@ def test_c9_a17_the_fault_of_one_dataset_is_one_line_and_notes_reach_the_user(tm
     assert done.code != 0
     said = words(done.err)
     for name in ("cut.tar", "labels.csv", "state.json"):
-        assert name in said
+        assert name in said + words(done.out)
     assert "1 file passed over: .heic 1" in said
     with FeatureStore(tmp_path / "features").open("pictures/all", VIT) as found:
         assert found.provenance["dataset_notes"] == ["1 file passed over: .heic 1"]

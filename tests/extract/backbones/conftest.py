@@ -11,17 +11,10 @@ import torch
 from PIL import Image
 from torchvision import transforms  # type: ignore[import-untyped]
 
-from featurebank.extract.assets import Asset, PackageFolder, cached
+from featurebank.extract.assets import Asset, cached
 from featurebank.extract.backbones.contract import BackboneSpec
 from featurebank.extract.backbones.packaged import ENTRIES
-
-FOOLBOX = PackageFolder(
-    package="foolbox",
-    version="3.3.4",
-    archive_sha256="11049d515d38e765e206a73ace9cc648b81a0d6d1da9ad9057e149ee117989cb",
-    pattern="foolbox/data/*",
-    sha256="8bc4052000c2ddba63118080a0d5484dd34c2a2612bf77d93fa90d8146b16371",
-)
+from featurebank.extract.datasets._packaged_files import IMAGENET_20
 
 
 def require(asset: Asset) -> Path:
@@ -50,7 +43,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def photographs(spec: BackboneSpec, count: int = 20) -> tuple[torch.Tensor, torch.Tensor]:
     """The first of foolbox's 20 ImageNet photographs as torchvision prepares them, and their classes."""
-    files = sorted(require(FOOLBOX).glob("imagenet_*.jpg"))[:count]
+    files = sorted(require(IMAGENET_20).glob("imagenet_*.jpg"))[:count]
     assert len(files) == count
     size = spec.preprocessing
     resize: int | tuple[int, int] = size.resize_height
