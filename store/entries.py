@@ -70,6 +70,11 @@ class Entry:
         if not self.name:
             object.__setattr__(self, "name", self.backbone)
 
+    @property
+    def place(self) -> str:
+        """DATASET/SPLIT."""
+        return f"{self.dataset}/{self.split}"
+
     def open(self, verify: Verification = "header") -> FeatureSet:
         """Opens the sealed set, if it still lies in its store.
 

@@ -1,7 +1,7 @@
 """How the classes of one set are found in another: by name where both have names, by number only where they have none.
 
 Everything that compares classes of two sets goes through `match_classes`; for rows, see
-`featurebank.pipelines.probing.inputs.matched`.
+`featurebank.pipelines.asking.inputs.matched`.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurebank.pipelines.config import ConfigError
-from featurebank.pipelines.places import Place, place_of
-from featurebank.pipelines.probing.inputs import SplitRows
-from featurebank.pipelines.probing.run import ProbeReport
+from featurebank.pipelines.asking.places import Place, place_of
+from featurebank.pipelines.asking.inputs import SplitRows
+from featurebank.pipelines.asking.run import Report
 from featurebank.store import FeatureSet
 from featurebank.store.fingerprint import content_hash
 
@@ -32,7 +32,7 @@ def open_images(path: Path, images: str | None, *, before: str = "") -> Split:
     Args:
         path: of the feature set.
         images: where the images are, ``folder:PATH`` or ``manifest:FILE``; None for where this user extracted them
-            from, see `featurebank.pipelines.places`, else for the dataset of its own name, where that is one of the
+            from, see `featurebank.pipelines.asking.places`, else for the dataset of its own name, where that is one of the
             zoo: a name that a store holds never says what to run, fetch or walk through.
         before: what the option ``--images`` has before such a place.
 
@@ -65,7 +65,7 @@ def open_images(path: Path, images: str | None, *, before: str = "") -> Split:
     return split
 
 
-def write_page(path: Path, text: str, report: ProbeReport) -> bool:
+def write_page(path: Path, text: str, report: Report) -> bool:
     """Writes a page; where that fails, what was computed for it is shown all the same and the report says why."""
     try:
         path.write_text(text, encoding="utf-8")

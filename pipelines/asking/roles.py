@@ -1,4 +1,4 @@
-"""Which feature sets a probe reads: from the names a person writes to one pair of sets for each backbone.
+"""Which feature sets a question reads: from the names a person writes to the sets of each backbone by their role.
 
 A KEY is ``DATASET``, ``DATASET/TEST`` or ``DATASET/TRAIN:TEST``, each with ``@BACKBONE`` where only one is meant.
 """
@@ -9,11 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from featurebank.extract.errors import fault, nearest
+from featurebank.pipelines.asking.option import flag_of
+from featurebank.pipelines.asking.question import Question
+from featurebank.pipelines.config import ConfigError
 from featurebank.store import AmbiguousError, CorruptError, Entry, FeatureStore, NotFoundError
 from featurebank.store.entries import described, newest_contents
 from featurebank.store.fingerprint import differences
 
-__all__ = ["Key", "Pair", "Selection", "called", "further_sets", "named_splits", "parse_key", "same_recipe", "select"]
+__all__ = ["Case", "Key", "Selection", "called", "named_splits", "parse_key", "same_recipe", "select"]
 
 TRAIN, TEST = "train", "test"
 VALIDATIONS = ("val", "valid", "validation")
@@ -30,30 +33,36 @@ class Key:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
-    """One backbone's feature sets of a dataset: fitted on one, settings chosen on one, scored on one.
+class Case:
+    """One backbone's feature sets for a question, by the part that they play.
 
     ``asked`` are the beginnings of fingerprints that were given, which choose among further sets too.
     """
 
     backbone: str
-    train: Entry
-    test: Entry
-    validation: Entry | None = None
+    sets: Mapping[str, tuple[Entry, ...]]
     asked: tuple[str, ...] = field(default=(), compare=False)
 
+    def one(self, role: str) -> Entry:
+        """The only set of a role."""
+        (entry,) = self.sets[role]
+        return entry
+
     @property
-    def fingerprints(self) -> tuple[str, ...]:
-        """Of the sets, in the order train, validation, test."""
-        sets = (self.train, self.validation, self.test)
-        return tuple(entry.fingerprint for entry in sets if entry is not None)
+    def every(self) -> tuple[Entry, ...]:
+        """All sets, in the order of the roles."""
+        return tuple(entry for entries in self.sets.values() for entry in entries)
+
+    def place(self, role: str) -> str:
+        """DATASET/SPLIT of the first set of a role, empty where it has none."""
+        return next((entry.place for entry in self.sets.get(role, ())), "")
 
 
 @dataclass(kw_only=True)
 class Selection:
-    """Pairs in the order of the keys; what was asked for and cannot be probed, and why; what was passed over."""
+    """Cases in the order of the keys; what was asked for and cannot be answered, and why; what was passed over."""
 
-    pairs: list[Pair] = field(default_factory=list)
+    cases: list[Case] = field(default_factory=list)
     failed: dict[tuple[str, str], str] = field(default_factory=dict)
     passed_over: list[str] = field(default_factory=list)
 
@@ -85,54 +94,59 @@ def parse_key(text: str, datasets: Iterable[str]) -> Key:
 
 def select(
     store: FeatureStore,
+    question: Question,
     keys: Sequence[str],
     *,
     backbones: Sequence[str] = (),
     fingerprints: Sequence[str] = (),
-    train: bool = True,
 ) -> Selection:
-    """The pairs that KEYs name.
+    """The cases that KEYs name, with the further sets of the question; backbones that lack one are passed over.
 
     Args:
         store: the store.
+        question: what is asked.
         keys: as `parse_key` takes them.
         backbones: only these, where a key names none; all if empty.
         fingerprints: beginnings of fingerprints; where several sets match, the one that has one is taken. Without,
             the newest content of a dataset is, and a line of the log says so.
-        train: whether something is fitted; if not, a pair's train set is its test set.
 
     Raises:
-        UnknownNameError, NotFoundError: a dataset, split or backbone that does not exist, or no pair at all.
+        UnknownNameError, NotFoundError: a dataset, split or backbone that does not exist, or no case at all.
+        ConfigError: a set in two roles.
     """
     entries = store.ls()
     for beginning in fingerprints:
         if not any(entry.fingerprint.startswith(beginning) for entry in entries):
             raise NotFoundError(f"{store.root}: there is no feature set whose fingerprint begins with {beginning!r}")
+    further = _further(entries, question)
     selection = Selection()
     for text in keys:
         key = parse_key(text, {entry.dataset for entry in entries})
         own = [entry for entry in entries if entry.dataset == key.dataset]
-        splits = _splits(key, {entry.split for entry in own}, train=train)
+        names = _splits(key, {entry.split for entry in own}, question)
+        needed = dict.fromkeys((f"{key.dataset}/{names[0]}", f"{key.dataset}/{names[2]}"))
+        needed |= dict.fromkeys(place for places in further.values() for place in places)
+        _check_roles(question, names, key.dataset, further)
         wanted = [key.backbone] if key.backbone else list(backbones)
-        present = {entry.name for entry in own}
-        for name in called(own, wanted, f"backbone of {key.dataset}") if wanted else sorted(present):
-            of = [entry for entry in own if entry.name == name]
-            lacking = [s for s in dict.fromkeys((splits[0], splits[2])) if not any(entry.split == s for entry in of)]
+        present = sorted({entry.name for entry in own})
+        for name in called(own, wanted, f"backbone of {key.dataset}") if wanted else present:
+            of = [entry for entry in entries if entry.name == name]
+            lacking = [place for place in needed if not any(entry.place == place for entry in of)]
             if lacking:
-                reason = f"{name} has no {key.dataset}/{' and no '.join(lacking)} in {store.root}"
+                reason = f"{name} has no {' and no '.join(lacking)} in {store.root}"
                 if wanted:
                     raise NotFoundError(f"{reason}; extract it: featurebank features CONFIG")
                 selection.passed_over.append(reason)
                 continue
             try:
-                pair = _pair(of, splits, fingerprints)
+                case = _case(of, key.dataset, names, question, further, fingerprints)
             except Exception as error:
-                selection.failed[name, f"{key.dataset}/{splits[2]}"] = fault(error)
+                selection.failed[name, f"{key.dataset}/{names[2]}"] = fault(error)
                 continue
-            if pair not in selection.pairs:
-                selection.pairs.append(pair)
-    if not selection.pairs and not selection.failed:
-        raise NotFoundError("; ".join(selection.passed_over) or f"{store.root}: there is no feature set to probe")
+            if case not in selection.cases:
+                selection.cases.append(case)
+    if not selection.cases and not selection.failed:
+        raise NotFoundError("; ".join(selection.passed_over) or f"{store.root}: there is no feature set to ask")
     return selection
 
 
@@ -152,33 +166,8 @@ def called(entries: Sequence[Entry], backbones: Iterable[str], what: str) -> lis
     return [*found]
 
 
-def further_sets(entries: Sequence[Entry], text: str, like: Pair) -> list[Entry]:
-    """The sets of a pair's backbone on DATASET/SPLIT, made the same way; on DATASET, its test split or else all splits.
-
-    Raises:
-        UnknownNameError: no such dataset or split.
-        NotFoundError: the backbone has no such set.
-        ValueError: there are only sets made another way, damaged or unfinished ones.
-    """
-    dataset, splits = named_splits(entries, text)
-    recipe = _key_of(like.test)
-    found = []
-    for split in splits:
-        of = [e for e in entries if (e.dataset, e.split, e.name) == (dataset, split, like.backbone)]
-        if not of:
-            raise NotFoundError(f"{like.backbone} has no {dataset}/{split} in the store; extract it first")
-        candidates = _candidates(of, like.asked)
-        alike = [entry for entry in candidates if not same_recipe(recipe, _key_of(entry))]
-        if not alike:
-            raise ValueError(_mismatch(like.test, candidates[0]))
-        if len(alike) > 1:
-            raise AmbiguousError(_several(alike))
-        found += alike
-    return found
-
-
 def named_splits(entries: Iterable[Entry], text: str) -> tuple[str, list[str]]:
-    """The dataset and the splits that DATASET or DATASET/SPLIT means; see `further_sets`."""
+    """The dataset and the splits that DATASET or DATASET/SPLIT means: its test split or else all splits."""
     places = {(entry.dataset, entry.split) for entry in entries}
     key = parse_key(text, {dataset for dataset, _ in places})
     splits = sorted(split for dataset, split in places if dataset == key.dataset)
@@ -198,37 +187,98 @@ def same_recipe(left: Mapping[str, object], right: Mapping[str, object]) -> list
     return [f"{name}: {a!r} and {b!r}" for name, a, b in found if not f"{name}.".startswith(ignored)]
 
 
-def _splits(key: Key, splits: set[str], *, train: bool) -> tuple[str, str | None, str]:
-    """The names of the train, validation and test splits."""
+def _further(entries: Sequence[Entry], question: Question) -> dict[str, tuple[str, ...]]:
+    """The places of the further sets by their role."""
+    datasets, found = {entry.dataset for entry in entries}, {}
+    for role, texts in question.further.items():
+        places: list[str] = []
+        for text in texts:
+            key = parse_key(text, datasets)
+            if key.backbone or key.train:
+                raise ConfigError(
+                    f"{flag_of(question, role)} must be DATASET or DATASET/SPLIT; found {text!r}; choose with --backbone"
+                )
+            dataset, splits = named_splits(entries, text)
+            places += [f"{dataset}/{split}" for split in splits]
+        found[role] = tuple(dict.fromkeys(places))
+    return found
+
+
+def _check_roles(
+    question: Question, names: tuple[str, str | None, str], dataset: str, further: Mapping[str, Sequence[str]]
+) -> None:
+    """Raises ConfigError where a set plays two parts that exclude each other."""
+    taken = {f"{dataset}/{name}": "KEY" for name in names if name}
+    for role in question.layout.apart:
+        for place in further.get(role, ()):
+            if place in taken:
+                raise ConfigError(
+                    f"{flag_of(question, role)} must be a set of its own; found {place}, which is in {taken[place]} too"
+                )
+            taken[place] = flag_of(question, role)
+
+
+def _splits(key: Key, splits: set[str], question: Question) -> tuple[str, str | None, str]:
+    """The names of the fitted, validation and scored splits."""
     validation = next((name for name in VALIDATIONS if name in splits), None)
     test = key.test or (TEST if TEST in splits or validation is None else validation)
-    fitted = key.train or TRAIN if train else test
+    fits = question.fits and not (question.layout.alone and key.train in (None, key.test))
+    fitted = key.train or TRAIN if fits else test
     for name in (fitted, test):
         if name not in splits:
             raise nearest(f"split of {key.dataset}", name, splits, f"(both can be named: {key.dataset}/TRAIN:TEST)")
-    if train and fitted == test:
+    if fits and fitted == test:
         raise NotFoundError(
             f"{key.dataset}: expected two different splits to fit on and to score, found {test!r} twice; "
             f"the store has {', '.join(sorted(splits))}"
         )
-    return fitted, None if validation in (fitted, test) else validation, test
+    return fitted, None if validation in (fitted, test) or question.layout.alone else validation, test
 
 
-def _pair(of: Sequence[Entry], names: tuple[str, str | None, str], fingerprints: Sequence[str]) -> Pair:
-    sides = ([entry for entry in of if entry.split == name] for name in names)
-    train, validation, test = (_candidates(side, fingerprints) for side in sides)
-    keys = {entry.path: _key_of(entry) for entry in (*train, *validation, *test)}
-    pairs = [(a, b) for a in train for b in test if not same_recipe(keys[a.path], keys[b.path])]
+def _case(
+    of: Sequence[Entry],
+    dataset: str,
+    names: tuple[str, str | None, str],
+    question: Question,
+    further: Mapping[str, Sequence[str]],
+    fingerprints: Sequence[str],
+) -> Case:
+    """The sets of one backbone, all made the same way; where one may be several, the one that is."""
+    layout = question.layout
+    sides = ([entry for entry in of if (entry.dataset, entry.split) == (dataset, name)] for name in names)
+    fitted, validation, scored = (_candidates(side, fingerprints) for side in sides)
+    keys = {entry.path: _key_of(entry) for entry in (*fitted, *validation, *scored)}
+    pairs = [(a, b) for a in fitted for b in scored if not same_recipe(keys[a.path], keys[b.path])]
+    if names[0] == names[2]:
+        pairs = [(a, b) for a, b in pairs if a is b]
     if not pairs:
-        raise ValueError(_mismatch(train[0], test[0]))
+        raise ValueError(_mismatch(fitted[0], scored[0]))
     if len(pairs) > 1:
-        found = (list({pair[side].path: pair[side] for pair in pairs}.values()) for side in (0, 1))
-        raise AmbiguousError("\n".join(_several(side) for side in found if len(side) > 1))
+        several = (list({pair[side].path: pair[side] for pair in pairs}.values()) for side in (0, 1))
+        raise AmbiguousError("\n".join(_several(side) for side in several if len(side) > 1))
     a, b = pairs[0]
     held = [entry for entry in validation if not same_recipe(keys[a.path], keys[entry.path])]
     if len(held) > 1:
         raise AmbiguousError(_several(held))
-    return Pair(backbone=a.name, train=a, validation=held[0] if held else None, test=b, asked=tuple(fingerprints))
+    fits = question.fits and a is not b
+    sets = {layout.fitted: (a,)} if fits else {}
+    sets |= {"validation": tuple(held)} if fits and held else {}
+    sets |= {layout.scored: (b,)}
+    for role, places in further.items():
+        sets[role] = tuple(_alike(of, place, b, fingerprints) for place in places)
+    return Case(backbone=b.name, sets=sets, asked=tuple(fingerprints))
+
+
+def _alike(of: Sequence[Entry], place: str, like: Entry, fingerprints: Sequence[str]) -> Entry:
+    """The set at DATASET/SPLIT that was made as another one of the backbone was."""
+    candidates = _candidates([entry for entry in of if entry.place == place], fingerprints)
+    recipe = _key_of(like)
+    alike = [entry for entry in candidates if not same_recipe(recipe, _key_of(entry))]
+    if not alike:
+        raise ValueError(_mismatch(like, candidates[0]))
+    if len(alike) > 1:
+        raise AmbiguousError(_several(alike))
+    return alike[0]
 
 
 def _candidates(entries: Sequence[Entry], fingerprints: Sequence[str]) -> list[Entry]:
@@ -252,7 +302,7 @@ def _key_of(entry: Entry) -> Mapping[str, object]:
 
 
 def _place(entry: Entry) -> str:
-    return f"{entry.dataset}/{entry.split} {entry.fingerprint[:8]}"
+    return f"{entry.place} {entry.fingerprint[:8]}"
 
 
 def _mismatch(left: Entry, right: Entry) -> str:

@@ -5,7 +5,7 @@ Shapes: N rows, D features, L labels of a multi-label set.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurebank.pipelines.classes import AMBIGUOUS, ClassMatch, listed, match_classes
+from featurebank.pipelines.asking.classes import AMBIGUOUS, ClassMatch, listed, match_classes
 from featurebank.store import Entry, FeatureSet
 from featurebank.store.rows import plain_text
 
 __all__ = [
-    "Inputs",
+    "Rows",
     "SplitRows",
     "check_alike",
     "class_notes",
@@ -90,24 +90,41 @@ class SplitRows:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inputs:
-    """What a task is handed.
+class Rows:
+    """What a question is handed.
 
     Attributes:
         backbone: its name.
-        train: rows to fit on.
-        validation: rows to choose settings on, where the store has them.
-        test: rows to score.
-        others: the further sets that the task names.
+        sets: rows by the part that they play; a role of several sets has them in the order given.
         head: the backbone's own classifier, weight (C, D) and bias (C,).
     """
 
     backbone: str
-    train: SplitRows
-    test: SplitRows
-    validation: SplitRows | None = None
-    others: tuple[SplitRows, ...] = ()
+    sets: Mapping[str, tuple[SplitRows, ...]]
     head: tuple[NDArray[Any], NDArray[Any]] | None = None
+
+    def __getitem__(self, role: str) -> tuple[SplitRows, ...]:
+        return self.sets.get(role, ())
+
+    def one(self, role: str) -> SplitRows:
+        """The only set of a role."""
+        (split,) = self.sets[role]
+        return split
+
+    @property
+    def train(self) -> SplitRows:
+        """Rows to fit on; the scored ones where nothing is fitted."""
+        return self.one("train" if "train" in self.sets else "test")
+
+    @property
+    def validation(self) -> SplitRows | None:
+        """Rows to choose settings on, where the store has them."""
+        return next(iter(self["validation"]), None)
+
+    @property
+    def test(self) -> SplitRows:
+        """Rows to score."""
+        return self.one("test")
 
 
 def read_rows(entry: Entry, output: str) -> SplitRows:
@@ -263,15 +280,15 @@ def _renumbered(split: SplitRows, match: ClassMatch) -> NDArray[np.int64]:
     return found
 
 
-def labelled_splits(inputs: Inputs) -> tuple[SplitRows, SplitRows | None, SplitRows]:
+def labelled_splits(rows: Rows) -> tuple[SplitRows, SplitRows | None, SplitRows]:
     """The rows of the train, validation and test sets that have a class, all in the train set's classes.
 
     Raises:
         ValueError: see `labelled` and `matched`.
     """
-    train = labelled(inputs.train)
-    validation = None if inputs.validation is None else matched(labelled(inputs.validation), train)
-    test = train if inputs.test is inputs.train else matched(labelled(inputs.test), train)
+    train = labelled(rows.train)
+    validation = None if rows.validation is None else matched(labelled(rows.validation), train)
+    test = train if rows.test is rows.train else matched(labelled(rows.test), train)
     return train, validation, test
 
 

@@ -5,23 +5,21 @@ Shapes: M test rows, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featurebank.pipelines.probing.inputs import SplitRows
+from featurebank.pipelines.asking.answer import Score
+from featurebank.pipelines.asking.inputs import SplitRows
 from featurebank.probes._rows import row_slices
 from featurebank.probes.bootstrap import bootstrap_interval, cluster_interval, weighted_interval
 from featurebank.probes.proportions import mean_interval, wilson_interval
 from featurebank.probes.weighted import Statistic
 
 __all__ = [
-    "Answer",
     "RowProbabilities",
-    "Score",
     "calibration_score",
     "class_scores",
     "likelihoods",
@@ -36,46 +34,6 @@ __all__ = [
 ROWS = "test rows"
 BINS = 15
 DRAWS = 2000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    """One number about a test set.
-
-    Attributes:
-        metric: its name.
-        value: the number.
-        low: lower end of its 95 % interval.
-        high: upper end.
-        interval: what the interval is over, and how it was made; empty where there is none.
-        dataset: what it is about, where that is not the test set itself.
-        settings: what it belongs to beside the task's settings.
-    """
-
-    metric: str
-    value: float
-    low: float | None = None
-    high: float | None = None
-    interval: str = ""
-    dataset: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What a task found.
-
-    Attributes:
-        scores: numbers, the main one first.
-        chosen: what was chosen on the validation rows; plain JSON.
-        arrays: what was predicted for each test row, by name; see `featurebank.pipelines.probing.measures`.
-        notes: what to know about the numbers.
-    """
-
-    scores: list[Score]
-    chosen: dict[str, Any] = field(default_factory=dict)
-    arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
 
 
 def mean_score(
@@ -105,19 +63,19 @@ def mean_score(
     else:
         (low, high), interval = bootstrap_interval(rows, seed=seed), f"{unit}, bootstrap"
     value = float(rows.mean(dtype=np.float64))
-    return Score(metric=metric, value=value, low=low, high=high, interval=interval, **more)
+    return Score(metric=metric, value=value, low=low, high=high, interval=interval, n=len(rows), **more)
 
 
 def share_score(metric: str, share: float, rows: int) -> Score:
     """A share of M rows and Wilson's interval."""
     low, high = map(float, wilson_interval(share * rows, rows))
-    return Score(metric=metric, value=share, low=low, high=high, interval=f"{ROWS}, Wilson")
+    return Score(metric=metric, value=share, low=low, high=high, interval=f"{ROWS}, Wilson", n=rows)
 
 
 def resampled(metric: str, value: float, statistic: Statistic, rows: int, *, seed: int, draws: int = DRAWS) -> Score:
     """A metric of all M rows, and its interval over resampled ones; see `featurebank.probes.weighted`."""
     low, high = weighted_interval(statistic, rows, draws=draws, seed=seed)
-    return Score(metric=metric, value=value, low=low, high=high, interval=f"{ROWS}, bootstrap")
+    return Score(metric=metric, value=value, low=low, high=high, interval=f"{ROWS}, bootstrap", n=rows)
 
 
 def class_scores(labels: NDArray[np.int64], predictions: NDArray[np.int64], *, seed: int) -> list[Score]:
@@ -129,7 +87,10 @@ def class_scores(labels: NDArray[np.int64], predictions: NDArray[np.int64], *, s
     balanced = float((right / counts).mean())
     return [
         mean_score("accuracy", correct, seed=seed),
-        Score(metric="balanced_accuracy", value=balanced, low=low, high=high, interval=f"{ROWS}, Wilson by class"),
+        Score(
+            metric="balanced_accuracy", value=balanced, low=low, high=high, interval=f"{ROWS}, Wilson by class",
+            n=len(labels),
+        ),
     ]
 
 
@@ -208,8 +169,10 @@ def calibration_score(metric: str, rows: RowProbabilities, *, seed: int) -> Scor
         taken = generator.integers(0, len(bins), len(bins))
         drawn[draw] = error(bins[taken], gap[taken])
     low, high = np.quantile(drawn, (0.025, 0.975)) - (drawn.mean() - value)
-    interval = f"{ROWS}, bootstrap"
-    return Score(metric=metric, value=value, low=max(float(low), 0.0), high=float(high), interval=interval)
+    return Score(
+        metric=metric, value=value, low=max(float(low), 0.0), high=float(high), interval=f"{ROWS}, bootstrap",
+        n=len(bins),
+    )
 
 
 def predicted(test: SplitRows, predictions: NDArray[np.int64]) -> dict[str, NDArray[Any]]:

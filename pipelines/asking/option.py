@@ -1,0 +1,139 @@
+"""One option of a question: a field of its record, and from that its flag, its YAML key and its part of a result's key."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
+
+from featurebank.pipelines.config import ConfigError
+from featurebank.store.fingerprint import is_default
+
+if TYPE_CHECKING:
+    from featurebank.pipelines.asking.question import Question
+
+__all__ = ["Option", "flag_of", "option", "options_of", "parameters", "validated"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """What the command line says of a field.
+
+    Attributes:
+        help: one sentence.
+        flag: ``--name``; from the field's name if empty.
+        metavar: of its value.
+        role: the field names further sets, DATASET or DATASET/SPLIT, which play the part of that name.
+        hashed: whether it changes the answer, and so the result's name.
+        least: of a number.
+    """
+
+    help: str
+    flag: str = ""
+    metavar: str | None = None
+    role: bool = False
+    hashed: bool = True
+    least: float | None = None
+
+
+def option(default: Any = MISSING, help: str = "", **details: Any) -> Any:  # noqa: A002 (as everywhere)
+    """A field of a question that is an option of its verb; ``details`` as `Option` has them."""
+    return dataclasses.field(default=default, metadata={"option": Option(help=help, **details)})
+
+
+def options_of(question: type[Question] | Question) -> dict[str, tuple[dataclasses.Field[Any], Option]]:
+    """The fields of a question that are options, by name."""
+    every = {field.name: field for field in dataclasses.fields(question)}
+    return {name: (field, field.metadata["option"]) for name, field in every.items() if "option" in field.metadata}
+
+
+def flag_of(question: type[Question] | Question, name: str) -> str:
+    """What an option is called on the command line."""
+    own = options_of(question).get(name)
+    return (own and own[1].flag) or "--" + name.replace("_", "-")
+
+
+def parameters(question: type[Question], *, panel: str | None = None) -> Iterator[tuple[str, Any]]:
+    """Name and annotation of each option as typer reads them; all of them may be left out."""
+    import typer
+
+    hints = typing.get_type_hints(question)
+    for name, (field, own) in options_of(question).items():
+        kind = hints[name]
+        default = field.default if field.default not in (MISSING, None, (), "", False) else None
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        info = typer.Option(
+            flag_of(question, name),
+            help=own.help + (f" [{shown}]" if shown is not None else ""),
+            metavar=own.metavar or "|".join(choices_of(kind)) or None,
+            min=own.least,
+            exists=_plain(kind) is Path,
+            rich_help_panel=panel,
+        )
+        yield name, Annotated[_of_command_line(kind), info]
+
+
+def choices_of(kind: Any) -> tuple[str, ...]:
+    """The values that a `Literal` allows."""
+    plain = _plain(kind)
+    return get_args(plain) if get_origin(plain) is Literal else ()
+
+
+def validated(question: type[Question], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Options from YAML in the types of their fields.
+
+    Raises:
+        ConfigError: an option that the question does not have, or a value of another type.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    hints, known, faults, given = typing.get_type_hints(question), options_of(question), [], {}
+    for name, value in values.items():
+        if name not in known:
+            faults.append(f"{name}: no option of {question.name}; its options: {', '.join(known)}")
+            continue
+        try:
+            given[name] = TypeAdapter(hints[name]).validate_python(value)
+        except ValidationError as error:
+            faults += [f"{name}: {one['msg']}; found {one['input']!r}" for one in error.errors()[:1]]
+    if faults:
+        raise ConfigError("\n  ".join(faults))
+    return given
+
+
+def key_of(question: Question, *, but: str = "") -> dict[str, Any]:
+    """The options that change the answer and are not at their default, as plain JSON; files by their SHA-256."""
+    return {
+        name: plain(getattr(question, name))
+        for name, (field, own) in options_of(question).items()
+        if own.hashed and name != but and not is_default(field, getattr(question, name))
+    }
+
+
+def plain(value: Any) -> Any:
+    """A value of an option as JSON."""
+    import hashlib
+
+    if isinstance(value, Path):
+        with value.open("rb") as file:
+            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    return [plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _plain(kind: Any) -> Any:
+    """The type without ``None``."""
+    if get_origin(kind) in (UnionType, typing.Union):
+        (kind,) = (one for one in get_args(kind) if one is not NoneType)
+    return kind
+
+
+def _of_command_line(kind: Any) -> Any:
+    kind = _plain(kind)
+    if get_origin(kind) is tuple:
+        first, *others = get_args(kind)
+        return list[first] | None if others == [...] else kind | None  # type: ignore[valid-type]
+    return (str if choices_of(kind) else kind) | None

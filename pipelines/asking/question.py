@@ -1,0 +1,180 @@
+"""The contract of a question: a frozen record of options that turns rows of features into numbers.
+
+From the one declaration follow the verb and its options, the form in YAML, the names of results, the tidy rows, the
+tables, the JSON and the section of a page.
+"""
+
+from __future__ import annotations
+
+import typing
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from featurebank.pipelines.asking.answer import Answer
+from featurebank.pipelines.asking.option import choices_of, flag_of, key_of, option, options_of, plain
+from featurebank.pipelines.config import ConfigError
+
+if TYPE_CHECKING:
+    from featurebank.pipelines.asking.inputs import Rows
+    from featurebank.pipelines.asking.results import Row
+    from featurebank.pipelines.asking.sheet import Sheet
+    from featurebank.store import FeatureStore
+
+__all__ = ["Layout", "Question"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What a question's sets are called, and how its table is laid out.
+
+    Attributes:
+        fitted: the role that is fitted on, or searched for: ``train`` or ``queries``.
+        scored: the role that is scored, or searched: ``test`` or ``gallery``.
+        index: the columns of `Row` that tell a table's rows apart; the others go into the headings.
+        shown: the metrics of the table, where it is not all of them.
+        alone: whether a KEY of one set means that it is fitted, or searched, in itself.
+        apart: roles of further sets of which no set may have two, nor be the KEY's.
+        grouped: whether lines stay in the order of the backbones.
+    """
+
+    fitted: str = "train"
+    scored: str = "test"
+    index: tuple[str, ...] = ("backbone",)
+    shown: tuple[str, ...] = ()
+    alone: bool = False
+    apart: tuple[str, ...] = ()
+    grouped: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question(ABC):
+    """A question to frozen features; its docstring's first line is its help, ``name`` its verb.
+
+    A change of what it answers to the same options, a default's included, takes another `version`: results of the
+    old one are then no longer found.
+
+    Attributes:
+        primary: the main metric; that of the first number if empty.
+        methods: the option that lists methods which are answered together and kept one by one.
+        extra: parameters of the verb that are no options of the question, see `prepare`: annotation and default.
+        output: of the backbone, that is read.
+        seed: of splits, draws and intervals.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    primary: ClassVar[str] = ""
+    layout: ClassVar[Layout] = Layout()
+    predicts_classes: ClassVar[bool] = False
+    methods: ClassVar[str] = ""
+    extra: ClassVar[Mapping[str, tuple[Any, Any]]] = {}
+
+    output: str = option("pooled", "The output that is read.", metavar="NAME")
+    seed: int = option(0, "Of splits, draws and intervals.")
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        from featurebank.pipelines.asking.register import register
+
+        super().__init_subclass__(**more)
+        if "name" in cls.__dict__:
+            register(cls)
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for name in options_of(self):
+            allowed, value = choices_of(hints[name]), getattr(self, name)
+            if allowed and value is not None and value not in allowed:
+                raise ValueError(f"{flag_of(self, name)} must be one of {', '.join(allowed)}; found {value!r}")
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """The question with the options that are given; ``None`` leaves one at its default.
+
+        Raises:
+            ConfigError: an option that it needs and lacks, or a value that it does not allow.
+        """
+        values = {name: value for name, value in given.items() if value is not None}
+        needed = [name for name, (own, _) in options_of(cls).items() if own.default is MISSING and name not in values]
+        if needed:
+            raise ConfigError(f"{cls.name} needs {' and '.join(flag_of(cls, name) for name in needed)}")
+        try:
+            return cls(**values)
+        except ValueError as error:
+            raise ConfigError(f"{cls.name}: {error}") from error
+
+    @classmethod
+    def prepare(
+        cls,
+        given: Mapping[str, Any],
+        extra: Mapping[str, Any],  # noqa: ARG003 (of questions that have some)
+        keys: Sequence[str],
+        store: FeatureStore,  # noqa: ARG003 (of questions that make sets)
+    ) -> list[tuple[Self, Sequence[str]]]:
+        """The questions that a command means, and the KEYs of each."""
+        return [(cls.of(given), keys)]
+
+    @property
+    def fits(self) -> bool:
+        """Whether the answer depends on train and validation rows."""
+        return True
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What is read of each row."""
+        return (self.output,)
+
+    @property
+    def fitted_name(self) -> str:
+        """What is fitted on, or looked for, where that is no feature set."""
+        return ""
+
+    @property
+    def further(self) -> dict[str, tuple[str, ...]]:
+        """The further sets that it reads by their role, DATASET or DATASET/SPLIT."""
+        values = {name: getattr(self, name) for name, (_, own) in options_of(self).items() if own.role}
+        return {name: (of,) if isinstance(of, str) else tuple(of) for name, of in values.items() if of}
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What is kept and found on its own: the methods that are asked for, behind what belongs to none of them."""
+        return ("", *getattr(self, self.methods)) if self.methods else ("",)
+
+    def only(self, parts: Sequence[str]) -> Self:
+        """The same question about some of the methods."""
+        return replace(self, **{self.methods: tuple(p for p in parts if p)}) if self.methods else self
+
+    @abstractmethod
+    def run(self, rows: Rows) -> Answer:
+        """Fits, chooses on validation rows only, and reads the scored rows once.
+
+        Raises:
+            ValueError: the rows do not allow it; the message says what was expected and found.
+        """
+
+    def settings(self, part: str = "") -> dict[str, Any]:
+        """Everything that determines the answer besides the features, as plain JSON; files by their SHA-256."""
+        own = {name: plain(getattr(self, name)) for name, (_, one) in options_of(self).items() if one.hashed}
+        return own | ({self.methods: [part] if part else []} if self.methods else {})
+
+    def key(self, part: str = "") -> dict[str, Any]:
+        """The settings that are not at their default, which name a result, so that new options leave old ones known."""
+        return key_of(self, but=self.methods) | ({"part": part} if part else {})
+
+    @property
+    def title(self) -> str:
+        """What its table is called."""
+        return self.name
+
+    def faint(self, row: Row) -> bool:  # noqa: ARG002 (of questions that know better)
+        """Whether a line of the table is shown as less than the others."""
+        return False
+
+    def remarks(self, rows: Sequence[Row]) -> Sequence[str]:  # noqa: ARG002 (of questions that have some)
+        """Lines below the main table, from the rows of all backbones."""
+        return ()
+
+    def sheets(self, rows: Sequence[Row]) -> Sequence[Sheet]:  # noqa: ARG002 (of questions that have some)
+        """Further tables below the main one, from the rows of all backbones."""
+        return ()

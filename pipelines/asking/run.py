@@ -1,0 +1,231 @@
+"""Asks questions of the sets of a store, each once: what is known is read back, and one that fails stops no other."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from featurebank.extract.errors import fault, nearest
+from featurebank.pipelines.asking.inputs import Rows, check_alike, read_rows
+from featurebank.pipelines.asking.metrics import metric
+from featurebank.pipelines.asking.answer import Answer
+from featurebank.pipelines.asking.question import Question
+from featurebank.pipelines.asking.results import Computed, Result, Results, Row, result_key
+from featurebank.pipelines.asking.roles import Case, Selection
+from featurebank.store import Entry, FeatureStore
+
+__all__ = ["Asked", "Report", "answer", "ask"]
+
+log = logging.getLogger("featurebank")
+
+
+@dataclass(kw_only=True)
+class Asked:
+    """What became of one question about one case; ``error`` says why there is no result."""
+
+    question: Question
+    case: Case
+    results: tuple[Result, ...] = ()
+    error: str = ""
+    seconds: float = 0.0
+
+    @property
+    def rows(self) -> list[Row]:
+        """Of all its methods."""
+        return [row for result in self.results for row in result.rows]
+
+    @property
+    def notes(self) -> list[str]:
+        """Each once."""
+        return list(dict.fromkeys(note for result in self.results for note in result.notes))
+
+    @property
+    def known(self) -> bool:
+        """Whether nothing was computed."""
+        return bool(self.results) and all(result.known for result in self.results)
+
+    @property
+    def fitted(self) -> str:
+        """DATASET/SPLIT that was fitted on, or whose rows were looked for."""
+        return self.question.fitted_name or self.case.place(self.question.layout.fitted) or self.scored
+
+    @property
+    def scored(self) -> str:
+        """DATASET/SPLIT that was scored, or searched."""
+        return self.case.place(self.question.layout.scored)
+
+
+@dataclass(kw_only=True)
+class Report:
+    """What was asked and what came of it.
+
+    Attributes:
+        asked: one per question and case, questions in order within a case.
+        failed: backbone and set that could not be asked at all, and why.
+        passed_over: backbones that lack a set.
+    """
+
+    asked: list[Asked] = field(default_factory=list)
+    failed: dict[tuple[str, str], str] = field(default_factory=dict)
+    passed_over: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything that was asked for is there."""
+        return not self.failed and not any(one.error for one in self.asked)
+
+
+def ask(
+    store: FeatureStore,
+    questions: Iterable[tuple[Question, Selection]],
+    *,
+    force: bool = False,
+    say: Callable[[str], None] = log.info,
+) -> Report:
+    """Every question about each of its cases. Writes the store's table of results.
+
+    Args:
+        store: the store.
+        questions: each with its cases.
+        force: whether what is known is computed again.
+        say: is told about each.
+
+    Raises:
+        UnknownNameError: an output that no case has.
+    """
+    questions = list(questions)
+    report, results = Report(), Results(store.root, force=force)
+    for question, selection in questions:
+        outputs = {output.name for case in selection.cases for output in case.one(question.layout.scored).outputs}
+        for name in question.outputs:
+            if selection.cases and name not in outputs:
+                raise nearest("output", name, outputs)
+        report.failed |= selection.failed
+        report.passed_over += [reason for reason in selection.passed_over if reason not in report.passed_over]
+    every = [(question, case) for question, selection in questions for case in selection.cases]
+    order = {case.backbone + case.place("test"): place for place, (_, case) in reversed([*enumerate(every)])}
+    every.sort(key=lambda one: order[one[1].backbone + one[1].place("test")])
+    try:
+        for count, (question, case) in enumerate(every, 1):
+            one = Asked(question=question, case=case)
+            start = time.perf_counter()
+            try:
+                one.results = answer(question, case, results)
+            except ModuleNotFoundError:
+                raise  # no case's fault: a package that all of them need is not installed
+            except Exception as error:
+                one.error = fault(error)
+            one.seconds = time.perf_counter() - start
+            report.asked.append(one)
+            state = "failed" if one.error else "known" if one.known else f"{one.seconds:.1f} s"
+            say(f"{count} of {len(every)}: {question.name} of {case.backbone}: {one.fitted} -> {one.scored}: {state}")
+    finally:
+        results.write_table()
+    return report
+
+
+def answer(question: Question, case: Case, results: Results) -> tuple[Result, ...]:
+    """The result of each part of a question about one case; what the store has not is computed together.
+
+    Raises:
+        ValueError, KeyError: the rows do not allow it, or an output or column is not there.
+    """
+    keys = {part: _key(question, case, part) for part in question.parts}
+    known = {part: results.known(key) for part, key in keys.items()}
+    if missing := [part for part, result in known.items() if result is None]:
+        start = time.perf_counter()
+        found, short = _watched(question.only(missing), case)
+        seconds = (time.perf_counter() - start) / len(missing)
+        for part in missing:
+            own = found.parts[part] if part else found
+            notes = [*own.notes, *(short if part == missing[0] else ())]
+            computed = _computed(question, case, replace(own, notes=notes), part, seconds)
+            known[part] = results.keep(keys[part], computed) if own.keep else _passing(question, computed)
+    every = (result for result in known.values() if result is not None)
+    return tuple(replace(one, rows=tuple(replace(row, backbone=case.backbone) for row in one.rows)) for one in every)
+
+
+def _key(question: Question, case: Case, part: str) -> dict[str, Any]:
+    places = {role: [entry.place for entry in entries] for role, entries in case.sets.items()}
+    return result_key(
+        question.name,
+        question.version,
+        question.key(part),
+        [entry.fingerprint for entry in case.every],
+        sets=places,
+        records=[_records(entry) for entry in case.every],
+    )
+
+
+def _watched(question: Question, case: Case) -> tuple[Answer, list[str]]:
+    """The answer, and what solvers said about fits that stopped short; any other warning passes."""
+    from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
+
+    if (device := getattr(question, "device", None)) is not None:
+        from featurebank.probes._training import check_device
+
+        check_device(device)
+    output, by_path = question.output, {}
+    for entry in case.every:
+        if entry.path not in by_path:
+            by_path[entry.path] = read_rows(entry, output)
+    sets = {role: tuple(by_path[entry.path] for entry in entries) for role, entries in case.sets.items()}
+    with case.one(question.layout.scored).open() as scored:
+        rows = Rows(backbone=case.backbone, sets=sets, head=scored.head)
+    check_alike([*by_path.values()])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
+        found = question.run(rows)
+    for warning in caught:
+        if not issubclass(warning.category, ConvergenceWarning):
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    short = [str(warning.message) for warning in caught if issubclass(warning.category, ConvergenceWarning)]
+    return found, list(dict.fromkeys(short))
+
+
+def _passing(question: Question, computed: Computed) -> Result:
+    """A result that is not kept."""
+    rows = tuple(computed.rows)
+    return Result(question=question.name, name="", rows=rows, notes=tuple(computed.notes), kept=False)
+
+
+def _computed(question: Question, case: Case, found: Answer, part: str, seconds: float) -> Computed:
+    layout, scored = question.layout, case.one(question.layout.scored)
+    fitted = question.fitted_name or case.place(layout.fitted) or (scored.place if layout.alone else "")
+    primary = question.primary or next((score.metric for score in found.scores), "")
+    rows = [
+        Row(
+            question=question.name,
+            backbone=case.backbone,
+            label=scored.network.label if scored.network else "",
+            train=fitted,
+            test=scored.place,
+            set=score.set or scored.place,
+            score=score.score or part,
+            shots=score.shots,
+            group=score.group,
+            metric=score.metric,
+            direction=metric(score.metric).direction,
+            primary=score.metric == primary,
+            value=score.value,
+            low=score.low,
+            high=score.high,
+            interval=score.interval,
+            n=score.n,
+            seconds=seconds,
+            fingerprints=tuple(entry.fingerprint for entry in case.every),
+            details=score.details,
+        )
+        for score in found.scores
+    ]
+    settings = question.settings(part)
+    return Computed(rows=rows, arrays=found.arrays, notes=found.notes, settings=settings, chosen=found.chosen)
+
+
+def _records(entry: Entry) -> str:
+    with entry.open() as feature_set:
+        return feature_set.records_digest

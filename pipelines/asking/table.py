@@ -1,0 +1,203 @@
+"""Sheets and the lines around them on a console: no vertical lines, names folded, numbers with their intervals."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from featurebank.pipelines.asking.compare import Analysis
+from featurebank.pipelines.asking.metrics import metric
+from featurebank.pipelines.asking.results import Row, plain_row
+from featurebank.pipelines.asking.run import Asked, Report
+from featurebank.pipelines.asking.sheet import FAILED, Cell, Sheet, interval_line, pivot
+from featurebank.pipelines.tables import titled_table
+from featurebank.store.text import shown
+
+__all__ = ["render", "render_sheet", "report_json", "sheets_of", "short"]
+
+UNBOUNDED = 10_000
+LEAST_NAME = 18  # columns that a name gets at least before it folds
+STACKED_WIDTH = 13
+SHORT = re.compile(r"^([+-]?)0\.")
+
+
+def sheets_of(report: Report) -> list[Sheet]:
+    """The main tables of a report, one for each pair of sets and layout, and the further ones of each question."""
+    groups: dict[tuple[str, ...], list[Asked]] = {}
+    for one in report.asked:
+        layout = one.question.layout
+        alone = one.question.name if layout.index != ("backbone",) or layout.shown else ""
+        groups.setdefault((one.fitted, one.scored, alone), []).append(one)
+    sheets = []
+    for asked in groups.values():
+        names = dict.fromkeys(one.question.name for one in asked)
+        question = asked[0].question
+        several = len(names) > 1
+        rows = [row for one in asked for row in one.rows if row.primary or not several]
+        failed: dict[tuple[str, ...], list[str]] = {}
+        for one in asked:
+            if one.error:
+                place = (one.case.backbone, *[""] * (len(question.layout.index) - 1))
+                failed.setdefault(place, []).append(one.question.name)
+        same = all(row.metric == "accuracy" for row in rows)
+        what = question.title if not several else "accuracy" if same else "scores"
+        way = dict.fromkeys((asked[0].fitted, asked[0].scored))
+        arrow = " in " if question.layout.alone else " -> "
+        sheet = pivot(rows, question.layout, title=f"{what}: {arrow.join(way)}", failed=failed, faint=question.faint)
+        if said := interval_line(sheet):
+            sheet.notes.append(said)
+        sheet.notes += question.remarks(rows)
+        sheets += [sheet, *(further for name in names for further in _further(asked, name))]
+    return sheets
+
+
+def _further(asked: Sequence[Asked], name: str) -> Sequence[Sheet]:
+    own = [one for one in asked if one.question.name == name]
+    return own[0].question.sheets([row for one in own for row in one.rows])
+
+
+def render(report: Report, console: Console, *, seconds: float, analyses: Sequence[Analysis] = ()) -> None:
+    """All tables, and below them what to know about the numbers and what failed."""
+    for sheet in [*sheets_of(report), *(analysis.sheet for analysis in analyses)]:
+        for table in render_sheet(sheet, console):
+            console.print(table)
+        for note in sheet.notes:
+            print_line(console, shown(note))
+        console.print()
+    several = len({one.question.name for one in report.asked}) > 1
+    for one in report.asked:
+        if one.error:
+            about = f"{one.question.name} of {one.case.backbone}" if several else one.case.backbone
+            print_line(console, one.error, about=about, style="red")
+    _print_notes(console, report.asked)
+    for (backbone, place), reason in report.failed.items():
+        print_line(console, reason, about=f"{backbone} on {place}", style="red")
+    for reason in report.passed_over:
+        print_line(console, reason, about="passed over")
+    made = sum(bool(one.results) and not one.known for one in report.asked)
+    known = sum(one.known for one in report.asked)
+    wrong = sum(bool(one.error) for one in report.asked) + len(report.failed)
+    text = f"Answers: {made} computed, {known} known already" + (f", {wrong} failed" if wrong else "")
+    console.print(f"{text} ({seconds:.1f} s).", highlight=False)
+
+
+def render_sheet(sheet: Sheet, console: Console) -> list[Table]:
+    """One table if it fits, with the intervals below the numbers or without them if need be, else several."""
+    folded = max((max(len(names[0]) - LEAST_NAME, 0) for names, _ in sheet.lines), default=0)
+    long = len(sheet.names) > 1
+    for between, spare in (("  ", 0), (None, 0) if long else ("\n", folded)):
+        table = _table(sheet, between)
+        width = Measurement.get(console, console.options.update(width=UNBOUNDED), table).maximum
+        if width - spare <= console.width:
+            return [table]
+    most = max(1, (console.width - LEAST_NAME * len(sheet.names) - 1) // STACKED_WIDTH)
+    parts = np.array_split(np.arange(len(sheet.columns)), -(-len(sheet.columns) // most))
+    return [_table(sheet.only(part.tolist()), None if long else "\n") for part in parts]
+
+
+def report_json(report: Report, *, analyses: Sequence[Analysis] = (), page: str | None = None) -> dict[str, Any]:
+    """Everything for programs."""
+    return {
+        "ok": report.ok,
+        "answers": [
+            {
+                "question": one.question.name,
+                "backbone": one.case.backbone,
+                one.question.layout.fitted: one.fitted,
+                one.question.layout.scored: one.scored,
+                "error": one.error,
+                "seconds": one.seconds,
+                "known": one.known,
+                "results": [result.name for result in one.results],
+                "chosen": {result.rows[0].score if result.rows else "": result.chosen for result in one.results},
+                "notes": one.notes,
+                "rows": [plain_row(row) for row in one.rows],
+            }
+            for one in report.asked
+        ],
+        "analyses": [
+            {"title": one.sheet.title, "notes": one.sheet.notes, "rows": [plain_row(row) for row in one.result.rows]}
+            for one in analyses
+        ],
+        "tables": [_sheet_json(sheet) for sheet in sheets_of(report)],
+        "failed": [{"backbone": name, "set": place, "error": why} for (name, place), why in report.failed.items()],
+        "passed_over": report.passed_over,
+        "page": page,
+    }
+
+
+def _sheet_json(sheet: Sheet) -> dict[str, Any]:
+    def plain(cell: Cell) -> Any:
+        return cell.value if isinstance(cell, Row) else cell
+
+    columns = [*sheet.names, *(heading.replace("\n", " ") for heading in sheet.columns)]
+    lines = [[*names, *map(plain, cells)] for names, cells in sheet.lines]
+    return {"title": sheet.title, "columns": columns, "lines": lines, "notes": sheet.notes}
+
+
+def short(text: str) -> str:
+    """A number without the zero before the point, where there is nothing else before it.
+
+    >>> short("0.512"), short("+0.031"), short("-0.031"), short("10.512")
+    ('.512', '+.031', '-.031', '10.512')
+    """
+    return SHORT.sub(r"\1.", text)
+
+
+def interval(row: Row, *, signed: bool = False) -> str:
+    """The ends, without the zero before the point; empty where there are none.
+
+    >>> interval(Row(question="", backbone="", metric="", value=0.5, low=0.46, high=1.0))
+    '.460-1.000'
+    """
+    if row.low is None or row.high is None:
+        return ""
+    low, high = (short(f"{end:+.3f}" if signed else f"{end:.3f}") for end in (row.low, row.high))
+    return f"{low} {high}" if signed else f"{low}-{high}" if row.low >= 0 else f"{low} to {high}"
+
+
+def print_line(console: Console, text: str, *, about: str = "", style: str = "yellow") -> None:
+    """An indented line, never broken: what it is about, in a colour, and the text."""
+    parts = [(f"{shown(about)}: ", style)] if about else []
+    console.print(Text.assemble("  ", *parts, text), soft_wrap=True)
+
+
+def _table(sheet: Sheet, between: str | None) -> Table:
+    """A sheet; what stands between number and interval, if that is shown."""
+    table = titled_table(sheet.title, *sheet.names)
+    if sheet.lines:
+        table.columns[0].min_width = min(LEAST_NAME, max(len(names[0]) for names, _ in sheet.lines))
+    for heading in sheet.columns:
+        table.add_column(Text(shown(heading, keep="\n")), justify="right", no_wrap=True)
+    for at, (names, cells) in enumerate(sheet.lines):
+        line = [_text(cell, between, signed=sheet.signed) for cell in cells]
+        table.add_row(*names, *line, style="dim" if at in sheet.faint else None)
+    return table
+
+
+def _text(cell: Cell, between: str | None, *, signed: bool) -> Text:
+    if not isinstance(cell, Row):
+        return Text(FAILED, "red") if cell == FAILED else Text(shown(cell or ""))
+    unit = metric(cell.metric).unit
+    value = short(f"{cell.value:+.3f}") if signed else f"{cell.value:.1f} {unit}" if unit else f"{cell.value:.3f}"
+    ends = "" if between is None else interval(cell, signed=signed)
+    return Text.assemble(value, between if ends else "", (ends, "dim"))
+
+
+def _print_notes(console: Console, asked: Sequence[Asked]) -> None:
+    """Each note once, with the backbones it is about unless these are all."""
+    about: dict[str, dict[tuple[str, str, str], str]] = {}
+    every = {(one.case.backbone, one.fitted, one.scored) for one in asked}
+    for one in asked:
+        for note in one.notes:
+            about.setdefault(note, {})[one.case.backbone, one.fitted, one.scored] = one.case.backbone
+    for note, backbones in about.items():
+        names = dict.fromkeys(backbones.values())
+        print_line(console, shown(note), about="" if backbones.keys() == every else ", ".join(names))

@@ -1,0 +1,183 @@
+"""The verb of a question: its options, its run, its tables; all from the declaration."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from featurebank.extract.errors import nearest
+from featurebank.pipelines.asking.option import flag_of, options_of, parameters
+from featurebank.pipelines.asking.question import Question
+from featurebank.pipelines.asking.register import find_question, question_names
+from featurebank.pipelines.config import ConfigError
+from featurebank.pipelines.stores import DEFAULT_STORE, StoreOption, existing_store
+from featurebank.pipelines.streams import JsonOption, console, print_json, show_messages
+
+__all__ = ["probe", "verb"]
+
+PAGE = "The page"
+
+COMMON: Mapping[str, Any] = {
+    "keys": Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY...",
+            help="DATASET, DATASET/SPLIT or DATASET/SPLIT:SPLIT, as ls lists them; with @BACKBONE for one backbone only.",
+        ),
+    ],
+    "store": StoreOption,
+    "backbone": Annotated[list[str] | None, typer.Option("--backbone", help="Only this backbone; repeatable.")],
+    "fingerprint": Annotated[
+        list[str] | None, typer.Option("--fingerprint", help="Which set, where several match; repeatable.")
+    ],
+    "compare": Annotated[bool, typer.Option("--compare", help="Paired tests between the backbones, on the same rows.")],
+    "group": Annotated[str | None, typer.Option("--group", help="Accuracy by an extra column of the records.")],
+    "force": Annotated[bool, typer.Option("--force", help="Compute again what is known already, and replace it.")],
+    "as_json": JsonOption,
+    "html": Annotated[
+        Path | None,
+        typer.Option("--html", dir_okay=False, help="Write one offline page of the answers.", rich_help_panel=PAGE),
+    ],
+    "images": Annotated[
+        list[str] | None,
+        typer.Option(
+            "--images",
+            metavar="[DATASET=]PLACE",
+            help="Where images are, folder:PATH, manifest:FILE or list:FILE, if not known; repeatable.",
+            rich_help_panel=PAGE,
+        ),
+    ],
+}
+DEFAULTS = {"store": DEFAULT_STORE, "compare": False, "force": False, "as_json": False}
+
+
+def verb(name: str) -> Callable[..., None]:
+    """The command of a question, as typer takes it.
+
+    Raises:
+        UnknownNameError: there is no such question.
+    """
+    question = find_question(name)
+
+    def command(**given: Any) -> None:
+        own = {option: _as_given(given.pop(option)) for option in options_of(question)}
+        extra = {option: given.pop(option) for option in question.extra}
+        _run([question], own, extra, **given)
+
+    extra = {name: annotation for name, (annotation, _) in question.extra.items()}
+    defaults = {name: default for name, (_, default) in question.extra.items()}
+    return _command(command, question.__doc__ or "", COMMON | dict(parameters(question)) | extra, defaults)
+
+
+def probe() -> Callable[..., None]:
+    """The command that asks several questions of train and test sets at once."""
+    every_question = {name: find_question(name) for name in question_names()}
+    able = {name: one for name, one in every_question.items() if not (one.extra or one.methods or one.layout.alone)}
+    task = typer.Option("--task", help=f"{', '.join(able)}; repeatable. Without it: {', '.join(TASKS)}.")
+    every: dict[str, Any] = {}
+    for question in able.values():
+        every |= {name: one for name, one in parameters(question, panel=None) if name not in every}
+
+    def command(task: list[str] | None, **given: Any) -> None:
+        own = {name: _as_given(given.pop(name)) for name in every}
+        names = list(dict.fromkeys(task or TASKS))
+        for name in names:
+            if name not in able:
+                raise nearest("task", name, able)
+        _run([able[name] for name in names], own, {}, **given)
+
+    text = "Ask cached features questions: tables with 95 % intervals; what is known is not computed again."
+    return _command(command, text, {**COMMON, "task": Annotated[list[str] | None, task], **every}, {})
+
+
+TASKS = ("linear", "knn", "fewshot")
+
+
+def _run(
+    kinds: Sequence[type[Question]],
+    own: Mapping[str, Any],
+    extra: Mapping[str, Any],
+    *,
+    keys: list[str] | None,
+    store: Path,
+    backbone: list[str] | None,
+    fingerprint: list[str] | None,
+    compare: bool,
+    group: str | None,
+    force: bool,
+    as_json: bool,
+    html: Path | None,
+    images: list[str] | None,
+) -> None:
+    from featurebank.pipelines.asking import compare as analysis
+    from featurebank.pipelines.asking.roles import select
+    from featurebank.pipelines.asking.run import ask
+    from featurebank.pipelines.asking.table import render, report_json
+
+    start = time.perf_counter()
+    show_messages(console(stderr=True))
+    given = {name: value for name, value in own.items() if value is not None}
+    for name in given:
+        if not any(name in options_of(kind) for kind in kinds):
+            raise ConfigError(f"{flag_of(kinds[0], name)} is for none of {', '.join(kind.name for kind in kinds)}")
+    folder = existing_store(store)
+    asked = []
+    for kind in kinds:
+        mine = {name: value for name, value in given.items() if name in options_of(kind)}
+        prepared = kind.prepare(mine, extra, keys or (), folder)
+        for question, texts in prepared:
+            if not texts:
+                raise ConfigError(f"{kind.name} needs KEY, a dataset of the store: featurebank ls")
+            selection = select(folder, question, texts, backbones=backbone or (), fingerprints=fingerprint or ())
+            asked.append((question, selection))
+    analysis.check_analysis(asked, comparison=compare, column=group)
+    page = None
+    if html is not None:
+        from featurebank.pipelines.asking.page import Page
+
+        page = Page(folder, html, images=images or (), asked=asked)
+    elif images:
+        raise ConfigError("--images must come with --html FILE; found none")
+    report = ask(folder, asked, force=force)
+    analyses = analysis.compare(folder, report.asked, seed=given.get("seed", 0), force=force) if compare else []
+    analyses += analysis.group(folder, report.asked, group, force=force) if group else []
+    written = str(html) if page is not None and page.write(report, analyses) else None
+    if as_json:
+        print_json(report_json(report, analyses=analyses, page=written))
+    else:
+        render(report, console(), seconds=time.perf_counter() - start, analyses=analyses)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def _command(
+    run: Callable[..., None], doc: str, annotations: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> Callable[..., None]:
+    """A function with these parameters, which all may be left out."""
+
+    def command(**given: Any) -> None:
+        run(**given)
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    every = {**DEFAULTS, **defaults}
+    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(name, kind, default=every.get(name), annotation=annotation)
+            for name, annotation in annotations.items()
+        ]
+    )
+    command.__annotations__ = dict(annotations)
+    command.__doc__ = doc.strip().partition("\n\n")[0]
+    return command
+
+
+def _as_given(value: Any) -> Any:
+    """Lists as tuples; what was not given as ``None``."""
+    if isinstance(value, list):
+        value = tuple(value)
+    return None if value is False or value == () else value
