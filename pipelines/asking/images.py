@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,17 +13,58 @@ from numpy.typing import NDArray
 from featurebank.pipelines.config import ConfigError
 from featurebank.pipelines.asking.places import Place, place_of
 from featurebank.pipelines.asking.inputs import SplitRows
-from featurebank.pipelines.asking.run import Report
 from featurebank.store import FeatureSet
 from featurebank.store.fingerprint import content_hash
 
 if TYPE_CHECKING:
     from featurebank.extract.datasets.contract import Split
 
-__all__ = ["SIDE", "open_images", "row_names", "shown", "thumbnail", "thumbnails", "write_page"]
+__all__ = ["SIDE", "Album", "open_images", "row_names", "shown", "thumbnail", "thumbnails"]
 
 SIDE = 128  # the pages show 96 pixels; screens may have more of them
 QUALITY = 85
+
+
+class Album:
+    """Finds the images that feature sets were made from.
+
+    Args:
+        images: where they are, ``PLACE`` for all or ``DATASET=PLACE`` for one dataset: ``folder:PATH``,
+            ``manifest:FILE`` or ``list:FILE``. Of others see `open_images`.
+        opened: datasets that are open already, by DATASET/SPLIT.
+
+    Raises:
+        ConfigError: something that is no place.
+    """
+
+    def __init__(self, images: Sequence[str] = (), opened: Mapping[str, Split] | None = None) -> None:
+        self.opened = dict(opened or {})
+        self._places: dict[str, str] = {}
+        for text in images:
+            dataset, equals, place = text.partition("=")
+            if not equals:
+                dataset, place = "", text
+            if not place.startswith(("folder:", "manifest:", "list:")) or (equals and not dataset):
+                raise ConfigError(
+                    f"--images must be PLACE or DATASET=PLACE, such as pets=folder:/data/pets; found {text!r}"
+                )
+            self._places[dataset] = place
+
+    def named(self, dataset: str) -> bool:
+        """Whether it was said where the images of a dataset are."""
+        return bool({dataset, ""} & self._places.keys())
+
+    def split(self, path: Path, place: str) -> Split:
+        """The dataset of a feature set, DATASET/SPLIT, opened again; once."""
+        if place not in self.opened:
+            dataset = place.rpartition("/")[0]
+            given = self._places.get(dataset, self._places.get(""))
+            self.opened[place] = open_images(path, given, before=f"{dataset}=")
+        return self.opened[place]
+
+    def thumbnails(self, path: Path, place: str) -> Callable[[int], bytes]:
+        """A thumbnail of each row of a feature set by its number; see `thumbnails`."""
+        return thumbnails(self.split(path, place), path)
 
 
 def open_images(path: Path, images: str | None, *, before: str = "") -> Split:
@@ -63,16 +104,6 @@ def open_images(path: Path, images: str | None, *, before: str = "") -> Split:
             f"{spec.name}; {advice}"
         )
     return split
-
-
-def write_page(path: Path, text: str, report: Report) -> bool:
-    """Writes a page; where that fails, what was computed for it is shown all the same and the report says why."""
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        report.failed["page", str(path)] = f"not written: {error.strerror or error}"
-        return False
-    return True
 
 
 def thumbnail(content: bytes | NDArray[np.uint8]) -> bytes:

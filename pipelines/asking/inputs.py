@@ -199,14 +199,14 @@ def labelled(split: SplitRows) -> SplitRows:
     if split.labels.ndim != 1:
         raise ValueError(
             f"{split.name}: expected one class a row, found labels {split.labels.shape[1:]} a row; "
-            "use --task multilabel"
+            "ask multilabel"
         )
     kept = split.where(split.labels >= 0)
     if len(kept.labels) == 0:
         values = split.columns.get("label") if split.path.is_file() else None
         if values is not None and values.dtype.kind == "f":
             raise ValueError(
-                f"{split.name}: expected classes, found labels with decimals; --task regression predicts those"
+                f"{split.name}: expected classes, found labels with decimals; regression predicts those"
             )
         raise ValueError(f"{split.name}: expected labelled rows, found none among {len(split.labels)}")
     return kept

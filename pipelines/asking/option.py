@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass
@@ -12,11 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 from featurebank.pipelines.config import ConfigError
 from featurebank.store.fingerprint import is_default
+from featurebank.store.places import expanded
 
 if TYPE_CHECKING:
     from featurebank.pipelines.asking.question import Question
 
-__all__ = ["Option", "flag_of", "option", "options_of", "parameters", "validated"]
+__all__ = ["Option", "file_of",
+    "flag_of", "option", "options_of", "parameters", "validated"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +31,7 @@ class Option:
         flag: ``--name``; from the field's name if empty.
         metavar: of its value.
         role: the field names further sets, DATASET or DATASET/SPLIT, which play the part of that name.
+        suffixes: of files that may stand in place of a set; a file's name ends so.
         hashed: whether it changes the answer, and so the result's name.
         least: of a number.
     """
@@ -36,6 +40,7 @@ class Option:
     flag: str = ""
     metavar: str | None = None
     role: bool = False
+    suffixes: tuple[str, ...] = ()
     hashed: bool = True
     least: float | None = None
 
@@ -108,20 +113,36 @@ def validated(question: type[Question], values: Mapping[str, Any]) -> dict[str, 
 def key_of(question: Question, *, but: str = "") -> dict[str, Any]:
     """The options that change the answer and are not at their default, as plain JSON; files by their SHA-256."""
     return {
-        name: plain(getattr(question, name))
+        name: plain(question, name)
         for name, (field, own) in options_of(question).items()
         if own.hashed and name != but and not is_default(field, getattr(question, name))
     }
 
 
-def plain(value: Any) -> Any:
-    """A value of an option as JSON."""
-    import hashlib
+def file_of(question: Question, name: str) -> Path | None:
+    """The file that an option names, ``~`` and variables as in a shell; None where it names a set.
 
+    Raises:
+        ValueError: there is none.
+    """
+    value, own = getattr(question, name), options_of(question)[name][1]
+    if not isinstance(value, str) or not own.suffixes or not value.endswith(own.suffixes):
+        return None
+    if not expanded(value).is_file():
+        raise ValueError(f"{flag_of(question, name)}: expected a file at {value}, found none")
+    return expanded(value)
+
+
+def plain(question: Question, name: str) -> Any:
+    """A value of an option as JSON; a file by its SHA-256."""
+    return _json(file_of(question, name) or getattr(question, name))
+
+
+def _json(value: Any) -> Any:
     if isinstance(value, Path):
         with value.open("rb") as file:
             return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-    return [plain(item) for item in value] if isinstance(value, tuple) else value
+    return [_json(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _plain(kind: Any) -> Any:

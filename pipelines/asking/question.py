@@ -13,12 +13,15 @@ from dataclasses import MISSING, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from featurebank.pipelines.asking.answer import Answer
-from featurebank.pipelines.asking.option import choices_of, flag_of, key_of, option, options_of, plain
+from featurebank.pipelines.asking.option import choices_of, file_of, flag_of, key_of, option, options_of, plain
 from featurebank.pipelines.config import ConfigError
 
 if TYPE_CHECKING:
+    from featurebank.pipelines.asking.images import Album
     from featurebank.pipelines.asking.inputs import Rows
-    from featurebank.pipelines.asking.results import Row
+    from featurebank.pipelines.asking.results import Results, Row
+    from featurebank.pipelines.asking.roles import Selection
+    from featurebank.pipelines.asking.run import Asked
     from featurebank.pipelines.asking.sheet import Sheet
     from featurebank.store import FeatureStore
 
@@ -133,7 +136,8 @@ class Question(ABC):
     @property
     def further(self) -> dict[str, tuple[str, ...]]:
         """The further sets that it reads by their role, DATASET or DATASET/SPLIT."""
-        values = {name: getattr(self, name) for name, (_, own) in options_of(self).items() if own.role}
+        roles = [name for name, (_, own) in options_of(self).items() if own.role and file_of(self, name) is None]
+        values = {name: getattr(self, name) for name in roles}
         return {name: (of,) if isinstance(of, str) else tuple(of) for name, of in values.items() if of}
 
     @property
@@ -155,7 +159,7 @@ class Question(ABC):
 
     def settings(self, part: str = "") -> dict[str, Any]:
         """Everything that determines the answer besides the features, as plain JSON; files by their SHA-256."""
-        own = {name: plain(getattr(self, name)) for name, (_, one) in options_of(self).items() if one.hashed}
+        own = {name: plain(self, name) for name, (_, one) in options_of(self).items() if one.hashed}
         return own | ({self.methods: [part] if part else []} if self.methods else {})
 
     def key(self, part: str = "") -> dict[str, Any]:
@@ -178,3 +182,10 @@ class Question(ABC):
     def sheets(self, rows: Sequence[Row]) -> Sequence[Sheet]:  # noqa: ARG002 (of questions that have some)
         """Further tables below the main one, from the rows of all backbones."""
         return ()
+
+    def check_page(self, selection: Selection, album: Album) -> None:
+        """Raises ConfigError where a page of these cases cannot be made; called before anything is computed."""
+
+    def section(self, asked: Sequence[Asked], results: Results, album: Album) -> str:  # noqa: ARG002 (of some)
+        """What a page shows below the tables, as HTML: of the answers about one pair of sets."""
+        return ""

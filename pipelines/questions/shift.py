@@ -1,4 +1,4 @@
-"""The shift task: a head fitted on one set, scored on others.
+"""The accuracy of a head fitted on one set, on others.
 
 Shapes: M rows of a set, D features, C classes of a head.
 """
@@ -10,15 +10,15 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featurebank.pipelines.classes import listed, match_classes
-from featurebank.pipelines.probing.classification import check_choice, fit_rows
-from featurebank.pipelines.probing.inputs import (
-    Inputs,
+from featurebank.pipelines.asking.answer import Answer, Score
+from featurebank.pipelines.asking.classes import listed, match_classes
+from featurebank.pipelines.asking.inputs import (
+    Rows,
     SplitRows,
     class_notes,
     labelled,
@@ -27,78 +27,72 @@ from featurebank.pipelines.probing.inputs import (
     match_notes,
     matched,
 )
-from featurebank.pipelines.probing.scores import Answer, Score, mean_score, predicted
-from featurebank.pipelines.probing.task import Task
-from featurebank.probes._rows import row_slices
-from featurebank.probes.choice import Choice, edge_notes
+from featurebank.pipelines.asking.option import option
+from featurebank.pipelines.asking.question import Layout, Question
+from featurebank.pipelines.questions.linear import fit_rows
 from featurebank.probes.linear import CS, Protocol
 
-__all__ = ["ShiftTask", "corruption_of", "corruption_scores", "robustness"]
+if TYPE_CHECKING:
+    from featurebank.pipelines.asking.results import Row
+    from featurebank.pipelines.asking.sheet import Sheet
+    from featurebank.probes.choice import Choice
+
+__all__ = ["Shift", "corruption_of", "corruption_scores", "robustness"]
 
 CORRUPTED = re.compile(r"(?P<corruption>[a-z_]+?)[-_/.]?(?P<severity>[1-5])")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShiftTask(Task):
-    """A linear probe, or the backbone's own head, on test sets that it was not made for.
+class Shift(Question):
+    """The accuracy on sets that a linear probe, or the backbone's own head, was not made for.
 
     A set with other class names than the train set is scored on the classes it names (a class mask), matched by name.
     A split called CORRUPTION_SEVERITY, or columns ``corruption`` and ``severity``, make a set one of corruptions.
-
-    Attributes:
-        on: the sets, DATASET/SPLIT each.
-        own_head: score the backbone's own classifier instead of a probe; its classes are those of ``classes``.
-        classes: JSON of set name to the head's classes, in the order of that set's labels, where names do not tell.
-        protocol: of the probe, as for the linear task.
-        cs: candidates for C.
-        device: of torch.
     """
 
     name: ClassVar[str] = "shift"
     version: ClassVar[int] = 2
+    layout: ClassVar[Layout] = Layout(index=("backbone", "set"), grouped=True)
     predicts_classes: ClassVar[bool] = True
-    unhashed: ClassVar[tuple[str, ...]] = ("device",)
 
-    on: tuple[str, ...] = ()
-    own_head: bool = False
-    classes: Path | None = None
-    protocol: Protocol = "logistic"
-    cs: tuple[float, ...] = CS
-    device: str = "cpu"
+    on: tuple[str, ...] = option((), "A set to score, DATASET or DATASET/SPLIT; repeatable.", metavar="KEY", role=True)
+    head: Literal["own", "probe"] = option("probe", "What is scored: a probe, or the backbone's own classifier.")
+    classes: Path | None = option(None, "JSON of a set's name to the head's classes, in its order.", metavar="FILE")
+    protocol: Protocol = option("logistic", "How a probe is fitted.")
+    cs: tuple[float, ...] = option(CS, "A candidate for C; repeatable.", flag="--c")
+    device: str = option("cpu", "Of torch, such as cpu or cuda.", hashed=False)
 
     def __post_init__(self) -> None:
-        check_choice("protocol", self.protocol, get_args(Protocol))
+        super().__post_init__()
         if not self.on:
             raise ValueError("shift needs --on DATASET/SPLIT, a set to score; it can be repeated")
 
     @property
-    def reads_train(self) -> bool:
+    def fits(self) -> bool:
         """Only a probe does."""
-        return not self.own_head
+        return self.head == "probe"
 
-    @property
-    def others(self) -> tuple[str, ...]:
-        """The sets to score."""
-        return self.on
-
-    def run(self, inputs: Inputs) -> Answer:
+    def run(self, rows: Rows) -> Answer:
         """Accuracy on the test set and on every other, the loss between them, and corruption errors where there are.
 
         What is kept of predictions and labels has the head's numbers of classes.
         """
-        train, validation, test = labelled_splits(inputs)
+        from featurebank.pipelines.asking import intervals
+        from featurebank.probes.choice import edge_notes
+
+        train, validation, test = labelled_splits(rows)
         notes = class_notes(train, test, validation)
-        others = [labelled(other) for other in inputs.others]
+        others = [labelled(other) for other in rows["on"]]
         given = self._given([test.name, *(other.name for other in others)])
-        placed = [_given_classes(labelled(inputs.test), given[test.name]) if test.name in given else (test, None)]
+        placed = [_given_classes(labelled(rows.test), given[test.name]) if test.name in given else (test, None)]
         for other in others:
             if other.name in given:
                 placed.append(_given_classes(other, given[other.name]))
-            elif self.own_head and test.name in given:
+            elif self.head == "own" and test.name in given:
                 raise ValueError(f"{self.classes}: expected the head's classes of {other.name} too, found none")
             else:
                 placed.append(_named_classes(other, train))
-        head = self._own(inputs) if self.own_head else self._probe(train, validation)
+        head = self._own(rows) if self.head == "own" else self._probe(train, validation)
         scores: list[Score] = []
         arrays: dict[str, NDArray[Any]] = {}
         notes += edge_notes(head.choices)
@@ -107,32 +101,50 @@ class ShiftTask(Task):
             found = head.predict(split, mask)
             right = found == split.labels
             first = not scores
-            scores.append(mean_score("accuracy", right, seed=self.seed, dataset="" if first else split.name))
-            kept = predicted(split, found)
+            scores.append(intervals.mean_score("accuracy", right, seed=self.seed, set="" if first else split.name))
+            kept = intervals.predicted(split, found)
             arrays |= kept if first else {f"{split.name} {name}": array for name, array in kept.items()}
             if first:
-                notes += _own_notes(inputs, split, found, mask) if self.own_head else []
+                notes += _own_notes(rows, split, found, mask) if self.head == "own" else []
                 continue
             notes += left_out(split) + match_notes(train, split)
-            for corruption, severity, rows in corruption_of(split):
-                errors.setdefault(corruption, {})[severity] = float(1 - right[rows].mean())
+            for corruption, severity, some in corruption_of(split):
+                errors.setdefault(corruption, {})[severity] = float(1 - right[some].mean())
         scores += [_loss(scores[0], score) for score in scores[1:]]
         scores += corruption_scores(errors)
         return Answer(scores=scores, chosen=head.chosen, arrays=arrays, notes=notes)
+
+    def sheets(self, rows: Sequence[Row]) -> Sequence[Sheet]:
+        """How far each backbone's accuracy on each set lies above the line through all backbones."""
+        from featurebank.pipelines.asking.sheet import Sheet
+
+        accuracies = [row for row in rows if row.metric == "accuracy"]
+        own = {row.backbone: row.value for row in accuracies if row.set == row.test}
+        places = dict.fromkeys(row.set for row in accuracies if row.set != row.test)
+        above = {at: robustness(own, {r.backbone: r.value for r in accuracies if r.set == at}) for at in places}
+        if not any(above.values()):
+            return ()
+        lines: list[tuple[tuple[str, ...], tuple[Row | str | None, ...]]] = [
+            ((name,), tuple(_robustness(rows[0], name, at, above[at].get(name)) for at in places)) for name in own
+        ]
+        title = "effective robustness: accuracy above the line through all backbones"
+        return (Sheet(title=title, names=("backbone",), columns=[*places], lines=lines, signed=True),)
 
     def _probe(self, train: SplitRows, validation: SplitRows | None) -> _Head:
         fit = fit_rows(train, validation, protocol=self.protocol, cs=self.cs, seed=self.seed, device=self.device)
         return _Head(logits=fit.logits, classes=fit.classes, chosen=dict(fit.chosen), choices=fit.choices)
 
-    def _own(self, inputs: Inputs) -> _Head:
-        if inputs.head is None:
-            raise ValueError(f"{inputs.backbone} has no classifier of its own in the store; leave out --own-head")
-        weight, bias = (np.asarray(part, np.float64) for part in inputs.head)
-        if inputs.test.features.shape[1:] != weight.shape[1:]:
+    def _own(self, rows: Rows) -> _Head:
+        if rows.head is None:
+            raise ValueError(f"{rows.backbone} has no classifier of its own in the store; leave out --head own")
+        weight, bias = (np.asarray(part, np.float64) for part in rows.head)
+        if rows.test.features.shape[1:] != weight.shape[1:]:
             raise ValueError(
-                f"the head of {inputs.backbone} reads {weight.shape[1:]} features, found "
-                f"{inputs.test.features.shape[1:]}; choose another --output"
+                f"the head of {rows.backbone} reads {weight.shape[1:]} features, found "
+                f"{rows.test.features.shape[1:]}; choose another --output"
             )
+
+        from featurebank.probes._rows import row_slices
 
         def logits(features: NDArray[np.floating]) -> NDArray[np.float64]:
             found = np.empty((len(features), len(bias)))
@@ -155,6 +167,13 @@ class ShiftTask(Task):
         if unknown := [name for name in read if name not in names]:
             raise ValueError(f"{self.classes}: expected sets that are scored, {', '.join(names)}; found {unknown[0]!r}")
         return {name: np.array(value, np.int64) for name, value in read.items()}
+
+
+def _robustness(like: Row, backbone: str, place: str, value: float | None) -> Row | None:
+    if value is None:
+        return None
+    about = {"backbone": backbone, "set": place, "metric": "effective_robustness", "value": value}
+    return replace(like, **{**about, "low": None, "high": None, "interval": "", "primary": False})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,25 +227,25 @@ def _named_classes(split: SplitRows, train: SplitRows) -> _Placed:
 
 
 def _own_notes(
-    inputs: Inputs, test: SplitRows, predictions: NDArray[np.int64], mask: NDArray[np.int64] | None
+    rows: Rows, test: SplitRows, predictions: NDArray[np.int64], mask: NDArray[np.int64] | None
 ) -> list[str]:
     """What speaks against a head's classes being those of the test set in their order, where nobody said that."""
     from featurebank.probes.numbering import doubt
 
-    if mask is not None or inputs.head is None:
+    if mask is not None or rows.head is None:
         return []
-    K, known = len(inputs.head[0]), len(test.class_names) or int(test.labels.max()) + 1
+    K, known = len(rows.head[0]), len(test.class_names) or int(test.labels.max()) + 1
     if known > K or (test.class_names and known < K):
         raise ValueError(
-            f"the head of {inputs.backbone} has {K:,} classes, {test.name} {known:,}; say which are which: --classes"
+            f"the head of {rows.backbone} has {K:,} classes, {test.name} {known:,}; say which are which: --classes"
         )
     reason = doubt(test.labels, predictions, K)
-    taken = f"the head of {inputs.backbone} names no classes: it is taken to have those of {test.name} in their order"
+    taken = f"the head of {rows.backbone} names no classes: it is taken to have those of {test.name} in their order"
     return [f"{taken}, though {reason}" if reason else taken]
 
 
 def _loss(own: Score, other: Score) -> Score:
-    return Score(metric="accuracy_lost", value=own.value - other.value, dataset=other.dataset)
+    return Score(metric="accuracy_lost", value=own.value - other.value, set=other.set, n=other.n)
 
 
 def corruption_of(split: SplitRows) -> list[tuple[str, int, NDArray[np.bool_]]]:
@@ -264,7 +283,7 @@ def robustness(own: Mapping[str, float], shifted: Mapping[str, float]) -> dict[s
     """
     from featurebank.probes.shift import effective_robustness
 
-    names = [name for name in own if 0 < own[name] < 1 and 0 < shifted[name] < 1]
+    names = [name for name in own if 0 < own[name] < 1 and 0 < shifted.get(name, 0) < 1]
     x, y = [own[name] for name in names], [shifted[name] for name in names]
     if len(names) < 3 or len(set(x)) < 2:
         return {}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurebank.pipelines.probing.inputs import load_array
+from featurebank.pipelines.asking.inputs import load_array
 
 __all__ = ["read_logit_scale", "read_texts"]
 

@@ -1,1 +1,0 @@
-"""Probes of the feature sets in a store: which sets, which task, the results kept, comparisons and tables."""

@@ -1,0 +1,110 @@
+"""The accuracy of the nearest class text.
+
+Shapes: M test rows, D features, K classes, T templates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurebank.pipelines.asking.answer import Answer
+from featurebank.pipelines.asking.classes import listed
+from featurebank.pipelines.asking.inputs import (
+    Rows,
+    SplitRows,
+    labelled,
+    left_out,
+    match_notes,
+    matched,
+    ordered_classes,
+)
+from featurebank.pipelines.asking.option import file_of, option
+from featurebank.pipelines.asking.question import Question
+from featurebank.pipelines.asking.texts import read_logit_scale, read_texts
+
+__all__ = ["ZeroShot"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroShot(Question):
+    """The accuracy of the nearest class text; nothing is fitted, so no training row is read.
+
+    Text features are a file of (K, D) or (K, T, D), see `read_texts`, or a set of the same backbone with a row for each
+    prompt, labelled with its class, the same number for each class.
+    """
+
+    name: ClassVar[str] = "zeroshot"
+    version: ClassVar[int] = 2
+    predicts_classes: ClassVar[bool] = True
+
+    text: str = option(
+        "",
+        "Text features: FILE.npy, FILE.npz, or DATASET/SPLIT of the store.",
+        metavar="FILE|KEY",
+        role=True,
+        suffixes=(".npy", ".npz"),
+    )
+    logit_scale: float | None = option(None, "The model's factor of cosines, if the file lacks it.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.text:
+            raise ValueError("zeroshot needs --text: a file of (K, D) or (K, T, D), .npy or .npz, or DATASET/SPLIT")
+        file_of(self, "text")
+
+    @property
+    def fits(self) -> bool:
+        """No: nothing is fitted."""
+        return False
+
+    def run(self, rows: Rows) -> Answer:
+        """Accuracy and balanced accuracy; NLL, Brier and ECE of the softmax of cosines times the model's logit scale.
+
+        Where that is not known there are no probabilities, and none of the three.
+        """
+        from featurebank.pipelines.asking import intervals
+        from featurebank.probes.zeroshot import ZeroShotClassifier
+
+        test, text, notes = self._text(labelled(rows.test), rows["text"])
+        scale, file = self.logit_scale, file_of(self, "text")
+        if scale is None and file is not None:
+            scale = read_logit_scale(file)
+        probe = ZeroShotClassifier(scale or 1.0).fit(text)
+        found = intervals.row_probabilities(test.labels, probe.classes_, probe.logits(test.features))
+        notes = [*left_out(test), *notes]
+        if (beyond := int((test.labels >= len(probe.classes_)).sum())) > 0:
+            names = listed([test.class_name(int(k)) for k in np.unique(test.labels) if k >= len(probe.classes_)])
+            notes.append(f"{beyond:,} rows of classes without text features count as wrong: {names}")
+        scores, kept = intervals.class_scores(test.labels, found.predictions, seed=self.seed), intervals.predicted(test, found.predictions)
+        if scale is None:
+            notes.append(
+                "no NLL, Brier score or ECE: the model's logit scale is not known; give --logit-scale, or --text "
+                "FILE.npz with text and logit_scale"
+            )
+        else:
+            scores += intervals.probability_scores(found, seed=self.seed)
+            kept |= intervals.likelihoods(found)
+        chosen = {} if scale is None else {"logit_scale": scale}
+        return Answer(scores=scores, chosen=chosen, arrays=kept, notes=notes)
+
+    def _text(self, test: SplitRows, sets: Sequence[SplitRows]) -> tuple[SplitRows, NDArray[Any], list[str]]:
+        """The test rows in the classes of the texts, these (K, D) or (K, T, D), and how they were matched."""
+        if (file := file_of(self, "text")) is not None:
+            text = read_texts(file)
+            return test, text, ordered_classes(file, len(text), test)
+        prompts = labelled(sets[0])
+        classes, counts = np.unique(prompts.labels, return_counts=True)
+        if len(set(counts.tolist())) > 1 or classes.tolist() != list(range(len(classes))):
+            raise ValueError(
+                f"{prompts.name}: expected as many prompts for each of the classes 0..K-1, found {counts.min()} to "
+                f"{counts.max()} for {len(classes)} classes up to {classes.max()}"
+            )
+        test = matched(test, prompts, by_number=True)
+        order = np.argsort(prompts.labels, kind="stable")
+        text = prompts.features[order].reshape(len(classes), int(counts[0]), -1)
+        return test, text, match_notes(prompts, test)
