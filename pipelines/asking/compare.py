@@ -60,8 +60,8 @@ def compare(store: FeatureStore, asked: Sequence[Asked], *, seed: int = 0, force
         for result in one.results:
             for row in result.rows:
                 if row.primary and row.low is not None:
-                    place = (row.question, row.train, row.set, row.score, row.shots, row.metric)
-                    together.setdefault(place, {})[one.case.backbone] = _Cell(row=row, result=result)
+                    about = (row.question, row.train, row.set, row.score, row.shots, row.metric)
+                    together.setdefault(about, {})[one.case.backbone] = _Cell(row=row, result=result)
     for (question, _, place, score, shots, name), cells in together.items():
         if len(cells) < 2:
             continue
@@ -100,9 +100,7 @@ def group(store: FeatureStore, asked: Sequence[Asked], column: str, *, force: bo
     return analyses
 
 
-def check_analysis(
-    asked: Iterable[tuple[Question, Selection]], *, comparison: bool, column: str | None
-) -> None:
+def check_analysis(asked: Iterable[tuple[Question, Selection]], *, comparison: bool, column: str | None) -> None:
     """Refuses what cannot be answered before anything is computed.
 
     Raises:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from featurebank.pipelines.config import ConfigError
-from featurebank.pipelines.asking.places import Place, place_of
 from featurebank.pipelines.asking.inputs import SplitRows
+from featurebank.pipelines.asking.places import Place, place_of
+from featurebank.pipelines.config import ConfigError
 from featurebank.store import FeatureSet
 from featurebank.store.fingerprint import content_hash
 
@@ -73,8 +73,8 @@ def open_images(path: Path, images: str | None, *, before: str = "") -> Split:
     Args:
         path: of the feature set.
         images: where the images are, ``folder:PATH`` or ``manifest:FILE``; None for where this user extracted them
-            from, see `featurebank.pipelines.asking.places`, else for the dataset of its own name, where that is one of the
-            zoo: a name that a store holds never says what to run, fetch or walk through.
+            from, see `featurebank.pipelines.asking.places`, else for the dataset of its own name, where that is one of
+            the zoo: a name that a store holds never says what to run, fetch or walk through.
         before: what the option ``--images`` has before such a place.
 
     Raises:

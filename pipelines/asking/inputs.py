@@ -172,15 +172,16 @@ def check_alike(splits: Sequence[SplitRows]) -> None:
             )
 
 
-def vectors(split: SplitRows) -> SplitRows:
-    """The split, if its features are one vector a row.
+def vectors(split: SplitRows, axes: int = 1) -> SplitRows:
+    """The split, if its features are one vector a row; or a matrix a row, with two axes.
 
     Raises:
         ValueError: they are something else, or there is no row.
     """
-    if split.features.ndim != 2:
+    if split.features.ndim != axes + 1:
+        what = "one vector" if axes == 1 else "tokens, (T, D)"
         raise ValueError(
-            f"{split.name}: expected one vector a row, found {split.features.shape[1:]} a row; choose another --output"
+            f"{split.name}: expected {what} a row, found {split.features.shape[1:]} a row; choose another --output"
         )
     if len(split.features) == 0:
         raise ValueError(
@@ -189,25 +190,22 @@ def vectors(split: SplitRows) -> SplitRows:
     return split
 
 
-def labelled(split: SplitRows) -> SplitRows:
-    """The rows that have a class, one vector each.
+def labelled(split: SplitRows, axes: int = 1) -> SplitRows:
+    """The rows that have a class; see `vectors`.
 
     Raises:
-        ValueError: labels of a multi-label set, no labelled row, or features that are no vectors.
+        ValueError: labels of a multi-label set, no labelled row, or features of other axes.
     """
-    vectors(split)
+    vectors(split, axes)
     if split.labels.ndim != 1:
         raise ValueError(
-            f"{split.name}: expected one class a row, found labels {split.labels.shape[1:]} a row; "
-            "ask multilabel"
+            f"{split.name}: expected one class a row, found labels {split.labels.shape[1:]} a row; ask multilabel"
         )
     kept = split.where(split.labels >= 0)
     if len(kept.labels) == 0:
         values = split.columns.get("label") if split.path.is_file() else None
         if values is not None and values.dtype.kind == "f":
-            raise ValueError(
-                f"{split.name}: expected classes, found labels with decimals; regression predicts those"
-            )
+            raise ValueError(f"{split.name}: expected classes, found labels with decimals; regression predicts those")
         raise ValueError(f"{split.name}: expected labelled rows, found none among {len(split.labels)}")
     return kept
 
@@ -280,15 +278,15 @@ def _renumbered(split: SplitRows, match: ClassMatch) -> NDArray[np.int64]:
     return found
 
 
-def labelled_splits(rows: Rows) -> tuple[SplitRows, SplitRows | None, SplitRows]:
+def labelled_splits(rows: Rows, axes: int = 1) -> tuple[SplitRows, SplitRows | None, SplitRows]:
     """The rows of the train, validation and test sets that have a class, all in the train set's classes.
 
     Raises:
         ValueError: see `labelled` and `matched`.
     """
-    train = labelled(rows.train)
-    validation = None if rows.validation is None else matched(labelled(rows.validation), train)
-    test = train if rows.test is rows.train else matched(labelled(rows.test), train)
+    train = labelled(rows.train, axes)
+    validation = None if rows.validation is None else matched(labelled(rows.validation, axes), train)
+    test = train if rows.test is rows.train else matched(labelled(rows.test, axes), train)
     return train, validation, test
 
 

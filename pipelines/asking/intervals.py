@@ -88,7 +88,11 @@ def class_scores(labels: NDArray[np.int64], predictions: NDArray[np.int64], *, s
     return [
         mean_score("accuracy", correct, seed=seed),
         Score(
-            metric="balanced_accuracy", value=balanced, low=low, high=high, interval=f"{ROWS}, Wilson by class",
+            metric="balanced_accuracy",
+            value=balanced,
+            low=low,
+            high=high,
+            interval=f"{ROWS}, Wilson by class",
             n=len(labels),
         ),
     ]
@@ -170,7 +174,11 @@ def calibration_score(metric: str, rows: RowProbabilities, *, seed: int) -> Scor
         drawn[draw] = error(bins[taken], gap[taken])
     low, high = np.quantile(drawn, (0.025, 0.975)) - (drawn.mean() - value)
     return Score(
-        metric=metric, value=value, low=max(float(low), 0.0), high=float(high), interval=f"{ROWS}, bootstrap",
+        metric=metric,
+        value=value,
+        low=max(float(low), 0.0),
+        high=float(high),
+        interval=f"{ROWS}, bootstrap",
         n=len(bins),
     )
 

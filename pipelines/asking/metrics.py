@@ -10,13 +10,13 @@ __all__ = ["Direction", "Metric", "metric"]
 
 Direction = Literal["higher", "lower"]
 
-LOWER = frozenset(
-    "nll brier ece ece_unscaled mae rmse mce corruption_error accuracy_lost fpr_at_95 accuracy_gap "
-    "demographic_parity_gap equalised_odds_gap".split()
-)
+LOWER = frozenset({
+    "nll", "brier", "ece", "ece_unscaled", "mae", "rmse", "mce", "corruption_error", "accuracy_lost", "fpr_at_95",
+    "accuracy_gap", "demographic_parity_gap", "equalised_odds_gap", "images", "pairs", "same_bytes",
+})  # fmt: skip
 WORDS = {"auroc": "AUROC", "fpr_at_95": "FPR@95", "aupr_in": "AUPR in", "aupr_out": "AUPR out", "mce": "mCE"}
-UNITS = {"mce": "%"}
-FULL = re.compile(r"^full_spectrum_")
+COUNTS = frozenset({"images", "pairs", "same_bytes"})
+FULL, SHORT = re.compile(r"^full_spectrum_"), re.compile(r"^([+-]?)0\.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,17 +27,26 @@ class Metric:
         name: as results have it.
         direction: which values are better.
         title: as tables have it.
-        unit: of its values, where it is not in 0..1 or the data's own.
+        form: of its values, as `format` takes it.
     """
 
     name: str
     direction: Direction
     title: str
-    unit: str = ""
+    form: str = ".3f"
 
     def gain(self, value: float) -> float:
         """A value as a number of which more is better."""
         return value if self.direction == "higher" else -value
+
+    def shown(self, value: float, *, signed: bool = False) -> str:
+        """A value as people read it, without the zero before the point.
+
+        >>> metric("auroc").shown(0.9134), metric("pairs").shown(1200.0), metric("accuracy").shown(-0.02, signed=True)
+        ('.913', '1,200', '-.020')
+        """
+        text = format(value, "+" + self.form if signed else self.form)
+        return text if self.form != ".3f" else SHORT.sub(r"\1.", text)
 
 
 def metric(name: str) -> Metric:
@@ -52,5 +61,5 @@ def metric(name: str) -> Metric:
         name=name,
         direction="lower" if base in LOWER else "higher",
         title=f"full spectrum {words}" if base != name else words,
-        unit=UNITS.get(base, ""),
+        form=",.0f" if base in COUNTS else ".1f" if base == "mce" else ".3f",
     )

@@ -1,4 +1,4 @@
-"""One option of a question: a field of its record, and from that its flag, its YAML key and its part of a result's key."""
+"""One option of a question: a field of its record, from which follow its flag, its YAML form and its part of a key."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from featurebank.store.places import expanded
 if TYPE_CHECKING:
     from featurebank.pipelines.asking.question import Question
 
-__all__ = ["Option", "file_of",
-    "flag_of", "option", "options_of", "parameters", "validated"]
+__all__ = ["Option", "file_of", "flag_of", "option", "options_of", "parameters", "validated"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +61,8 @@ def flag_of(question: type[Question] | Question, name: str) -> str:
     return (own and own[1].flag) or "--" + name.replace("_", "-")
 
 
-def parameters(question: type[Question], *, panel: str | None = None) -> Iterator[tuple[str, Any]]:
-    """Name and annotation of each option as typer reads them; all of them may be left out."""
+def parameters(question: type[Question], *, panels: Mapping[str, str] | None = None) -> Iterator[tuple[str, Any]]:
+    """Name and annotation of each option as typer reads them, under the panels named; all of them may be left out."""
     import typer
 
     hints = typing.get_type_hints(question)
@@ -77,7 +76,7 @@ def parameters(question: type[Question], *, panel: str | None = None) -> Iterato
             metavar=own.metavar or "|".join(choices_of(kind)) or None,
             min=own.least,
             exists=_plain(kind) is Path,
-            rich_help_panel=panel,
+            rich_help_panel=(panels or {}).get(name),
         )
         yield name, Annotated[_of_command_line(kind), info]
 

@@ -19,8 +19,8 @@ from featurebank.pipelines.asking.question import Question
 from featurebank.pipelines.asking.results import Results, Row
 from featurebank.pipelines.asking.roles import Selection
 from featurebank.pipelines.asking.run import Report
-from featurebank.pipelines.asking.sheet import FAILED, Cell, Sheet
-from featurebank.pipelines.asking.table import interval, short, sheets_of
+from featurebank.pipelines.asking.sheet import FAILED, Cell, Sheet, interval_of
+from featurebank.pipelines.asking.table import sheets_of
 from featurebank.pipelines.config import ConfigError
 from featurebank.store import FeatureStore
 from featurebank.store.text import html_text
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Page", "document", "figure", "name_html", "sheet_html"]
 
 KINDS = ((b"\xff\xd8\xff", "jpeg"), (b"\x89PNG", "png"), (b"GIF8", "gif"), (b"RIFF", "webp"))
-MARKS = {"right": "✓", "wrong": "✗", "junk": "–"}
+MARKS = {"right": "✓", "wrong": "✗", "junk": "·"}
 WIDTH = 84  # of an interval's picture, in pixels
 BREAKS = ("/", ":", "_")
 LONGEST = 22  # characters of a caption's line; the whole stands in its title
@@ -183,10 +183,11 @@ def figure(image: bytes, lines: Sequence[str], *, kind: str = "", mark: str = ""
     data = base64.b64encode(image).decode("ascii")
     sign = mark or MARKS.get(kind, "")
     head = f'<b title="{kind}">{sign}</b> ' if sign else ""
+    name = html_text(lines[-1])
     text = "<br>".join(html_text(shortened(line)) for line in lines)
     return (
-        f'<figure class="{kind}"><img src="data:image/{form};base64,{data}" alt="{html_text(lines[-1])}" loading="lazy">'
-        f'<figcaption title="{html_text(lines[-1])}">{head}{text}</figcaption></figure>'
+        f'<figure class="{kind}"><img src="data:image/{form};base64,{data}" alt="{name}" loading="lazy">'
+        f'<figcaption title="{name}">{head}{text}</figcaption></figure>'
     )
 
 
@@ -232,8 +233,7 @@ def _scale(cells: Sequence[Cell]) -> _Scale | None:
 def _cell(cell: Cell, scale: _Scale | None, *, signed: bool) -> str:
     if not isinstance(cell, Row):
         return '<td class="failed">failed</td>' if cell == FAILED else f"<td>{html_text(cell or '')}</td>"
-    unit = metric(cell.metric).unit
-    value = short(f"{cell.value:+.3f}") if signed else f"{cell.value:.1f} {unit}" if unit else short(f"{cell.value:.3f}")
+    value = metric(cell.metric).shown(cell.value, signed=signed)
     best = scale is not None and not signed and cell.value == scale.best
     text = f'<span class="best">{value}</span>' if best else value
     if scale is None or cell.low is None or cell.high is None:
@@ -241,9 +241,10 @@ def _cell(cell: Cell, scale: _Scale | None, *, signed: bool) -> str:
     low, high, at = (scale.at(end) for end in (cell.low, cell.high, min(max(cell.value, scale.low), scale.high)))
     drawn = (
         f'<svg width="{WIDTH}" height="14" aria-hidden="true"><path class="axis" d="M4 7H{WIDTH - 4}"/>'
-        f'<path class="whisker" d="M{low} 7H{high}M{low} 4V10M{high} 4V10"/><circle class="dot" cx="{at}" cy="7" r="3"/></svg>'
+        f'<path class="whisker" d="M{low} 7H{high}M{low} 4V10M{high} 4V10"/>'
+        f'<circle class="dot" cx="{at}" cy="7" r="3"/></svg>'
     )
-    return f"<td>{text}<small>{interval(cell, signed=signed)}</small>{drawn}</td>"
+    return f"<td>{text}<small>{interval_of(cell, signed=signed)}</small>{drawn}</td>"
 
 
 def _lead(report: Report) -> str:
@@ -257,8 +258,10 @@ def _lead(report: Report) -> str:
     parts = []
     for name, row in best.items():
         way = f" by {row.score}" if row.score else ""
-        ends = f" ({interval(row)})" if row.low is not None else ""
-        parts.append(f"{name}: {row.backbone}{way} is best on {row.set}, {metric(row.metric).title} {row.value:.3f}{ends}")
+        ends = f" ({interval_of(row)})" if row.low is not None else ""
+        known = metric(row.metric)
+        value = f"{known.title} {known.shown(row.value)}{ends}"
+        parts.append(f"{name}: {row.backbone}{way} is best on {row.set}, {value}")
     return "; ".join(parts) + ("." if parts else "")
 
 

@@ -147,7 +147,8 @@ class Question(ABC):
 
     def only(self, parts: Sequence[str]) -> Self:
         """The same question about some of the methods."""
-        return replace(self, **{self.methods: tuple(p for p in parts if p)}) if self.methods else self
+        some: Any = {self.methods: tuple(part for part in parts if part)}
+        return replace(self, **some) if self.methods else self
 
     @abstractmethod
     def run(self, rows: Rows) -> Answer:
@@ -183,7 +184,7 @@ class Question(ABC):
         """Further tables below the main one, from the rows of all backbones."""
         return ()
 
-    def check_page(self, selection: Selection, album: Album) -> None:
+    def check_page(self, selection: Selection, album: Album) -> None:  # noqa: B027 (most pages can be made)
         """Raises ConfigError where a page of these cases cannot be made; called before anything is computed."""
 
     def section(self, asked: Sequence[Asked], results: Results, album: Album) -> str:  # noqa: ARG002 (of some)

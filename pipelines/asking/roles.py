@@ -139,7 +139,7 @@ def select(
                 selection.passed_over.append(reason)
                 continue
             try:
-                case = _case(of, key.dataset, names, question, further, fingerprints)
+                case = _case(of, key.dataset, names, question=question, further=further, fingerprints=fingerprints)
             except Exception as error:
                 selection.failed[name, f"{key.dataset}/{names[2]}"] = fault(error)
                 continue
@@ -195,9 +195,8 @@ def _further(entries: Sequence[Entry], question: Question) -> dict[str, tuple[st
         for text in texts:
             key = parse_key(text, datasets)
             if key.backbone or key.train:
-                raise ConfigError(
-                    f"{flag_of(question, role)} must be DATASET or DATASET/SPLIT; found {text!r}; choose with --backbone"
-                )
+                flag = flag_of(question, role)
+                raise ConfigError(f"{flag} must be DATASET or DATASET/SPLIT; found {text!r}; choose with --backbone")
             dataset, splits = named_splits(entries, text)
             places += [f"{dataset}/{split}" for split in splits]
         found[role] = tuple(dict.fromkeys(places))
@@ -239,6 +238,7 @@ def _case(
     of: Sequence[Entry],
     dataset: str,
     names: tuple[str, str | None, str],
+    *,
     question: Question,
     further: Mapping[str, Sequence[str]],
     fingerprints: Sequence[str],
@@ -261,7 +261,7 @@ def _case(
     if len(held) > 1:
         raise AmbiguousError(_several(held))
     fits = question.fits and a is not b
-    sets = {layout.fitted: (a,)} if fits else {}
+    sets: dict[str, tuple[Entry, ...]] = {layout.fitted: (a,)} if fits else {}
     sets |= {"validation": tuple(held)} if fits and held else {}
     sets |= {layout.scored: (b,)}
     for role, places in further.items():

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from featurebank.extract.errors import fault, nearest
+from featurebank.pipelines.asking.answer import Answer
 from featurebank.pipelines.asking.inputs import Rows, check_alike, read_rows
 from featurebank.pipelines.asking.metrics import metric
-from featurebank.pipelines.asking.answer import Answer
 from featurebank.pipelines.asking.question import Question
 from featurebank.pipelines.asking.results import Computed, Result, Results, Row, result_key
 from featurebank.pipelines.asking.roles import Case, Selection

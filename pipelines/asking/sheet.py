@@ -9,7 +9,7 @@ from featurebank.pipelines.asking.metrics import metric
 from featurebank.pipelines.asking.question import Layout
 from featurebank.pipelines.asking.results import Row
 
-__all__ = ["FAILED", "Cell", "Sheet", "interval_line", "pivot", "selection_note"]
+__all__ = ["FAILED", "Cell", "Sheet", "interval_line", "interval_of", "pivot", "selection_note"]
 
 FAILED = "failed"
 HEADING = ("question", "set", "score", "shots", "group", "metric")
@@ -87,7 +87,9 @@ def pivot(
     order = sorted(lines, key=lambda place: _rank(lines[place].get(next(iter(columns), ()))))
     if layout.index[0] != "backbone" or layout.grouped:
         order = list(lines)
-    cells = [tuple(_cell(lines[at].get(column), at, column, several, failed or {}) for column in columns) for at in order]
+    cells = [
+        tuple(_cell(lines[at].get(column), at, column, several, failed or {}) for column in columns) for at in order
+    ]
     dim = frozenset(n for n, at in enumerate(order) if any(map(faint, lines[at].values())))
     return Sheet(
         title=title,
@@ -112,6 +114,18 @@ def interval_line(sheet: Sheet) -> str:
     return "95 % intervals: " + "; ".join(kind + of for kind, of in named.items())
 
 
+def interval_of(row: Row, *, signed: bool = False) -> str:
+    """The ends, without the zero before the point; empty where there are none.
+
+    >>> interval_of(Row(question="", backbone="", metric="", value=0.5, low=0.46, high=1.0))
+    '.460-1.000'
+    """
+    if row.low is None or row.high is None:
+        return ""
+    low, high = (metric(row.metric).shown(end, signed=signed) for end in (row.low, row.high))
+    return f"{low} {high}" if signed else f"{low}-{high}" if row.low >= 0 else f"{low} to {high}"
+
+
 def selection_note(what: str, among: int, *, rows: str = "test rows") -> str:
     """What to say of a best that was chosen by the very numbers that are shown of it.
 
@@ -125,9 +139,8 @@ def _heading(row: Row, several: Sequence[str]) -> str:
     words = [getattr(row, name) for name in several if name not in ("metric", "shots") and getattr(row, name)]
     if row.shots:
         words.append(f"{row.shots}-shot" if row.shots.isdigit() else row.shots)
-    if "metric" in several and not (("question" in several or row.shots) and row.primary and row.metric == "accuracy"):
-        words.append(metric(row.metric).title)
-    elif not words:
+    plain = row.primary and row.metric == "accuracy" and ("question" in several or bool(row.shots))
+    if ("metric" in several and not plain) or not words:
         words.append(metric(row.metric).title)
     return "\n".join(words).replace(" ", "\n")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,16 +15,15 @@ from featurebank.pipelines.asking.compare import Analysis
 from featurebank.pipelines.asking.metrics import metric
 from featurebank.pipelines.asking.results import Row, plain_row
 from featurebank.pipelines.asking.run import Asked, Report
-from featurebank.pipelines.asking.sheet import FAILED, Cell, Sheet, interval_line, pivot
+from featurebank.pipelines.asking.sheet import FAILED, Cell, Sheet, interval_line, interval_of, pivot
 from featurebank.pipelines.tables import titled_table
 from featurebank.store.text import shown
 
-__all__ = ["render", "render_sheet", "report_json", "sheets_of", "short"]
+__all__ = ["render", "render_sheet", "report_json", "sheets_of"]
 
 UNBOUNDED = 10_000
 LEAST_NAME = 18  # columns that a name gets at least before it folds
 STACKED_WIDTH = 13
-SHORT = re.compile(r"^([+-]?)0\.")
 
 
 def sheets_of(report: Report) -> list[Sheet]:
@@ -142,27 +140,6 @@ def _sheet_json(sheet: Sheet) -> dict[str, Any]:
     return {"title": sheet.title, "columns": columns, "lines": lines, "notes": sheet.notes}
 
 
-def short(text: str) -> str:
-    """A number without the zero before the point, where there is nothing else before it.
-
-    >>> short("0.512"), short("+0.031"), short("-0.031"), short("10.512")
-    ('.512', '+.031', '-.031', '10.512')
-    """
-    return SHORT.sub(r"\1.", text)
-
-
-def interval(row: Row, *, signed: bool = False) -> str:
-    """The ends, without the zero before the point; empty where there are none.
-
-    >>> interval(Row(question="", backbone="", metric="", value=0.5, low=0.46, high=1.0))
-    '.460-1.000'
-    """
-    if row.low is None or row.high is None:
-        return ""
-    low, high = (short(f"{end:+.3f}" if signed else f"{end:.3f}") for end in (row.low, row.high))
-    return f"{low} {high}" if signed else f"{low}-{high}" if row.low >= 0 else f"{low} to {high}"
-
-
 def print_line(console: Console, text: str, *, about: str = "", style: str = "yellow") -> None:
     """An indented line, never broken: what it is about, in a colour, and the text."""
     parts = [(f"{shown(about)}: ", style)] if about else []
@@ -185,10 +162,9 @@ def _table(sheet: Sheet, between: str | None) -> Table:
 def _text(cell: Cell, between: str | None, *, signed: bool) -> Text:
     if not isinstance(cell, Row):
         return Text(FAILED, "red") if cell == FAILED else Text(shown(cell or ""))
-    unit = metric(cell.metric).unit
-    value = short(f"{cell.value:+.3f}") if signed else f"{cell.value:.1f} {unit}" if unit else f"{cell.value:.3f}"
-    ends = "" if between is None else interval(cell, signed=signed)
-    return Text.assemble(value, between if ends else "", (ends, "dim"))
+    value = metric(cell.metric).shown(cell.value, signed=signed)
+    ends = "" if between is None else interval_of(cell, signed=signed)
+    return Text.assemble(value, (between or "") if ends else "", (ends, "dim"))
 
 
 def _print_notes(console: Console, asked: Sequence[Asked]) -> None:

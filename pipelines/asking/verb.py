@@ -22,12 +22,12 @@ __all__ = ["probe", "verb"]
 
 PAGE = "The page"
 
-COMMON: Mapping[str, Any] = {
+COMMON: dict[str, Any] = {
     "keys": Annotated[
         list[str] | None,
         typer.Argument(
             metavar="KEY...",
-            help="DATASET, DATASET/SPLIT or DATASET/SPLIT:SPLIT, as ls lists them; with @BACKBONE for one backbone only.",
+            help="DATASET, DATASET/SPLIT or DATASET/SPLIT:SPLIT, as ls lists them; @BACKBONE behind it for one only.",
         ),
     ],
     "store": StoreOption,
@@ -79,9 +79,14 @@ def probe() -> Callable[..., None]:
     every_question = {name: find_question(name) for name in question_names()}
     able = {name: one for name, one in every_question.items() if not (one.extra or one.methods or one.layout.alone)}
     task = typer.Option("--task", help=f"{', '.join(able)}; repeatable. Without it: {', '.join(TASKS)}.")
+    takers: dict[str, list[str]] = {}
+    for name, question in able.items():
+        for own in options_of(question):
+            takers.setdefault(own, []).append(name)
     every: dict[str, Any] = {}
     for question in able.values():
-        every |= {name: one for name, one in parameters(question, panel=None) if name not in every}
+        for name, one in parameters(question, panels={own: ", ".join(of) for own, of in takers.items()}):
+            every.setdefault(name, one)
 
     def command(task: list[str] | None, **given: Any) -> None:
         own = {name: _as_given(given.pop(name)) for name in every}

@@ -31,8 +31,8 @@ FewProtocol = Literal["logistic", "ncm", "bob", "dinov2"]
 class FewShot(Question):
     """The accuracy with few labels of each class, in several nested draws: 10 shots, 1 % and 10 % of them.
 
-    The protocol is ``logistic``, C chosen by folds of the drawn rows; ``ncm``, the nearest class mean, which has nothing
-    to choose; ``bob`` or ``dinov2``, a learning rate chosen on a fifth of the drawn rows.
+    The protocol is ``logistic``, C chosen by folds of the drawn rows; ``ncm``, the nearest class mean, which has
+    nothing to choose; ``bob`` or ``dinov2``, a learning rate chosen on a fifth of the drawn rows.
     """
 
     name: ClassVar[str] = "fewshot"

@@ -48,7 +48,9 @@ class Regression(Question):
         values = regression_scores(truth, predictions)
         return Answer(
             scores=[
-                intervals.resampled(metric, value, regression(truth, predictions, metric), rows=len(truth), seed=self.seed)
+                intervals.resampled(
+                    metric, value, regression(truth, predictions, metric), rows=len(truth), seed=self.seed
+                )
                 for metric, value in (("r2", values.r2), ("mae", values.mae), ("rmse", values.rmse))
             ],
             chosen={"alpha": probe.alpha_},

@@ -172,7 +172,7 @@ class Shift(Question):
 def _robustness(like: Row, backbone: str, place: str, value: float | None) -> Row | None:
     if value is None:
         return None
-    about = {"backbone": backbone, "set": place, "metric": "effective_robustness", "value": value}
+    about: dict[str, Any] = {"backbone": backbone, "set": place, "metric": "effective_robustness", "value": value}
     return replace(like, **{**about, "low": None, "high": None, "interval": "", "primary": False})
 
 

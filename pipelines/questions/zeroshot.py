@@ -80,7 +80,10 @@ class ZeroShot(Question):
         if (beyond := int((test.labels >= len(probe.classes_)).sum())) > 0:
             names = listed([test.class_name(int(k)) for k in np.unique(test.labels) if k >= len(probe.classes_)])
             notes.append(f"{beyond:,} rows of classes without text features count as wrong: {names}")
-        scores, kept = intervals.class_scores(test.labels, found.predictions, seed=self.seed), intervals.predicted(test, found.predictions)
+        scores, kept = (
+            intervals.class_scores(test.labels, found.predictions, seed=self.seed),
+            intervals.predicted(test, found.predictions),
+        )
         if scale is None:
             notes.append(
                 "no NLL, Brier score or ECE: the model's logit scale is not known; give --logit-scale, or --text "

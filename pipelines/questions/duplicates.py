@@ -1,0 +1,112 @@
+"""Images that lie close together: within a set, or test images that stand in train.
+
+Shapes: P pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurebank.pipelines.asking.answer import Answer, Score
+from featurebank.pipelines.asking.inputs import Rows, SplitRows, vectors
+from featurebank.pipelines.asking.option import option
+from featurebank.pipelines.asking.question import Layout, Question
+from featurebank.store import FeatureSet
+
+if TYPE_CHECKING:
+    from featurebank.pipelines.asking.results import Row
+    from featurebank.pipelines.asking.sheet import Sheet
+
+__all__ = ["Duplicates"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Duplicates(Question):
+    """Images that lie close together: within a set, or, of DATASET/TRAIN:TEST, test images that stand in train."""
+
+    name: ClassVar[str] = "duplicates"
+    primary: ClassVar[str] = "images"
+    layout: ClassVar[Layout] = Layout(fitted="first", scored="second", alone=True)
+
+    threshold: float = option(0.98, "Cosine from which two images are alike.")
+    limit: int = option(20, "Pairs that are shown of each backbone.", least=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.threshold <= 1:
+            raise ValueError(f"--threshold must be above 0 and at most 1; found {self.threshold:g}")
+
+    def run(self, rows: Rows) -> Answer:
+        """How many images have a near duplicate, how many pairs there are, and how many of the same bytes."""
+        from featurebank.retrieval.duplicates import near_duplicates
+
+        second = vectors(rows.one("second"))
+        alone = "first" not in rows.sets
+        first = second if alone else vectors(rows.one("first"))
+        pairs = near_duplicates(first.features, None if alone else second.features, threshold=self.threshold)
+        hashes = _hashes(first)[pairs.first]
+        # A record that could not be read when it was hashed has no hash.
+        same = (hashes == _hashes(second)[pairs.second]).all(1) & hashes.any(1)
+        images = len(np.unique(np.union1d(pairs.first, pairs.second) if alone else pairs.second))
+        n = len(second.rows)
+        shown = {"pairs": [*_shown(first, second, pairs, same, self.limit)]}
+        return Answer(
+            scores=[
+                Score(metric="images", value=float(images), n=n, details=shown),
+                Score(metric="pairs", value=float(len(same)), n=n),
+                Score(metric="same_bytes", value=float(same.sum()), n=n),
+            ],
+            arrays={"first": first.rows[pairs.first], "second": second.rows[pairs.second], "cosine": pairs.similarity},
+        )
+
+    def sheets(self, rows: Sequence[Row]) -> Sequence[Sheet]:
+        """The most alike pairs of each backbone."""
+        from featurebank.pipelines.asking.sheet import Sheet
+
+        names = ("cosine", "first", "class", "second", "class")
+        sheets = []
+        for row in rows:
+            if row.metric == "images" and row.details.get("pairs"):
+                lines: list[Any] = [
+                    (
+                        (
+                            f"{pair['cosine']:.4f}" + (" =" if pair["same_bytes"] else ""),
+                            *(pair[name] or "" for name in ("first", "first_class", "second", "second_class")),
+                        ),
+                        (),
+                    )
+                    for pair in row.details["pairs"]
+                ]
+                sheets.append(
+                    Sheet(title=f"{row.backbone}: most alike (= the same bytes)", names=names, columns=(), lines=lines)
+                )
+        return sheets
+
+
+def _shown(
+    first: SplitRows, second: SplitRows, pairs: Any, same: NDArray[np.bool_], limit: int
+) -> Sequence[dict[str, Any]]:
+    """The most alike pairs: cosine, whether the bytes are the same, ids and classes."""
+    sides = [("first", first, first.ids, pairs.first), ("second", second, second.ids, pairs.second)]
+    found = []
+    for at in range(min(limit, len(same))):
+        row: dict[str, Any] = {"cosine": float(pairs.similarity[at]), "same_bytes": bool(same[at])}
+        for side, split, ids, places in sides:
+            row |= {side: str(ids[places[at]]), f"{side}_class": _class_name(split, int(places[at]))}
+        found.append(row)
+    return found
+
+
+def _class_name(split: SplitRows, row: int) -> str | None:
+    label = split.labels[row]
+    return split.class_name(int(label)).strip("'") if label.ndim == 0 and label >= 0 else None
+
+
+def _hashes(split: SplitRows) -> NDArray[np.uint8]:
+    with FeatureSet(split.path) as feature_set:
+        return np.asarray(feature_set.content_hash[split.rows])

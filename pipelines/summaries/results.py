@@ -1,0 +1,151 @@
+"""``featurebank results``: every number that the store keeps, filtered, sorted, laid out, exported."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from featurebank.extract.errors import nearest
+from featurebank.pipelines.asking.results import COLUMNS, Results, Row, csv_of, plain_row
+from featurebank.pipelines.config import ConfigError
+from featurebank.pipelines.stores import DEFAULT_STORE, StoreOption, existing_store
+from featurebank.pipelines.streams import JsonOption, console, print_json
+
+__all__ = ["filtered", "results", "write_rows"]
+
+SHOWN = ("question", "backbone", "set", "score", "shots", "group", "metric")
+
+
+def results(  # noqa: PLR0917 - one for each option
+    store: StoreOption = DEFAULT_STORE,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--where",
+            metavar="COLUMN=VALUE",
+            help=f"Only rows of that value, * for anything; repeatable. {', '.join(COLUMNS)}.",
+        ),
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="All numbers, not the main ones of each question alone.")
+    ] = False,
+    sort: Annotated[
+        str, typer.Option("--sort", metavar="COLUMN", help="What the lines are ordered by; value puts the best first.")
+    ] = "",
+    pivot: Annotated[bool, typer.Option("--pivot", help="A line for each backbone, a column for each number.")] = False,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", dir_okay=False, help="Write the rows as CSV; - is stdout.")
+    ] = None,
+    parquet: Annotated[Path | None, typer.Option("--parquet", dir_okay=False, help="Write them as Parquet.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the numbers that are known: what was asked of what, the value, its interval; nothing is computed."""
+    rows = filtered(Results(existing_store(store).root).rows(), _conditions(where or ()), primary=not every)
+    rows = _sorted(rows, sort)
+    if csv is not None or parquet is not None:
+        for path in (csv, parquet):
+            if path is not None:
+                write_rows(rows, path)
+    elif as_json:
+        print_json({"rows": [plain_row(row) for row in rows]})
+    else:
+        from featurebank.pipelines.asking.table import render_sheet
+
+        screen = console()
+        for sheet in _sheets(rows, laid_out=pivot):
+            for table in render_sheet(sheet, screen):
+                screen.print(table)
+            for note in sheet.notes:
+                screen.print(f"  {note}", highlight=False)
+            screen.print()
+        screen.print(f"{len(rows):,} numbers.", highlight=False)
+
+
+def filtered(rows: Sequence[Row], conditions: Mapping[str, Sequence[str]], *, primary: bool = False) -> list[Row]:
+    """The rows whose columns have one of the values given, ``*`` standing for anything.
+
+    Args:
+        rows: of results.
+        conditions: values by column; a row has one of each.
+        primary: whether only the main numbers of questions pass.
+    """
+    return [
+        row
+        for row in rows
+        if (row.primary or not primary)
+        and all(any(fnmatchcase(str(getattr(row, name)), v) for v in values) for name, values in conditions.items())
+    ]
+
+
+def write_rows(rows: Sequence[Row], path: Path) -> None:
+    """Writes rows as Parquet where the file is called so, else as CSV.
+
+    Raises:
+        ModuleNotFoundError: Parquet without pyarrow.
+    """
+    if path.suffix != ".parquet":
+        if str(path) == "-":
+            sys.stdout.write(csv_of(rows))
+        else:
+            path.write_text(csv_of(rows), encoding="utf-8")
+        return
+    import pyarrow as pa  # type: ignore[import-untyped]
+    from pyarrow import parquet
+
+    from featurebank.store.fingerprint import canonical_json
+
+    plain = [plain_row(row) | {"details": canonical_json(dict(row.details)).decode()} for row in rows]
+    parquet.write_table(pa.Table.from_pylist(plain), path)
+
+
+def _conditions(texts: Sequence[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--where must be COLUMN=VALUE, such as metric=accuracy; found {text!r}")
+        if name not in COLUMNS:
+            raise nearest("column", name, COLUMNS)
+        found.setdefault(name, []).append(value)
+    return found
+
+
+def _sorted(rows: list[Row], column: str) -> list[Row]:
+    from featurebank.pipelines.asking.metrics import metric
+
+    if not column:
+        return rows
+    if column not in COLUMNS:
+        raise nearest("column", column, COLUMNS)
+    if column == "value":
+        return sorted(rows, key=lambda row: -metric(row.metric).gain(row.value))
+    return sorted(rows, key=lambda row: (getattr(row, column) is None, getattr(row, column)))
+
+
+def _sheets(rows: Sequence[Row], *, laid_out: bool) -> list[Any]:
+    from featurebank.pipelines.asking.question import Layout
+    from featurebank.pipelines.asking.sheet import Sheet, interval_line, pivot
+
+    if laid_out:
+        places = dict.fromkeys((row.train, row.test) for row in rows)
+        sheets = [
+            pivot(
+                [row for row in rows if (row.train, row.test) == place],
+                Layout(),
+                title=" -> ".join(dict.fromkeys(one for one in place if one)),
+            )
+            for place in places
+        ]
+    else:
+        names = [name for name in SHOWN if any(getattr(row, name) for row in rows)]
+        lines: list[Any] = [(tuple(getattr(row, name) for name in names), (row, f"{row.n or ''}")) for row in rows]
+        sheets = [Sheet(title="results", names=names, columns=("value", "n"), lines=lines)] if rows else []
+    for sheet in sheets:
+        if said := interval_line(sheet):
+            sheet.notes.append(said)
+    return sheets
