@@ -18,17 +18,16 @@ from rich.text import Text
 from typer.core import TyperCommand
 
 from featurebank import __version__
+from featurebank.pipelines.asking.register import question_names
+from featurebank.pipelines.asking.verb import probe, verb
 from featurebank.pipelines.backbones import backbones
 from featurebank.pipelines.datasets import datasets
 from featurebank.pipelines.doctor import doctor
-from featurebank.pipelines.duplicates import duplicates
 from featurebank.pipelines.export import export
 from featurebank.pipelines.extraction import features
 from featurebank.pipelines.inspection import ls, show, verify
 from featurebank.pipelines.keeping import gc, merge, pack, unpack
-from featurebank.pipelines.ood.command import ood
-from featurebank.pipelines.probing.command import probe
-from featurebank.pipelines.retrieving.command import retrieve
+from featurebank.pipelines.summaries.results import results
 from featurebank.pipelines.streams import closed_streams, console, open_streams, show_messages, show_others
 from featurebank.store.places import expanded
 from featurebank.store.requirements import EXTRAS, advice
@@ -62,11 +61,11 @@ app = typer.Typer(
 NEEDS = {"probe": "probes", "ood": "probes", "retrieve": "retrieval"}  # verbs whose packages are in several extras
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 
-for verb in (
-    features, probe, retrieve, ood, ls, show, verify, doctor, backbones, datasets, duplicates, export, gc, merge, pack,
-    unpack,
-):  # fmt: skip
-    app.command(cls=_Verb)(verb)
+for one in (features, ls, show, verify, doctor, backbones, datasets, export, gc, merge, pack, unpack, results):
+    app.command(cls=_Verb)(one)
+app.command("probe", cls=_Verb)(probe())
+for name in question_names():
+    app.command(name, cls=_Verb)(verb(name))
 
 
 def _version(wanted: bool) -> None:

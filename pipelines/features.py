@@ -20,11 +20,11 @@ from featurebank.extract.progress import Observer
 from featurebank.extract.provenance import told
 from featurebank.extract.wanted import Outcome, Request, Wanted, want
 from featurebank.pipelines.config import ConfigError, DatasetConfig, ExtractionConfig, ProbeConfig, RunConfig
-from featurebank.pipelines.places import note_place
-from featurebank.pipelines.probing.classification import LinearTask
-from featurebank.pipelines.probing.run import probe_pair
-from featurebank.pipelines.probing.selection import Pair
-from featurebank.pipelines.results import Results, Row
+from featurebank.pipelines.asking.places import note_place
+from featurebank.pipelines.asking.results import Results, Row
+from featurebank.pipelines.asking.roles import Case
+from featurebank.pipelines.asking.run import answer
+from featurebank.pipelines.questions.linear import Linear
 from featurebank.pipelines.scale.start import check_request, connected, started
 from featurebank.store import Entry, FeatureStore
 from featurebank.store.addresses import without_secrets
@@ -333,10 +333,9 @@ def _probe_all(
             if train is None or test is None:
                 continue
             say(f"linear probe of {name}: {probe.train} -> {probe.test}")
-            pair = Pair(backbone=name, train=_entry(train), test=_entry(test))
-            found.append(_probe(probe, pair, results))
-    if any(outcome.kept and not outcome.known for outcome in found):
-        results.write_table()
+            case = Case(backbone=name, sets={"train": (_entry(train),), "test": (_entry(test),)})
+            found.append(_probe(probe, case, results))
+    results.write_table()
     return found
 
 
@@ -351,16 +350,16 @@ def _entry(outcome: Outcome) -> Entry:
     )
 
 
-def _probe(probe: ProbeConfig, pair: Pair, results: Results) -> ProbeOutcome:
-    outcome = ProbeOutcome(backbone=pair.backbone, probe=probe)
+def _probe(probe: ProbeConfig, case: Case, results: Results) -> ProbeOutcome:
+    outcome = ProbeOutcome(backbone=case.backbone, probe=probe)
     try:
-        result = probe_pair(pair, LinearTask(output=probe.output), results)
+        (result,) = answer(Linear(output=probe.output), case, results)
     except Exception as error:
         outcome.error = fault(error)
-        log.error("probe of %s failed; why stands at the end", pair.backbone)
+        log.error("probe of %s failed; why stands at the end", case.backbone)
     else:
         outcome.row, outcome.known, outcome.kept = result.rows[0], result.known, result.kept
         outcome.notes = result.notes
         if not result.kept:
-            log.warning("probe of %s: %s", pair.backbone, result.notes[-1])
+            log.warning("probe of %s: %s", case.backbone, result.notes[-1])
     return outcome
