@@ -120,6 +120,7 @@ class Result:
     Attributes:
         question: its name.
         name: 16 hex digits.
+        part: the method that it is about, where the question has several.
         rows: its rows.
         notes: what to know about them; also why it could not be kept.
         settings: as in `Computed`.
@@ -132,6 +133,7 @@ class Result:
 
     question: str
     name: str
+    part: str = ""
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -177,6 +179,7 @@ class Results:
         result = Result(
             question=key["question"],
             name=name,
+            part=str(key["options"].get("part", "")),
             same=_same(key),
             rows=tuple(replace(row, version=key["version"], result=name) for row in computed.rows),
             notes=tuple(computed.notes),
@@ -292,6 +295,7 @@ class Results:
             }:
                 return None
             return {
+                "part": _checked("str", key["options"].get("part", "")),
                 "same": _same(key),
                 "rows": rows,
                 "notes": tuple(_checked("str", note) for note in document["notes"]),

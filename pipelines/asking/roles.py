@@ -308,7 +308,7 @@ def _place(entry: Entry) -> str:
 def _mismatch(left: Entry, right: Entry) -> str:
     found = "; ".join(same_recipe(_key_of(left), _key_of(right)))
     return (
-        f"the sets of a probe must be made the same way; {_place(left)} and {_place(right)} differ in {found}; "
+        f"the sets of a question must be made the same way; {_place(left)} and {_place(right)} differ in {found}; "
         "extract one of them again"
     )
 

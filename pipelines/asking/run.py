@@ -144,7 +144,7 @@ def answer(question: Question, case: Case, results: Results) -> tuple[Result, ..
             own = found.parts[part] if part else found
             notes = [*own.notes, *(short if part == missing[0] else ())]
             computed = _computed(question, case, replace(own, notes=notes), part, seconds)
-            known[part] = results.keep(keys[part], computed) if own.keep else _passing(question, computed)
+            known[part] = results.keep(keys[part], computed) if own.keep else _passing(question, part, computed)
     every = (result for result in known.values() if result is not None)
     return tuple(replace(one, rows=tuple(replace(row, backbone=case.backbone) for row in one.rows)) for one in every)
 
@@ -187,10 +187,10 @@ def _watched(question: Question, case: Case) -> tuple[Answer, list[str]]:
     return found, list(dict.fromkeys(short))
 
 
-def _passing(question: Question, computed: Computed) -> Result:
+def _passing(question: Question, part: str, computed: Computed) -> Result:
     """A result that is not kept."""
     rows = tuple(computed.rows)
-    return Result(question=question.name, name="", rows=rows, notes=tuple(computed.notes), kept=False)
+    return Result(question=question.name, part=part, name="", rows=rows, notes=tuple(computed.notes), kept=False)
 
 
 def _computed(question: Question, case: Case, found: Answer, part: str, seconds: float) -> Computed:

@@ -69,11 +69,9 @@ def render(report: Report, console: Console, *, seconds: float, analyses: Sequen
         for note in sheet.notes:
             print_line(console, shown(note))
         console.print()
-    several = len({one.question.name for one in report.asked}) > 1
     for one in report.asked:
         if one.error:
-            about = f"{one.question.name} of {one.case.backbone}" if several else one.case.backbone
-            print_line(console, one.error, about=about, style="red")
+            print_line(console, one.error, about=f"{one.question.name} of {one.case.backbone}", style="red")
     _print_notes(console, report.asked)
     for (backbone, place), reason in report.failed.items():
         print_line(console, reason, about=f"{backbone} on {place}", style="red")
@@ -113,15 +111,22 @@ def report_json(report: Report, *, analyses: Sequence[Analysis] = (), page: str 
                 "error": one.error,
                 "seconds": one.seconds,
                 "known": one.known,
+                "sets": {role: [entry.place for entry in of] for role, of in one.case.sets.items()},
+                "options": one.question.settings(),
+                "chosen": {result.part: result.chosen for result in one.results},
                 "results": [result.name for result in one.results],
-                "chosen": {result.rows[0].score if result.rows else "": result.chosen for result in one.results},
                 "notes": one.notes,
                 "rows": [plain_row(row) for row in one.rows],
             }
             for one in report.asked
         ],
         "analyses": [
-            {"title": one.sheet.title, "notes": one.sheet.notes, "rows": [plain_row(row) for row in one.result.rows]}
+            {
+                "title": one.sheet.title,
+                "known": one.result.known,
+                "notes": one.sheet.notes,
+                "rows": [plain_row(row) for row in one.result.rows],
+            }
             for one in analyses
         ],
         "tables": [_sheet_json(sheet) for sheet in sheets_of(report)],

@@ -129,7 +129,10 @@ def _run(
     given = {name: value for name, value in own.items() if value is not None}
     for name in given:
         if not any(name in options_of(kind) for kind in kinds):
-            raise ConfigError(f"{flag_of(kinds[0], name)} is for none of {', '.join(kind.name for kind in kinds)}")
+            takers = {one: find_question(one) for one in question_names() if name in options_of(find_question(one))}
+            flag = flag_of(next(iter(takers.values())), name)
+            names = ", ".join(kind.name for kind in kinds)
+            raise ConfigError(f"{flag} is for {', '.join(takers)}; found only {names}")
     folder = existing_store(store)
     asked = []
     for kind in kinds:

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from answers import analyses, probes, values_of
 from command_line import Done, featurebank_, words
 from probe_sets import clusters, write_pair, write_set
 
-from featurebank.pipelines.probing.classification import KNNTask
-from featurebank.pipelines.probing.inputs import Inputs
-from featurebank.pipelines.probing.scores import Answer
-from featurebank.pipelines.results import Results
+from featurebank.pipelines.asking.answer import Answer
+from featurebank.pipelines.asking.inputs import Rows
+from featurebank.pipelines.asking.results import Results
+from featurebank.pipelines.questions.knn import KNN
 from featurebank.probes.few_labels import FewLabelsProbe
 from featurebank.probes.fewshot import few_shot
 from featurebank.probes.linear import linear_probe
@@ -53,13 +54,9 @@ def probe_json(store: FeatureStore, *arguments: Any, code: int = 0) -> Any:
     return done.json
 
 
-def values_of(found: Any, index: int = 0) -> dict[str, float]:
-    """Metric to value of one probe; other sets than the test set with their name."""
-    one = found["probes"][index]
-    return {
-        row["metric"] if row["dataset"] == one["test"] else f"{row['metric']} {row['dataset']}": row["value"]
-        for row in one["rows"]
-    }
+def timeless(one: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of an answer without what its computation took."""
+    return [row | {"seconds": 0} for row in one["rows"]]
 
 
 def arrays(store: FeatureStore, backbone: str = "good") -> tuple[Any, Any, Any, Any]:
@@ -81,7 +78,7 @@ def test_d15_a_device_that_is_not_there_is_the_error_of_each_cell(store: Feature
 
 def test_linear_is_the_library_s_probe_with_intervals(store: FeatureStore) -> None:
     found = probe_json(store, "pets", "--task", "linear")
-    assert [(p["backbone"], p["train"], p["test"]) for p in found["probes"]] == [
+    assert [(p["backbone"], p["train"], p["test"]) for p in found["answers"]] == [
         ("good", "pets/train", "pets/test"),
         ("poor", "pets/train", "pets/test"),
     ]
@@ -91,19 +88,19 @@ def test_linear_is_the_library_s_probe_with_intervals(store: FeatureStore) -> No
     assert set(metrics) == {"accuracy", "balanced_accuracy", "nll", "brier", "ece", "ece_unscaled"}
     truth = arrays(store)[3]
     assert metrics["nll"] == pytest.approx(-expected.log_probabilities[np.arange(45), truth].mean(), rel=1e-9)
-    rows = found["probes"][0]["rows"]
+    rows = probes(found)[0]["rows"]
     assert rows[0]["interval"] == [expected.low, expected.high]
     assert all(row["interval"][0] <= row["value"] <= row["interval"][1] for row in rows)
-    assert rows[0]["settings"]["chosen"] == {"C": expected.C, "temperature": expected.temperature}
+    assert probes(found)[0]["chosen"] == {"C": expected.C, "temperature": expected.temperature}
     assert values_of(found, 1)["accuracy"] < metrics["accuracy"]
 
 
 def test_knn_is_the_library_s_with_k_and_temperature_from_validation(store: FeatureStore) -> None:
     found = probe_json(store, "pets@poor", "--task", "knn", "--k", 3, "--k", 9, "--k", 500, "--temperature", 0.1)
-    row = found["probes"][0]["rows"][0]
-    assert row["settings"]["chosen"]["k"] in (3, 9)
+    row, k = found["answers"][0]["rows"][0], probes(found)[0]["chosen"]["k"]
+    assert k in (3, 9)
     x, y, x_test, y_test = arrays(store, "poor")
-    reference = KNNProbe(row["settings"]["chosen"]["k"], temperature=0.1).fit(x, y).score(x_test, y_test)
+    reference = KNNProbe(k, temperature=0.1).fit(x, y).score(x_test, y_test)
     assert row["value"] == reference
 
 
@@ -113,8 +110,8 @@ def test_few_shot_is_the_library_s_over_draws(store: FeatureStore) -> None:
     metrics = values_of(found)
     assert metrics["accuracy 3-shot"] == expected.mean
     assert set(metrics) == {"accuracy 3-shot", "accuracy 20%"}
-    assert found["probes"][0]["rows"][0]["settings"]["accuracies"] == list(expected.accuracies)
-    assert found["probes"][0]["rows"][1]["settings"]["rows"] == 12
+    assert found["answers"][0]["rows"][0]["details"]["accuracies"] == list(expected.accuracies)
+    assert found["answers"][0]["rows"][1]["details"]["rows"] == 12
 
 
 def test_few_shot_is_asked_for_by_name_or_is_10_shots_1_and_10_percent(store: FeatureStore) -> None:
@@ -131,9 +128,9 @@ def test_few_shot_takes_other_protocols(store: FeatureStore, protocol: str) -> N
 
 def test_the_protocol_of_bob_is_a_sweep_of_learning_rates(store: FeatureStore) -> None:
     found = probe_json(store, "pets@good", "--task", "linear", "--protocol", "bob")
-    row = found["probes"][0]["rows"][0]
-    assert row["settings"]["protocol"] == "bob"
-    assert set(row["settings"]["chosen"]) == {"learning_rate", "weight_decay", "temperature"}
+    row = found["answers"][0]["rows"][0]
+    assert found["answers"][0]["options"]["protocol"] == "bob"
+    assert set(probes(found)[0]["chosen"]) == {"learning_rate", "weight_decay", "temperature"}
     assert row["value"] > 0.8
 
 
@@ -141,12 +138,11 @@ def test_a_validation_split_chooses_and_the_train_rows_are_all_fitted(store: Fea
     values, labels = clusters(30, noise=0.3, seed=7)
     write_set(store, "pets/val", "good", values, labels)
     found = probe_json(store, "pets@good", "--task", "linear", "--task", "knn")
-    settings = found["probes"][0]["rows"][0]["settings"]
-    assert settings["validation"] == "pets/val"
-    assert len(found["probes"][0]["rows"][0]["fingerprints"]) == 3
+    assert found["answers"][0]["sets"]["validation"] == ["pets/val"]
+    assert len(found["answers"][0]["rows"][0]["fingerprints"]) == 3
     expected = linear_probe(*arrays(store), validation=(values, labels))
     assert values_of(found)["accuracy"] == expected.accuracy
-    assert settings["chosen"]["C"] == expected.C
+    assert probes(found)[0]["chosen"]["C"] == expected.C
 
 
 def test_zero_shot_from_a_file_and_from_a_set(store: FeatureStore, tmp_path: Path) -> None:
@@ -159,7 +155,7 @@ def test_zero_shot_from_a_file_and_from_a_set(store: FeatureStore, tmp_path: Pat
     x_test, y_test = (part.astype(np.float64) for part in arrays(store)[2:])
     assert set(values_of(from_file)) == {"accuracy", "balanced_accuracy"}  # the scale is not known
     assert values_of(from_file)["accuracy"] == (x_test[:, :3].argmax(1) == y_test).mean()
-    assert from_file["probes"][0]["rows"][0]["settings"]["train"] is None
+    assert "train" not in from_file["answers"][0]["sets"]
 
 
 def test_multi_label_sets_have_their_own_task(tmp_path: Path) -> None:
@@ -175,7 +171,7 @@ def test_multi_label_sets_have_their_own_task(tmp_path: Path) -> None:
     assert min(metrics.values()) > 0.95
     done = probe(store, "x-rays", "--task", "linear")
     assert done.code == 1
-    assert "expected one class a row, found labels (3,) a row; use --task multilabel" in words(done.out)
+    assert "expected one class a row, found labels (3,) a row; ask multilabel" in words(done.out)
 
 
 def test_regression_to_columns_or_labels(store: FeatureStore) -> None:
@@ -204,9 +200,8 @@ def test_dense_reads_tokens_and_masks_in_files(tmp_path: Path) -> None:
     metrics = values_of(found)
     assert set(metrics) == {"miou", "dice", "pixel_accuracy"}
     assert metrics["miou"] > 0.6
-    row = found["probes"][0]["rows"][0]
-    assert row["settings"]["train_masks"].startswith("sha256:")
-    assert "city/test: 1 of 12 rows left out: 1 failed" in found["probes"][0]["notes"]
+    assert found["answers"][0]["options"]["train_masks"].startswith("sha256:")
+    assert "city/test: 1 of 12 rows left out: 1 failed" in found["answers"][0]["notes"]
     kept = Results(store.root).arrays(next(r for r in Results(store.root).rows() if r.metric == "miou"))
     assert kept["predictions"].shape == (11, 8, 8)
     assert kept["confusion"].sum() == 11 * 7 * 8
@@ -241,8 +236,8 @@ def test_shift_scores_other_sets_under_their_classes(shifted: FeatureStore) -> N
     fit = linear_probe(*arrays(shifted)[:2], sketches["pooled"][sketches.labels > 0], np.zeros(60, np.int64))
     masked = np.array([2, 1])[fit.log_probabilities[:, [2, 1]].argmax(1)]
     assert metrics["accuracy rare/test"] == (masked == sketches.labels[sketches.labels > 0]).mean()
-    line = [entry["value"] for entry in found["effective_robustness"] if entry["dataset"] == "sketches/test"]
-    assert len(line) in (0, 3)
+    lines = [table["lines"] for table in found["tables"] if table["title"].startswith("effective robustness")]
+    assert [len(one) for one in lines] in ([], [3])
     done = probe(shifted, "pets", "--task", "shift", "--on", "sketches", "--on", "rare/test")
     assert "sketches/test" in done.out
     assert "lost" in done.out
@@ -269,12 +264,12 @@ def test_the_backbone_s_own_head_is_scored_without_a_train_set(tmp_path: Path) -
     values, labels = clusters(60)
     write_set(store, "pets/test", "net", values, labels, head=head)
     write_set(store, "more/test", "net", values[:30], labels[:30], head=head)
-    found = probe_json(store, "pets", "--task", "shift", "--own-head", "--on", "more")
+    found = probe_json(store, "pets", "--task", "shift", "--head", "own", "--on", "more")
     assert values_of(found)["accuracy"] == (values[:, :3].argmax(1) == labels).mean()
     write_set(store, "pets/test", "headless", values, labels)
     write_set(store, "more/test", "headless", values, labels)
-    done = probe(store, "pets@headless", "--task", "shift", "--own-head", "--on", "more")
-    assert "headless has no classifier of its own in the store; leave out --own-head" in words(done.out)
+    done = probe(store, "pets@headless", "--task", "shift", "--head", "own", "--on", "more")
+    assert "headless has no classifier of its own in the store; leave out --head own" in words(done.out)
 
 
 def test_corruptions_give_the_mce(store: FeatureStore) -> None:
@@ -306,21 +301,22 @@ def test_a_second_run_computes_nothing_and_says_so(store: FeatureStore) -> None:
     first = probe_json(store, "pets", "--task", "linear", "--task", "knn")
     before = {path: path.stat().st_mtime_ns for path in store.root.rglob("*")}
     done = probe(store, "pets", "--task", "linear", "--task", "knn")
-    assert "Probes: 0 computed, 4 known already" in done.out
+    assert "Answers: 0 computed, 4 known already" in done.out
     assert "linear of good: pets/train -> pets/test: known" in done.err
     assert {path: path.stat().st_mtime_ns for path in store.root.rglob("*")} == before
     again = probe_json(store, "pets", "--task", "linear", "--task", "knn")
-    assert [p["known"] for p in first["probes"] + again["probes"]] == [False] * 4 + [True] * 4
-    assert [p["rows"] for p in first["probes"]] == [p["rows"] for p in again["probes"]]
+    assert [p["known"] for p in first["answers"] + again["answers"]] == [False] * 4 + [True] * 4
+    assert [p["rows"] for p in first["answers"]] == [p["rows"] for p in again["answers"]]
 
 
 def test_other_settings_are_computed_and_the_same_ones_reproduce_to_the_last_digit(store: FeatureStore) -> None:
     first = probe_json(store, "pets@poor", "--task", "linear")
     other = probe_json(store, "pets@poor", "--task", "linear", "--seed", 1)
-    assert not other["probes"][0]["known"]
+    assert not other["answers"][0]["known"]
     for path in (store.root / "results").rglob("*.json"):
         path.unlink()
-    assert probe_json(store, "pets@poor", "--task", "linear")["probes"][0]["rows"] == first["probes"][0]["rows"]
+    again = probe_json(store, "pets@poor", "--task", "linear")
+    assert timeless(again["answers"][0]) == timeless(first["answers"][0])
 
 
 def test_results_and_predictions_are_read_back(store: FeatureStore) -> None:
@@ -341,14 +337,14 @@ def test_results_and_predictions_are_read_back(store: FeatureStore) -> None:
 
 def test_backbones_are_compared_on_the_same_rows(store: FeatureStore) -> None:
     found = probe_json(store, "pets", "--task", "linear", *FEW, "--compare")
-    by_task = {c["task"]: c["rows"][0] for c in found["comparisons"]}
+    by_task = {rows[0]["details"]["of"]: rows[0] for rows in analyses(found, "compare")}
     assert set(by_task) == {"linear", "fewshot"}
     row = by_task["linear"]
     assert row["value"] == pytest.approx(values_of(found)["accuracy"] - values_of(found, 2)["accuracy"])
-    assert row["settings"]["test"] == "mcnemar"
+    assert row["details"]["test"] == "mcnemar"
     assert row["interval"][0] <= row["value"] <= row["interval"][1]
-    assert row["settings"]["p"] <= row["settings"]["p_holm"]
-    assert by_task["fewshot"]["settings"]["test"] == "paired bootstrap"
+    assert row["details"]["p"] <= row["details"]["p_holm"]
+    assert by_task["fewshot"]["details"]["test"] == "paired bootstrap"
     done = probe(store, "pets", "--task", "linear", "--compare")
     assert "pets/test, linear: differences in accuracy" in done.out
     assert "good" in done.out
@@ -362,8 +358,8 @@ def test_backbones_with_other_failed_rows_are_compared_on_the_shared_ones(store:
     write_set(store, "toys/train", "b", *clusters(60))
     write_set(store, "toys/test", "b", values, labels, failed=[2])
     found = probe_json(store, "toys", "--task", "linear", "--compare")
-    assert found["comparisons"][0]["notes"] == ["a - b: of the 42 rows that both scored; the cells are of 43 and 44"]
-    assert found["comparisons"][0]["rows"][0]["value"] == 0.0
+    assert found["analyses"][0]["notes"][-1:] == ["a - b: of the 42 rows that both scored; the cells are of 43 and 44"]
+    assert found["analyses"][0]["rows"][0]["value"] == 0.0
 
 
 def test_a_comparison_needs_two_backbones(store: FeatureStore) -> None:
@@ -378,30 +374,30 @@ def test_without_two_results_there_is_no_comparison(store: FeatureStore) -> None
     write_set(store, "toys/train", "poor", clusters(9)[0], np.zeros(9))
     write_set(store, "toys/test", "poor", *clusters(9))
     found = probe_json(store, "toys", "--task", "linear", "--compare", code=1)
-    assert found["comparisons"] == []
-    assert found["probes"][0]["rows"]
+    assert found["analyses"] == []
+    assert found["answers"][0]["rows"]
 
 
 def test_probes_of_other_train_sets_are_not_mixed(store: FeatureStore) -> None:
     for backbone in ("good", "poor"):
         write_set(store, "pets/more", backbone, *clusters(80, seed=4))
     found = probe_json(store, "pets", "pets/more:test", "--task", "linear", "--compare")
-    assert len(found["comparisons"]) == 2
-    assert len({c["result"] for c in found["comparisons"]}) == 2
+    assert len(found["analyses"]) == 2
+    assert len({one["rows"][0]["result"] for one in found["analyses"]}) == 2
 
 
 def test_accuracy_by_group(store: FeatureStore) -> None:
     found = probe_json(store, "pets@poor", "--task", "linear", "--group", "place")
-    (table,) = found["groups"]
-    kept = Results(store.root).arrays(next(r for r in Results(store.root).rows() if r.task == "linear"))
+    (table,) = analyses(found, "groups")
+    kept = Results(store.root).arrays(next(r for r in Results(store.root).rows() if r.question == "linear"))
     right = kept["predictions"] == kept["labels"]
     south = np.arange(45) % 5 == 0
-    rows = {(row["metric"], row["settings"].get("group")): row for row in table["rows"]}
+    rows = {(row["metric"], row["group"]): row for row in table}
     assert rows["accuracy", "south"]["value"] == right[south].mean()
     assert rows["accuracy", "north"]["value"] == right[~south].mean()
-    gap = next(row["value"] for row in table["rows"] if row["metric"] == "accuracy_gap")
+    gap = next(row["value"] for row in table if row["metric"] == "accuracy_gap")
     assert gap == pytest.approx(abs(right[south].mean() - right[~south].mean()))
-    assert {row["metric"] for row in table["rows"]} >= {"worst_group_accuracy", "demographic_parity_gap"}
+    assert {row["metric"] for row in table} >= {"worst_group_accuracy", "demographic_parity_gap"}
     done = probe(store, "pets@poor", "--task", "linear", "--group", "place")
     assert "poor, linear on pets/test: by place" in done.out
     assert "group 'south' has 9 rows, fewer than 30" in words(done.out)
@@ -412,7 +408,7 @@ def test_accuracy_by_group(store: FeatureStore) -> None:
     [
         (("--task", "linear", "--group", "plase"), 2, "unknown column 'plase'; did you mean 'place'?"),
         (("--task", "linear", "--group", "size"), 1, "cut a continuous column into bins"),
-        ((*FEW, "--group", "place"), 2, "--group needs a task with one predicted class a row, linear, knn"),
+        ((*FEW, "--group", "place"), 2, "--group needs a question with one predicted class a row, such as linear"),
     ],
 )
 def test_groups_that_cannot_be_had(store: FeatureStore, arguments: tuple[Any, ...], code: int, message: str) -> None:
@@ -434,13 +430,13 @@ def test_groups_that_cannot_be_had(store: FeatureStore, arguments: tuple[Any, ..
         (("pets", "--task", "liner"), "unknown task 'liner'; did you mean 'linear'?"),
         (("pets", "--output", "poold"), "unknown output 'poold'; did you mean 'pooled'?"),
         (("pets", "--fingerprint", "xyz"), "there is no feature set whose fingerprint begins with 'xyz'"),
-        (("pets", "--task", "shift"), "--task shift: shift needs --on DATASET/SPLIT"),
+        (("pets", "--task", "shift"), "shift: shift needs --on DATASET/SPLIT"),
         (("pets", "--task", "shift", "--on", "pest"), "unknown dataset 'pest'; did you mean 'pets'?"),
         (("pets", "--task", "zeroshot"), "zeroshot needs --text"),
-        (("pets", "--task", "dense"), "--task dense needs --train-masks and --test-masks"),
-        (("pets", "--task", "linear", "--shots", 3), "--shots is for --task fewshot; found only linear"),
+        (("pets", "--task", "dense"), "dense needs --train-masks and --test-masks"),
+        (("pets", "--task", "linear", "--shots", 3), "--shots is for fewshot; found only linear"),
         (("pets", "--task", "linear", "--protocol", "sgd"), "protocol must be one of logistic, bob, dinov2"),
-        ((), "Missing argument"),
+        ((), "linear needs KEY, a dataset of the store"),
     ],
 )
 def test_wrong_use_is_one_message_and_exit_2(store: FeatureStore, arguments: tuple[Any, ...], message: str) -> None:
@@ -488,7 +484,7 @@ def test_a_class_that_train_lacks_counts_as_wrong_and_is_named(tmp_path: Path) -
         assert max(values_of(found, index).values()) <= 1.5
         accuracy = next(iter(values_of(found, index).values()))
         assert accuracy <= 0.75
-        assert found["probes"][index]["notes"] == [
+        assert found["answers"][index]["notes"] == [
             "classes of odd/test without rows in odd/train: 3; 1 in all, rows counted as wrong: 10",
             "odd/test and odd/train name no classes: their numbers are taken to mean the same",
         ]
@@ -497,14 +493,14 @@ def test_a_class_that_train_lacks_counts_as_wrong_and_is_named(tmp_path: Path) -
 def test_a_class_that_test_lacks_is_named(tmp_path: Path) -> None:
     store = make(tmp_path, np.arange(60) % 3, np.arange(40) % 2)
     found = probe_json(store, "odd", "--task", "linear")
-    assert found["probes"][0]["notes"][0] == "classes of odd/train without rows in odd/test: 2; 1 in all"
+    assert found["answers"][0]["notes"][0] == "classes of odd/train without rows in odd/test: 2; 1 in all"
     assert values_of(found)["balanced_accuracy"] > 0.8
 
 
 def test_one_row_a_class_cannot_choose_and_says_so(tmp_path: Path) -> None:
     store = make(tmp_path, [0, 1, 2], np.arange(30) % 3)
     found = probe_json(store, "odd", "--task", "linear", "--task", "fewshot", "--shots", 1, "--fraction", 1, code=1)
-    assert "at least two rows to validate on one" in found["probes"][0]["error"]
+    assert "at least two rows to validate on one" in found["answers"][0]["error"]
     assert values_of(found, 1)["accuracy 1-shot"] > 0.5
 
 
@@ -544,7 +540,7 @@ def test_one_failure_does_not_stop_the_others(store: FeatureStore) -> None:
     done = probe(store, "pets", "--task", "linear")
     assert done.code == 1
     assert "linear of broken: a probe needs at least two classes" in words(done.out)
-    assert "Probes: 2 computed, 0 known already, 1 failed" in done.out
+    assert "Answers: 2 computed, 0 known already, 1 failed" in done.out
 
 
 def test_sets_made_in_different_ways_are_a_failure(store: FeatureStore) -> None:
@@ -553,27 +549,27 @@ def test_sets_made_in_different_ways_are_a_failure(store: FeatureStore) -> None:
     write_set(store, "pets/train", "half", *clusters(9))
     done = probe(store, "pets", "--task", "linear")
     assert done.code == 1
-    assert "mixed on pets/test: the sets of a probe must be made the same way" in words(done.out)
+    assert "mixed on pets/test: the sets of a question must be made the same way" in words(done.out)
     assert "precision: 'float32' and 'bfloat16'" in words(done.out)
     assert "passed over: half has no pets/test" in words(done.out)
     failed = probe_json(store, "pets", "--task", "linear", code=1)["failed"]
-    assert [(f["backbone"], f["test"]) for f in failed] == [("mixed", "pets/test")]
+    assert [(f["backbone"], f["set"]) for f in failed] == [("mixed", "pets/test")]
 
 
 def test_fits_that_stop_short_are_a_note(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
     from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
 
-    run = KNNTask.run
+    run = KNN.run
 
-    def warned(self: KNNTask, inputs: Inputs) -> Answer:
+    def warned(self: KNN, rows: Rows) -> Answer:
         for _ in range(2):
             warnings.warn("1 of 11 fits stopped above tol", ConvergenceWarning, stacklevel=2)
-        return run(self, inputs)
+        return run(self, rows)
 
-    monkeypatch.setattr(KNNTask, "run", warned)
+    monkeypatch.setattr(KNN, "run", warned)
     for _ in range(2):
         found = probe_json(store, "pets@good", "--task", "knn", "--k", 5)
-        assert found["probes"][0]["notes"] == ["1 of 11 fits stopped above tol"]
+        assert found["answers"][0]["notes"] == ["1 of 11 fits stopped above tol"]
 
 
 def test_what_is_known_imports_no_torch(store: FeatureStore) -> None:
@@ -612,10 +608,10 @@ def test_files_that_are_not_there_are_wrong_use(store: FeatureStore, tmp_path: P
 def test_a6_force_computes_what_is_known_again(store: FeatureStore, task: tuple[str, ...]) -> None:
     first = probe_json(store, "pets", *task)
     again, forced = probe_json(store, "pets", *task), probe_json(store, "pets", *task, "--force")
-    parts = ("probes", "comparisons", "groups")
+    parts = ("answers", "analyses")
     assert all(one["known"] for part in parts for one in again[part])
     assert not any(one["known"] for part in parts for one in forced[part])
-    assert [one["rows"] for one in forced["probes"]] == [one["rows"] for one in first["probes"]]
+    assert [timeless(one) for one in forced["answers"]] == [timeless(one) for one in first["answers"]]
 
 
 def test_b7_a_store_that_cannot_be_written_still_answers(store: FeatureStore) -> None:
@@ -625,7 +621,7 @@ def test_b7_a_store_that_cannot_be_written_still_answers(store: FeatureStore) ->
     reason = f"not kept: {store.root / 'results'}: Not a directory"
     assert done.out.count(reason) == 4  # once for both backbones, then for the comparison and each backbone's groups
     found = probe_json(store, "pets", "--task", "knn")
-    assert [one["notes"][-1] for one in found["probes"]] == [reason] * 2
+    assert [one["notes"][-1] for one in found["answers"]] == [reason] * 2
     assert (store.root / "results").read_text() == "in the way"
 
 
@@ -634,13 +630,13 @@ def test_a11_probabilities_of_zero_shot_need_the_model_s_own_scale(store: Featur
     np.save(tmp_path / "text.npy", centres)
     np.savez(tmp_path / "text.npz", text=centres, logit_scale=np.float32(14.5))
     zero = ("pets@good", "--task", "zeroshot", "--text")
-    (unknown,) = probe_json(store, *zero, tmp_path / "text.npy")["probes"]
+    (unknown,) = probe_json(store, *zero, tmp_path / "text.npy")["answers"]
     assert [row["metric"] for row in unknown["rows"]] == ["accuracy", "balanced_accuracy"]
     assert any("no NLL, Brier score or ECE: the model's logit scale is not known" in note for note in unknown["notes"])
     by_file = probe_json(store, *zero, tmp_path / "text.npz")
     given = probe_json(store, *zero, tmp_path / "text.npy", "--logit-scale", 14.5)
     assert values_of(by_file) == values_of(given)
-    assert by_file["probes"][0]["rows"][0]["settings"]["chosen"] == {"logit_scale": 14.5}
+    assert probes(by_file)[0]["chosen"] == {"logit_scale": 14.5}
     x, y = (part.astype(np.float64) for part in arrays(store)[2:])
     logits = 14.5 * (x / np.linalg.norm(x, axis=1, keepdims=True))[:, :3]
     likelihood = logits[np.arange(45), y.astype(int)] - np.log(np.exp(logits).sum(1))

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from answers import analyses, named
 from command_line import featurebank_, words
 from probe_sets import clusters, write_set
 
-from featurebank.pipelines.results import Results
+from featurebank.pipelines.asking.results import Results
 from featurebank.probes.comparison import paired_bootstrap, paired_statistics
 from featurebank.probes.weighted import regression
 from featurebank.store import FeatureStore
@@ -71,20 +72,18 @@ def test_a5_a_difference_is_that_of_the_two_cells(store: FeatureStore, task: str
     arguments, expected = tasks(store.root)[task]
     found = compared(store, *arguments, "--task", task)
     cells = {
-        (one["backbone"], row["metric"], row["dataset"]): row["value"] for one in found["probes"] for row in one["rows"]
+        (one["backbone"], named(row)): row["value"] for one in found["answers"] for row in one["rows"]
     }
-    assert {f"{table['metric']} {table['test']}" for table in found["comparisons"]} == expected
-    for table in found["comparisons"]:
-        (row,) = table["rows"]
-        place = (table["metric"], table["test"])
-        difference = cells["good", *place] - cells["poor", *place]
+    tables = analyses(found, "compare")
+    assert {named(row) for (row,) in tables} == expected
+    for (row,) in tables:
+        difference = cells["good", named(row)] - cells["poor", named(row)]
         assert row["value"] == pytest.approx(difference, abs=1e-12)
-        assert row["metric"] == f"difference in {table['metric']}"
         assert row["interval"][0] <= row["value"] <= row["interval"][1]
-        exact = table["metric"] == "accuracy"
-        assert row["settings"]["test"] == ("mcnemar" if exact else "paired bootstrap")
+        exact = row["metric"] == "accuracy" and not row["shots"]
+        assert row["details"]["test"] == ("mcnemar" if exact else "paired bootstrap")
         assert row["interval_kind"] == f"test rows, {'Bonett-Price' if exact else 'paired bootstrap'}"
-    assert any(table["rows"][0]["value"] > 0 for table in found["comparisons"])
+    assert any(row["value"] > 0 for (row,) in tables)
 
 
 def test_a5_numbers_of_labels_are_never_pooled(store: FeatureStore) -> None:
@@ -92,31 +91,29 @@ def test_a5_numbers_of_labels_are_never_pooled(store: FeatureStore) -> None:
     found = compared(store, *arguments, "--task", "fewshot")
     results = Results(store.root)
     kept = {
-        row.backbone: results.arrays(row) for row in results.rows() if row.task == "fewshot" and "3-shot" in row.metric
+        row.backbone: results.arrays(row) for row in results.rows() if row.question == "fewshot" and row.shots == "3"
     }
-    for table in found["comparisons"]:
-        name = table["metric"].removeprefix("accuracy ")
+    for (row,) in analyses(found, "compare"):
+        name = row["shots"]
         right = [(own[f"predictions {name}"] == own["labels"]).mean(0) for own in (kept["good"], kept["poor"])]
         expected = paired_bootstrap(*right, draws=2000)
-        (row,) = table["rows"]
         np.testing.assert_allclose(row["interval"], (expected.low, expected.high), atol=0.02)
-        assert row["settings"]["p"] == row["settings"]["p_holm"]
+        assert row["details"]["p"] == row["details"]["p_holm"]
 
 
 def test_a5_r2_is_tested_not_the_absolute_error(store: FeatureStore) -> None:
     arguments, _ = tasks(store.root)["regression"]
-    (table,) = compared(store, *arguments, "--task", "regression")["comparisons"]
+    ((row,),) = analyses(compared(store, *arguments, "--task", "regression"), "compare")
     results = Results(store.root)
-    kept = {row.backbone: results.arrays(row) for row in results.rows() if row.metric == "r2"}
+    kept = {row.backbone: results.arrays(row) for row in results.rows() if (row.question, row.metric) == ("regression", "r2")}
     first, second = (regression(own["targets"], own["predictions"], "r2") for own in (kept["good"], kept["poor"]))
     expected = paired_statistics(first, second, SPLITS["test"])
-    (row,) = table["rows"]
-    assert (row["interval"], row["settings"]["p"]) == ([expected.low, expected.high], expected.p_value)
+    assert (row["interval"], row["details"]["p"]) == ([expected.low, expected.high], expected.p_value)
 
 
 def test_a5_the_table_names_the_metric_and_the_direction(store: FeatureStore) -> None:
     arguments, _ = tasks(store.root)["multilabel"]
     done = featurebank_("probe", *arguments, "--task", "multilabel", "--compare", "--store", store.root)
-    assert "tags/test, multilabel: differences in auroc" in words(done.out)
+    assert "tags/test, multilabel: differences in AUROC" in words(done.out)
     assert "first minus second on the same rows: above 0 the first is better; p of the paired bootstrap" in done.out
     assert "95 % intervals: test rows, paired bootstrap" in done.out
