@@ -21,7 +21,7 @@ from featurebank.extract.decode import decode as decode_image
 from featurebank.extract.errors import ExtractError
 from featurebank.extract.pickles import read_pickle
 from featurebank.extract.preprocessing import Decode
-from featurebank.pipelines.results import Computed, Results, Row
+from featurebank.pipelines.asking.results import Computed, Results, Row
 from featurebank.store import FeatureSet, FeatureStore, StoreError
 
 # The tests' own small files, which have every kind of array, and the official layouts of datasets.

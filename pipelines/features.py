@@ -335,7 +335,8 @@ def _probe_all(
             say(f"linear probe of {name}: {probe.train} -> {probe.test}")
             case = Case(backbone=name, sets={"train": (_entry(train),), "test": (_entry(test),)})
             found.append(_probe(probe, case, results))
-    results.write_table()
+    if results.changed:
+        results.write_table()
     return found
 
 

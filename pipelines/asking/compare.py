@@ -20,7 +20,7 @@ from featurebank.extract.errors import nearest
 from featurebank.pipelines.asking.intervals import ROWS
 from featurebank.pipelines.asking.metrics import metric
 from featurebank.pipelines.asking.question import Question
-from featurebank.pipelines.asking.results import Computed, Result, Results, Row, result_key
+from featurebank.pipelines.asking.results import Computed, Result, Results, Row
 from featurebank.pipelines.asking.roles import Selection
 from featurebank.pipelines.asking.run import Asked
 from featurebank.pipelines.asking.sheet import Sheet, interval_line
@@ -69,10 +69,11 @@ def compare(store: FeatureStore, asked: Sequence[Asked], *, seed: int = 0, force
         names = [cell.result.name for cell in cells.values()]
         settings = {**of, "seed": seed, "results": names, "backbones": [*cells]}
         fingerprints = [fingerprint for cell in cells.values() for fingerprint in cell.row.fingerprints]
-        key = result_key("compare", COMPARE_VERSION, settings, fingerprints)
-        result = results.once(key, partial(_compared, results, cells, settings))
+        compute = partial(_compared, results, cells, settings)
+        result = results.once("compare", settings, fingerprints, compute, version=COMPARE_VERSION)
         analyses.append(Analysis(result=result, sheet=_compare_sheet(result, question, name)))
-    results.write_table()
+    if results.changed:
+        results.write_table()
     return analyses
 
 
@@ -93,10 +94,11 @@ def group(store: FeatureStore, asked: Sequence[Asked], column: str, *, force: bo
                 raise nearest(f"column of {one.scored}", column, scored.columns)
             groups = np.asarray(scored.columns[column][kept["rows"]])
         settings = {"question": row.question, "result": row.result, "column": column}
-        key = result_key("groups", GROUPS_VERSION, settings, row.fingerprints)
-        result = results.once(key, partial(_grouped, row, kept, groups, settings))
+        compute = partial(_grouped, row, kept, groups, settings)
+        result = results.once("groups", settings, row.fingerprints, compute, version=GROUPS_VERSION)
         analyses.append(Analysis(result=result, sheet=_group_sheet(result, row, column)))
-    results.write_table()
+    if results.changed:
+        results.write_table()
     return analyses
 
 

@@ -13,7 +13,7 @@ from featurebank.extract.errors import nearest
 if TYPE_CHECKING:
     from featurebank.pipelines.asking.question import Question
 
-__all__ = ["find_question", "question_names", "register"]
+__all__ = ["find_question", "forget", "question_names", "register"]
 
 HOME = "featurebank.pipelines.questions"
 ENTRY_POINTS = "featurebank.questions"
@@ -23,6 +23,11 @@ _known: dict[str, type[Question]] = {}
 def register(question: type[Question]) -> None:
     """Makes a question known by its name."""
     _known[question.name] = question
+
+
+def forget(name: str) -> None:
+    """Makes a question of this process unknown again."""
+    _known.pop(name, None)
 
 
 def question_names() -> list[str]:

@@ -153,12 +153,15 @@ class Results:
     Args:
         root: the store's folder.
         force: whether what is there is computed again, and replaced.
+
+    Attributes:
+        changed: whether something was kept since the table was written.
     """
 
     def __init__(self, root: Path, *, force: bool = False) -> None:
         self._filing = Filing(root, "results")
         self.force = force
-        self._changed = False
+        self.changed = False
 
     @property
     def folder(self) -> Path:
@@ -181,7 +184,9 @@ class Results:
             name=name,
             part=str(key["options"].get("part", "")),
             same=_same(key),
-            rows=tuple(replace(row, version=key["version"], result=name) for row in computed.rows),
+            rows=tuple(
+                replace(row, question=key["question"], version=key["version"], result=name) for row in computed.rows
+            ),
             notes=tuple(computed.notes),
             settings=dict(computed.settings),
             chosen=dict(computed.chosen),
@@ -191,11 +196,20 @@ class Results:
         except (OSError, CorruptError) as error:
             notes = (*result.notes, f"not kept: {self._reason(error)}")
             return replace(result, notes=notes, kept=False, unkept=computed.arrays)
-        self._changed = True
+        self.changed = True
         return result
 
-    def once(self, key: Mapping[str, Any], compute: Callable[[], Computed]) -> Result:
-        """The result of a key, computed only where it or its arrays are not there."""
+    def once(
+        self,
+        question: str,
+        options: Mapping[str, Any],
+        fingerprints: Sequence[str],
+        compute: Callable[[], Computed],
+        *,
+        version: int,
+    ) -> Result:
+        """The result of a key, see `result_key`, computed only where it or its arrays are not there."""
+        key = result_key(question, version, options, fingerprints)
         known = self.known(key)
         return self.keep(key, compute()) if known is None else known
 
@@ -247,14 +261,12 @@ class Results:
             raise ValueError(f"{path}: {error}; remove the file") from error
 
     def write_table(self) -> None:
-        """Writes all rows to ``results.csv``, where something has changed. Says why where it cannot."""
-        if not self._changed:
-            return
+        """Writes all rows to ``results.csv``. Says why where it cannot."""
         try:
             self._filing.write(TABLE, data=csv_of(self.rows()).encode())
         except (OSError, CorruptError) as error:
             log.warning("%s not written: %s", TABLE, self._reason(error))
-        self._changed = False
+        self.changed = False
 
     def _write(self, key: Mapping[str, Any], result: Result, computed: Computed) -> None:
         arrays = packed(computed.arrays) if computed.arrays else b""

@@ -124,7 +124,8 @@ def ask(
             state = "failed" if one.error else "known" if one.known else f"{one.seconds:.1f} s"
             say(f"{count} of {len(every)}: {question.name} of {case.backbone}: {one.fitted} -> {one.scored}: {state}")
     finally:
-        results.write_table()
+        if results.changed:
+            results.write_table()
     return report
 
 

@@ -19,7 +19,7 @@ from featurebank.pipelines.display import live, outcome_table, probe_table, rend
 from featurebank.pipelines.doctor import Finding, doctor_table
 from featurebank.pipelines.features import ProbeOutcome, Report
 from featurebank.pipelines.inspection import entries_table, verify_table
-from featurebank.pipelines.results import Row
+from featurebank.pipelines.asking.results import Row
 from featurebank.store import Entry, VerifyReport
 
 LONG = "timm:vit_small_patch14_reg4_dinov2.lvd142m@random:0"

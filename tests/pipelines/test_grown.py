@@ -9,10 +9,16 @@ import pytest
 from command_line import Done, featurebank_, words
 from probe_sets import clusters, write_set
 
-from featurebank.pipelines.probing.selection import select
+from featurebank.pipelines.asking.roles import Selection
+from featurebank.pipelines.asking.roles import select as select_cases
+from featurebank.pipelines.questions.linear import Linear
 from featurebank.store import FeatureStore
 
 GROWN, OLD = 60, 30
+
+
+def select(store: FeatureStore, keys: list[str], **more: Any) -> Selection:
+    return select_cases(store, Linear(), keys, **more)
 
 
 def add(store: FeatureStore, place: str, n_rows: int, **key: Any) -> None:
@@ -48,11 +54,11 @@ def test_b2_probe_reads_the_newest_content(store: FeatureStore) -> None:
     assert told(done, store, "pets/train")
     assert told(done, store, "pets/test")
     fingerprints = [of(store, "pets/train", GROWN), of(store, "pets/test", GROWN)]
-    assert [name[:16] for name in done.json["probes"][0]["rows"][0]["fingerprints"]] == fingerprints
+    assert [name[:16] for name in done.json["answers"][0]["rows"][0]["fingerprints"]] == fingerprints
     older = of(store, "pets/train", OLD)
     done = featurebank_("probe", "pets", *task, "--fingerprint", older[:8])
     assert done.code == 0, done.err
-    assert [name[:16] for name in done.json["probes"][0]["rows"][0]["fingerprints"]] == [older, fingerprints[1]]
+    assert [name[:16] for name in done.json["answers"][0]["rows"][0]["fingerprints"]] == [older, fingerprints[1]]
 
 
 def test_b2_retrieve_duplicates_and_ood_read_the_newest_content(store: FeatureStore) -> None:
@@ -60,7 +66,7 @@ def test_b2_retrieve_duplicates_and_ood_read_the_newest_content(store: FeatureSt
         ("retrieve", "pets/test"),
         ("retrieve", "pets/test", "--gallery", "other/test"),
         ("duplicates", "pets/test"),
-        ("ood", "--id", "pets", "--ood", "other/test", "--scores", "knn"),
+        ("ood", "pets", "--ood", "other/test", "--score", "knn"),
     ):
         done = featurebank_(*command, "--store", store.root)
         assert done.code == 0, (command, done.out, done.err)
@@ -78,7 +84,7 @@ def test_b2_show_and_export_read_the_newest_content(store: FeatureStore, tmp_pat
 
 def test_b2_a_real_ambiguity_lists_what_tells_the_sets_apart(store: FeatureStore) -> None:
     add(store, "pets/train", 12, precision="bfloat16")
-    assert len(select(store, ["pets"]).pairs) == 1, "no test set was made that way"
+    assert len(select(store, ["pets"]).cases) == 1, "no test set was made that way"
     add(store, "pets/test", 12, precision="bfloat16")
     selection = select(store, ["pets"])
     text = selection.failed["net", "pets/test"]
@@ -86,14 +92,13 @@ def test_b2_a_real_ambiguity_lists_what_tells_the_sets_apart(store: FeatureStore
         assert f"several sets match {place}, net; choose one with --fingerprint" in text
         assert of(store, place, 12) in text
         assert of(store, place, OLD) not in text
-        (pair,) = select(store, ["pets"], fingerprints=[of(store, place, 12)]).pairs
-        assert (pair.train.n_rows, pair.test.n_rows) == (12, 12)
+        (pair,) = select(store, ["pets"], fingerprints=[of(store, place, 12)]).cases
+        assert (pair.one("train").n_rows, pair.one("test").n_rows) == (12, 12)
     assert "precision: " in text
     for size in (5, 6):
         key = {"name": "pets", "split": "val", "digest": "0", "subset": {"size": size}}
         write_set(store, "pets/val", "net", *clusters(size), dataset=key)
     train, val = of(store, "pets/train", GROWN), of(store, "pets/val", 5)
     assert "dataset.subset.size: " in select(store, ["pets"], fingerprints=[train]).failed["net", "pets/test"]
-    (pair,) = select(store, ["pets"], fingerprints=[train, val]).pairs
-    assert pair.validation is not None
-    assert pair.validation.n_rows == 5
+    (pair,) = select(store, ["pets"], fingerprints=[train, val]).cases
+    assert pair.one("validation").n_rows == 5

@@ -16,7 +16,7 @@ from runs import RESNET
 
 from featurebank.pipelines.ood.benchmark import BENCHMARKS
 from featurebank.pipelines.ood.published import PUBLISHED, published
-from featurebank.pipelines.results import Results
+from featurebank.pipelines.asking.results import Results
 from featurebank.probes.ood.registry import scores
 from featurebank.store import FeatureStore
 

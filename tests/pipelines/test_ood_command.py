@@ -17,7 +17,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score  # type: igno
 
 from featurebank.pipelines.ood.display import Standing, ood_table
 from featurebank.pipelines.ood.families import architecture_family
-from featurebank.pipelines.results import Results, Row
+from featurebank.pipelines.asking.results import Results, Row
 from featurebank.probes.linear import linear_probe
 from featurebank.probes.ood.registry import scores
 from featurebank.store import FeatureStore

@@ -71,9 +71,7 @@ def tasks(root: Path) -> dict[str, tuple[list[Any], set[str]]]:
 def test_a5_a_difference_is_that_of_the_two_cells(store: FeatureStore, task: str) -> None:
     arguments, expected = tasks(store.root)[task]
     found = compared(store, *arguments, "--task", task)
-    cells = {
-        (one["backbone"], named(row)): row["value"] for one in found["answers"] for row in one["rows"]
-    }
+    cells = {(one["backbone"], named(row)): row["value"] for one in found["answers"] for row in one["rows"]}
     tables = analyses(found, "compare")
     assert {named(row) for (row,) in tables} == expected
     for (row,) in tables:
@@ -105,7 +103,11 @@ def test_a5_r2_is_tested_not_the_absolute_error(store: FeatureStore) -> None:
     arguments, _ = tasks(store.root)["regression"]
     ((row,),) = analyses(compared(store, *arguments, "--task", "regression"), "compare")
     results = Results(store.root)
-    kept = {row.backbone: results.arrays(row) for row in results.rows() if (row.question, row.metric) == ("regression", "r2")}
+    kept = {
+        row.backbone: results.arrays(row)
+        for row in results.rows()
+        if (row.question, row.metric) == ("regression", "r2")
+    }
     first, second = (regression(own["targets"], own["predictions"], "r2") for own in (kept["good"], kept["poor"]))
     expected = paired_statistics(first, second, SPLITS["test"])
     assert (row["interval"], row["details"]["p"]) == ([expected.low, expected.high], expected.p_value)

@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 from featurebank.pipelines.probing.analysis import CompareTable, GroupTable
 from featurebank.pipelines.probing.display import ProbeGrid, compare_table, group_table, render_probes, shift_table
 from featurebank.pipelines.probing.run import Probed, ProbeReport
-from featurebank.pipelines.results import Result, Row
+from featurebank.pipelines.asking.results import Result, Row
 
 LONG = "timm:swinv2_base_window12to24_192to384.ms_in22k_ft_in1k"
 TRAIN, TEST = "fashion_mnist/train", "fashion_mnist/test"

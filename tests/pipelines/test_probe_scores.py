@@ -9,8 +9,8 @@ import pytest
 from scipy.special import log_softmax  # type: ignore[import-untyped]
 from sklearn.metrics import balanced_accuracy_score, log_loss  # type: ignore[import-untyped]
 
-from featurebank.pipelines.probing.inputs import SplitRows, class_notes, labelled, left_out
-from featurebank.pipelines.probing.scores import class_scores, likelihoods, probability_scores, row_probabilities
+from featurebank.pipelines.asking.inputs import SplitRows, class_notes, labelled, left_out
+from featurebank.pipelines.asking.intervals import class_scores, likelihoods, probability_scores, row_probabilities
 from featurebank.probes.metrics import brier, ece
 
 K = 4

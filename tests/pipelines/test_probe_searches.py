@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from answers import probes
 from command_line import featurebank_, words
 from probe_sets import clusters, write_set
 
@@ -38,7 +39,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
 def asked(store: FeatureStore, *arguments: Any) -> Any:
     done = featurebank_("probe", *arguments, "--store", store.root, "--json")
     assert done.code == 0, done.err
-    return done.json["probes"]
+    return probes(done.json)
 
 
 @pytest.mark.parametrize("task", ["linear", "knn", "fewshot", "multilabel", "regression"])

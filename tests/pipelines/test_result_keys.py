@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,110 +13,52 @@ import pytest
 from command_line import featurebank_
 from probe_sets import clusters, write_set
 
-from featurebank.pipelines.ood.task import OODTask
-from featurebank.pipelines.probing.classification import FewShotTask, KNNTask, LinearTask
-from featurebank.pipelines.probing.inputs import Inputs
-from featurebank.pipelines.probing.run import TASKS
-from featurebank.pipelines.probing.scores import Answer
-from featurebank.pipelines.probing.task import Task
-from featurebank.pipelines.results import Computed, Results, Row
-from featurebank.pipelines.retrieving.task import RetrieveTask
+from featurebank.pipelines.asking.answer import Answer
+from featurebank.pipelines.asking.inputs import Rows
+from featurebank.pipelines.asking.option import option, options_of
+from featurebank.pipelines.asking.question import Question
+from featurebank.pipelines.asking.register import find_question, forget, question_names
+from featurebank.pipelines.asking.results import Computed, Results, Row
+from featurebank.pipelines.questions.fewshot import FewShot
+from featurebank.pipelines.questions.knn import KNN
+from featurebank.pipelines.questions.linear import Linear
 from featurebank.probes.ood.registry import get, scores
 from featurebank.store import FeatureStore
 from featurebank.store.fingerprint import fingerprint
 
+CS = [1e-05, 3.162e-05, 0.0001, 0.0003162, 0.001, 0.003162, 0.01, 0.03162, 0.1, 0.3162, 1.0]
+EVERY = {"output": "pooled", "seed": 0}
 DEFAULTS: list[tuple[str, int, dict[str, Any]]] = [
-    (
-        "linear",
-        2,
-        {
-            "output": "pooled",
-            "seed": 0,
-            "protocol": "logistic",
-            "cs": (1e-05, 3.162e-05, 0.0001, 0.0003162, 0.001, 0.003162, 0.01, 0.03162, 0.1, 0.3162, 1.0),
-            "device": "cpu",
-        },
-    ),
-    (
-        "knn",
-        2,
-        {
-            "output": "pooled",
-            "seed": 0,
-            "k": (5, 10, 20, 50, 100, 200),
-            "temperature": (0.02, 0.04, 0.07, 0.1, 0.2),
-            "device": "cpu",
-        },
-    ),
-    (
-        "fewshot",
-        2,
-        {
-            "output": "pooled",
-            "seed": 0,
-            "draws": 5,
-            "protocol": "logistic",
-            "cs": (1e-05, 3.162e-05, 0.0001, 0.0003162, 0.001, 0.003162, 0.01, 0.03162, 0.1, 0.3162, 1.0),
-            "device": "cpu",
-        },
-    ),
-    ("zeroshot", 2, {"output": "pooled", "seed": 0, "text": ""}),
-    (
-        "multilabel",
-        2,
-        {
-            "output": "pooled",
-            "seed": 0,
-            "cs": (1e-05, 3.162e-05, 0.0001, 0.0003162, 0.001, 0.003162, 0.01, 0.03162, 0.1, 0.3162, 1.0),
-            "missing": "ignore",
-            "device": "cpu",
-        },
-    ),
-    (
-        "dense",
-        2,
-        {
-            "output": "tokens",
-            "seed": 0,
-            "ignore_index": 255,
-            "epochs": 30,
-            "learning_rates": (0.0001, 0.001, 0.01),
-            "device": "cpu",
-        },
-    ),
-    ("regression", 2, {"output": "pooled", "seed": 0}),
-    (
-        "shift",
-        2,
-        {
-            "output": "pooled",
-            "seed": 0,
-            "own_head": False,
-            "protocol": "logistic",
-            "cs": (1e-05, 3.162e-05, 0.0001, 0.0003162, 0.001, 0.003162, 0.01, 0.03162, 0.1, 0.3162, 1.0),
-            "device": "cpu",
-        },
-    ),
-    ("retrieve", 2, {"output": "pooled", "seed": 0, "itself": True, "protocol": "labels"}),
-    ("ood", 2, {"output": "pooled", "seed": 0, "draws": 1000, "device": "cpu", "parameters": "44c2e60e"}),
-]
+    ("attentive", 1, {"output": "tokens", "seed": 0, "learning_rate": 0.001, "weight_decay": 0.01, "epochs": 100, "n_heads": 8}),
+    ("dense", 2, {"output": "tokens", "seed": 0, "ignore_index": 255, "epochs": 30, "learning_rates": [1e-4, 1e-3, 1e-2]}),
+    ("duplicates", 1, {**EVERY, "threshold": 0.98, "limit": 20}),
+    ("fewshot", 2, {**EVERY, "draws": 5, "protocol": "logistic", "cs": CS}),
+    ("knn", 2, {**EVERY, "k": [5, 10, 20, 50, 100, 200], "temperature": [0.02, 0.04, 0.07, 0.1, 0.2]}),
+    ("linear", 2, {**EVERY, "protocol": "logistic", "cs": CS}),
+    ("mlp", 1, {**EVERY, "hidden": 512, "learning_rate": 0.001, "weight_decay": 0.01, "epochs": 100}),
+    ("multilabel", 2, {**EVERY, "cs": CS, "missing": "ignore"}),
+    ("ood", 2, {**EVERY, "resamples": 1000, "parameters": "44c2e60e"}),
+    ("regression", 2, EVERY),
+    ("retrieve", 2, {**EVERY, "protocol": "labels"}),
+    ("shift", 2, {**EVERY, "head": "probe", "protocol": "logistic", "cs": CS}),
+    ("zeroshot", 2, EVERY),
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plain(Task):
+class Plain(Question):
     name: ClassVar[str] = "plain"
-    unhashed: ClassVar[tuple[str, ...]] = ("device",)
 
-    depth: int = 3
-    device: str = "cpu"
+    depth: int = option(3)
+    device: str = option("cpu", hashed=False)
 
-    def run(self, inputs: Inputs) -> Answer:
+    def run(self, rows: Rows) -> Answer:
         raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
 class WithNewOption(Plain):
-    width: int | None = None
+    width: int | None = option(None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,9 +66,16 @@ class Mended(Plain):
     version: ClassVar[int] = 2
 
 
-def name_of(folder: Path, task: Task, inputs: tuple[str, ...] = ("ab",)) -> str:
-    row = Row(backbone="net", dataset="pets/test", task=task.name, metric="accuracy", value=0.5)
-    return Results(folder).once(task.name, task.key(), inputs, lambda: Computed(rows=[row]), version=task.version).name
+@pytest.fixture(autouse=True)
+def _forget() -> Iterator[None]:
+    yield
+    forget("plain")
+
+
+def name_of(folder: Path, asked: Question, inputs: tuple[str, ...] = ("ab",)) -> str:
+    row = Row(backbone="net", set="pets/test", question=asked.name, metric="accuracy", value=0.5)
+    computed = Computed(rows=[row])
+    return Results(folder).once(asked.name, asked.key(), inputs, lambda: computed, version=asked.version).name
 
 
 @pytest.mark.parametrize(
@@ -142,7 +91,7 @@ def name_of(folder: Path, task: Task, inputs: tuple[str, ...] = ("ab",)) -> str:
         (Mended(), False),
     ],
 )
-def test_a6_what_names_a_result(tmp_path: Path, other: Task, same: bool) -> None:
+def test_a6_what_names_a_result(tmp_path: Path, other: Question, same: bool) -> None:
     assert (name_of(tmp_path, other) == name_of(tmp_path, Plain())) is same
 
 
@@ -156,44 +105,37 @@ def test_a6_what_is_shown_has_every_option_also_those_at_their_default() -> None
 
 
 @pytest.mark.parametrize(
-    ("task", "key"),
+    ("asked", "key"),
     [
-        (LinearTask(), {}),
-        (LinearTask(cs=(1.0,), device="cuda"), {"cs": [1.0]}),
-        (KNNTask(), {}),
-        (FewShotTask(), {"shots": [10], "fraction": [0.01, 0.1]}),
-        (RetrieveTask(), {}),
-        (RetrieveTask(itself=False, indexes=Path("x")), {"itself": False}),
-        (OODTask(on=("far/test",), scores=("knn",)), {"on": ["far/test"], "scores": ["knn"]}),
+        (Linear(), {}),
+        (Linear(cs=(1.0,), device="cuda"), {"cs": [1.0]}),
+        (KNN(), {}),
+        (FewShot(), {"shots": [10], "fraction": [0.01, 0.1]}),
     ],
 )
-def test_a6_the_key_is_what_is_not_at_its_default(task: Task, key: Mapping[str, Any]) -> None:
-    assert task.key() == key
+def test_a6_the_key_is_what_is_not_at_its_default(asked: Question, key: Mapping[str, Any]) -> None:
+    assert asked.key() == key
 
 
-def defaults() -> dict[str, tuple[int, dict[str, Any]]]:
-    """Each question's version, and the defaults that its key leaves out."""
-    kinds: dict[str, type[Task]] = {**TASKS, "retrieve": RetrieveTask, "ood": OODTask}
-    found: dict[str, tuple[int, dict[str, Any]]] = {
-        name: (
-            kind.version,
-            {f.name: f.default for f in dataclasses.fields(kind) if f.default not in (dataclasses.MISSING, None, ())},
-        )
-        for name, kind in kinds.items()
-    }
-    found["ood"][1]["parameters"] = fingerprint({name: get(name)().get_params() for name in scores()})[:8]
-    return found
+def defaults(name: str) -> tuple[int, dict[str, Any]]:
+    """A question's version, and the defaults that its key leaves out."""
+    kind = find_question(name)
+    own = {option: field.default for option, (field, about) in options_of(kind).items() if about.hashed}
+    kept = {name: of for name, of in own.items() if of not in (dataclasses.MISSING, None, (), "")}
+    plain = {name: list(of) if isinstance(of, tuple) else of for name, of in kept.items()}
+    if name == "ood":
+        plain["parameters"] = fingerprint({name: get(name)().get_params() for name in scores()})[:8]
+    return kind.version, plain
 
 
-@pytest.mark.parametrize(("task", "version", "pinned"), DEFAULTS)
-def test_a6_a_changed_default_takes_another_version(task: str, version: int, pinned: Mapping[str, Any]) -> None:
+@pytest.mark.parametrize(("name", "version", "pinned"), DEFAULTS)
+def test_a6_a_changed_default_takes_another_version(name: str, version: int, pinned: Mapping[str, Any]) -> None:
     """Where this fails, a default has changed: give the question its next `version`, and note both here."""
-    found, values = defaults()[task]
-    assert (found, {name: values.get(name) for name in pinned}) == (version, pinned)
+    assert defaults(name) == (version, pinned)
 
 
-def test_a6_every_default_is_noted() -> None:
-    assert {task: {*pinned} for task, _, pinned in DEFAULTS} == {task: {*of} for task, (_, of) in defaults().items()}
+def test_a6_every_question_is_noted() -> None:
+    assert [name for name, _, _ in DEFAULTS] == sorted(question_names())
 
 
 def test_a6_sets_of_one_fingerprint_with_other_records_give_other_results(tmp_path: Path) -> None:
@@ -207,8 +149,8 @@ def test_a6_sets_of_one_fingerprint_with_other_records_give_other_results(tmp_pa
                 entry.path.unlink()
             write_set(store, place, "net", values, labels, **(records if place == "pets/test" else {}))
         done = featurebank_("probe", "pets", "--task", "knn", "--json", "--store", store.root)
-        (one,) = done.json["probes"]
-        return {"known": one["known"], "result": one["result"]}
+        (one,) = done.json["answers"]
+        return {"known": one["known"], "result": one["results"][0]}
 
     names = [make()["result"]]
     assert make() == {"known": True, "result": names[0]}

@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 import xxhash
 
-from featurebank.pipelines.kept_arrays import LARGEST
-from featurebank.pipelines.results import LARGEST_DOCUMENT, Computed, Result, Results, Row
+from featurebank.pipelines.asking.kept_arrays import LARGEST
+from featurebank.pipelines.asking.results import LARGEST_DOCUMENT, Computed, Result, Results, Row
 
 
 def row(value: float = 0.5) -> Row:
     return Row(
-        backbone="net", dataset="pets/test", task="linear", metric="accuracy", value=value, low=0.4, high=0.6,
-        fingerprints=("ab", "cd"), settings={"C": 0.1},
+        backbone="net", set="pets/test", question="linear", metric="accuracy", value=value, low=0.4, high=0.6,
+        fingerprints=("ab", "cd"), details={"rows": 3},
     )  # fmt: skip
 
 
@@ -144,7 +144,7 @@ def test_the_table_is_tidy(tmp_path: Path) -> None:
     assert sorted(float(line["value"]) for line in table.values()) == [0.5, 0.7]
     line = table[first.name]
     assert line["fingerprints"] == "ab cd"
-    assert json.loads(line["settings"]) == {"C": 0.1}
+    assert json.loads(line["details"]) == {"rows": 3}
     assert not list((tmp_path / "results").rglob("*.tmp"))
 
 
@@ -178,8 +178,8 @@ def test_b7_an_answer_that_cannot_be_kept_is_given_all_the_same(
 @pytest.mark.parametrize(
     ("limit", "reason"),
     [
-        ("featurebank.pipelines.kept_arrays.LARGEST", "predictions of 16 bytes are more than 15"),
-        ("featurebank.pipelines.results.LARGEST_DOCUMENT", "are more than 15"),
+        ("featurebank.pipelines.asking.kept_arrays.LARGEST", "predictions of 16 bytes are more than 15"),
+        ("featurebank.pipelines.asking.results.LARGEST_DOCUMENT", "are more than 15"),
     ],
 )
 def test_b7_what_is_too_large_to_be_read_again_is_not_kept_and_said(
@@ -276,8 +276,10 @@ def test_c11_a_pipe_does_not_hang(tmp_path: Path, ending: str) -> None:
         {"metric": ["accuracy"]},
         {"fingerprints": 5},
         {"fingerprints": [1]},
-        {"settings": []},
-        {"task": "../../linear"},
+        {"details": []},
+        {"n": 1.5},
+        {"primary": 1},
+        {"question": "../../linear"},
         {"result": "../../../x"},
         {"version": 2},
         {"backbone": "x" * 100_000},
@@ -295,7 +297,8 @@ def test_c11_a_row_that_does_not_fit_is_no_result(tmp_path: Path, change: dict[s
 
 
 @pytest.mark.parametrize(
-    "change", [{"key": {"task": "linear"}}, {"key": None}, {"rows": []}, {"notes": [1]}, {"arrays": 3}]
+    "change",
+    [{"key": {"question": "linear"}}, {"key": None}, {"rows": []}, {"notes": [1]}, {"arrays": 3}, {"chosen": []}],
 )
 def test_c11_a_document_that_does_not_fit_is_no_result(tmp_path: Path, change: dict[str, Any]) -> None:
     results = Results(tmp_path)
@@ -323,7 +326,7 @@ def test_c11_what_is_too_large_is_not_read(tmp_path: Path) -> None:
     assert results.rows() == []
 
 
-@pytest.mark.parametrize("place", [{"task": "../elsewhere"}, {"result": "../../elsewhere"}, {"task": "/etc"}])
+@pytest.mark.parametrize("place", [{"question": "../elsewhere"}, {"result": "../../elsewhere"}, {"question": "/etc"}])
 def test_c11_arrays_lie_where_their_row_says(tmp_path: Path, place: dict[str, Any]) -> None:
     results = Results(tmp_path / "store")
     result = results.once("linear", {}, [], lambda: computed(x=np.ones(2)), version=1)
@@ -359,12 +362,12 @@ def test_c11_an_archive_cannot_ask_for_more_than_it_holds(tmp_path: Path) -> Non
 
 def test_c14_the_table_holds_no_formula(tmp_path: Path) -> None:
     results = Results(tmp_path)
-    hostile = replace(row(-0.25), backbone="=HYPERLINK(A1)", dataset="@pets/test", metric="-accuracy", low=-0.5)
+    hostile = replace(row(-0.25), backbone="=HYPERLINK(A1)", set="@pets/test", metric="-accuracy", low=-0.5)
     results.once("linear", {}, [], lambda: Computed(rows=[hostile]), version=1)
     results.write_table()
     with (tmp_path / "results" / "results.csv").open(newline="") as file:
         (line,) = csv.DictReader(file)
-    assert (line["backbone"], line["dataset"], line["metric"]) == ("'=HYPERLINK(A1)", "'@pets/test", "'-accuracy")
+    assert (line["backbone"], line["set"], line["metric"]) == ("'=HYPERLINK(A1)", "'@pets/test", "'-accuracy")
     assert (line["value"], line["low"], line["high"]) == ("-0.25", "-0.5", "0.6")
 
 

@@ -15,7 +15,7 @@ from command_line import featurebank_, words
 from probe_sets import clusters, write_set
 from retrieval_sets import cosine_lists, list_metrics, retrieve, retrieve_json, values_of
 
-from featurebank.pipelines.results import Results
+from featurebank.pipelines.asking.results import Results
 from featurebank.pipelines.retrieving.ranking import Descriptors, evaluate_index, open_index
 from featurebank.probes.bootstrap import bootstrap_interval, cluster_interval
 from featurebank.retrieval import (
