@@ -86,9 +86,10 @@ def render(report: Report, console: Console, *, seconds: float, analyses: Sequen
 
 def render_sheet(sheet: Sheet, console: Console) -> list[Table]:
     """One table if it fits, with the intervals below the numbers or without them if need be, else several."""
-    folded = max((max(len(names[0]) - LEAST_NAME, 0) for names, _ in sheet.lines), default=0)
+    widest = [max((len(names[at]) for names, _ in sheet.lines), default=0) for at in range(len(sheet.names))]
+    folded = sum(max(width - LEAST_NAME, 0) for width in widest)
     long = len(sheet.names) > 1
-    for between, spare in (("  ", 0), (None, 0) if long else ("\n", folded)):
+    for between, spare in (("  ", 0), ("  " if long else "\n", folded), *([(None, 0), (None, folded)] if long else [])):
         table = _table(sheet, between)
         width = Measurement.get(console, console.options.update(width=UNBOUNDED), table).maximum
         if width - spare <= console.width:
