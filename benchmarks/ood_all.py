@@ -40,7 +40,7 @@ def load(folder: Path) -> Arrays:
 
 
 def training(arrays: Arrays) -> Any:
-    from featurebank.probes.ood.contract import Head
+    from featurebank.probes.ood.head import Head
     from featurebank.probes.ood.statistics import TrainingSet
 
     head = Head(np.array(arrays["weight"]), np.array(arrays["bias"]))

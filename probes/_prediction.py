@@ -12,8 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from featurebank.probes._rows import query_data, row_blocks, row_slices
 
-__all__ = ["LinearPredictor", "affine", "both_logits", "log_probabilities"]
-
 Float = TypeVar("Float", bound=np.floating)
 
 
@@ -39,6 +37,36 @@ class LinearPredictor:
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """(M,) classes."""
         best = both_logits(self.decision_function(X)).argmax(1)
+        return self.classes_[best]  # type: ignore[no-any-return]
+
+
+class SoftmaxClassifier:
+    """The predictions of a fitted classifier with a logit for each class.
+
+    Attributes:
+        classes_: (K,).
+    """
+
+    classes_: NDArray[Any]
+
+    def logits(self, X: ArrayLike) -> NDArray[np.floating]:
+        """(M, K), computed in blocks of rows."""
+        raise NotImplementedError
+
+    def decision_function(self, X: ArrayLike) -> NDArray[np.floating]:
+        """(M, K) logits; (M,) of the second class less the first where there are two."""
+        logits = self.logits(X)
+        return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """The probability of each class (M, K)."""
+        from scipy.special import softmax  # type: ignore[import-untyped]
+
+        return softmax(self.logits(X).astype(np.float64), axis=1)  # type: ignore[no-any-return]
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """The most probable class (M,); of equal ones the first."""
+        best = self.logits(X).argmax(1)
         return self.classes_[best]  # type: ignore[no-any-return]
 
 
@@ -68,7 +96,7 @@ def log_probabilities(logits: NDArray[Float], temperature: float = 1.0) -> NDArr
     >>> log_probabilities(np.array([[0.0, np.log(3.0)]])).round(4).tolist()
     [[-1.3863, -0.2877]]
     """
-    from scipy.special import log_softmax  # type: ignore[import-untyped]
+    from scipy.special import log_softmax
 
     found = np.empty_like(logits)
     for rows in row_slices(*logits.shape):

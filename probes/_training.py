@@ -1,12 +1,14 @@
-"""What probes that are trained by gradient steps share: checked rows, a held-out part, batches and the learning rate.
+"""The one loop of the probes trained by gradient steps, and what goes in: checked rows, batches, a held-out part.
 
-Shapes: N rows, K classes.
+Shapes: N rows, B rows of a batch, K classes.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,22 +16,40 @@ from numpy.typing import ArrayLike, NDArray
 from featurebank.probes._rows import FLOATS, row_slices
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from sklearn.base import BaseEstimator  # type: ignore[import-untyped]
+    from torch import Tensor, nn
 
-__all__ = [
-    "FORWARD_VALUES",
-    "check_device",
-    "check_number",
-    "checked_array",
-    "cosine_factor",
-    "count_batches",
-    "held_out",
-    "shuffled_batches",
-    "to_torch",
-    "validation_codes",
-]
+T = TypeVar("T")
+M = TypeVar("M", bound="nn.Module")
 
+ABOVE_0 = ("learning_rate", "trust_coefficient")
+LEAST = {
+    "batch_size": 2,
+    "epochs": 1,
+    "hidden": 1,
+    "momentum": 0,
+    "n_classes": 2,
+    "n_heads": 1,
+    "patience": 1,
+    "warmup_epochs": 0,
+    "weight_decay": 0,
+}
+EPS = 1e-6  # of batch normalisation
 FORWARD_VALUES = 2**23  # numbers that a network reads or writes at a time
+
+
+class Held(NamedTuple):
+    """Rows to validate on: which of some features, and the position of each one's class (rows,)."""
+
+    features: NDArray[Any]
+    rows: NDArray[np.int64]
+    codes: NDArray[np.int64]
+
+    def blocks(self, width: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Rows and codes a block at a time, of no more than `FORWARD_VALUES` features or results of ``width``."""
+        width = max(self.features[0].size, width)
+        for block in row_slices(len(self.rows), width, values=FORWARD_VALUES):
+            yield self.rows[block], self.codes[block]
 
 
 def checked_array(values: ArrayLike, axes: str, name: str) -> NDArray[Any]:
@@ -65,6 +85,17 @@ def check_number(name: str, value: float, *, above: float | None = None, least: 
         return
     bound = f"above {above:g}" if above is not None else f"at least {least:g}"
     raise ValueError(f"{name} must be a number {bound}; found {value!r}")
+
+
+def check_parameters(probe: BaseEstimator, **least: float) -> None:
+    """Raises ValueError for a parameter of a probe that is out of its range: those named here, or else of `LEAST`."""
+    bounds = LEAST | least
+    for name, value in probe.get_params(deep=False).items():
+        if name in ABOVE_0:
+            check_number(name, value, above=0)
+        elif name in bounds and value is not None:
+            check_number(name, value, least=bounds[name])
+    check_device(probe.device)
 
 
 def check_device(name: str) -> None:
@@ -130,6 +161,27 @@ def held_out(
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
+def split_rows(
+    probe: Any, features: NDArray[Any], codes: NDArray[np.int64], validation: tuple[NDArray[Any], ArrayLike] | None
+) -> tuple[NDArray[np.int64], Held]:
+    """The rows to train on, and those to validate on: the ones given, or a part of each class of the training rows.
+
+    Raises:
+        ValueError: as `held_out` and `validation_codes`, or fewer than two rows to train on.
+    """
+    if validation is None:
+        generator = np.random.default_rng((probe.random_state, 1))
+        rows, held = held_out(codes, probe.validation_fraction, generator)
+        part = Held(features, held, codes[held])
+    else:
+        other, labels = validation
+        rows = np.arange(len(features))
+        part = Held(other, np.arange(len(other)), validation_codes(probe.classes_, labels, len(other)))
+    if len(rows) < 2:
+        raise ValueError(f"batch normalisation needs at least 2 rows to train on; found {len(rows)} sample")
+    return rows, part
+
+
 def count_batches(n_rows: int, batch_size: int) -> int:
     """Batches of an epoch: of at most ``batch_size`` rows each, unless one would be a single row that can be avoided.
 
@@ -163,6 +215,67 @@ def cosine_factor(step: int, steps: int, warmup: int = 0) -> float:
     if step < warmup:
         return step / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
+
+
+def train(
+    step: Callable[[NDArray[np.int64], float], T],
+    rows: NDArray[np.int64],
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int | tuple[int, ...],
+    warmup_epochs: float = 0.0,
+) -> Iterator[list[T]]:
+    """Trains epoch by epoch; yields what each step of an epoch gave.
+
+    Args:
+        step: Moves what is trained, given rows (B,) and the learning rate's factor.
+        rows: The training rows' numbers.
+        epochs: Passes over them.
+        batch_size: B at most.
+        seed: Of the batches.
+        warmup_epochs: With a rising learning rate.
+    """
+    generator = np.random.default_rng(seed)
+    per_epoch = count_batches(len(rows), batch_size)
+    factors = (cosine_factor(n, epochs * per_epoch, round(warmup_epochs * per_epoch)) for n in itertools.count())
+    for _ in range(epochs):
+        batches = shuffled_batches(rows, batch_size, generator)
+        yield [step(batch, factor) for batch, factor in zip(batches, factors, strict=False)]
+
+
+def adamw(
+    network: nn.Module, loss: Callable[[NDArray[np.int64]], Tensor], *, learning_rate: float, weight_decay: float
+) -> Callable[[NDArray[np.int64], float], Tensor]:
+    """A step of `train`: AdamW on the loss of a batch's rows; gives the loss."""
+    import torch
+
+    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay, foreach=False)
+
+    def step(batch: NDArray[np.int64], factor: float) -> Tensor:
+        optimizer.param_groups[0]["lr"] = learning_rate * factor
+        value = loss(batch)
+        optimizer.zero_grad()
+        value.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return value.detach()
+
+    return step
+
+
+def seeded(build: Callable[[], M], seed: int, device: str) -> M:
+    """A network with weights from a seed, on a device; torch's own generator is left as it was."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return build().to(device)
+
+
+def check_loss(loss: float, learning_rate: float) -> None:
+    """Raises ValueError for a loss that is not finite."""
+    if not math.isfinite(loss):
+        raise ValueError(f"the loss must stay finite; found {loss} with learning_rate={learning_rate}; lower it")
 
 
 def to_torch(values: NDArray[Any], rows: NDArray[np.int64] | slice, device: str) -> Tensor:

@@ -6,6 +6,7 @@ Shapes: N training images, M test images, (h, w) the grid of patches, D features
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -13,13 +14,14 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator  # type: ignore[import-untyped]
 
 from featurebank.probes._training import (
-    check_device,
-    check_number,
+    EPS,
+    adamw,
+    check_loss,
+    check_parameters,
     checked_array,
-    cosine_factor,
-    count_batches,
-    shuffled_batches,
+    seeded,
     to_torch,
+    train,
 )
 
 if TYPE_CHECKING:
@@ -27,9 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DenseLinearProbe"]
 
-EPS = 1e-6
 
-
+@dataclass(eq=False, repr=False)
 class DenseLinearProbe(BaseEstimator):  # type: ignore[misc]
     """Logits (K, h, w) of each image, one linear layer on every token, enlarged bilinearly to the size of the mask.
 
@@ -64,26 +65,15 @@ class DenseLinearProbe(BaseEstimator):  # type: ignore[misc]
     ((4, 8, 8), 1.0)
     """
 
-    def __init__(
-        self,
-        n_classes: int | None = None,
-        *,
-        ignore_index: int = 255,
-        learning_rate: float = 1e-3,
-        weight_decay: float = 1e-4,
-        epochs: int = 30,
-        batch_size: int = 16,
-        device: str = "cpu",
-        random_state: int = 0,
-    ) -> None:
-        self.n_classes = n_classes
-        self.ignore_index = ignore_index
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.device = device
-        self.random_state = random_state
+    n_classes: int | None = None
+    _: KW_ONLY
+    ignore_index: int = 255
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    epochs: int = 30
+    batch_size: int = 16
+    device: str = "cpu"
+    random_state: int = 0
 
     def fit(self, tokens: ArrayLike, masks: ArrayLike, *, grid: tuple[int, int]) -> Self:
         """Trains on the patch tokens (N, h * w, D), row by row from the upper left, and integer masks (N, H, W).
@@ -92,17 +82,13 @@ class DenseLinearProbe(BaseEstimator):  # type: ignore[misc]
             ValueError: NaN or infinity, tokens that are not h * w, masks of another number, type or class, no pixel
                 that counts, fewer than two classes, parameters that are not allowed, or a loss that is not finite.
         """
-        import torch
-
-        self._check_parameters()
+        check_parameters(self, batch_size=1)
         features = checked_array(tokens, "N, h * w, D", "tokens")
         self.grid_ = _checked_grid(grid, features.shape[1])
         truth = self._checked_masks(masks, len(features))
         self.n_classes_ = self._count_classes(truth)
         self.n_features_in_, self.mask_size_ = features.shape[2], (truth.shape[1], truth.shape[2])
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(self.random_state)
-            self.network_ = self._network().to(self.device)
+        self.network_ = seeded(self._network, self.random_state, self.device)
         self._train(features, truth)
         return self
 
@@ -142,32 +128,17 @@ class DenseLinearProbe(BaseEstimator):  # type: ignore[misc]
     def _train(self, features: NDArray[Any], truth: NDArray[np.integer]) -> None:
         import torch
 
-        optimizer = torch.optim.AdamW(
-            self.network_.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, foreach=False
-        )
-        generator = np.random.default_rng(self.random_state)
-        rows = np.arange(len(features))
-        steps, done = self.epochs * count_batches(len(rows), self.batch_size), 0
+        def loss(batch: NDArray[np.int64]) -> Tensor:
+            logits = _enlarged(self._forward(to_torch(features, batch, self.device)), self.mask_size_)
+            pixels = torch.from_numpy(truth[batch].astype(np.int64)).to(self.device)
+            return _cross_entropy(logits, pixels, self.ignore_index)
+
+        step = adamw(self.network_.train(), loss, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
+        rows, seed = np.arange(len(features)), self.random_state
         self.loss_: list[float] = []
-        self.network_.train()
-        for _ in range(self.epochs):
-            losses = []
-            for batch in shuffled_batches(rows, self.batch_size, generator):
-                optimizer.param_groups[0]["lr"] = self.learning_rate * cosine_factor(done, steps)
-                logits = _enlarged(self._forward(to_torch(features, batch, self.device)), self.mask_size_)
-                pixels = torch.from_numpy(truth[batch].astype(np.int64)).to(self.device)
-                loss = _cross_entropy(logits, pixels, self.ignore_index)
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                losses.append(loss.detach())
-                done += 1
+        for losses in train(step, rows, epochs=self.epochs, batch_size=self.batch_size, seed=seed):
             self.loss_.append(torch.stack(losses).mean().item())
-            if not np.isfinite(self.loss_[-1]):
-                rate = self.learning_rate
-                raise ValueError(
-                    f"the loss must stay finite; found {self.loss_[-1]} with learning_rate={rate}; lower it"
-                )
+            check_loss(self.loss_[-1], self.learning_rate)
         self.network_.eval()
 
     def _logits(self, tokens: ArrayLike) -> Iterator[tuple[slice, Tensor]]:
@@ -217,15 +188,6 @@ class DenseLinearProbe(BaseEstimator):  # type: ignore[misc]
         if n_classes < 2:
             raise ValueError(f"a probe needs at least two classes; found one class, {max(found)}; set n_classes")
         return n_classes
-
-    def _check_parameters(self) -> None:
-        if self.n_classes is not None:
-            check_number("n_classes", self.n_classes, least=2)
-        check_number("learning_rate", self.learning_rate, above=0)
-        check_number("weight_decay", self.weight_decay, least=0)
-        check_number("epochs", self.epochs, least=1)
-        check_number("batch_size", self.batch_size, least=1)
-        check_device(self.device)
 
 
 def _checked_grid(grid: tuple[int, int], n_tokens: int) -> tuple[int, int]:

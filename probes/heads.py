@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -15,18 +16,18 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin  # type: ignore[import-untyped]
 
 from featurebank.probes._labels import class_codes
+from featurebank.probes._prediction import SoftmaxClassifier
 from featurebank.probes._rows import query_data, row_slices, training_data
 from featurebank.probes._training import (
+    EPS,
     FORWARD_VALUES,
-    check_device,
+    Held,
     check_number,
+    check_parameters,
     checked_array,
-    cosine_factor,
-    count_batches,
-    held_out,
-    shuffled_batches,
+    split_rows,
     to_torch,
-    validation_codes,
+    train,
 )
 
 if TYPE_CHECKING:
@@ -35,11 +36,12 @@ if TYPE_CHECKING:
 __all__ = ["LinearHeads"]
 
 LEARNING_RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
-EPS, RUNNING, INIT_STD = 1e-6, 0.1, 0.01
+RUNNING, INIT_STD = 0.1, 0.01
 OPTIMIZERS = ("sgd", "lars")
 
 
-class LinearHeads(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+@dataclass(eq=False, repr=False)
+class LinearHeads(SoftmaxClassifier, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Linear classifiers trained side by side on the same batches; the best on validation rows is the classifier.
 
     The protocol of DINOv2 (Oquab et al. 2023, arXiv:2304.07193: a grid of learning rates, SGD, cosine schedule) and of
@@ -83,32 +85,18 @@ class LinearHeads(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     (['cat'], (13, 1))
     """
 
-    def __init__(
-        self,
-        learning_rates: Sequence[float] = LEARNING_RATES,
-        weight_decays: Sequence[float] = (0.0,),
-        *,
-        optimizer: Literal["sgd", "lars"] = "sgd",
-        momentum: float = 0.9,
-        trust_coefficient: float = 0.001,
-        epochs: int = 90,
-        warmup_epochs: float = 0.0,
-        batch_size: int = 1024,
-        validation_fraction: float = 0.2,
-        device: str = "cpu",
-        random_state: int = 0,
-    ) -> None:
-        self.learning_rates = learning_rates
-        self.weight_decays = weight_decays
-        self.optimizer = optimizer
-        self.momentum = momentum
-        self.trust_coefficient = trust_coefficient
-        self.epochs = epochs
-        self.warmup_epochs = warmup_epochs
-        self.batch_size = batch_size
-        self.validation_fraction = validation_fraction
-        self.device = device
-        self.random_state = random_state
+    learning_rates: Sequence[float] = LEARNING_RATES
+    weight_decays: Sequence[float] = (0.0,)
+    _: KW_ONLY
+    optimizer: Literal["sgd", "lars"] = "sgd"
+    momentum: float = 0.9
+    trust_coefficient: float = 0.001
+    epochs: int = 90
+    warmup_epochs: float = 0.0
+    batch_size: int = 1024
+    validation_fraction: float = 0.2
+    device: str = "cpu"
+    random_state: int = 0
 
     def fit(self, X: ArrayLike, y: ArrayLike, validation: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
         """Trains every head on (N, D) features of any float type and chooses one.
@@ -126,17 +114,12 @@ class LinearHeads(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         features, labels = training_data(self, X, y)
         checked_array(features, "N, D", "features")
         self.classes_, codes = class_codes(labels)
-        if validation is None:
-            generator = np.random.default_rng((self.random_state, 1))
-            fitting, validating = held_out(codes, self.validation_fraction, generator)
-            trained = self._train(features, codes, fitting, grid)
-            accuracy = trained.accuracy(features, codes, validating)
-        else:
-            other = query_data(self, validation[0])
-            checked_array(other, "N, D", "validation features")
-            other_codes = validation_codes(self.classes_, validation[1], len(other))
-            trained = self._train(features, codes, np.arange(len(features)), grid)
-            accuracy = trained.accuracy(other, other_codes, np.arange(len(other)))
+        given = None
+        if validation is not None:
+            given = checked_array(query_data(self, validation[0]), "N, D", "validation features"), validation[1]
+        rows, held = split_rows(self, features, codes, given)
+        trained = self._train(features, codes, rows, grid)
+        accuracy = trained.accuracy(held)
         if np.isnan(accuracy).all():
             raise ValueError(
                 f"no head stayed finite; found learning rates {tuple(self.learning_rates)}; add lower ones"
@@ -158,18 +141,8 @@ class LinearHeads(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         blocks = row_slices(len(features), max(self.coef_.shape), values=FORWARD_VALUES)
         return np.concatenate([heads.logits(features, rows)[:, 0].cpu().numpy() for rows in blocks])
 
-    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """The probability of each class (M, K)."""
-        from scipy.special import softmax  # type: ignore[import-untyped]
-
-        return softmax(self.logits(X).astype(np.float64), axis=1)  # type: ignore[no-any-return]
-
-    def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """The most probable class (M,)."""
-        best = self.logits(X).argmax(1)
-        return self.classes_[best]  # type: ignore[no-any-return]
-
     def _checked_grid(self) -> list[tuple[float, float]]:
+        check_parameters(self)
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}; found {self.optimizer!r}")
         for name in ("learning_rates", "weight_decays"):
@@ -179,14 +152,8 @@ class LinearHeads(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             check_number("each of learning_rates", rate, above=0)
         for decay in self.weight_decays:
             check_number("each of weight_decays", decay, least=0)
-        check_number("momentum", self.momentum, least=0)
-        check_number("trust_coefficient", self.trust_coefficient, above=0)
-        check_number("epochs", self.epochs, least=1)
-        check_number("warmup_epochs", self.warmup_epochs, least=0)
-        check_number("batch_size", self.batch_size, least=2)
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs must be below epochs, {self.epochs}; found {self.warmup_epochs!r}")
-        check_device(self.device)
         return [
             (float(rate), float(decay)) for rate, decay in itertools.product(self.learning_rates, self.weight_decays)
         ]
@@ -200,22 +167,26 @@ class LinearHeads(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ) -> _Heads:
         import torch
 
-        if len(rows) < 2:
-            raise ValueError(f"batch normalisation needs at least 2 rows to train on; found {len(rows)} sample")
         heads = _Heads.initial(len(grid), len(self.classes_), features.shape[1], self.random_state, self.device)
         steps_of = _Sgd if self.optimizer == "sgd" else _Lars
         optimizer = steps_of(heads, grid, self.momentum, self.trust_coefficient)
-        generator = np.random.default_rng((self.random_state, 0))
         labels = torch.from_numpy(codes)
-        per_epoch = count_batches(len(rows), self.batch_size)
-        steps, warmup = self.epochs * per_epoch, round(self.warmup_epochs * per_epoch)
-        scale, done = min(self.batch_size, len(rows)) / 256, 0
-        for _ in range(self.epochs):
-            for batch in shuffled_batches(rows, self.batch_size, generator):
-                x = to_torch(features, batch, self.device)
-                gradients = heads.gradients(x, labels[batch].to(self.device))
-                optimizer.step(gradients, scale * cosine_factor(done, steps, warmup))
-                done += 1
+        scale = min(self.batch_size, len(rows)) / 256
+
+        def step(batch: NDArray[np.int64], factor: float) -> None:
+            x = to_torch(features, batch, self.device)
+            optimizer.step(heads.gradients(x, labels[batch].to(self.device)), scale * factor)
+
+        loop = train(
+            step,
+            rows,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            seed=(self.random_state, 0),
+            warmup_epochs=self.warmup_epochs,
+        )
+        for _ in loop:
+            pass
         return heads
 
 
@@ -265,18 +236,15 @@ class _Heads:
         errors /= len(x)
         return (errors.flatten(1).T @ z).view_as(self.weight), errors.sum(0)[:, :, None]
 
-    def accuracy(
-        self, features: NDArray[Any], codes: NDArray[np.int64], rows: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
+    def accuracy(self, held: Held) -> NDArray[np.float64]:
         """Of each head (H,) on some rows; NaN for a head that is not finite."""
         import torch
 
         correct = torch.zeros(len(self.weight), dtype=torch.int64, device=self.weight.device)
-        width = max(features.shape[1], self.bias.numel())
-        for block in row_slices(len(rows), width, values=FORWARD_VALUES):
-            found = self.logits(features, rows[block]).argmax(2)
-            correct += (found == torch.from_numpy(codes[rows[block]]).to(found.device)[:, None]).sum(0)
-        share = correct.cpu().numpy() / len(rows)
+        for rows, codes in held.blocks(self.bias.numel()):
+            best = self.logits(held.features, rows).argmax(2)
+            correct += (best == torch.from_numpy(codes).to(best.device)[:, None]).sum(0)
+        share = correct.cpu().numpy() / len(held.rows)
         finite = self.weight.isfinite().all(2).all(1) & self.bias.isfinite().flatten(1).all(1)
         return np.where(finite.cpu().numpy(), share, np.nan)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import graphlib
 import os
 import re
 import shutil
@@ -113,6 +115,69 @@ def test_the_import_rules_refuse(file: str, line: str, broken: str, tmp_path: Pa
     assert [name for name in contracts if f"{name} BROKEN" in told] == [
         name for name in contracts if name.startswith(broken)
     ]
+
+
+# Circles.
+
+# Being opened; none may be added.
+KNOWN_CIRCLES = [
+    {"store._limits", "store._records", "store._table"},
+    {"store._packing", "store.reader", "store.rows", "store.stamps", "store.writer"},
+    {"extract.datasets", "extract.datasets._dataset", "extract.datasets._examine", "extract.datasets._named"},
+    {"pipelines.ood.display", "pipelines.ood.families", "pipelines.ood.summaries"},
+]
+
+
+def import_graph(package: Path) -> dict[str, set[str]]:
+    """Module to the modules of the package that it imports: at its top, in a function, or for types only."""
+    files = {}
+    for folder, _, names in os.walk(package, followlinks=True):
+        for name in names:
+            path = Path(folder, name)
+            if path.suffix == ".py":
+                module = ".".join((package.name, *path.relative_to(package).with_suffix("").parts))
+                files[module.removesuffix(".__init__")] = path
+    graph: dict[str, set[str]] = {}
+    for module, path in files.items():
+        imported = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                inner = {f"{node.module}.{alias.name}" for alias in node.names}
+                imported |= {name if name in files else str(node.module) for name in inner}
+        graph[module] = imported & files.keys()
+    return graph
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    graph = import_graph(PACKAGE)
+    assert "featurebank.store.reader" in graph["featurebank.store"]
+    for known in KNOWN_CIRCLES:
+        circle = {f"featurebank.{name}" for name in known}
+        for module in circle & graph.keys():
+            graph[module] -= circle
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import toy.low",
+        "from toy.low import name",
+        "from toy import low",
+        "def f():\n    from toy import low",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from toy.low import name",
+    ],
+)
+def test_a_circle_is_found_wherever_its_imports_stand(line: str, tmp_path: Path) -> None:
+    package = tmp_path / "toy"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "low.py").write_text("from toy.high import other\n", encoding="utf-8")
+    (package / "high.py").write_text(line, encoding="utf-8")
+    with pytest.raises(graphlib.CycleError):
+        graphlib.TopologicalSorter(import_graph(package)).prepare()
 
 
 # What is committed.

@@ -290,7 +290,7 @@ def labelled_splits(rows: Rows, axes: int = 1) -> tuple[SplitRows, SplitRows | N
     return train, validation, test
 
 
-def ordered_classes(path: Path, count: int, split: SplitRows) -> list[str]:
+def ordered_classes(path: Path, count: int, split: SplitRows, *, advice: str = "") -> list[str]:
     """What to say of a file with a row for each class of a set and no names: they are taken in the set's order.
 
     Raises:
@@ -299,7 +299,7 @@ def ordered_classes(path: Path, count: int, split: SplitRows) -> list[str]:
     if split.class_names and count != len(split.class_names):
         raise ValueError(
             f"{path}: expected a row for each of the {len(split.class_names)} classes of {split.name}, in their order; "
-            f"found {count}"
+            f"found {count}{advice and '; '}{advice}"
         )
     return [f"{path.name} names no classes: its rows are taken in the order of those of {split.name}"]
 

@@ -18,7 +18,7 @@ from featurebank.probes._rows import row_slices
 from featurebank.probes.choice import Choice
 from featurebank.probes.linear import CS
 from featurebank.probes.numbering import doubt
-from featurebank.probes.ood.contract import Head
+from featurebank.probes.ood.head import Head
 from featurebank.probes.ood.statistics import TrainingSet
 from featurebank.store import FeatureSet
 

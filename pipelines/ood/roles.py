@@ -31,7 +31,7 @@ class Roles:
         outside: the out-of-distribution sets.
         shifted: covariate-shifted in-distribution sets.
         tuning: the out-of-distribution set that parameters are chosen on.
-        notes: how classes were matched.
+        notes: how classes were matched, and which of them a name means.
     """
 
     train: SplitRows
@@ -104,7 +104,7 @@ def _comparable(split: SplitRows, train: SplitRows) -> tuple[SplitRows, str]:
 
 
 def _restricted(whole: Roles, id_classes: Sequence[str]) -> Roles:
-    kept = _numbers(whole.train, id_classes)
+    kept, notes = _numbers(whole.train, id_classes)
     if whole.inside.labels.ndim != 1:
         raise ValueError(f"--id-classes needs one class a row; {whole.inside.name} has several")
     known = np.isin(whole.inside.labels, kept)
@@ -120,6 +120,7 @@ def _restricted(whole: Roles, id_classes: Sequence[str]) -> Roles:
         inside=_of(whole.inside, kept),
         outside=(held_out, *whole.outside),
         shifted=tuple(_of(split, kept) for split in whole.shifted),
+        notes=(*whole.notes, *notes),
     )
 
 
@@ -130,13 +131,13 @@ def _of(split: SplitRows, classes: NDArray[np.int64]) -> SplitRows:
     return some
 
 
-def _numbers(train: SplitRows, id_classes: Sequence[str]) -> NDArray[np.int64]:
-    """The labels that are meant, ascending."""
+def _numbers(train: SplitRows, id_classes: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
+    """The labels that are meant, ascending, and what to say of those that could mean others."""
     if not has_classes(train):
         raise ValueError(f"--id-classes needs the classes of the rows; {train.name} has none")
     present = np.unique(train.labels)
-    numbers = {str(label): int(label) for label in present}
-    numbers |= {name: label for label, name in enumerate(train.class_names)}
+    by_number = {str(label): int(label) for label in present}
+    numbers = by_number | {name: label for label, name in enumerate(train.class_names)}
     shared = [name for name, count in Counter(train.class_names).items() if count > 1 and name in id_classes]
     if shared:
         raise ValueError(f"--id-classes: several classes of {train.name} are called {shared[0]!r}; give their numbers")
@@ -147,4 +148,10 @@ def _numbers(train: SplitRows, id_classes: Sequence[str]) -> NDArray[np.int64]:
     found = np.unique([numbers[name] for name in id_classes])
     if len(found) < 2:
         raise ValueError(f"--id-classes must be at least two classes; found {', '.join(id_classes)}")
-    return found
+    notes = [
+        f"--id-classes {name} is the class of that name, number {numbers[name]}; "
+        f"class number {name} is {train.class_name(by_number[name])}"
+        for name in dict.fromkeys(id_classes)
+        if numbers[name] != by_number.get(name, numbers[name])
+    ]
+    return found, notes

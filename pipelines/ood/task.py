@@ -121,11 +121,13 @@ class OODTask(Task):
         from featurebank.pipelines.ood.classifier import missing
         from featurebank.pipelines.ood.roles import roles
         from featurebank.pipelines.ood.scoring import by_reason, score_sets
+        from featurebank.pipelines.ood.text import class_texts
         from featurebank.pipelines.ood.tuning import choices, choose
         from featurebank.probes.ood.registry import get
 
         dealt = roles(inputs, on=self.on, shifted=self.shifted, tuning=self.tuning, id_classes=self.id_classes)
-        fitted = partial(self._fitted, inputs, dealt)
+        text, text_notes = (None, []) if self.text is None else class_texts(self.text, dealt.train)
+        fitted = partial(self._fitted, inputs, dealt, text)
         classifier, parts = fitted(dealt.train)
         selected: dict[str, Selection] = {}
         held = ""
@@ -154,6 +156,7 @@ class OODTask(Task):
             notes=[
                 *left_out(inputs.train, inputs.validation, inputs.test, *inputs.others),
                 *dealt.notes,
+                *text_notes,
                 *notes,
                 *(f"not computed: {line}" for line in by_reason(reasons)),
                 *edge_notes([*classifier.choices, *tried]),
@@ -161,10 +164,12 @@ class OODTask(Task):
             ],
         )
 
-    def _fitted(self, inputs: Inputs, dealt: Roles, train: SplitRows) -> tuple[Classifier, list[TrainingSet]]:
+    def _fitted(
+        self, inputs: Inputs, dealt: Roles, text: NDArray[Any] | None, train: SplitRows
+    ) -> tuple[Classifier, list[TrainingSet]]:
         """What gives logits, and the training sets of scores, for some of the train rows."""
         from featurebank.pipelines.ood.classifier import find_classifier, rows_with_classes, training_sets
-        from featurebank.pipelines.ood.text import class_texts
+        from featurebank.pipelines.ood.text import of_classes
 
         find = partial(find_classifier, output=self.output, seed=self.seed, device=self.device)
         wanted = self.head or ("probe" if self.id_classes else None)
@@ -175,8 +180,8 @@ class OODTask(Task):
                     "--id-classes holds out classes that the backbone's own head was trained on; leave out --head own"
                 )
         classifier = find(replace(inputs, train=train, validation=dealt.validation), wanted=wanted)
-        text = None if self.text is None else class_texts(self.text, train)
-        return classifier, training_sets(train, dealt.validation, classifier, self.device, text)
+        own = None if text is None else of_classes(text, train)
+        return classifier, training_sets(train, dealt.validation, classifier, self.device, own)
 
     def _metrics(
         self,

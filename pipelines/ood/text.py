@@ -15,11 +15,11 @@ from featurebank.pipelines.ood.classifier import has_classes
 from featurebank.pipelines.probing.inputs import SplitRows, ordered_classes
 from featurebank.pipelines.probing.texts import read_texts
 
-__all__ = ["class_texts"]
+__all__ = ["class_texts", "of_classes"]
 
 
-def class_texts(path: Path, train: SplitRows) -> NDArray[Any]:
-    """The embeddings (k, D) of the classes that the train rows have, from a file with one row for every class.
+def class_texts(path: Path, train: SplitRows) -> tuple[NDArray[Any], list[str]]:
+    """The embeddings (K, D) of a file with one row for every class, and what to say of their order.
 
     Raises:
         ValueError: another shape, or a class without a row.
@@ -29,11 +29,15 @@ def class_texts(path: Path, train: SplitRows) -> NDArray[Any]:
     if text.ndim != 2 or text.shape[1] != width or len(text) < 2:
         raise ValueError(f"{path}: expected text embeddings (K, {width}) of at least two classes, found {text.shape}")
     if not has_classes(train):
-        return text
-    ordered_classes(path, len(text), train)
-    labels = np.unique(train.labels)
-    if labels[-1] >= len(text):
+        return text, []
+    notes = ordered_classes(path, len(text), train)
+    if (highest := int(train.labels.max())) >= len(text):
         raise ValueError(
-            f"{path}: expected a row for each class of {train.name}, up to {labels[-1]}; found {len(text)} rows"
+            f"{path}: expected a row for each class of {train.name}, up to {highest}; found {len(text)} rows"
         )
-    return np.asarray(text[labels])
+    return text, notes
+
+
+def of_classes(text: NDArray[Any], train: SplitRows) -> NDArray[Any]:
+    """The embeddings (k, D) of the classes that the train rows have; all where these have none."""
+    return np.asarray(text[np.unique(train.labels)]) if has_classes(train) else text

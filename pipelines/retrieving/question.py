@@ -35,7 +35,7 @@ class Question:
         queries: M rows.
         gallery: N rows; the very object of the queries where each is looked for among the others.
         relevance: what is relevant to which query.
-        notes: rows that were left out, and rows that distract.
+        notes: rows that were left out, rows that distract, and how classes were matched.
     """
 
     queries: SplitRows
@@ -87,7 +87,7 @@ def pose(
         aimed = _aimed(queries, queries.targets, gallery)
         return Question(queries=queries, gallery=gallery, relevance=aimed, notes=left_out(gallery))
     sides = [queries] if itself else [queries, gallery]
-    notes: list[str] = []
+    notes = list(queries.notes) if by is None and isinstance(queries, FileRows) else []
     if by is None and not itself and not isinstance(queries, FileRows):
         sides = [matched(queries, gallery, advice="name a column that says what is relevant: --by COLUMN"), gallery]
         notes = match_notes(gallery, sides[0])

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurebank.pipelines.probing.inputs import SplitRows, load_array, vectors
+from featurebank.pipelines.probing.inputs import SplitRows, load_array, ordered_classes, vectors
 from featurebank.store import FeatureSet
 
 __all__ = ["FileRows", "join_outputs", "read_queries"]
@@ -30,10 +30,12 @@ class FileRows(SplitRows):
     Attributes:
         targets: (M,) the id of the gallery row that each looks for, where the file says that.
         others: its other arrays of (M,), by name.
+        notes: what its rows are taken for, where it does not say.
     """
 
     targets: NDArray[np.str_] | None = None
     others: dict[str, NDArray[Any]]
+    notes: tuple[str, ...] = ()
 
     @property
     def ids(self) -> NDArray[np.str_]:
@@ -85,8 +87,9 @@ def read_queries(path: Path, gallery: SplitRows) -> FileRows:
     targets, labels = arrays.pop(IDS, None), arrays.pop(LABELS, None)
     if targets is not None and labels is not None:
         raise ValueError(f"{path}: {LABELS} and {IDS} both say what is relevant; keep one of them")
+    notes: list[str] = []
     if path.suffix != ".npz":
-        labels = _one_each(path, len(features), gallery)
+        labels, notes = _one_each(path, len(features), gallery)
     rows = np.arange(len(features))
     return FileRows(
         name=path.name,
@@ -99,6 +102,7 @@ def read_queries(path: Path, gallery: SplitRows) -> FileRows:
         total=len(rows),
         targets=None if targets is None else targets.astype(np.str_),
         others=arrays,
+        notes=tuple(notes),
     )
 
 
@@ -110,14 +114,16 @@ def _npz(path: Path) -> dict[str, NDArray[Any]]:
         raise ValueError(f"{path}: expected a .npz file of arrays without pickle, found {error}") from error
 
 
-def _one_each(path: Path, count: int, gallery: SplitRows) -> NDArray[np.int64]:
-    classes = len(gallery.class_names) or int(gallery.labels.max(initial=-1)) + 1
-    if count != classes:
+def _one_each(path: Path, count: int, gallery: SplitRows) -> tuple[NDArray[np.int64], list[str]]:
+    """A class for each row, in the gallery's order, and what to say of that."""
+    advice = f"or write {FEATURES} and {LABELS} or {IDS} into a .npz file"
+    notes = ordered_classes(path, count, gallery, advice=advice)
+    classes = int(gallery.labels.max(initial=-1)) + 1
+    if not gallery.class_names and count != classes:
         raise ValueError(
-            f"{path}: expected a row for each of the {classes} classes of {gallery.name}, found {count}; "
-            f"or write {FEATURES} and {LABELS} or {IDS} into a .npz file"
+            f"{path}: expected a row for each of the {classes} classes of {gallery.name}, found {count}; {advice}"
         )
-    return np.arange(count)
+    return np.arange(count), notes
 
 
 def _numbers(path: Path, labels: NDArray[Any], gallery: SplitRows) -> NDArray[np.int64]:

@@ -18,7 +18,7 @@ from torch.utils.dlpack import from_dlpack
 from featurebank.probes._rows import BLOCK_VALUES, as_features
 from featurebank.probes.metrics import as_labels
 from featurebank.probes.ood.block import Block, argmax
-from featurebank.probes.ood.contract import Head
+from featurebank.probes.ood.head import Head
 from featurebank.probes.ood.moments import Moments, add_by_class, add_gram, symmetric
 
 __all__ = ["TrainingSet"]

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from featurebank.probes.ood.block import Block
-from featurebank.probes.ood.contract import Head, OODScore, check_fraction, check_positive
+from featurebank.probes.ood.contract import OODScore, check_fraction, check_positive
+from featurebank.probes.ood.head import Head
 from featurebank.probes.ood.moments import add_gram, symmetric
 from featurebank.probes.ood.statistics import TrainingSet
 

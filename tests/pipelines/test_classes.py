@@ -26,6 +26,7 @@ from featurebank.pipelines.probing.structured import MultiLabelTask
 from featurebank.pipelines.probing.task import Task
 from featurebank.pipelines.probing.transfer import ShiftTask
 from featurebank.pipelines.retrieving.task import RetrieveTask
+from featurebank.probes.numbering import doubt
 from featurebank.store import FeatureStore
 
 NET = "net"
@@ -118,12 +119,14 @@ def test_rows_keep_their_class_under_any_numbering(seed: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Pets:
-    """Rows that are the same whatever the numbers of their classes, and these."""
+    """Rows that are the same whatever the numbers of their classes, and these; sets without any are not there."""
 
     train: tuple[str, ...] = PETS
     test: tuple[str, ...] = PETS
+    validation: tuple[str, ...] = ()
+    moved: tuple[str, ...] = ()
     rows: tuple[str, ...] = PETS
-    named: tuple[str, ...] = ("train", "test", "wild", "text")
+    named: tuple[str, ...] = ("train", "test", "validation", "moved", "wild", "text")
 
 
 EVERY = (*PETS, "dog")
@@ -147,6 +150,15 @@ QUESTIONS: Mapping[str, Task] = {
     "retrieve": RetrieveTask(itself=False),
     "ood": OODTask(on=("wild/test",), scores=("msp",), draws=0),
 }
+CHOOSING: Mapping[str, Task] = {
+    "linear that chooses": LinearTask(cs=(1e-4, 0.01, 1.0)),
+    "knn that chooses": KNNTask(k=(1, 5, 40), temperature=(0.1,)),
+    "multilabel that chooses": MultiLabelTask(cs=(1e-4, 0.01, 1.0)),
+    "shift that chooses": ShiftTask(on=("wild/test",), cs=(1e-4, 0.01, 1.0)),
+    "ood that chooses": OODTask(on=("wild/test",), scores=("temperature", "klm"), draws=0),
+}
+SHIFTED = OODTask(on=("wild/test",), shifted=("moved/test",), scores=("msp",), draws=0)
+ASKED = {**QUESTIONS, **CHOOSING, "ood of a shifted set": SHIFTED}
 
 
 @pytest.fixture(scope="module")
@@ -156,8 +168,9 @@ def answered(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Pets, str], 
     @functools.cache
     def store(pets: Pets, several: bool) -> FeatureStore:
         made = FeatureStore(tmp_path_factory.mktemp("pets"))
-        for split, n_rows, seed in (("train", 60, 0), ("test", 48, 1)):
-            own = getattr(pets, split)
+        for split, n_rows, seed in (("train", 60, 0), ("test", 48, 1), ("validation", 40, 3), ("moved", 52, 4)):
+            if not (own := getattr(pets, split)):
+                continue
             x, kinds = clusters(n_rows, classes=4, noise=0.4, seed=seed)
             keep = np.isin(np.array(EVERY)[kinds], pets.rows if split == "test" else PETS)
             places = {name.lower(): number for number, name in enumerate(own)}
@@ -165,7 +178,8 @@ def answered(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Pets, str], 
             if several:
                 labels = (labels[:, None] == np.arange(len(own))).astype(np.int64)
                 labels |= (x[keep][:, [7]] > 0.4) & (np.array(own) == "cat")
-            write_set(made, f"pets/{split}", NET, x[keep], labels, class_names=own if split in pets.named else ())
+            place = "moved/test" if split == "moved" else f"pets/{split}"
+            write_set(made, place, NET, x[keep], labels, class_names=own if split in pets.named else ())
         prompts = np.eye(3, 8, dtype=np.float16)
         write_set(made, "prompts/text", NET, prompts, np.arange(3), class_names=PETS if "text" in pets.named else ())
         wild = clusters(30, noise=0.4, seed=2)
@@ -174,12 +188,13 @@ def answered(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Pets, str], 
 
     @functools.cache
     def answer(pets: Pets, name: str) -> Answer:
-        entries = {f"{entry.dataset}/{entry.split}": entry for entry in store(pets, several=name == "multilabel").ls()}
-        question = QUESTIONS[name]
+        entries = {f"{entry.dataset}/{entry.split}": entry for entry in store(pets, several="multilabel" in name).ls()}
+        question = ASKED[name]
         test = read_rows(entries["pets/test"], "pooled")
         train = read_rows(entries["pets/train"], "pooled") if question.reads_train else test
+        held = read_rows(entries["pets/validation"], "pooled") if pets.validation else None
         others = tuple(read_rows(entries[other], "pooled") for other in question.others)
-        return question.run(Inputs(backbone=NET, train=train, test=test, others=others))
+        return question.run(Inputs(backbone=NET, train=train, validation=held, test=test, others=others))
 
     return answer
 
@@ -222,6 +237,80 @@ def test_a1_without_names_numbers_are_taken_and_that_is_said(
 def test_a1_splits_that_share_no_class_are_an_error(answered: Callable[[Pets, str], Answer], name: str) -> None:
     with pytest.raises(ValueError, match="must share classes by name"):
         answered(Pets(test=("Ant", "Bee", "Cat")), name)
+
+
+@pytest.mark.parametrize("name", CHOOSING)
+def test_validation_rows_that_number_classes_otherwise_choose_alike(
+    answered: Callable[[Pets, str], Answer], name: str
+) -> None:
+    alike, otherwise = (answered(Pets(validation=own), name) for own in (PETS, ("cat", "ant", "bee")))
+    assert numbers(otherwise) == numbers(alike)
+    assert (otherwise.chosen, [score.settings for score in otherwise.scores]) == (
+        alike.chosen,
+        [score.settings for score in alike.scores],
+    )
+    assert {*otherwise.notes} - {*alike.notes} == {
+        "pets/validation numbers its classes otherwise than pets/train: they are matched by name"
+    }
+
+
+def test_a_shifted_set_that_numbers_classes_otherwise_answers_like_an_aligned_one(
+    answered: Callable[[Pets, str], Answer],
+) -> None:
+    owns = (PETS, ("cat", "ant", "bee"), ("Ant", "Bee", "Cat"))
+    alike, otherwise, strange = (answered(Pets(moved=own), "ood of a shifted set") for own in owns)
+    assert numbers(otherwise) == numbers(alike)
+    (accuracy,) = (s.value for s in alike.scores if (s.metric, s.dataset) == ("accuracy", "moved/test"))
+    assert accuracy > 0.6
+    assert {*otherwise.notes} - {*alike.notes} == {
+        "moved/test numbers its classes otherwise than pets/train: they are matched by name"
+    }
+    assert numbers(strange) == [row for row in numbers(alike) if row[:2] != ("accuracy", "moved/test")]
+    assert any(note.startswith("moved/test counts as having no classes: ") for note in strange.notes)
+
+
+# files without names, and names that are numbers too
+
+
+def noted(verb: str, store: FeatureStore, *arguments: str) -> list[str]:
+    """What one answer of a command says beside its numbers."""
+    done = featurebank_(verb, *arguments, "--store", str(store.root), "--json")
+    assert done.code == 0, done.err
+    (one,) = done.json["retrievals" if verb == "retrieve" else "backbones"]
+    notes: list[str] = one["notes"]
+    return notes
+
+
+@pytest.mark.parametrize("names", [PETS, ()])
+def test_rows_of_a_file_are_said_to_be_taken_in_the_order_of_the_classes(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    store, file = FeatureStore(tmp_path / "store"), tmp_path / "x.npy"
+    np.save(file, np.eye(3, 8, dtype=np.float32))
+    for split, n_rows, seed in (("train", 60, 0), ("test", 48, 1)):
+        x, labels = clusters(n_rows, seed=seed)
+        write_set(store, f"pets/{split}", NET, x, labels, class_names=names, columns={"kind": labels})
+    write_set(store, "noise/test", NET, np.full((30, 8), 0.5, np.float16), np.full(30, -1))
+    said = "x.npy names no classes: its rows are taken in the order of those of"
+    assert noted("retrieve", store, "pets/test", "--queries", str(file)) == [f"{said} pets/test"]
+    ood = ("--id", "pets", "--ood", "noise", "--scores", "mcm", "--draws", "0")
+    assert f"{said} pets/train" in noted("ood", store, *ood, "--text", str(file))
+    assert not any(said in note for note in noted("ood", store, *ood, "--scores", "msp"))
+    named = tmp_path / "x.npz"
+    np.savez(named, features=np.eye(3, 8), labels=[0, 1, 2], kind=[0, 1, 2])
+    for more in ((), ("--by", "kind")):
+        assert noted("retrieve", store, "pets/test", "--queries", str(named), *more) == []
+
+
+def test_a_class_named_like_the_number_of_another_is_told(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path)
+    for split, n_rows, seed in (("train", 80, 0), ("test", 64, 1)):
+        x, labels = clusters(n_rows, classes=4, seed=seed)
+        write_set(store, f"digits/{split}", NET, x, labels, class_names=("2", "1", "0", "ant"))
+    notes = noted("ood", store, "--id", "digits", "--id-classes", "1,2,3", "--scores", "mds", "--draws", "0")
+    assert [note for note in notes if "--id-classes" in note] == [
+        "--id-classes 2 is the class of that name, number 0; class number 2 is '0'"
+    ]
 
 
 # the sources that give the names, and a backbone's own classes
@@ -270,30 +359,47 @@ def test_a2_class_labels_in_another_order_meet_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("head", "taken"),
+    ("head", "reason"),
     [
-        (np.eye(3, 8), True),
-        (np.eye(3, 8)[[1, 0, 2]], False),
-        (np.eye(3, 8)[[2, 0, 1]], False),
-        (np.random.default_rng(5).normal(size=(3, 8)), False),
+        (np.eye(3, 8), ""),
+        (np.eye(8), ""),
+        (np.eye(3, 8)[[1, 0, 2]], "it is right on"),
+        (np.eye(3, 8)[[2, 0, 1]], "it is right on"),
+        (np.random.default_rng(5).normal(size=(3, 8)), "it is right on"),
+        (np.eye(8)[[1, 0, *range(2, 8)]], "with other numbers for some classes it is right on"),
     ],
-    ids=["its classes", "two permuted", "all permuted", "a stranger's"],
+    ids=["its classes", "its eight classes", "two permuted", "all permuted", "a stranger's", "two of eight permuted"],
 )
 def test_a3_a_head_of_as_many_classes_is_its_own_only_where_it_is_right(
-    tmp_path: Path, head: NDArray[np.float64], taken: bool
+    tmp_path: Path, head: NDArray[np.float64], reason: str
 ) -> None:
-    store = FeatureStore(tmp_path)
-    own = (4 * head.astype(np.float32), np.zeros(3, np.float32))
-    for split, n_rows, seed in (("train", 90, 0), ("test", 60, 1)):
-        write_set(store, f"pets/{split}", NET, *clusters(n_rows, noise=0.2, seed=seed), class_names=PETS, head=own)
+    store, names, taken = FeatureStore(tmp_path), (*PETS, *"defgh")[: len(head)], not reason
+    own = (4 * head.astype(np.float32), np.zeros(len(head), np.float32))
+    for split, n_rows, seed in (("train", 96, 0), ("test", 60, 1)):
+        x, labels = clusters(n_rows, classes=len(head), noise=0.2, seed=seed)
+        write_set(store, f"pets/{split}", NET, x, labels, class_names=names, head=own)
     write_set(store, "noise/all", NET, np.full((30, 8), 0.5, np.float16), np.full(30, -1))
     words = ("--id", "pets", "--ood", "noise", "--scores", "msp", "--draws", "0", "--store", str(tmp_path), "--json")
     done = featurebank_("ood", *words)
     assert done.code == 0, done.err
     (one,) = done.json["backbones"]
     assert (one["head"], one["accuracy"]["value"]) == ("own" if taken else "probe", 1.0)
-    assert any("as many classes as pets/train, but it is right on" in note for note in one["notes"]) is not taken
+    assert any(f"as many classes as pets/train, but {reason or 'it is right on'}" in note for note in one["notes"]) is (
+        not taken
+    )
     asked = featurebank_("ood", *words, "--head", "own")
     (one,) = asked.json["backbones"]
     assert one["head"] == "own"
     assert any(note.startswith("the head was asked for: ") for note in one["notes"]) is not taken
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_head_is_doubted_where_another_numbering_explains_the_labels_better(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, 10, 600)
+    predictions = np.where(generator.random(600) < 0.2, generator.integers(0, 10, 600), labels)
+    confused = np.where((labels == 7) & (generator.random(600) < 0.5), 8, predictions)
+    for right in (predictions, confused):
+        assert not doubt(labels, right, 10)
+    for order in ([1, 0, *range(2, 10)], [1, 2, 0, *range(3, 10)]):
+        assert doubt(labels, np.array(order)[predictions], 10).startswith("with other numbers for some classes")

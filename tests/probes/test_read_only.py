@@ -14,7 +14,7 @@ from featurebank.probes.heads import LinearHeads
 from featurebank.probes.logistic import LogisticProbe, LogisticProbeCV
 from featurebank.probes.multilabel import MultiLabelProbe
 from featurebank.probes.neighbours import KNNProbe, NearestClassMean
-from featurebank.probes.ood.contract import Head
+from featurebank.probes.ood.head import Head
 from featurebank.probes.ood.registry import get, score_all, scores
 from featurebank.probes.ood.statistics import TrainingSet
 from featurebank.probes.ood.weiper import WeiPerKLD

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from featurebank.probes.ood.contract import Head
+from featurebank.probes.ood.head import Head
 from featurebank.probes.ood.statistics import TrainingSet
 
 D, K, N, M = 24, 6, 500, 70

@@ -14,8 +14,8 @@ from sklearn.mixture import GaussianMixture  # type: ignore[import-untyped]
 
 from featurebank.probes.ood import distances
 from featurebank.probes.ood.alignment import FDBD, MCM, NCI, SHE, GradNorm
-from featurebank.probes.ood.contract import Head
 from featurebank.probes.ood.distances import GMM, MDS, RMDS, MDSPlusPlus, RMDSPlusPlus
+from featurebank.probes.ood.head import Head
 from featurebank.probes.ood.shaping import ASHB, ASHP, ASHS, DICE, LTS, SCALE, VRA, ReAct
 from featurebank.probes.ood.statistics import TrainingSet
 from featurebank.probes.ood.subspace import PNML, CoP, CoRP, Residual, ViM

@@ -13,8 +13,9 @@ from sklearn.base import clone  # type: ignore[import-untyped]
 
 from featurebank.probes import ood
 from featurebank.probes.ood import neighbours, statistics
-from featurebank.probes.ood.contract import Head, OODScore
+from featurebank.probes.ood.contract import OODScore
 from featurebank.probes.ood.evaluation import detection
+from featurebank.probes.ood.head import Head
 from featurebank.probes.ood.logits import MSP
 from featurebank.probes.ood.neighbours import KNN
 from featurebank.probes.ood.registry import get, score_all, scores

@@ -12,8 +12,8 @@ from scipy import special  # type: ignore[import-untyped]
 
 from featurebank.probes import _rows
 from featurebank.probes.ood import quantiles, statistics
-from featurebank.probes.ood.contract import Head
 from featurebank.probes.ood.distances import MDS
+from featurebank.probes.ood.head import Head
 from featurebank.probes.ood.logits import MSP, Energy
 from featurebank.probes.ood.quantiles import exact_quantiles, feature_quantiles
 from featurebank.probes.ood.registry import get, scores
