@@ -27,8 +27,8 @@ from featurebank.pipelines.export import export
 from featurebank.pipelines.extraction import features
 from featurebank.pipelines.inspection import ls, show, verify
 from featurebank.pipelines.keeping import gc, merge, pack, unpack
-from featurebank.pipelines.summaries.results import results
 from featurebank.pipelines.streams import closed_streams, console, open_streams, show_messages, show_others
+from featurebank.pipelines.summaries.results import results
 from featurebank.store.places import expanded
 from featurebank.store.requirements import EXTRAS, advice
 from featurebank.store.text import shown
@@ -130,7 +130,7 @@ def _run(application: Callable[..., Any]) -> int:
 def _text(error: Exception) -> str:
     """What an error says, on one line unless it is a list; line breaks of names in it are shown, not made."""
     from featurebank.extract.errors import WeightsError
-    from featurebank.pipelines.config import ConfigError
+    from featurebank.pipelines.config_error import ConfigError
     from featurebank.store import AmbiguousError
 
     lists = isinstance(error, (AmbiguousError, ConfigError, WeightsError))
@@ -138,6 +138,6 @@ def _text(error: Exception) -> str:
 
 
 def _exit_code(error: Exception) -> int:
-    from featurebank.pipelines.config import ConfigError
+    from featurebank.pipelines.config_error import ConfigError
 
     return 2 if isinstance(error, (KeyError, ConfigError)) else 1

@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from featurebank.extract import backbones as known_backbones
 from featurebank.extract import datasets as known_datasets
+from featurebank.pipelines.asking.option import validated
+from featurebank.pipelines.asking.question import Question
+from featurebank.pipelines.asking.register import find_question
+from featurebank.pipelines.config_error import ConfigError
 from featurebank.pipelines.config_faults import explained, parsed
 from featurebank.store.naming import LABEL
 from featurebank.store.places import expanded
@@ -26,15 +30,11 @@ __all__ = [
     "ConfigError",
     "DatasetConfig",
     "ExtractionConfig",
-    "ProbeConfig",
+    "QuestionConfig",
     "RunConfig",
     "SplitConfig",
     "SubsetConfig",
 ]
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used: where, what was expected, what was found."""
 
 
 class _Model(BaseModel):
@@ -47,6 +47,15 @@ def _named(value: object) -> object:
 
 def _split(value: object) -> object:
     return {"split": value} if isinstance(value, str) else value
+
+
+def _several(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+def _question(name: str) -> str:
+    find_question(name)
+    return name
 
 
 def _backbone(name: str) -> str:
@@ -147,15 +156,29 @@ class ExtractionConfig(_Model):
     """Whether rows of sets that another store made are copied too, where they have the same images."""
 
 
-class ProbeConfig(_Model):
-    """A linear probe of every backbone, its C chosen on a part of the split it is fitted on."""
+class QuestionConfig(_Model):
+    """A question to every backbone of the run, once everything is extracted."""
 
-    train: str
-    """The DATASET/SPLIT it is fitted on, one of the run."""
-    test: str
-    """The DATASET/SPLIT it is scored on, one of the run."""
-    output: str = "pooled"
-    """The output it reads."""
+    question: Annotated[str, AfterValidator(_question)]
+    """Its name: `linear`, `knn`, `ood` … as `featurebank --help` lists them."""
+    of: Annotated[tuple[str, ...], BeforeValidator(_several)] = Field(min_length=1)
+    """KEYs of sets: `DATASET`, `DATASET/TEST` or `DATASET/TRAIN:TEST`; a single one may be a plain string."""
+    options: dict[str, Any] = Field(default={})
+    """Its options, named as in Python: `k: [5, 20]`; files are relative to the working directory."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        self.asked()
+        return self
+
+    def asked(self) -> Question:
+        """The question.
+
+        Raises:
+            ConfigError: an option that it does not have, needs and lacks, or a value that it does not allow.
+        """
+        kind = find_question(self.question)
+        return kind.of(validated(kind, self.options))
 
 
 class RunConfig(_Model):
@@ -169,8 +192,8 @@ class RunConfig(_Model):
     """The datasets."""
     extraction: ExtractionConfig = ExtractionConfig()
     """How features are computed."""
-    probes: tuple[ProbeConfig, ...] = ()
-    """Linear probes of what was extracted."""
+    questions: tuple[QuestionConfig, ...] = ()
+    """What is asked of what was extracted."""
 
     @classmethod
     def read(cls, path: Path) -> RunConfig:
@@ -235,7 +258,7 @@ RECORDS: Final[Mapping[str, type[BaseModel]]] = MappingProxyType(
         "splits": SplitConfig,
         "subset": SubsetConfig,
         "extraction": ExtractionConfig,
-        "probes": ProbeConfig,
+        "questions": QuestionConfig,
     }
 )
 """The key in a configuration to the record that stands there."""
@@ -271,8 +294,9 @@ datasets:
   - name: folder:~/pets
     splits: [train, {split: test, subset: {size: 1000}}]
 extraction: {dtype: float32}
-probes:
-  - {train: pets/train, test: pets/test}
+questions:
+  - {question: linear, of: pets}
+  - {question: knn, of: pets/train:test, options: {k: [5, 20]}}
 """
 
 
@@ -283,7 +307,7 @@ def _rows(record: type[BaseModel]) -> Iterator[tuple[str, ...]]:
 
 
 def _value(default: object) -> str:
-    empty = default is None or default in ("", ()) or isinstance(default, BaseModel)
+    empty = default is None or default in ("", (), {}) or isinstance(default, BaseModel)
     return "" if empty else f"`{str(default).lower() if isinstance(default, bool) else default}`"
 
 
@@ -295,7 +319,13 @@ def _kind(name: str, record: type[BaseModel]) -> str:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     if name in RECORDS:
         return f"[a list](#{name})" if schema.get("type") == "array" else f"[a mapping](#{name})"
-    words = {"string": "text", "integer": "a whole number", "number": "a number", "boolean": "`true`, `false`"}
+    words = {
+        "object": "a mapping",
+        "string": "text",
+        "integer": "a whole number",
+        "number": "a number",
+        "boolean": "`true`, `false`",
+    }
     bounds = {"minimum": "from", "exclusiveMinimum": "above"}
     limit = "".join(f" {word} {schema[key]:g}" for key, word in bounds.items() if key in schema)
     kind = "a list of text" if schema.get("type") == "array" else words[schema["type"]]

@@ -207,7 +207,7 @@ def _state_lines(state: SplitState) -> Iterator[tuple[str, str]]:
 def _write_truth(row: NamedDataset, root: Path, path: Path) -> None:
     from featurebank.extract.datasets import Place
     from featurebank.extract.datasets.loaders.retrieval import write_revisited_truth
-    from featurebank.pipelines.config import ConfigError
+    from featurebank.pipelines.config_error import ConfigError
 
     if repr(row.loader) != "retrieval.revisited":
         raise ConfigError(f"--truth: expected roxford5k or rparis6k, which come with one, found {row.name}")

@@ -14,12 +14,12 @@ from rich.text import Text
 
 from featurebank.extract.progress import Observer, Snapshot
 from featurebank.extract.wanted import Outcome
-from featurebank.pipelines.features import ProbeOutcome, Report
-from featurebank.pipelines.reporting import interval_line
+from featurebank.pipelines.asking.table import render
+from featurebank.pipelines.features import Report
 from featurebank.pipelines.tables import line, titled_table
 from featurebank.store.text import shown
 
-__all__ = ["live", "outcome_table", "probe_table", "render_report", "render_snapshot"]
+__all__ = ["live", "outcome_table", "render_report", "render_snapshot"]
 
 STATES = {
     "present": Text("sealed already", "dim"),
@@ -139,22 +139,6 @@ def _where(seconds: Mapping[str, float]) -> str:
     return "/".join(f"{100 * part / total:.0f}" for part in (prepare, seconds["forward"], seconds["write"]))
 
 
-def probe_table(probes: Sequence[ProbeOutcome]) -> Table:
-    """One row per backbone and probe, best first; why one failed stands in `render_report`."""
-    title = "Linear probes: accuracy on the test split, C chosen on validation rows"
-    table = titled_table(title, "backbone", "train", "test")
-    for name in ("accuracy", "95 % interval", "C"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for p in sorted(probes, key=lambda p: -(p.row.value if p.row else -1.0)):
-        cells: list[Text | str] = [Text("failed", "red"), "", ""]
-        if p.row is not None:
-            interval = f"{p.row.low:.3f} - {p.row.high:.3f}" if p.row.low is not None else ""
-            chosen = (p.row.settings or {}).get("chosen", {})
-            cells = [f"{p.row.value:.3f}", interval, str(chosen.get("C", ""))]
-        table.add_row(p.backbone, p.probe.train, p.probe.test, *cells)
-    return table
-
-
 def render_report(report: Report, console: Console, *, seconds: float) -> None:
     """The closing tables of ``featurebank features``, and below each what failed and why."""
     if report.outcomes:
@@ -165,8 +149,9 @@ def render_report(report: Report, console: Console, *, seconds: float) -> None:
             _line(console, f"{outcome.backbone} on {outcome.dataset}/{outcome.split}", "red", outcome.error)
     for name, reason in report.unavailable.items():
         _line(console, name, "red", reason)
-    if report.probes:
-        _render_probes(report.probes, console)
+    if report.answers.asked or report.answers.failed:
+        console.print()
+        render(report.answers, console)
     console.print()
     if report.nothing_to_do:
         console.print(f"Everything is sealed already: nothing was computed or fetched ({seconds:.1f} s).")
@@ -191,19 +176,6 @@ def _render_failed(outcomes: Sequence[Outcome], console: Console) -> None:
             _line(console, about, "yellow", shown(reason).removeprefix(f"{shown(name)}: "))
         if (more := len(images) - SHOWN) > 0:
             _line(console, place, "yellow", f"{more} more: featurebank show {place} {backbones[place]}")
-
-
-def _render_probes(probes: Sequence[ProbeOutcome], console: Console) -> None:
-    console.print()
-    console.print(probe_table(probes))
-    if said := interval_line({"": [probe.row for probe in probes if probe.row is not None]}):
-        console.print(f"  {said}", highlight=False)
-    for probe in probes:
-        about = f"{probe.backbone}, {probe.probe.train} to {probe.probe.test}"
-        for note in probe.notes:
-            _line(console, about, "yellow", shown(note))
-        if probe.error:
-            _line(console, about, "red", probe.error)
 
 
 def _line(console: Console, what: str, style: str, why: str) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from featurebank.pipelines.config import ConfigError
+from featurebank.pipelines.config_error import ConfigError
 from featurebank.pipelines.export_formats import FORMATS, format_of, written_names
 from featurebank.pipelines.stores import DEFAULT_STORE, StoreOption, existing_store
 from featurebank.pipelines.streams import console, print_json

@@ -33,7 +33,7 @@ def features(  # noqa: PLR0917 - one for each option
         str | None, typer.Option("--scheduler", help="Extract on the Dask cluster at this address: tcp://host:8786.")
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Compute known probes again; sealed feature sets stay.")
+        bool, typer.Option("--force", help="Compute known answers again; sealed feature sets stay.")
     ] = False,
     trust_merged: Annotated[
         bool, typer.Option("--trust-merged", help="Copy rows of merged sets too, where they have the same images.")
@@ -70,6 +70,9 @@ def features(  # noqa: PLR0917 - one for each option
 
 
 def _report_json(report: Report) -> dict[str, Any]:
+    from featurebank.pipelines.asking.table import report_json
+
+    answers = report_json(report.answers)
     return {
         "ok": report.ok,
         "device": report.device,
@@ -79,17 +82,7 @@ def _report_json(report: Report) -> dict[str, Any]:
             for outcome in report.outcomes
         ],
         "unavailable": report.unavailable,
-        "probes": [
-            {
-                "backbone": probe.backbone,
-                "train": probe.probe.train,
-                "test": probe.probe.test,
-                "accuracy": probe.row.value if probe.row else None,
-                "interval": [probe.row.low, probe.row.high] if probe.row else None,
-                "interval_kind": probe.row.interval if probe.row else None,
-                "notes": list(probe.notes),
-                "error": probe.error,
-            }
-            for probe in report.probes
-        ],
+        "answers": answers["answers"],
+        "failed": answers["failed"],
+        "passed_over": answers["passed_over"],
     }

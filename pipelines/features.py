@@ -19,36 +19,20 @@ from featurebank.extract.key import Precision
 from featurebank.extract.progress import Observer
 from featurebank.extract.provenance import told
 from featurebank.extract.wanted import Outcome, Request, Wanted, want
-from featurebank.pipelines.config import ConfigError, DatasetConfig, ExtractionConfig, ProbeConfig, RunConfig
 from featurebank.pipelines.asking.places import note_place
-from featurebank.pipelines.asking.results import Results, Row
-from featurebank.pipelines.asking.roles import Case
-from featurebank.pipelines.asking.run import answer
-from featurebank.pipelines.questions.linear import Linear
+from featurebank.pipelines.asking.roles import Selection, parse_key, select
+from featurebank.pipelines.asking.run import Report as Answers
+from featurebank.pipelines.asking.run import ask
+from featurebank.pipelines.config import DatasetConfig, ExtractionConfig, QuestionConfig, RunConfig
+from featurebank.pipelines.config_error import ConfigError
 from featurebank.pipelines.scale.start import check_request, connected, started
-from featurebank.store import Entry, FeatureStore
+from featurebank.store import FeatureStore, StoreError
 from featurebank.store.addresses import without_secrets
 from featurebank.store.naming import names_of, network_of
 
-__all__ = ["ProbeOutcome", "Report", "run_features"]
+__all__ = ["Report", "run_features"]
 
 log = logging.getLogger("featurebank")
-
-
-@dataclass(kw_only=True)
-class ProbeOutcome:
-    """What became of one probe of one backbone.
-
-    ``row`` is its accuracy, ``notes`` what to know about it, ``error`` why there is none.
-    """
-
-    backbone: str
-    probe: ProbeConfig
-    row: Row | None = None
-    notes: tuple[str, ...] = ()
-    known: bool = False
-    kept: bool = False
-    error: str = ""
 
 
 @dataclass(kw_only=True)
@@ -58,14 +42,14 @@ class Report:
     Attributes:
         outcomes: one per feature set.
         unavailable: backbone or dataset to the reason it could not be had.
-        probes: one per probe and backbone.
+        answers: of what was asked of them.
         precision: what ``auto`` became.
         device: what ``auto`` became.
     """
 
     outcomes: list[Outcome]
     unavailable: dict[str, str] = field(default_factory=dict)
-    probes: list[ProbeOutcome] = field(default_factory=list)
+    answers: Answers = field(default_factory=Answers)
     precision: str
     device: str
 
@@ -73,7 +57,7 @@ class Report:
     def ok(self) -> bool:
         """Whether everything that was asked for is there."""
         sets = all(outcome.state in ("present", "sealed") for outcome in self.outcomes)
-        return sets and not self.unavailable and not any(probe.error for probe in self.probes)
+        return sets and not self.unavailable and self.answers.ok
 
     @property
     def nothing_to_do(self) -> bool:
@@ -90,7 +74,7 @@ def run_features(
     force: bool = False,
     say: Callable[[str], None] = log.info,
 ) -> Report:
-    """Resolves everything, extracts what the store lacks, probes what was asked for.
+    """Resolves everything, extracts what the store lacks, and asks what is to be asked.
 
     A backbone or dataset that cannot be had is reported and does not stop the others.
 
@@ -99,19 +83,19 @@ def run_features(
         workers: how many processes of this machine extract, each on its part of the cores; ``None`` for this one alone.
         scheduler: address of a Dask scheduler whose workers extract; they share this machine's paths.
         observer: called with snapshots while images move.
-        force: whether probes that are known are computed again; sealed sets are not.
+        force: whether answers that are known are computed again; sealed sets are not.
         say: called with one line at a time, for people.
 
     Raises:
-        ConfigError: two datasets under one name, a probe of a split that is not in the run, workers without Dask, or
+        ConfigError: two datasets under one name, a question about a split that is nowhere, workers without Dask, or
             settings of the extraction that the machine cannot follow.
         ExtractError, StoreError: see ``featurebank.extract.engine.extract``.
     """
     check_request(workers, scheduler)
-    _check_probes(config)
     wish = config.extraction
     execution = _execution(wish)
     store = FeatureStore(config.store)
+    _check_questions(config, store)
     unavailable: dict[str, str] = {}
     with ExitStack() as stack:
         client = None if scheduler is None else stack.enter_context(connected(scheduler))
@@ -144,7 +128,7 @@ def run_features(
         computed = sum(w.outcome.computed for w in wanted)
         say(f"{copied:,} rows copied from sets that had the same images, {computed:,} computed")
     report = Report(outcomes=[w.outcome for w in wanted], unavailable=unavailable, precision=precision, device=device)
-    report.probes = _probe_all(config, wanted, store, force, say)
+    report.answers = _ask_all(config.questions, report.outcomes, store, force=force, say=say)
     return report
 
 
@@ -285,15 +269,23 @@ def _dataset_specs(dataset: DatasetConfig) -> list[DatasetSpec]:
     ]
 
 
-def _check_probes(config: RunConfig) -> None:
-    """Raises ConfigError for probes of splits that are not in the run, together with all else that will fail."""
-    known = [f"{datasets.label_of(spec)}/{spec.split}" for d in config.datasets for spec in _dataset_specs(d)]
-    faults = [
-        f"probes.{index}.{role}: {place!r} is no split of this run; its splits: {', '.join(known)}"
-        for index, probe in enumerate(config.probes)
-        for role, place in (("train", probe.train), ("test", probe.test))
-        if place not in known
-    ]
+def _check_questions(config: RunConfig, store: FeatureStore) -> None:
+    """Raises ConfigError for questions about splits that are nowhere, together with all else that will fail."""
+    known = {(datasets.label_of(spec), spec.split) for d in config.datasets for spec in _dataset_specs(d)}
+    if store.root.is_dir():
+        known |= {(entry.dataset, entry.split) for entry in store.ls()}
+    listed = ", ".join(sorted(f"{dataset}/{split}" for dataset, split in known))
+    faults = []
+    for index, one in enumerate(config.questions):
+        further = [text for texts in one.asked().further.values() for text in texts]
+        for text in (*one.of, *further):
+            try:
+                key = parse_key(text, {dataset for dataset, _ in known})
+            except KeyError:
+                key = None
+            names = () if key is None else [split for split in (key.train, key.test) if split]
+            if key is None or any((key.dataset, split) not in known for split in names):
+                faults.append(f"questions.{index}: {text!r} is no set of this run; its splits: {listed}")
     if faults:
         raise ConfigError("\n  ".join(["", *faults, *_unknown(config)]).lstrip("\n "))
 
@@ -317,50 +309,27 @@ def _unknown(config: RunConfig) -> Iterator[str]:
                 yield f"datasets.{index}: {nearest(f'split of {dataset.name}', entry.split, known)}"
 
 
-def _probe_all(
-    config: RunConfig, wanted: Sequence[Wanted], store: FeatureStore, force: bool, say: Callable[[str], None]
-) -> list[ProbeOutcome]:
-    sealed: dict[tuple[str, str], Outcome] = {}
-    for w in wanted:
-        if w.outcome.state in ("present", "sealed"):
-            sealed[w.job.backbone, f"{w.outcome.dataset}/{w.outcome.split}"] = w.outcome
-    names = {w.job.backbone: w.outcome.backbone for w in wanted}
-    results = Results(store.root, force=force)
-    found = []
-    for probe in config.probes:
-        for job, name in names.items():
-            train, test = sealed.get((job, probe.train)), sealed.get((job, probe.test))
-            if train is None or test is None:
+def _ask_all(
+    questions: Sequence[QuestionConfig],
+    outcomes: Sequence[Outcome],
+    store: FeatureStore,
+    *,
+    force: bool,
+    say: Callable[[str], None],
+) -> Answers:
+    """Every question to each backbone of the run; those that lack a set are passed over."""
+    made = [outcome for outcome in outcomes if outcome.state in ("present", "sealed")]
+    fingerprints = [outcome.fingerprint for outcome in made]
+    asked = []
+    for one in questions:
+        question, together = one.asked(), Selection()
+        for backbone in dict.fromkeys(outcome.backbone for outcome in made):
+            try:
+                some = select(store, question, one.of, backbones=[backbone], fingerprints=fingerprints)
+            except (StoreError, ConfigError) as error:
+                together.passed_over.append(str(error))
                 continue
-            say(f"linear probe of {name}: {probe.train} -> {probe.test}")
-            case = Case(backbone=name, sets={"train": (_entry(train),), "test": (_entry(test),)})
-            found.append(_probe(probe, case, results))
-    if results.changed:
-        results.write_table()
-    return found
-
-
-def _entry(outcome: Outcome) -> Entry:
-    return Entry(
-        dataset=outcome.dataset,
-        split=outcome.split,
-        backbone=outcome.backbone,
-        fingerprint=outcome.fingerprint,
-        state="sealed",
-        path=outcome.path,
-    )
-
-
-def _probe(probe: ProbeConfig, case: Case, results: Results) -> ProbeOutcome:
-    outcome = ProbeOutcome(backbone=case.backbone, probe=probe)
-    try:
-        (result,) = answer(Linear(output=probe.output), case, results)
-    except Exception as error:
-        outcome.error = fault(error)
-        log.error("probe of %s failed; why stands at the end", case.backbone)
-    else:
-        outcome.row, outcome.known, outcome.kept = result.rows[0], result.known, result.kept
-        outcome.notes = result.notes
-        if not result.kept:
-            log.warning("probe of %s: %s", case.backbone, result.notes[-1])
-    return outcome
+            together.cases += some.cases
+            together.failed |= some.failed
+        asked.append((question, together))
+    return ask(store, asked, force=force, say=say)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from featurebank.extract.errors import fault, nearest
 from featurebank.pipelines.asking.option import flag_of
 from featurebank.pipelines.asking.question import Question
-from featurebank.pipelines.config import ConfigError
+from featurebank.pipelines.config_error import ConfigError
 from featurebank.store import AmbiguousError, CorruptError, Entry, FeatureStore, NotFoundError
 from featurebank.store.entries import described, newest_contents
 from featurebank.store.fingerprint import differences

@@ -61,8 +61,10 @@ def _further(asked: Sequence[Asked], name: str) -> Sequence[Sheet]:
     return own[0].question.sheets([row for one in own for row in one.rows])
 
 
-def render(report: Report, console: Console, *, seconds: float, analyses: Sequence[Analysis] = ()) -> None:
-    """All tables, and below them what to know about the numbers and what failed."""
+def render(
+    report: Report, console: Console, *, seconds: float | None = None, analyses: Sequence[Analysis] = ()
+) -> None:
+    """All tables, below them what to know about the numbers and what failed, and how long it took."""
     for sheet in [*sheets_of(report), *(analysis.sheet for analysis in analyses)]:
         for table in render_sheet(sheet, console):
             console.print(table)
@@ -77,6 +79,8 @@ def render(report: Report, console: Console, *, seconds: float, analyses: Sequen
         print_line(console, reason, about=f"{backbone} on {place}", style="red")
     for reason in report.passed_over:
         print_line(console, reason, about="passed over")
+    if seconds is None:
+        return
     made = sum(bool(one.results) and not one.known for one in report.asked)
     known = sum(one.known for one in report.asked)
     wrong = sum(bool(one.error) for one in report.asked) + len(report.failed)

@@ -14,7 +14,7 @@ from featurebank.extract.errors import nearest
 from featurebank.pipelines.asking.option import flag_of, options_of, parameters
 from featurebank.pipelines.asking.question import Question
 from featurebank.pipelines.asking.register import find_question, question_names
-from featurebank.pipelines.config import ConfigError
+from featurebank.pipelines.config_error import ConfigError
 from featurebank.pipelines.stores import DEFAULT_STORE, StoreOption, existing_store
 from featurebank.pipelines.streams import JsonOption, console, print_json, show_messages
 

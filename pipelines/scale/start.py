@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from featurebank.pipelines.config import ConfigError
+from featurebank.pipelines.config_error import ConfigError
 
 __all__ = ["check_request", "connected", "started"]
 

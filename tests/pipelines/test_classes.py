@@ -17,9 +17,9 @@ from probe_sets import clusters, write_set
 
 from featurebank.extract.datasets import DatasetSpec, Split, open_split
 from featurebank.pipelines.asking.classes import AMBIGUOUS, match_classes
+from featurebank.pipelines.asking.inputs import Inputs, SplitRows, matched, read_rows
 from featurebank.pipelines.ood.task import OODTask
 from featurebank.pipelines.probing.classification import FewShotTask, KNNTask, LinearTask, ZeroShotTask
-from featurebank.pipelines.asking.inputs import Inputs, SplitRows, matched, read_rows
 from featurebank.pipelines.probing.run import TASKS
 from featurebank.pipelines.probing.scores import Answer
 from featurebank.pipelines.probing.structured import MultiLabelTask

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from featurebank.pipelines.config import ConfigError, RunConfig
+from featurebank.pipelines.config import RunConfig
+from featurebank.pipelines.config_error import ConfigError
 
 GOOD = """
 store: out

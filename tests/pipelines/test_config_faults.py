@@ -8,7 +8,8 @@ import pytest
 from command_line import featurebank_
 from PIL import Image
 
-from featurebank.pipelines.config import ConfigError, RunConfig, markdown
+from featurebank.pipelines.config import RunConfig
+from featurebank.pipelines.config_error import ConfigError, markdown
 from featurebank.pipelines.features import run_features
 
 GOOD = "backbones: [mobilenetv2]\ndatasets: [{name: mnist_5k, splits: [all]}]\n"

@@ -14,9 +14,9 @@ from openood import CLASSES, ROWS, make_openood
 from probe_sets import clusters
 from runs import RESNET
 
+from featurebank.pipelines.asking.results import Results
 from featurebank.pipelines.ood.benchmark import BENCHMARKS
 from featurebank.pipelines.ood.published import PUBLISHED, published
-from featurebank.pipelines.asking.results import Results
 from featurebank.probes.ood.registry import scores
 from featurebank.store import FeatureStore
 

@@ -15,9 +15,9 @@ from probe_sets import clusters
 from rich.console import Console
 from sklearn.metrics import average_precision_score, roc_auc_score  # type: ignore[import-untyped]
 
+from featurebank.pipelines.asking.results import Results, Row
 from featurebank.pipelines.ood.display import Standing, ood_table
 from featurebank.pipelines.ood.families import architecture_family
-from featurebank.pipelines.asking.results import Results, Row
 from featurebank.probes.linear import linear_probe
 from featurebank.probes.ood.registry import scores
 from featurebank.store import FeatureStore

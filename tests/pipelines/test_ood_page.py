@@ -26,12 +26,13 @@ from runs import RESNET, make_images
 
 from featurebank.extract.datasets import open_split
 from featurebank.extract.datasets.contract import DatasetSpec
-from featurebank.pipelines.config import ConfigError, RunConfig
-from featurebank.pipelines.features import run_features
-from featurebank.pipelines.asking.kept_arrays import packed
-from featurebank.pipelines.ood.page import BINS, HEIGHT, SIDE, WIDTH, histogram, roc_curve
 from featurebank.pipelines.asking.images import open_images, thumbnail
+from featurebank.pipelines.asking.kept_arrays import packed
 from featurebank.pipelines.asking.results import Results
+from featurebank.pipelines.config import RunConfig
+from featurebank.pipelines.config_error import ConfigError
+from featurebank.pipelines.features import run_features
+from featurebank.pipelines.ood.page import BINS, HEIGHT, SIDE, WIDTH, histogram, roc_curve
 from featurebank.store import FeatureStore
 
 RANDOM = "timm:net@random:0"

@@ -28,14 +28,16 @@ from featurebank.store.fingerprint import fingerprint
 
 CS = [1e-05, 3.162e-05, 0.0001, 0.0003162, 0.001, 0.003162, 0.01, 0.03162, 0.1, 0.3162, 1.0]
 EVERY = {"output": "pooled", "seed": 0}
+TOKENS = {"output": "tokens", "seed": 0}
+TRAINED = {"learning_rate": 0.001, "weight_decay": 0.01, "epochs": 100}
 DEFAULTS: list[tuple[str, int, dict[str, Any]]] = [
-    ("attentive", 1, {"output": "tokens", "seed": 0, "learning_rate": 0.001, "weight_decay": 0.01, "epochs": 100, "n_heads": 8}),
-    ("dense", 2, {"output": "tokens", "seed": 0, "ignore_index": 255, "epochs": 30, "learning_rates": [1e-4, 1e-3, 1e-2]}),
+    ("attentive", 1, {**TOKENS, **TRAINED, "n_heads": 8}),
+    ("dense", 2, {**TOKENS, "ignore_index": 255, "epochs": 30, "learning_rates": [1e-4, 1e-3, 1e-2]}),
     ("duplicates", 1, {**EVERY, "threshold": 0.98, "limit": 20}),
     ("fewshot", 2, {**EVERY, "draws": 5, "protocol": "logistic", "cs": CS}),
     ("knn", 2, {**EVERY, "k": [5, 10, 20, 50, 100, 200], "temperature": [0.02, 0.04, 0.07, 0.1, 0.2]}),
     ("linear", 2, {**EVERY, "protocol": "logistic", "cs": CS}),
-    ("mlp", 1, {**EVERY, "hidden": 512, "learning_rate": 0.001, "weight_decay": 0.01, "epochs": 100}),
+    ("mlp", 1, {**EVERY, **TRAINED, "hidden": 512}),
     ("multilabel", 2, {**EVERY, "cs": CS, "missing": "ignore"}),
     ("ood", 2, {**EVERY, "resamples": 1000, "parameters": "44c2e60e"}),
     ("regression", 2, EVERY),

@@ -14,8 +14,8 @@ from probe_sets import clusters, write_set
 from retrieval_sets import retrieve, retrieve_json, values_of
 from rich.console import Console
 
-from featurebank.pipelines.reporting import interval, short
 from featurebank.pipelines.asking.results import Results, Row
+from featurebank.pipelines.reporting import interval, short
 from featurebank.pipelines.retrieving.comparison import ALPHA_QE, compare
 from featurebank.pipelines.retrieving.comparison_table import comparison_tables
 from featurebank.pipelines.retrieving.selection import look_up

@@ -19,8 +19,8 @@ from rich.console import Console
 from featurebank.extract.datasets import open_split
 from featurebank.extract.datasets.contract import DatasetSpec, Subset
 from featurebank.pipelines.asking.images import SIDE, thumbnail
-from featurebank.pipelines.probing.run import Probed
 from featurebank.pipelines.asking.results import Result, Row
+from featurebank.pipelines.probing.run import Probed
 from featurebank.pipelines.retrieving.display import grid
 from featurebank.pipelines.retrieving.task import RetrieveTask
 from featurebank.retrieval import evaluate

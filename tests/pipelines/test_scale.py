@@ -24,7 +24,8 @@ from sealed_arrays import sealed_arrays
 
 from featurebank.extract import datasets, engine
 from featurebank.extract.progress import Snapshot
-from featurebank.pipelines.config import ConfigError, RunConfig
+from featurebank.pipelines.config import RunConfig
+from featurebank.pipelines.config_error import ConfigError
 from featurebank.pipelines.features import Report, run_features
 from featurebank.pipelines.scale.start import _forked_workers, connected, started
 
