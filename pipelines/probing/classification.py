@@ -40,8 +40,8 @@ from featurebank.pipelines.probing.scores import (
 )
 from featurebank.pipelines.probing.task import Task
 from featurebank.pipelines.probing.texts import read_logit_scale, read_texts
-from featurebank.probes.choice import Choice, edge_notes
-from featurebank.probes.linear import CS, LinearFit, Protocol
+from featurebank.probes.choice import CS, Choice, edge_notes
+from featurebank.probes.linear import LinearFit, Protocol
 
 __all__ = ["FewShotTask", "KNNTask", "LinearTask", "ZeroShotTask", "check_choice", "fit_rows"]
 
@@ -216,14 +216,14 @@ class FewShotTask(Task):
 
     def _estimator(self) -> Any:
         from featurebank.probes.few_labels import FewLabelsProbe
-        from featurebank.probes.linear import heads
+        from featurebank.probes.linear import protocol_heads
         from featurebank.probes.neighbours import NearestClassMean
 
         if self.protocol == "ncm":
             return NearestClassMean()
         if self.protocol == "logistic":
             return FewLabelsProbe(self.cs, seed=self.seed)
-        return heads(self.protocol, seed=self.seed, device=self.device)
+        return protocol_heads(self.protocol, random_state=self.seed, device=self.device)
 
 
 class _Recorded:
@@ -334,7 +334,7 @@ def fit_rows(
         validation=None if validation is None else (validation.features, validation.labels),
         protocol=protocol,
         Cs=cs,
-        seed=seed,
+        random_state=seed,
         device=device,
     )
 

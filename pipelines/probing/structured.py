@@ -19,8 +19,7 @@ from featurebank.pipelines.probing.classification import check_choice
 from featurebank.pipelines.probing.inputs import Inputs, SplitRows, left_out, load_array, match_notes, matched, vectors
 from featurebank.pipelines.probing.scores import Answer, resampled
 from featurebank.pipelines.probing.task import Task
-from featurebank.probes.choice import Choice, edge_notes
-from featurebank.probes.linear import CS
+from featurebank.probes.choice import CS, Choice, edge_notes
 
 __all__ = ["DenseTask", "MultiLabelTask", "RegressionTask"]
 

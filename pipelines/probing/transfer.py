@@ -30,8 +30,8 @@ from featurebank.pipelines.probing.inputs import (
 from featurebank.pipelines.probing.scores import Answer, Score, mean_score, predicted
 from featurebank.pipelines.probing.task import Task
 from featurebank.probes._rows import row_slices
-from featurebank.probes.choice import Choice, edge_notes
-from featurebank.probes.linear import CS, Protocol
+from featurebank.probes.choice import CS, Choice, edge_notes
+from featurebank.probes.linear import Protocol
 
 __all__ = ["ShiftTask", "corruption_of", "corruption_scores", "robustness"]
 
