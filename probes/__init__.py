@@ -1,1 +1,71 @@
-"""Questions asked of frozen features: linear, kNN, few-shot, zero-shot, multi-label, dense; how sure they are."""
+"""Questions asked of frozen features: linear, kNN, few-shot, zero-shot, multi-label, dense; how sure they are.
+
+>>> from featurebank import probes
+>>> features = [[1.0, 0.0], [0.9, 0.1], [0.1, 0.9], [0.0, 1.0]]
+>>> probes.KNNProbe(k=1).fit(features, [0, 0, 1, 1]).score(features, [0, 0, 1, 1])
+1.0
+"""
+
+from typing import TYPE_CHECKING
+
+from featurebank._faces import lazy_names
+
+if TYPE_CHECKING:
+    from featurebank.probes.bootstrap import *
+    from featurebank.probes.calibration import *
+    from featurebank.probes.choice import *
+    from featurebank.probes.comparison import *
+    from featurebank.probes.dense import *
+    from featurebank.probes.few_labels import *
+    from featurebank.probes.fewshot import *
+    from featurebank.probes.groups import *
+    from featurebank.probes.heads import *
+    from featurebank.probes.linear import *
+    from featurebank.probes.logistic import *
+    from featurebank.probes.metrics import *
+    from featurebank.probes.multilabel import *
+    from featurebank.probes.neighbours import *
+    from featurebank.probes.numbering import *
+    from featurebank.probes.proportions import *
+    from featurebank.probes.ranking import *
+    from featurebank.probes.ridge import *
+    from featurebank.probes.segmentation import *
+    from featurebank.probes.shift import *
+    from featurebank.probes.tokens import *
+    from featurebank.probes.zeroshot import *
+else:
+    __all__, __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "bootstrap": "bootstrap_interval cluster_interval weighted_interval",
+            "calibration": "ReliabilityDiagram TemperatureScaling reliability_diagram",
+            "choice": "CS Choice edge_notes",
+            "comparison": (
+                "Comparison McNemar PairedBootstrap compare_all holm mcnemar paired_bootstrap paired_statistics"
+            ),
+            "dense": "DenseLinearProbe",
+            "few_labels": "FewLabelsProbe",
+            "fewshot": "Classifier FewShot few_shot fraction_rows k_shot_rows label_efficiency_curve",
+            "groups": "GroupReport RateGaps group_report",
+            "heads": "LinearHeads",
+            "linear": "LinearFit LinearResult Protocol fit_linear linear_probe protocol_heads",
+            "logistic": "Convergence LogisticProbe LogisticProbeCV logistic_path",
+            "metrics": (
+                "ClassScores accuracy auroc average_precision balanced_accuracy brier class_scores confidence_bins "
+                "ece multilabel_auroc multilabel_map nll per_class_accuracy predicted_classes top_k_accuracy"
+            ),
+            "multilabel": "MultiLabelProbe",
+            "neighbours": "KNNProbe KNNSweep NearestClassMean knn_sweep",
+            "numbering": "doubt",
+            "proportions": "auroc_interval gap_interval mean_interval paired_interval wilson_interval",
+            "ranking": "Ranking rank_backbones ranks z_scores",
+            "ridge": "RegressionScores RidgePath RidgeProbe regression_scores",
+            "segmentation": "confusion_matrix dice mean_iou",
+            "shift": (
+                "ALEXNET_CLEAN_ERROR ALEXNET_ERRORS ClassMask EffectiveRobustness class_mask effective_robustness "
+                "mean_corruption_error relative_mean_corruption_error"
+            ),
+            "tokens": "AttentivePoolProbe MLPProbe",
+            "zeroshot": "IMAGENET_TEMPLATES PLAIN_TEMPLATE ZeroShotClassifier render_prompts",
+        },
+    )

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["AttentivePool"]
-
 
 class AttentivePool(nn.Module):
     """Tokens (B, T, D) to logits (B, K): one learned query attends to all tokens, then a linear layer.

@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 
 from featurebank.probes._rows import row_blocks
 
-__all__ = ["Design"]
-
 FEW = 4096  # rows that tell enough of the second moments
 
 

@@ -32,8 +32,6 @@ from featurebank.probes._preconditioner import Inverse, Preconditioner
 from featurebank.probes._softmax import Rows
 from featurebank.probes._steps import KeptLogits, Recomputed, Steps, dot, kept_bytes
 
-__all__ = ["Convergence", "Solution", "solve_path"]
-
 KEPT = 2**30  # bytes of logits and residuals that are kept; where those of one problem take more, none are
 COLUMNS = 512  # of one product where none are kept
 THINNED = (64, 8)  # every so many rows are solved first where none are kept

@@ -11,8 +11,6 @@ import torch
 
 from featurebank.probes._design import Design
 
-__all__ = ["Inverse", "Preconditioner"]
-
 MANY_CLASSES = 1024  # beyond which each class is taken by itself
 SHIFT = 0.005  # of the largest eigenvalue
 

@@ -17,8 +17,6 @@ import torch
 
 from featurebank.probes._design import Design
 
-__all__ = ["Rows", "residuals"]
-
 PRODUCT_ROWS, PRODUCT_VALUES = 4096, 2**23
 BLOCK_VALUES = {"cpu": 2**20, "cuda": 2**25}
 

@@ -10,8 +10,6 @@ import torch
 from featurebank.probes._design import Design
 from featurebank.probes._softmax import Rows
 
-__all__ = ["KeptLogits", "Recomputed", "Steps", "dot", "kept_bytes"]
-
 
 class Steps:
     """How losses and gradients along a direction are had."""

@@ -10,7 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Choice", "edge_notes"]
+__all__ = ["CS", "Choice", "edge_notes"]
+
+CS = tuple(float(f"{10 ** (power / 2):.4g}") for power in range(-10, 1))
+"""Inverse strengths of a penalty that are searched where nothing else is said: two a decade, 1e-5 to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -92,7 +92,7 @@ class DenseLinearProbe(BaseEstimator):  # type: ignore[misc]
         self._train(features, truth)
         return self
 
-    def logits(self, tokens: ArrayLike) -> NDArray[np.float32]:
+    def decision_function(self, tokens: ArrayLike) -> NDArray[np.float32]:
         """(M, K, h, w), before they are enlarged."""
         return np.concatenate([some.cpu().numpy() for _, some in self._logits(tokens)])
 

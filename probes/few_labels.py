@@ -16,8 +16,7 @@ from sklearn.model_selection import StratifiedKFold  # type: ignore[import-untyp
 from featurebank.probes._labels import class_codes
 from featurebank.probes._prediction import LinearPredictor, both_logits
 from featurebank.probes._rows import row_blocks, training_data
-from featurebank.probes.choice import Choice
-from featurebank.probes.linear import CS
+from featurebank.probes.choice import CS, Choice
 from featurebank.probes.logistic import logistic_path
 
 __all__ = ["FewLabelsProbe"]

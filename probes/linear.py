@@ -13,18 +13,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featurebank.probes._prediction import both_logits, log_probabilities
-from featurebank.probes.choice import Choice
+from featurebank.probes.choice import CS, Choice
 from featurebank.probes.proportions import wilson_interval
 
 if TYPE_CHECKING:
     from featurebank.probes.heads import LinearHeads
 
-__all__ = ["CS", "LinearFit", "LinearProbe", "Protocol", "fit_linear", "heads", "linear_probe"]
+__all__ = ["LinearFit", "LinearResult", "Protocol", "fit_linear", "linear_probe", "protocol_heads"]
 
 Protocol = Literal["logistic", "bob", "dinov2"]
 """``logistic``: logistic regression on standardised features, exact. ``bob`` and ``dinov2``: `LinearHeads`."""
 
-CS = tuple(float(f"{C:.4g}") for C in np.logspace(-5, 0, 11))
 LARS_RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 HELD_OUT = 0.2
 
@@ -61,7 +60,7 @@ class LinearFit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearProbe:
+class LinearResult:
     """What a probe found.
 
     Attributes:
@@ -95,9 +94,9 @@ def linear_probe(
     *,
     validation: tuple[NDArray[np.floating], NDArray[np.int64]] | None = None,
     Cs: Sequence[float] = CS,
-    seed: int = 0,
+    random_state: int = 0,
     device: str = "cpu",
-) -> LinearProbe:
+) -> LinearResult:
     """Fits a logistic probe, chooses C on validation rows, reads the test rows once.
 
     Without validation rows a stratified fifth of the training rows takes their place, and all training rows are fitted
@@ -110,20 +109,20 @@ def linear_probe(
         test_labels: (M,); a class that the training rows lack counts as wrong.
         validation: features (V, D) and labels (V,).
         Cs: candidates, as scikit-learn's ``C`` (inverse strength of the L2 penalty).
-        seed: of the validation split.
+        random_state: of the validation split.
         device: of torch.
 
     Raises:
         ValueError: fewer than two classes in the training rows, unlabelled rows, or features of another width.
     """
     _check("test", test, test_labels)
-    fit = fit_linear(train, train_labels, validation=validation, Cs=Cs, seed=seed, device=device)
+    fit = fit_linear(train, train_labels, validation=validation, Cs=Cs, random_state=random_state, device=device)
     _check_width(test, train)
     log_probabilities = fit.log_probabilities(test)
     predictions = fit.classes[log_probabilities.argmax(1)]
     correct = predictions == test_labels
     low, high = map(float, wilson_interval(correct.sum(), len(correct)))
-    return LinearProbe(
+    return LinearResult(
         accuracy=float(correct.mean()),
         low=low,
         high=high,
@@ -143,7 +142,7 @@ def fit_linear(
     validation: tuple[NDArray[np.floating], NDArray[np.int64]] | None = None,
     protocol: Protocol = "logistic",
     Cs: Sequence[float] = CS,
-    seed: int = 0,
+    random_state: int = 0,
     device: str = "cpu",
 ) -> LinearFit:
     """Fits a linear classifier, its settings and its temperature from validation rows; never sees a test row.
@@ -155,7 +154,7 @@ def fit_linear(
         protocol: ``logistic``, or the gradient descent of ``bob`` (LARS, Goldblum et al. 2023, arXiv:2310.19909) or
             ``dinov2`` (SGD, Oquab et al. 2023, arXiv:2304.07193), both a grid of learning rates; see `LinearHeads`.
         Cs: candidates of ``logistic``.
-        seed: of the validation split.
+        random_state: of the validation split.
         device: of torch.
 
     Raises:
@@ -167,7 +166,7 @@ def fit_linear(
     if len(np.unique(train_labels)) < 2:
         raise ValueError(f"a probe needs at least two classes, got only class {train_labels[0]} in the train rows")
     if validation is None:
-        fitting, held = _split(train_labels, seed)
+        fitting, held = _split(train_labels, random_state)
         first = train[fitting], train_labels[fitting]
         validation = train[held], train_labels[held]
     else:
@@ -175,12 +174,12 @@ def fit_linear(
         first = train, train_labels
         _check("validation", *validation)
         _check_width(validation[0], train)
-    search = _search(protocol, Cs, seed, device).fit(*first, validation=validation)
+    search = _search(protocol, Cs, random_state, device).fit(*first, validation=validation)
     chosen, accuracies = _found(search)
     temperature, uncalibrated = _temperature(_logits(search, validation[0]), validation[1], search.classes_)
     model = search
     if len(fitting):
-        model = _single(protocol, chosen, seed, device)
+        model = _single(protocol, chosen, random_state, device)
         model = model.fit(train, train_labels) if protocol == "logistic" else model.fit(train, train_labels, validation)
     return LinearFit(
         classes=model.classes_,
@@ -197,30 +196,30 @@ def fit_linear(
     )
 
 
-def heads(protocol: Literal["bob", "dinov2"], *, seed: int = 0, device: str = "cpu") -> LinearHeads:
+def protocol_heads(protocol: Literal["bob", "dinov2"], *, random_state: int = 0, device: str = "cpu") -> LinearHeads:
     """The heads of a protocol: ``bob`` LARS at 7 learning rates, 10 of 90 epochs of warm-up; ``dinov2`` SGD at 13."""
     from featurebank.probes.heads import LinearHeads
 
     if protocol == "bob":
-        return LinearHeads(LARS_RATES, optimizer="lars", warmup_epochs=10, random_state=seed, device=device)
-    return LinearHeads(random_state=seed, device=device)
+        return LinearHeads(LARS_RATES, optimizer="lars", warmup_epochs=10, random_state=random_state, device=device)
+    return LinearHeads(random_state=random_state, device=device)
 
 
-def _search(protocol: Protocol, Cs: Sequence[float], seed: int, device: str) -> Any:
+def _search(protocol: Protocol, Cs: Sequence[float], random_state: int, device: str) -> Any:
     from featurebank.probes.logistic import LogisticProbeCV
 
     if protocol == "logistic":
-        return LogisticProbeCV(Cs, random_state=seed, device=device)
-    return heads(protocol, seed=seed, device=device)
+        return LogisticProbeCV(Cs, random_state=random_state, device=device)
+    return protocol_heads(protocol, random_state=random_state, device=device)
 
 
-def _single(protocol: Protocol, chosen: dict[str, float], seed: int, device: str) -> Any:
+def _single(protocol: Protocol, chosen: dict[str, float], random_state: int, device: str) -> Any:
     """The estimator of the chosen candidate alone."""
     from featurebank.probes.logistic import LogisticProbe
 
     if protocol == "logistic":
         return LogisticProbe(chosen["C"], device=device)
-    return heads(protocol, seed=seed, device=device).set_params(
+    return protocol_heads(protocol, random_state=random_state, device=device).set_params(
         learning_rates=(chosen["learning_rate"],), weight_decays=(chosen["weight_decay"],)
     )
 
@@ -251,11 +250,11 @@ def _temperature(
     return scaling.temperature_, ""
 
 
-def _split(labels: NDArray[np.int64], seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def _split(labels: NDArray[np.int64], random_state: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """A stratified fifth held out: the rows left, the rows held out. Classes of one row are left."""
     from featurebank.probes._holding import stratified_part
 
-    left, held = stratified_part(labels, HELD_OUT, seed)
+    left, held = stratified_part(labels, HELD_OUT, random_state)
     return np.sort(left), np.sort(held)
 
 

@@ -28,11 +28,9 @@ from featurebank.probes._labels import check_classes
 from featurebank.probes._lbfgs import Convergence, Solution, solve_path
 from featurebank.probes._prediction import LinearPredictor, both_logits, log_probabilities
 from featurebank.probes._rows import training_data
+from featurebank.probes.choice import CS
 
-__all__ = ["CS", "Convergence", "LogisticProbe", "LogisticProbeCV", "logistic_path"]
-
-CS = tuple(float(f"{C:.4g}") for C in np.logspace(-6, 1, 15))
-"""The path that `LogisticProbeCV` searches: two values a decade."""
+__all__ = ["Convergence", "LogisticProbe", "LogisticProbeCV", "logistic_path"]
 
 SMALL = 2e7
 """Problems of fewer rows x features x classes are solved in float64."""

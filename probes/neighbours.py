@@ -20,7 +20,7 @@ from featurebank.probes._search import Metric, check_choice, check_k, nearest
 from featurebank.probes.choice import Choice
 from featurebank.probes.proportions import wilson_interval
 
-__all__ = ["KNNProbe", "KNNSweep", "NearestClassMean", "knn_sweep", "nearest"]
+__all__ = ["KNNProbe", "KNNSweep", "NearestClassMean", "knn_sweep"]
 
 Weights = Literal["dino", "uniform"]
 

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from featurebank.probes.metrics import as_labels
 
-__all__ = ["ALPHA", "FAR", "doubt"]
+__all__ = ["doubt"]
 
 ALPHA = 1e-3
 FAR = 0.5

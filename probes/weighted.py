@@ -14,8 +14,6 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Statistic", "label_auroc", "label_precision", "masks", "mean", "regression", "value_of"]
-
 Draws = NDArray[np.float64]
 Statistic = Callable[[Draws], Draws]
 

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from featurebank.pipelines.probing.classification import fit_rows
 from featurebank.pipelines.probing.inputs import Inputs, SplitRows, vectors
 from featurebank.probes._rows import row_slices
-from featurebank.probes.choice import Choice
-from featurebank.probes.linear import CS
+from featurebank.probes.choice import CS, Choice
 from featurebank.probes.numbering import doubt
 from featurebank.probes.ood.head import Head
 from featurebank.probes.ood.statistics import TrainingSet

@@ -15,7 +15,7 @@ from featurebank.pipelines.asking.answer import Answer, Score
 from featurebank.pipelines.asking.inputs import Rows, class_notes, labelled_splits
 from featurebank.pipelines.asking.option import option
 from featurebank.pipelines.asking.question import Question
-from featurebank.probes.linear import CS
+from featurebank.probes.choice import CS
 
 if TYPE_CHECKING:
     from featurebank.probes.choice import Choice
@@ -92,14 +92,14 @@ class FewShot(Question):
 
     def _estimator(self) -> Any:
         from featurebank.probes.few_labels import FewLabelsProbe
-        from featurebank.probes.linear import heads
+        from featurebank.probes.linear import protocol_heads
         from featurebank.probes.neighbours import NearestClassMean
 
         if self.protocol == "ncm":
             return NearestClassMean()
         if self.protocol == "logistic":
             return FewLabelsProbe(self.cs, seed=self.seed)
-        return heads(self.protocol, seed=self.seed, device=self.device)
+        return protocol_heads(self.protocol, random_state=self.seed, device=self.device)
 
 
 class _Recorded:

@@ -10,7 +10,8 @@ from featurebank.pipelines.asking.answer import Answer
 from featurebank.pipelines.asking.inputs import Rows, SplitRows, class_notes, labelled_splits
 from featurebank.pipelines.asking.option import option
 from featurebank.pipelines.asking.question import Question
-from featurebank.probes.linear import CS, Protocol
+from featurebank.probes.choice import CS
+from featurebank.probes.linear import Protocol
 
 if TYPE_CHECKING:
     from featurebank.probes.linear import LinearFit
@@ -67,6 +68,6 @@ def fit_rows(
         validation=None if validation is None else (validation.features, validation.labels),
         protocol=protocol,
         Cs=cs,
-        seed=seed,
+        random_state=seed,
         device=device,
     )

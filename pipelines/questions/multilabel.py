@@ -17,7 +17,7 @@ from featurebank.pipelines.asking.classes import listed
 from featurebank.pipelines.asking.inputs import Rows, SplitRows, left_out, match_notes, matched, vectors
 from featurebank.pipelines.asking.option import option
 from featurebank.pipelines.asking.question import Question
-from featurebank.probes.linear import CS
+from featurebank.probes.choice import CS
 
 __all__ = ["MultiLabel"]
 

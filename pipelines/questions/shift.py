@@ -30,7 +30,8 @@ from featurebank.pipelines.asking.inputs import (
 from featurebank.pipelines.asking.option import option
 from featurebank.pipelines.asking.question import Layout, Question
 from featurebank.pipelines.questions.linear import fit_rows
-from featurebank.probes.linear import CS, Protocol
+from featurebank.probes.choice import CS
+from featurebank.probes.linear import Protocol
 
 if TYPE_CHECKING:
     from featurebank.pipelines.asking.results import Row

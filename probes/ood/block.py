@@ -12,8 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Block", "Peak", "argmax", "energy", "peak"]
-
 FAINT = 1e-30  # below this float32 may have rounded some exponentials to zero
 
 

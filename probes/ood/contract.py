@@ -44,7 +44,7 @@ class OODScore(BaseEstimator):  # type: ignore[misc]
         self._fit(train)
         return self
 
-    def score(self, features: ArrayLike | None = None, logits: ArrayLike | None = None) -> NDArray[np.float64]:
+    def score_samples(self, features: ArrayLike | None = None, logits: ArrayLike | None = None) -> NDArray[np.float64]:
         """Scores of rows, (N,).
 
         Args:

@@ -13,7 +13,7 @@ from featurebank.probes.ood.block import Block, Peak, peak
 from featurebank.probes.ood.contract import OODScore, check_positive
 from featurebank.probes.ood.statistics import TrainingSet
 
-__all__ = ["GEN", "MSP", "Energy", "Entropy", "KLMatching", "MaxLogit", "TemperatureScaling"]
+__all__ = ["GEN", "MSP", "Energy", "Entropy", "KLMatching", "MaxLogit", "ScaledMSP"]
 
 COLDEST, HOTTEST, STEPS = 0.01, 100.0, 100
 FARTHEST = float(np.finfo(np.float32).min)
@@ -34,7 +34,7 @@ class MSP(OODScore):
         return log_largest(block.peak)
 
 
-class TemperatureScaling(OODScore):
+class ScaledMSP(OODScore):
     """The largest softmax probability of l / T (Guo et al., ICML 2017, arXiv:1706.04599), as its logarithm.
 
     T minimises the negative log-likelihood of held-out labels, a convex problem in 1 / T that is solved to rounding,

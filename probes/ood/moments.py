@@ -11,8 +11,6 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-__all__ = ["Moments", "Spectrum", "add_by_class", "add_gram", "symmetric"]
-
 STRIPS = 8  # of a symmetric product: the more, the less of the other triangle is computed
 FAINT = 1e-6  # share of the variance below which mixed products are float64
 

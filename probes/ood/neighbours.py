@@ -17,7 +17,7 @@ from featurebank.probes.ood.block import Block
 from featurebank.probes.ood.contract import OODScore
 from featurebank.probes.ood.statistics import TrainingSet
 
-__all__ = ["KNN", "GalleryScore", "NNGuide", "Relation", "sweep"]
+__all__ = ["KNN", "GalleryScore", "NNGuide", "Relation"]
 
 GALLERY_ROWS = 2048
 

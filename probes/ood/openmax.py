@@ -15,7 +15,7 @@ from featurebank.probes.ood.contract import OODScore
 from featurebank.probes.ood.moments import add_by_class
 from featurebank.probes.ood.statistics import TrainingSet
 
-__all__ = ["OpenMax", "fit_weibull"]
+__all__ = ["OpenMax"]
 
 STEEPEST = 1e4  # shape of a Weibull distribution that is fitted to equal values
 

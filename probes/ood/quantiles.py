@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 
 from featurebank.probes._rows import check_finite, row_blocks
 
-__all__ = ["exact_quantiles", "feature_quantiles"]
-
 HALF = 1 << 16
 ROWS = 2048
 GROUP_VALUES, GROUPS = 2**24, 8  # of features that are sorted at once: 64 MiB, and passes over the rows

@@ -18,7 +18,7 @@ from featurebank.probes._memory import give_back
 from featurebank.probes.ood.alignment import FDBD, MCM, NCI, SHE, GradNorm
 from featurebank.probes.ood.contract import OODScore, as_numpy
 from featurebank.probes.ood.distances import GMM, MDS, RMDS, MDSPlusPlus, RMDSPlusPlus
-from featurebank.probes.ood.logits import GEN, MSP, Energy, Entropy, KLMatching, MaxLogit, TemperatureScaling
+from featurebank.probes.ood.logits import GEN, MSP, Energy, Entropy, KLMatching, MaxLogit, ScaledMSP
 from featurebank.probes.ood.neighbours import KNN, GalleryScore, NNGuide, Relation, sweep
 from featurebank.probes.ood.openmax import OpenMax
 from featurebank.probes.ood.shaping import ASHB, ASHP, ASHS, DICE, LTS, SCALE, VRA, ReAct
@@ -29,7 +29,7 @@ from featurebank.probes.ood.weiper import WeiPerKLD
 __all__ = ["ScoredSets", "family", "get", "score_all", "scores"]
 
 _FAMILIES: dict[str, tuple[type[OODScore], ...]] = {
-    "logits": (MSP, TemperatureScaling, MaxLogit, Energy, Entropy, GEN, KLMatching, OpenMax),
+    "logits": (MSP, ScaledMSP, MaxLogit, Energy, Entropy, GEN, KLMatching, OpenMax),
     "distances": (MDS, RMDS, MDSPlusPlus, RMDSPlusPlus, GMM),
     "neighbours": (KNN, NNGuide, Relation),
     "subspaces": (Residual, ViM, CoP, CoRP, PNML),

@@ -139,7 +139,7 @@ class CoRP(OODScore):
         gamma: of the kernel exp(-gamma ||a - b||^2), the paper's 3 for ImageNet.
         explained: share of the variance, the paper's 0.5 for ImageNet.
         samples: R; if None 2 D, as the paper's 4,096 for D = 2,048.
-        seed: of the random features.
+        random_state: of the random features.
 
     Attributes:
         dim_: q.
@@ -148,11 +148,13 @@ class CoRP(OODScore):
     name = "corp"
     needs = ("features",)
 
-    def __init__(self, gamma: float = 3.0, explained: float = 0.5, samples: int | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, gamma: float = 3.0, explained: float = 0.5, samples: int | None = None, random_state: int = 0
+    ) -> None:
         self.gamma = gamma
         self.explained = explained
         self.samples = samples
-        self.seed = seed
+        self.random_state = random_state
 
     def _fit(self, train: TrainingSet) -> None:
         check_positive("gamma", self.gamma)
@@ -160,7 +162,7 @@ class CoRP(OODScore):
         assert train.features is not None  # noqa: S101
         d = train.features.shape[1]
         r = self.samples or 2 * d
-        generator = np.random.default_rng(self.seed)
+        generator = np.random.default_rng(self.random_state)
         frequencies = generator.standard_normal((r, d), np.float32) * np.float32(math.sqrt(2 * self.gamma))
         self._frequencies = train.on_device(frequencies).T.contiguous()
         self._phases = train.on_device(generator.random(r, np.float32) * np.float32(2 * math.pi))

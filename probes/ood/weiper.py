@@ -47,7 +47,7 @@ class WeiPerKLD(OODScore):
         lambda_1: 2.5.
         lambda_2: 0.1.
         fit_rows: training rows that are read, at most, evenly spaced; the authors' 300,000.
-        seed: of the noise.
+        random_state: of the noise.
 
     Attributes:
         range_: smallest and largest training feature.
@@ -71,7 +71,7 @@ class WeiPerKLD(OODScore):
         lambda_1: float = 2.5,
         lambda_2: float = 0.1,
         fit_rows: int = 300_000,
-        seed: int = 0,
+        random_state: int = 0,
     ) -> None:
         self.repeats = repeats
         self.distance = distance
@@ -82,7 +82,7 @@ class WeiPerKLD(OODScore):
         self.lambda_1 = lambda_1
         self.lambda_2 = lambda_2
         self.fit_rows = fit_rows
-        self.seed = seed
+        self.random_state = random_state
 
     def _fit(self, train: TrainingSet) -> None:
         for name in ("repeats", "bins", "smoothing", "smoothing_perturbed", "fit_rows"):
@@ -129,7 +129,7 @@ class WeiPerKLD(OODScore):
     def _perturbed(self, block: Block) -> Iterator[Tensor]:
         """The logits (m, s K) of s perturbations at a time."""
         lengths = self.distance * self._weight.norm(dim=1, keepdim=True)
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator().manual_seed(self.random_state)
         together = max(1, WIDTH // len(self._bias))
         for start in range(0, self.repeats, together):
             number = min(together, self.repeats - start)

@@ -68,7 +68,7 @@ def test_it_is_a_plain_torch_loop() -> None:
     with torch.no_grad():
         expected = logits(slice(None))
         enlarged = torch.nn.functional.interpolate(expected, SIZE, mode="bilinear", align_corners=False)
-    np.testing.assert_allclose(ours.logits(tokens), expected.numpy(), atol=1e-5)
+    np.testing.assert_allclose(ours.decision_function(tokens), expected.numpy(), atol=1e-5)
     assert (ours.predict(tokens) == enlarged.argmax(1).numpy()).mean() > 0.9999
 
 
@@ -98,7 +98,7 @@ def test_it_learns_the_classes_of_patches_and_carries_over_to_other_images() -> 
     counts = other_masks != IGNORE
     assert predicted.shape == other_masks.shape
     assert probe.score(other, other_masks) == accuracy_score(other_masks[counts], predicted[counts])
-    assert (probe.logits(other).argmax(1).repeat(8, 1).repeat(8, 2) == other_masks)[counts].mean() > 0.99
+    assert (probe.decision_function(other).argmax(1).repeat(8, 1).repeat(8, 2) == other_masks)[counts].mean() > 0.99
     assert probe.loss_[-1] < probe.loss_[0]
     assert probe.predict(other, size=(64, 96)).shape == (20, 64, 96)
 
@@ -116,20 +116,24 @@ def test_ignored_pixels_and_images_do_not_matter() -> None:
     empty = masks.copy()
     empty[3] = IGNORE
     settings: dict[str, Any] = {"epochs": 2, "batch_size": 16}
-    expected = DenseLinearProbe(**settings).fit(tokens, empty, grid=GRID).logits(tokens)
+    expected = DenseLinearProbe(**settings).fit(tokens, empty, grid=GRID).decision_function(tokens)
     moved = empty.astype(np.int64)
     moved[moved == IGNORE] = -1
-    found = DenseLinearProbe(**settings, ignore_index=-1).fit(tokens, moved, grid=GRID).logits(tokens)
+    found = DenseLinearProbe(**settings, ignore_index=-1).fit(tokens, moved, grid=GRID).decision_function(tokens)
     np.testing.assert_array_equal(found, expected)
     other = np.where(empty == IGNORE, 0, empty)
-    assert np.abs(DenseLinearProbe(**settings).fit(tokens, other, grid=GRID).logits(tokens) - expected).max() > 1e-4
+    assert (
+        np.abs(DenseLinearProbe(**settings).fit(tokens, other, grid=GRID).decision_function(tokens) - expected).max()
+        > 1e-4
+    )
 
 
 def test_it_reproduces_to_the_last_digit_and_the_seed_matters() -> None:
     tokens, masks = scenes(10)
     before = torch.random.get_rng_state()
     first, second, other = (
-        DenseLinearProbe(epochs=2, random_state=seed).fit(tokens, masks, grid=GRID).logits(tokens) for seed in (0, 0, 1)
+        DenseLinearProbe(epochs=2, random_state=seed).fit(tokens, masks, grid=GRID).decision_function(tokens)
+        for seed in (0, 0, 1)
     )
     np.testing.assert_array_equal(first, second)
     assert np.abs(first - other).max() > 1e-4
@@ -140,12 +144,12 @@ def test_float_types_memory_maps_and_pickles_give_the_same(tmp_path: Path) -> No
     tokens, masks = scenes(10)
     np.save(tmp_path / "tokens.npy", tokens)
     probe = DenseLinearProbe(epochs=2).fit(tokens, masks, grid=GRID)
-    expected = probe.logits(tokens)
+    expected = probe.decision_function(tokens)
     for same in (np.load(tmp_path / "tokens.npy", mmap_mode="r"), tokens.astype(np.float64)):
-        found = DenseLinearProbe(epochs=2).fit(same, masks.astype(np.int32), grid=GRID).logits(same)
+        found = DenseLinearProbe(epochs=2).fit(same, masks.astype(np.int32), grid=GRID).decision_function(same)
         np.testing.assert_array_equal(found, expected)
     again = pickle.loads(pickle.dumps(probe))  # noqa: S301 - our own bytes
-    np.testing.assert_array_equal(again.logits(tokens), expected)
+    np.testing.assert_array_equal(again.decision_function(tokens), expected)
     assert again.get_params()["epochs"] == 2
 
 
@@ -197,7 +201,7 @@ def test_tokens_unlike_those_of_fit_are_refused() -> None:
 def test_a_gpu_gives_the_same_and_repeats() -> None:
     tokens, masks = scenes(20)
     on_cpu, on_gpu, again = (
-        DenseLinearProbe(epochs=3, device=device).fit(tokens, masks, grid=GRID).logits(tokens)
+        DenseLinearProbe(epochs=3, device=device).fit(tokens, masks, grid=GRID).decision_function(tokens)
         for device in ("cpu", "cuda", "cuda")
     )
     np.testing.assert_allclose(on_gpu, on_cpu, atol=1e-3)

@@ -12,7 +12,8 @@ from sklearn.preprocessing import StandardScaler  # type: ignore[import-untyped]
 
 from featurebank.probes.bootstrap import bootstrap_interval
 from featurebank.probes.calibration import TemperatureScaling
-from featurebank.probes.linear import CS, fit_linear, heads, linear_probe
+from featurebank.probes.choice import CS
+from featurebank.probes.linear import fit_linear, linear_probe, protocol_heads
 from featurebank.probes.logistic import LogisticProbe, LogisticProbeCV
 
 
@@ -121,7 +122,7 @@ def test_the_protocols_by_gradient_descent_choose_a_head(protocol: Any) -> None:
     fit = fit_linear(x[:300], y[:300], protocol=protocol)
     assert fit.chosen["learning_rate"] in fit.validation
     assert fit.validation[fit.chosen["learning_rate"]] == max(fit.validation.values())
-    reference = heads(protocol).set_params(learning_rates=(fit.chosen["learning_rate"],))
+    reference = protocol_heads(protocol).set_params(learning_rates=(fit.chosen["learning_rate"],))
     reference.fit(x[:300], y[:300], validation=(x[:20], y[:20]))
     np.testing.assert_array_equal(fit.logits(x_test), reference.logits(x_test))
     assert (fit.classes[fit.logits(x_test).argmax(1)] == y_test).mean() > 0.75

@@ -16,7 +16,8 @@ from sklearn.neighbors import KNeighborsClassifier, NearestCentroid  # type: ign
 from sklearn.utils.estimator_checks import estimator_checks_generator  # type: ignore[import-untyped]
 
 from featurebank.probes import _rows, _search, neighbours
-from featurebank.probes.neighbours import KNNProbe, NearestClassMean, knn_sweep, nearest
+from featurebank.probes._search import nearest
+from featurebank.probes.neighbours import KNNProbe, NearestClassMean, knn_sweep
 
 UNKNOWN: Any = "unknown"
 HALF: Any = 1.5
@@ -228,11 +229,10 @@ def test_every_pair_of_the_sweep_is_the_probe_of_that_pair() -> None:
 
 def test_the_sweep_searches_once_and_takes_few_test_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     searches = []
-    search = neighbours.nearest
 
     def spy(queries: Any, gallery: Any, k: int, **options: Any) -> Any:
         searches.append((len(queries), len(gallery), k))
-        return search(queries, gallery, k, **options)
+        return nearest(queries, gallery, k, **options)
 
     monkeypatch.setattr(neighbours, "nearest", spy)
     x, y, x_test, y_test = digits()

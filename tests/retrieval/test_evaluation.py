@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,6 @@ import pytest
 from feature_sets import FAILED_ROW, N_ROWS, make_sealed
 from sklearn.metrics import average_precision_score  # type: ignore[import-untyped]
 
-from featurebank import retrieval
 from featurebank.retrieval import evaluation
 from featurebank.retrieval.evaluation import evaluate, evaluate_lists
 from featurebank.retrieval.protocols import PROTOCOLS, find_protocol
@@ -207,14 +203,3 @@ def test_an_unknown_protocol_is_answered_with_the_nearest() -> None:
 def test_bad_input_is_refused(gallery: Any, relevance: Any, protocol: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         evaluate(np.eye(2), gallery, relevance, protocol=protocol)
-
-
-def test_the_package_exports_its_names_and_loads_them_when_asked() -> None:
-    assert retrieval.evaluate is evaluate
-    assert sorted(retrieval.__all__) == sorted(retrieval._HOMES)
-    for name, module in retrieval._HOMES.items():
-        assert getattr(retrieval, name) is getattr(import_module(f"featurebank.retrieval.{module}"), name)
-    with pytest.raises(AttributeError, match="nothing"):
-        _ = retrieval.nothing
-    code = "import sys, featurebank.retrieval; sys.exit('featurebank.retrieval.search' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

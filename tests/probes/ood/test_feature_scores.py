@@ -220,7 +220,7 @@ FORMULAS: dict[str, Any] = {
 def test_it_is_the_formula(name: str, problem: Any) -> None:
     score, formula = FORMULAS[name]
     expected = formula(problem)
-    found = score.fit(problem.train).score(problem.queries)
+    found = score.fit(problem.train).score_samples(problem.queries)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).mean())
 
 
@@ -229,9 +229,9 @@ def test_given_logits_and_half_precision_change_nothing(name: str, relu_problem:
     p = relu_problem
     rows, queries = p.x.astype(np.float16), p.test.astype(np.float16)
     score = FORMULAS[name][0]
-    expected = score.fit(TrainingSet(rows, p.y, head=p.head, text=p.text)).score(queries)
+    expected = score.fit(TrainingSet(rows, p.y, head=p.head, text=p.text)).score_samples(queries)
     with_logits = TrainingSet(rows, p.y, logits=p.logits(rows.astype(np.float64)), head=p.head, text=p.text)
-    found = score.fit(with_logits).score(queries, p.logits(queries.astype(np.float64)))
+    found = score.fit(with_logits).score_samples(queries, p.logits(queries.astype(np.float64)))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).mean())
 
 
@@ -265,7 +265,7 @@ def test_it_is_pytorch_oods(name: str, problem: Any) -> None:
         expected *= np.log(len(problem.weight))
     if name == "mcm":
         expected = np.log(expected)
-    found = FORMULAS[name][0].fit(problem.train).score(problem.queries)
+    found = FORMULAS[name][0].fit(problem.train).score_samples(problem.queries)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).mean())
 
 
@@ -284,7 +284,7 @@ def test_shaping_is_pytorch_oods(name: str, theirs: Any, relu_problem: Any) -> N
     if name == "react":
         reference.fit_feature_maps(tensor(relu_problem.x)[:, :, None, None], torch.from_numpy(relu_problem.y))
     expected = -reference.predict_feature_maps(tensor(relu_problem.test)[:, :, None, None]).double().numpy()
-    found = FORMULAS[name][0].fit(relu_problem.train).score(relu_problem.queries)
+    found = FORMULAS[name][0].fit(relu_problem.train).score_samples(relu_problem.queries)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
@@ -292,14 +292,16 @@ def test_gradnorm_is_pytorch_oods_gradient(relu_problem: Any) -> None:
     reference = detector.GradNorm(linear(relu_problem).requires_grad_(True), lambda name: name == "weight")
     reference.to("cpu")
     expected = -reference.predict(tensor(relu_problem.test)).numpy() * len(relu_problem.weight)
-    np.testing.assert_allclose(GradNorm().fit(relu_problem.train).score(relu_problem.queries), expected, rtol=1e-4)
+    np.testing.assert_allclose(
+        GradNorm().fit(relu_problem.train).score_samples(relu_problem.queries), expected, rtol=1e-4
+    )
 
 
 def test_mahalanobis_ranks_as_pytorch_oods_where_the_covariance_is_regular(problem: Any) -> None:
     for ours, theirs in ((MDS(), detector.Mahalanobis(None)), (RMDS(), detector.RMD(None))):
         theirs.fit_features(tensor(problem.x), torch.from_numpy(problem.y))
         expected = -theirs.predict_features(tensor(problem.test)).numpy()
-        found = ours.fit(problem.train).score(problem.queries)
+        found = ours.fit(problem.train).score_samples(problem.queries)
         assert stats.spearmanr(found, expected).statistic > 0.99999
 
 
@@ -309,7 +311,7 @@ def test_vra_differs_from_pytorch_ood_which_lifts_low_activations(problem: Any) 
     theirs = -reference.predict_feature_maps(tensor(problem.test)[:, :, None, None]).numpy()
     clipped = problem.test.clip(*np.quantile(problem.x, [0.6, 0.95], axis=0))
     np.testing.assert_allclose(theirs, shaped(problem, clipped), rtol=1e-4)
-    assert np.abs(VRA().fit(problem.train).score(problem.queries) - theirs).max() > 0.1
+    assert np.abs(VRA().fit(problem.train).score_samples(problem.queries) - theirs).max() > 0.1
 
 
 # Rows that are hard to score.
@@ -324,7 +326,7 @@ def wide(problem: Any) -> TrainingSet:
 def test_fewer_rows_than_features(name: str, problem: Any) -> None:
     problem.x, problem.y = problem.x[:20], problem.y[:20]
     score, formula = FORMULAS[name]
-    found = score.fit(wide(problem)).score(problem.queries)
+    found = score.fit(wide(problem)).score_samples(problem.queries)
     rtol = 1e-3 if name == "gmm" else 1e-4  # SciPy's density inverts 1e-6 I + a matrix of rank 3
     np.testing.assert_allclose(found, formula(problem), rtol=rtol, atol=1e-5)
 
@@ -334,17 +336,19 @@ def test_dead_and_double_units_change_nothing(name: str, relu_problem: Any) -> N
     p = relu_problem
     score = FORMULAS[name][0]
     x, queries = p.x.astype(np.float32), p.queries
-    expected = score.fit(TrainingSet(x, p.y, head=p.head)).score(queries)
+    expected = score.fit(TrainingSet(x, p.y, head=p.head)).score_samples(queries)
     dead = np.zeros((len(p.weight), 3), np.float32)
 
     def more(rows: Any) -> Any:
         return np.concatenate([rows, np.zeros((len(rows), 3), np.float32)], 1)
 
     head = Head(np.concatenate([p.head.weight, dead], 1), p.head.bias)
-    found = score.fit(TrainingSet(more(x), p.y, head=head)).score(more(queries))
+    found = score.fit(TrainingSet(more(x), p.y, head=head)).score_samples(more(queries))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     if name in {"mds", "rmds"}:
-        found = score.fit(TrainingSet(np.concatenate([x, x], 1), p.y)).score(np.concatenate([queries, queries], 1))
+        found = score.fit(TrainingSet(np.concatenate([x, x], 1), p.y)).score_samples(
+            np.concatenate([queries, queries], 1)
+        )
         np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
@@ -358,7 +362,7 @@ def test_a_head_whose_rows_sum_to_zero(name: str, problem: Any) -> None:
     problem.weight = problem.weight.astype(np.float32).astype(np.float64)
     reference = Head(problem.weight, problem.bias)
     score = FORMULAS[name][0]
-    found = score.fit(TrainingSet(problem.x, problem.y, head=rounded)).score(problem.test)
+    found = score.fit(TrainingSet(problem.x, problem.y, head=rounded)).score_samples(problem.test)
     origin = -np.linalg.pinv(reference.weight, rcond=singular[-2] / singular[0] / 2) @ problem.bias
     np.testing.assert_allclose(score.origin_.numpy(), origin, rtol=1e-4, atol=1e-6)
     assert np.isfinite(found).all()
@@ -368,28 +372,28 @@ def test_the_gaussians_are_scikit_learns() -> None:
     generator = np.random.default_rng(0)
     x = generator.normal(size=(300, 5)) @ generator.normal(size=(5, 5))
     reference = GaussianMixture(1, reg_covar=1e-6).fit(x)
-    found = GMM().fit(TrainingSet(x, np.zeros(300, int))).score(x[:50])
+    found = GMM().fit(TrainingSet(x, np.zeros(300, int))).score_samples(x[:50])
     np.testing.assert_allclose(found, reference.score_samples(x[:50]), rtol=1e-4)
 
 
 def test_gaussians_in_small_groups_are_the_same(problem: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     train = wide(problem)
-    expected = GMM().fit(train).score(problem.queries)
+    expected = GMM().fit(train).score_samples(problem.queries)
     monkeypatch.setattr(distances, "GROUP_VALUES", 24 * 5)
-    np.testing.assert_allclose(GMM().fit(train).score(problem.queries), expected, rtol=1e-9)
+    np.testing.assert_allclose(GMM().fit(train).score_samples(problem.queries), expected, rtol=1e-9)
 
 
 def test_equal_activations_at_the_edge_go_to_the_lower_features() -> None:
     head = Head(np.array([[8.0, 4.0, 2.0, 1.0], [0, 0, 0, 0]], np.float32), np.zeros(2, np.float32))
     train = TrainingSet(np.eye(4, dtype=np.float32), [0, 0, 1, 1], head=head)
     rows = np.array([[1, 1, 1, 1], [0, 2, 1, 1], [0, 0, 0, 3]], np.float32)
-    found = ASHP(0.5).fit(train).score(rows)
+    found = ASHP(0.5).fit(train).score_samples(rows)
     np.testing.assert_allclose(found, np.logaddexp([12, 10, 3], 0), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["ash-p", "ash-b", "ash-s", "scale", "lts", "react", "vra", "dice"])
 def test_a_row_of_zeros_has_the_energy_of_the_bias(name: str, problem: Any) -> None:
-    found = FORMULAS[name][0].fit(problem.train).score(np.zeros((1, problem.x.shape[1])))
+    found = FORMULAS[name][0].fit(problem.train).score_samples(np.zeros((1, problem.x.shape[1])))
     np.testing.assert_allclose(found, special.logsumexp(problem.bias), rtol=1e-5)
 
 
@@ -401,7 +405,7 @@ def test_vim_of_rows_within_the_principal_subspace_is_refused(problem: Any) -> N
 def test_fdbd_leaves_out_classes_of_equal_weights(problem: Any) -> None:
     problem.weight[1] = problem.weight[0]
     problem.bias[1] = problem.bias[0] - 1
-    found = FDBD().fit(problem.train).score(problem.queries)
+    found = FDBD().fit(problem.train).score_samples(problem.queries)
     assert np.isfinite(found).all()
 
 
@@ -430,7 +434,7 @@ def test_bad_parameters_are_one_clear_error(score: Any, message: str, problem: A
 def test_constant_features(name: str) -> None:
     train = TrainingSet(np.ones((50, 4)), np.arange(50) % 3, head=Head(np.eye(3, 4), np.zeros(3)))
     if name in {"gmm", "pnml"}:
-        assert np.isfinite(FORMULAS[name][0].fit(train).score(np.eye(4))).all()
+        assert np.isfinite(FORMULAS[name][0].fit(train).score_samples(np.eye(4))).all()
         return
     with pytest.raises(ValueError, match="the training features must vary"):
         FORMULAS[name][0].fit(train)
@@ -439,7 +443,7 @@ def test_constant_features(name: str) -> None:
 def test_one_class() -> None:
     rows = np.random.default_rng(0).normal(size=(60, 4))
     train = TrainingSet(rows, np.zeros(60, int))
-    found = MDS().fit(train).score(rows)
+    found = MDS().fit(train).score_samples(rows)
     np.testing.assert_allclose(found, -mahalanobis(rows, np.zeros(60), rows)[0], rtol=1e-4)
     with pytest.raises(ValueError, match="'rmds' needs at least two classes; found one, 0"):
         RMDS().fit(train)

@@ -60,7 +60,7 @@ def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("name", FORMULAS)
 def test_it_is_the_formula(name: str, problem: Any) -> None:
     score, formula = FORMULAS[name]
-    found = score.fit(problem.train).score(problem.queries)
+    found = score.fit(problem.train).score_samples(problem.queries)
     np.testing.assert_allclose(found, formula(problem), rtol=1e-4)
 
 
@@ -68,20 +68,20 @@ def test_it_is_the_formula(name: str, problem: Any) -> None:
 def test_given_logits_change_nothing(name: str, problem: Any) -> None:
     score = FORMULAS[name][0]
     train = TrainingSet(problem.x, logits=problem.logits(problem.x))
-    found = score.fit(train).score(problem.test, problem.logits(problem.test))
-    np.testing.assert_allclose(found, score.fit(problem.train).score(problem.queries), rtol=1e-4)
+    found = score.fit(train).score_samples(problem.test, problem.logits(problem.test))
+    np.testing.assert_allclose(found, score.fit(problem.train).score_samples(problem.queries), rtol=1e-4)
 
 
 def test_neighbours_and_guidance_are_pytorch_oods(problem: Any) -> None:
     x, y, test = (torch.from_numpy(values) for values in (problem.x.astype(np.float32), problem.y, problem.queries))
     theirs = detector.KNN(None, k=50).fit_features(x, y)
-    found = KNN().fit(problem.train).score(problem.queries)
+    found = KNN().fit(problem.train).score_samples(problem.queries)
     np.testing.assert_allclose(found, -theirs.predict_features(test).numpy(), rtol=1e-4)
     layer = torch.nn.Linear(24, 6).requires_grad_(False)
     layer.weight.copy_(torch.from_numpy(problem.head.weight))
     layer.bias.copy_(torch.from_numpy(problem.head.bias))
     theirs = detector.NNGuide(None, layer, k=10).fit_features(x, y)
-    found = NNGuide().fit(problem.train).score(problem.queries)
+    found = NNGuide().fit(problem.train).score_samples(problem.queries)
     np.testing.assert_allclose(found, -theirs.predict_features(test).numpy(), rtol=1e-4)
 
 
@@ -90,9 +90,9 @@ def test_small_distances_are_kept() -> None:
     rows = generator.normal(size=(80, 16)).astype(np.float32)
     near = rows * (1 + 1e-4 * generator.normal(size=rows.shape).astype(np.float32))
     score = KNN(1).fit(TrainingSet(rows))
-    assert (score.score(rows) == 0).all()
+    assert (score.score_samples(rows) == 0).all()
     expected = -np.linalg.norm(unit(near.astype(np.float64)) - unit(rows.astype(np.float64)), axis=1)
-    np.testing.assert_allclose(score.score(near), expected, rtol=2e-3)
+    np.testing.assert_allclose(score.score_samples(near), expected, rtol=2e-3)
     by_cosine = np.sqrt(np.maximum(2 - 2 * (unit(near) * unit(rows)).sum(1), 0))
     assert np.abs(by_cosine + expected).max() > 0.5 * -expected.mean()
 
@@ -127,7 +127,7 @@ def test_weiper_is_the_formula(width: int, *, both: bool, problem: Any, monkeypa
     monkeypatch.setattr(weiper, "WIDTH", width)
     repeats, bins = 7, 20
     score = WeiPerKLD(
-        repeats=repeats, bins=bins, smoothing=4, smoothing_perturbed=5, smooth_train=both, lambda_2=2.0, seed=3
+        repeats=repeats, bins=bins, smoothing=4, smoothing_perturbed=5, smooth_train=both, lambda_2=2.0, random_state=3
     )
     drawn: list[Any] = []
     randn = torch.randn
@@ -156,7 +156,7 @@ def test_weiper_is_the_formula(width: int, *, both: bool, problem: Any, monkeypa
         mean = smoothed(mean, size) if both else mean
         expected.append([divergence(mean, q, size, epsilon) for q in shares(queries, rows.min(), rows.max(), bins)])
     total = -(np.array(expected[0]) + 2.5 * np.array(expected[1]) - 2.0 * confidence)
-    found = score.score(problem.queries)
+    found = score.score_samples(problem.queries)
     close = np.isclose(found, total, rtol=1e-4)  # a value at a bin's edge may fall on either side in float32
     assert close.mean() > 0.95
     np.testing.assert_allclose(found, total, rtol=0.05)
@@ -178,10 +178,10 @@ def test_smoothing_one_side_of_a_peak_makes_a_higher_peak_nearer_than_an_equal_o
 def test_weiper_reads_evenly_spaced_rows_and_does_not_depend_on_the_batch(problem: Any) -> None:
     score = WeiPerKLD(repeats=3, fit_rows=100)
     half = TrainingSet(problem.x[::5].astype(np.float32), problem.y[::5], head=problem.head)
-    expected = WeiPerKLD(repeats=3).fit(half).score(problem.queries)
+    expected = WeiPerKLD(repeats=3).fit(half).score_samples(problem.queries)
     found = score.fit(problem.train)
-    np.testing.assert_array_equal(found.score(problem.queries), expected)
-    np.testing.assert_allclose(found.score(problem.queries[7:8]), expected[7:8], rtol=1e-6)
+    np.testing.assert_array_equal(found.score_samples(problem.queries), expected)
+    np.testing.assert_allclose(found.score_samples(problem.queries[7:8]), expected[7:8], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

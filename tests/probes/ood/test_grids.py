@@ -21,7 +21,7 @@ def test_every_candidate_can_be_fitted(name: str, problem: Any) -> None:
         assert len(set(values)) == len(values)
         for value in values:
             more = {"repeats": 2} if get(name) is WeiPerKLD else {}
-            found = get(name)(**{parameter: value}, **more).fit(problem.train).score(problem.queries)
+            found = get(name)(**{parameter: value}, **more).fit(problem.train).score_samples(problem.queries)
             assert np.isfinite(found).all()
 
 

@@ -12,7 +12,7 @@ from pytorch_ood import detector  # type: ignore[import-untyped]
 from scipy import optimize, special, stats  # type: ignore[import-untyped]
 
 from featurebank.probes.ood import openmax
-from featurebank.probes.ood.logits import GEN, MSP, Energy, Entropy, KLMatching, MaxLogit, TemperatureScaling
+from featurebank.probes.ood.logits import GEN, MSP, Energy, Entropy, KLMatching, MaxLogit, ScaledMSP
 from featurebank.probes.ood.openmax import OpenMax, fit_weibull
 from featurebank.probes.ood.statistics import TrainingSet
 
@@ -56,7 +56,9 @@ def test_it_is_the_formula(name: str, dtype: Any) -> None:
     formula: Any
     score, formula = FORMULAS[name]
     logits = sample(seed=1)[0].astype(dtype)
-    np.testing.assert_allclose(fitted(score).score(logits=logits), formula(logits.astype(np.float64)), rtol=2e-6)
+    np.testing.assert_allclose(
+        fitted(score).score_samples(logits=logits), formula(logits.astype(np.float64)), rtol=2e-6
+    )
 
 
 @pytest.mark.parametrize("name", ["msp", "entropy", "energy", "gen"])
@@ -64,7 +66,7 @@ def test_saturated_logits_keep_their_order(name: str) -> None:
     gaps = np.linspace(1, 500, 60)
     logits = np.zeros((60, K), np.float32)
     logits[:, 3] = gaps
-    found = FORMULAS[name][0].fit(TrainingSet(logits=logits)).score(logits=logits)
+    found = FORMULAS[name][0].fit(TrainingSet(logits=logits)).score_samples(logits=logits)
     assert (np.diff(found) > 0).all()
     if name == "msp":
         np.testing.assert_allclose(found, -np.log1p((K - 1) * np.exp(-gaps)), rtol=2e-5)
@@ -81,7 +83,7 @@ def test_saturated_logits_keep_their_order(name: str) -> None:
 )
 def test_it_ranks_as_pytorch_ood(ours: Any, theirs: Any) -> None:
     logits = sample(scale=0.7, seed=1)[0].astype(np.float32)
-    found = fitted(ours).score(logits=logits)
+    found = fitted(ours).score_samples(logits=logits)
     reference = -theirs.score(torch.from_numpy(logits)).numpy().astype(np.float64)
     reference = np.log(reference) if isinstance(ours, MSP) else reference
     np.testing.assert_allclose(found, reference, rtol=1e-4)
@@ -90,7 +92,7 @@ def test_it_ranks_as_pytorch_ood(ours: Any, theirs: Any) -> None:
 def test_gen_is_pytorch_oods_where_it_clamps_nothing() -> None:
     logits = sample(scale=0.7, seed=1)[0].astype(np.float32)
     reference = -K * detector.GEN.score(torch.from_numpy(logits), gamma=0.1).numpy()
-    np.testing.assert_allclose(fitted(GEN()).score(logits=logits), reference, rtol=1e-5)
+    np.testing.assert_allclose(fitted(GEN()).score_samples(logits=logits), reference, rtol=1e-5)
 
 
 def test_gen_differs_from_pytorch_ood_on_saturated_rows() -> None:
@@ -98,7 +100,7 @@ def test_gen_differs_from_pytorch_ood_on_saturated_rows() -> None:
     logits[:, 0] = 30, 40
     reference = -detector.GEN.score(torch.from_numpy(logits), gamma=0.1).numpy()
     assert reference[0] == reference[1]
-    found = fitted(GEN()).score(logits=logits)
+    found = fitted(GEN()).score_samples(logits=logits)
     assert found[0] < found[1]
 
 
@@ -113,7 +115,7 @@ def likelihood(logits: Any, labels: Any, temperature: float) -> float:
 def test_the_temperature_is_scipys_minimum(scale: float) -> None:
     logits, labels = sample()
     validation = (scale * sample(seed=2)[0], sample(seed=2)[1])
-    score = TemperatureScaling().fit(TrainingSet(logits=logits, labels=labels, validation=validation))
+    score = ScaledMSP().fit(TrainingSet(logits=logits, labels=labels, validation=validation))
     wanted = optimize.minimize_scalar(
         lambda t: likelihood(validation[0].astype(np.float32).astype(np.float64), validation[1], t),
         bounds=(0.01, 100), method="bounded", options={"xatol": 1e-10},
@@ -121,18 +123,18 @@ def test_the_temperature_is_scipys_minimum(scale: float) -> None:
     assert score.temperature_ == pytest.approx(wanted.x, rel=1e-5)
     queries = sample(seed=1)[0]
     expected = special.log_softmax(queries / score.temperature_, axis=1).max(1)
-    np.testing.assert_allclose(score.score(logits=queries), expected, rtol=1e-4, atol=1e-14)
+    np.testing.assert_allclose(score.score_samples(logits=queries), expected, rtol=1e-4, atol=1e-14)
 
 
 def test_without_validation_rows_the_temperature_is_of_the_training_rows() -> None:
     logits, labels = sample()
     validated = TrainingSet(logits=logits, labels=labels, validation=(logits, labels))
-    assert fitted(TemperatureScaling()).temperature_ == TemperatureScaling().fit(validated).temperature_
+    assert fitted(ScaledMSP()).temperature_ == ScaledMSP().fit(validated).temperature_
 
 
 def test_the_temperature_of_separable_rows_ends_at_its_bound() -> None:
     logits = np.eye(K) * 3
-    score = TemperatureScaling().fit(TrainingSet(logits=logits, labels=np.arange(K)))
+    score = ScaledMSP().fit(TrainingSet(logits=logits, labels=np.arange(K)))
     assert score.temperature_ == pytest.approx(0.01, rel=1e-3)
 
 
@@ -145,7 +147,7 @@ def test_kl_matching_is_its_formula_and_pytorch_oods() -> None:
     p, q = special.softmax(logits, axis=1), special.softmax(queries, axis=1)
     typical = [p[p.argmax(1) == k].mean(0) for k in range(K)]
     expected = -np.min([special.rel_entr(q, d).sum(1) for d in typical], axis=0)
-    found = fitted(KLMatching()).score(logits=queries)
+    found = fitted(KLMatching()).score_samples(logits=queries)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     theirs = detector.KLMatching(None).fit_logits(torch.from_numpy(logits), torch.from_numpy(labels))
     np.testing.assert_allclose(found, -theirs.predict_logits(torch.from_numpy(queries)).numpy(), rtol=1e-4)
@@ -156,7 +158,7 @@ def test_kl_matching_takes_validation_rows_and_leaves_out_classes_never_predicte
     logits[:, 0] = -100
     score = KLMatching().fit(TrainingSet(logits=sample(seed=3)[0], validation=(logits, labels)))
     assert score.posteriors_.shape == (K - 1, K)
-    assert np.isfinite(score.score(logits=1000 * sample(seed=1)[0])).all()
+    assert np.isfinite(score.score_samples(logits=1000 * sample(seed=1)[0])).all()
 
 
 # OpenMax.
@@ -197,12 +199,14 @@ def test_openmax_is_its_formula(alpha: int, tail: int, monkeypatch: pytest.Monke
             kept[k] = row[k] * (1 - share)
             unknown += row[k] * share
         expected.append(special.logsumexp(kept) - unknown)
-    found = fitted(OpenMax(alpha, tail)).score(logits=queries)
+    found = fitted(OpenMax(alpha, tail)).score_samples(logits=queries)
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)  # SciPy's fit stops at about 1e-4
     monkeypatch.setattr(
         openmax, "fit_weibull", lambda _: (np.array([m[1] for m in models]), np.array([m[2] for m in models]))
     )
-    np.testing.assert_allclose(fitted(OpenMax(alpha, tail)).score(logits=queries), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        fitted(OpenMax(alpha, tail)).score_samples(logits=queries), expected, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_openmax_of_a_class_never_predicted_takes_all_its_rows() -> None:
@@ -215,8 +219,8 @@ def test_openmax_of_a_class_never_predicted_takes_all_its_rows() -> None:
 def test_openmax_does_not_depend_on_the_batch() -> None:
     queries = sample(seed=1)[0]
     score = fitted(OpenMax())
-    alone = np.concatenate([score.score(logits=row[None]) for row in queries[:9]])
-    np.testing.assert_allclose(alone, score.score(logits=queries)[:9], rtol=1e-6)
+    alone = np.concatenate([score.score_samples(logits=row[None]) for row in queries[:9]])
+    np.testing.assert_allclose(alone, score.score_samples(logits=queries)[:9], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -45,16 +45,16 @@ def test_every_score_follows_the_contract(name: str, problem: Any) -> None:
     assert clone(score).get_params() == score.get_params()
     train = problem.train
     assert score.fit(train) is score
-    found = score.score(problem.queries)
+    found = score.score_samples(problem.queries)
     assert found.shape == (70,)
     assert found.dtype == np.float64
     assert np.isfinite(found).all()
-    np.testing.assert_array_equal(score.score(problem.queries), found)
-    np.testing.assert_array_equal(clone(score).fit(problem.train).score(problem.queries), found)
+    np.testing.assert_array_equal(score.score_samples(problem.queries), found)
+    np.testing.assert_array_equal(clone(score).fit(problem.train).score_samples(problem.queries), found)
     assert score.__doc__ is not None
     assert type(score).__doc__ != OODScore.__doc__
     with pytest.raises(ValueError, match="must be fitted before it scores"):
-        quick(name).score(problem.queries)
+        quick(name).score_samples(problem.queries)
 
 
 def test_every_score_is_higher_for_rows_like_the_training_rows() -> None:
@@ -71,7 +71,7 @@ def test_every_score_is_higher_for_rows_like_the_training_rows() -> None:
 
 @pytest.mark.parametrize("rows", [2048, 33])
 def test_one_pass_is_each_score_alone(rows: int, problem: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = {name: quick(name).fit(problem.train).score(problem.queries) for name in scores()}
+    alone = {name: quick(name).fit(problem.train).score_samples(problem.queries) for name in scores()}
     monkeypatch.setattr(statistics, "BLOCK_VALUES", 24 * rows)
     monkeypatch.setattr(neighbours, "GALLERY_ROWS", rows)
     found = score_all(problem.train, {"test": (problem.queries, None), "first": (problem.queries[:9], None)}, QUICK)
@@ -114,7 +114,7 @@ def test_scores_that_lack_something_are_skipped_and_named(problem: Any) -> None:
 
 def test_scores_by_name_or_by_parameters(problem: Any) -> None:
     found = score_all(problem.train, {"test": (problem.queries, None)}, ["msp", KNN(3)])
-    np.testing.assert_array_equal(found.values["test"]["knn"], KNN(3).fit(problem.train).score(problem.queries))
+    np.testing.assert_array_equal(found.values["test"]["knn"], KNN(3).fit(problem.train).score_samples(problem.queries))
     assert found.settings == {"msp": {}, "knn": {"k": 3}}
 
 
@@ -144,7 +144,7 @@ def test_a_probes_head_is_named(problem: Any) -> None:
 def test_cuda_scores_the_same(name: str, problem: Any) -> None:
     train = problem.train
     other = TrainingSet(train.features, train.labels, head=train.head, text=train.text, device="cuda")
-    expected = quick(name).fit(train).score(problem.queries)
-    found = quick(name).fit(other).score(problem.queries)
+    expected = quick(name).fit(train).score_samples(problem.queries)
+    found = quick(name).fit(other).score_samples(problem.queries)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).mean())
     assert torch.cuda.is_available()

@@ -101,7 +101,7 @@ def test_features_may_be_read_only_maps_and_are_not_changed(tmp_path: Path, relu
     before = {name: array.copy() for name, array in maps.items()}
     for name in scores():
         if name != "weiper+kld":
-            assert np.isfinite(get(name)().fit(train).score(maps["test"], maps["queries"])).all(), name
+            assert np.isfinite(get(name)().fit(train).score_samples(maps["test"], maps["queries"])).all(), name
     for name, array in maps.items():
         np.testing.assert_array_equal(array, before[name])
 
@@ -136,9 +136,9 @@ def test_values_that_are_not_finite_are_refused(name: str, bad: float, relu_prob
     queries[3, 5] = x[7, 2] = bad
     score = get(name)().fit(p.train)
     with pytest.raises(ValueError, match=r"features must be finite in float32; found .* in row 3, column 5"):
-        score.score(queries)
+        score.score_samples(queries)
     with pytest.raises(ValueError, match=r"in row 7, column 2; leave out failed rows"):
-        get(name)().fit(TrainingSet(x, p.y, head=p.head)).score(p.test)
+        get(name)().fit(TrainingSet(x, p.y, head=p.head)).score_samples(p.test)
 
 
 def test_widths_and_rows_that_do_not_match(relu_problem: Any) -> None:
@@ -153,12 +153,15 @@ def test_widths_and_rows_that_do_not_match(relu_problem: Any) -> None:
         (lambda: TrainingSet(p.x[:0]), "at least one row"),
         (lambda: TrainingSet(p.x, head=p.head, validation=(np.zeros((5, 3)), [0] * 5)), r"must be \(V, 6\)"),
         (lambda: TrainingSet(p.x, head=p.head, validation=(np.zeros((5, 6)), [0])), "validation labels must have"),
-        (lambda: MDS().fit(p.train).score(p.test[:, :3]), r"features must be \(N, 24\) as in training"),
-        (lambda: MSP().fit(p.train).score(logits=np.zeros((2, 5))), r"logits must be \(N, 6\) as in training"),
-        (lambda: get("vim")().fit(p.train).score(p.test, np.zeros((2, 6))), "must have the same rows; found 70 and 2"),
-        (lambda: MDS().fit(p.train).score(), "features .* must be given"),
-        (lambda: Energy().fit(p.train).score(), "logits .* must be given"),
-        (lambda: Energy().score(p.test), "'energy' must be fitted before it scores"),
+        (lambda: MDS().fit(p.train).score_samples(p.test[:, :3]), r"features must be \(N, 24\) as in training"),
+        (lambda: MSP().fit(p.train).score_samples(logits=np.zeros((2, 5))), r"logits must be \(N, 6\) as in training"),
+        (
+            lambda: get("vim")().fit(p.train).score_samples(p.test, np.zeros((2, 6))),
+            "must have the same rows; found 70 and 2",
+        ),
+        (lambda: MDS().fit(p.train).score_samples(), "features .* must be given"),
+        (lambda: Energy().fit(p.train).score_samples(), "logits .* must be given"),
+        (lambda: Energy().score_samples(p.test), "'energy' must be fitted before it scores"),
         (lambda: Head(np.eye(3), np.zeros(2)), r"found \(3, 3\) and \(2,\)"),
         (lambda: Head(np.eye(1, 3), np.zeros(1)), "at least two classes"),
         (lambda: Head(np.full((2, 3), np.nan), np.zeros(2)), "a head must be finite"),
