@@ -14,6 +14,9 @@ from featurebank.probes.choice import CS
 from featurebank.probes.linear import Protocol
 
 if TYPE_CHECKING:
+    from featurebank.pipelines.asking.images import Album
+    from featurebank.pipelines.asking.results import Results
+    from featurebank.pipelines.asking.run import Asked
     from featurebank.probes.linear import LinearFit
 
 __all__ = ["Linear", "fit_rows"]
@@ -54,6 +57,12 @@ class Linear(Question):
             arrays=intervals.predicted(test, scaled.predictions) | intervals.likelihoods(scaled),
             notes=notes,
         )
+
+    def section(self, asked: Sequence[Asked], results: Results, album: Album) -> str:  # noqa: ARG002 (no pictures)
+        """A reliability diagram of each backbone."""
+        from featurebank.pipelines.asking.diagrams import reliability_section
+
+        return reliability_section(asked, results)
 
 
 def fit_rows(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -11,6 +12,9 @@ from featurebank.pipelines.asking.option import option
 from featurebank.pipelines.asking.question import Question
 
 if TYPE_CHECKING:
+    from featurebank.pipelines.asking.images import Album
+    from featurebank.pipelines.asking.results import Results
+    from featurebank.pipelines.asking.run import Asked
     from featurebank.probes.tokens import AttentivePoolProbe, MLPProbe
 
 __all__ = ["MLP"]
@@ -48,6 +52,12 @@ class MLP(Question):
             arrays=intervals.predicted(test, found.predictions) | intervals.likelihoods(found),
             notes=class_notes(train, test, validation),
         )
+
+    def section(self, asked: Sequence[Asked], results: Results, album: Album) -> str:  # noqa: ARG002 (no pictures)
+        """A reliability diagram of each backbone."""
+        from featurebank.pipelines.asking.diagrams import reliability_section
+
+        return reliability_section(asked, results)
 
     def _probe(self) -> MLPProbe | AttentivePoolProbe:
         from featurebank.probes.tokens import MLPProbe
