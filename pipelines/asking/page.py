@@ -32,7 +32,7 @@ __all__ = ["Page", "document", "figure", "name_html", "sheet_html"]
 
 KINDS = ((b"\xff\xd8\xff", "jpeg"), (b"\x89PNG", "png"), (b"GIF8", "gif"), (b"RIFF", "webp"))
 MARKS = {"right": "✓", "wrong": "✗", "junk": "·"}
-WIDTH = 84  # of an interval's picture, in pixels
+WIDTH = 64  # of an interval's picture, in pixels
 BREAKS = ("/", ":", "_")
 LONGEST = 22  # characters of a caption's line; the whole stands in its title
 
@@ -152,7 +152,7 @@ def sheet_html(sheet: Sheet) -> str:
     """A table with its notes; the best of each column is bold, intervals of a column are drawn on one scale."""
     scales = [_scale([cells[at] for _, cells in sheet.lines]) for at in range(len(sheet.columns))]
     heads = "".join(f'<th class="name" scope="col">{html_text(name)}</th>' for name in sheet.names)
-    heads += "".join(f'<th scope="col">{html_text(name).replace(chr(10), "<br>")}</th>' for name in sheet.columns)
+    heads += "".join(f'<th scope="col">{"<br>".join(map(html_text, name.splitlines()))}</th>' for name in sheet.columns)
     lines = []
     for at, (names, cells) in enumerate(sheet.lines):
         line = "".join(f'<th scope="row">{name_html(name)}</th>' for name in names)
@@ -160,7 +160,7 @@ def sheet_html(sheet: Sheet) -> str:
         lines.append(f'<tr class="faint">{line}</tr>' if at in sheet.faint else f"<tr>{line}</tr>")
     notes = "".join(f"<p>{html_text(note)}</p>" for note in sheet.notes)
     return (
-        f'<div class="scroll"><table><caption>{name_html(sheet.title)}</caption><thead><tr>{heads}</tr></thead>'
+        f'<div class="scroll"><table><caption>{name_html(sheet.title.replace(" -> ", " → "))}</caption><thead><tr>{heads}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>{notes}"
     )
 
