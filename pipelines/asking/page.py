@@ -152,15 +152,17 @@ def sheet_html(sheet: Sheet) -> str:
     """A table with its notes; the best of each column is bold, intervals of a column are drawn on one scale."""
     scales = [_scale([cells[at] for _, cells in sheet.lines]) for at in range(len(sheet.columns))]
     heads = "".join(f'<th class="name" scope="col">{html_text(name)}</th>' for name in sheet.names)
-    heads += "".join(f'<th scope="col">{"<br>".join(map(html_text, name.splitlines()))}</th>' for name in sheet.columns)
+    headings = ("<br>".join(map(html_text, name.splitlines())) for name in sheet.columns)
+    heads += "".join(f'<th scope="col">{heading}</th>' for heading in headings)
     lines = []
     for at, (names, cells) in enumerate(sheet.lines):
         line = "".join(f'<th scope="row">{name_html(name)}</th>' for name in names)
         line += "".join(_cell(cell, scale, signed=sheet.signed) for cell, scale in zip(cells, scales, strict=True))
         lines.append(f'<tr class="faint">{line}</tr>' if at in sheet.faint else f"<tr>{line}</tr>")
     notes = "".join(f"<p>{html_text(note)}</p>" for note in sheet.notes)
+    title = name_html(sheet.title.replace(" -> ", " → "))
     return (
-        f'<div class="scroll"><table><caption>{name_html(sheet.title.replace(" -> ", " → "))}</caption><thead><tr>{heads}</tr></thead>'
+        f'<div class="scroll"><table><caption>{title}</caption><thead><tr>{heads}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>{notes}"
     )
 
