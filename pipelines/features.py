@@ -19,8 +19,9 @@ from featurebank.extract.key import Precision
 from featurebank.extract.progress import Observer
 from featurebank.extract.provenance import told
 from featurebank.extract.wanted import Outcome, Request, Wanted, want
+from featurebank.pipelines.asking.cases import Selection
 from featurebank.pipelines.asking.places import note_place
-from featurebank.pipelines.asking.roles import Selection, parse_key, select
+from featurebank.pipelines.asking.roles import parse_key, select
 from featurebank.pipelines.asking.run import Report as Answers
 from featurebank.pipelines.asking.run import ask
 from featurebank.pipelines.config import DatasetConfig, ExtractionConfig, QuestionConfig, RunConfig

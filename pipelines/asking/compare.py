@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurebank.extract.errors import nearest
+from featurebank.pipelines.asking.cases import Selection
 from featurebank.pipelines.asking.intervals import ROWS
 from featurebank.pipelines.asking.metrics import metric
 from featurebank.pipelines.asking.question import Question
 from featurebank.pipelines.asking.results import Computed, Result, Results, Row
-from featurebank.pipelines.asking.roles import Selection
 from featurebank.pipelines.asking.run import Asked
 from featurebank.pipelines.asking.sheet import Sheet, interval_line
 from featurebank.pipelines.config_error import ConfigError

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from featurebank.pipelines.asking.page import name_html
 
 if TYPE_CHECKING:
+    from featurebank.pipelines.asking.cases import Answered
     from featurebank.pipelines.asking.results import Results
-    from featurebank.pipelines.asking.run import Asked
 
 __all__ = ["reliability_section", "reliability_svg"]
 
@@ -23,16 +23,17 @@ BINS = 15
 SIDE, COUNTS = 180, 36
 
 
-def reliability_section(asked: Sequence[Asked], results: Results) -> str:
+def reliability_section(answered: Sequence[Answered], results: Results) -> str:
     """A reliability diagram of each backbone, from the probabilities that were kept of its predictions."""
     figures = []
-    for one in asked:
+    for one in answered:
         kept: Mapping[str, NDArray[Any]] = results.arrays(one.results[0])
         drawn = reliability_svg(
             kept["predictions"] == kept["labels"], np.exp(kept["log_confidence"].astype(np.float64))
         )
         figures.append(f"<div><h4>{name_html(one.case.backbone)}</h4>{drawn}</div>")
-    title = name_html(f"{asked[0].question.name}: {asked[0].scored}")
+    first = answered[0].rows[0]
+    title = name_html(f"{first.question}: {first.test}")
     about = f"How often a prediction is right, by its confidence, in {BINS} bins; on the line they agree."
     return (
         f"<section><h2>Reliability of {title}</h2><p>{about} Below: how many rows each bin has.</p>"

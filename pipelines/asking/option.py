@@ -9,14 +9,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from featurebank.pipelines.config_error import ConfigError
 from featurebank.store.fingerprint import is_default
 from featurebank.store.places import expanded
-
-if TYPE_CHECKING:
-    from featurebank.pipelines.asking.question import Question
 
 __all__ = ["Option", "file_of", "flag_of", "option", "options_of", "parameters", "validated"]
 
@@ -49,19 +46,19 @@ def option(default: Any = MISSING, help: str = "", **details: Any) -> Any:  # no
     return dataclasses.field(default=default, metadata={"option": Option(help=help, **details)})
 
 
-def options_of(question: type[Question] | Question) -> dict[str, tuple[dataclasses.Field[Any], Option]]:
+def options_of(question: Any) -> dict[str, tuple[dataclasses.Field[Any], Option]]:
     """The fields of a question that are options, by name."""
     every = {field.name: field for field in dataclasses.fields(question)}
     return {name: (field, field.metadata["option"]) for name, field in every.items() if "option" in field.metadata}
 
 
-def flag_of(question: type[Question] | Question, name: str) -> str:
+def flag_of(question: Any, name: str) -> str:
     """What an option is called on the command line."""
     own = options_of(question).get(name)
     return (own and own[1].flag) or "--" + name.replace("_", "-")
 
 
-def parameters(question: type[Question], *, panels: Mapping[str, str] | None = None) -> Iterator[tuple[str, Any]]:
+def parameters(question: Any, *, panels: Mapping[str, str] | None = None) -> Iterator[tuple[str, Any]]:
     """Name and annotation of each option as typer reads them, under the panels named; all of them may be left out."""
     import typer
 
@@ -87,7 +84,7 @@ def choices_of(kind: Any) -> tuple[str, ...]:
     return get_args(plain) if get_origin(plain) is Literal else ()
 
 
-def validated(question: type[Question], values: Mapping[str, Any]) -> dict[str, Any]:
+def validated(question: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     """Options from YAML in the types of their fields.
 
     Raises:
@@ -109,7 +106,7 @@ def validated(question: type[Question], values: Mapping[str, Any]) -> dict[str, 
     return given
 
 
-def key_of(question: Question, *, but: str = "") -> dict[str, Any]:
+def key_of(question: Any, *, but: str = "") -> dict[str, Any]:
     """The options that change the answer and are not at their default, as plain JSON; files by their SHA-256."""
     return {
         name: plain(question, name)
@@ -118,7 +115,7 @@ def key_of(question: Question, *, but: str = "") -> dict[str, Any]:
     }
 
 
-def file_of(question: Question, name: str) -> Path | None:
+def file_of(question: Any, name: str) -> Path | None:
     """The file that an option names, ``~`` and variables as in a shell; None where it names a set.
 
     Raises:
@@ -132,7 +129,7 @@ def file_of(question: Question, name: str) -> Path | None:
     return expanded(value)
 
 
-def plain(question: Question, name: str) -> Any:
+def plain(question: Any, name: str) -> Any:
     """A value of an option as JSON; a file by its SHA-256."""
     return _json(file_of(question, name) or getattr(question, name))
 

@@ -13,11 +13,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from featurebank.pipelines.asking.cases import Selection
 from featurebank.pipelines.asking.images import Album
 from featurebank.pipelines.asking.metrics import metric
 from featurebank.pipelines.asking.question import Question
 from featurebank.pipelines.asking.results import Results, Row
-from featurebank.pipelines.asking.roles import Selection
 from featurebank.pipelines.asking.run import Report
 from featurebank.pipelines.asking.sheet import FAILED, Cell, Sheet, interval_of
 from featurebank.pipelines.asking.table import sheets_of

@@ -14,45 +14,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from featurebank.pipelines.asking.answer import Answer
 from featurebank.pipelines.asking.option import choices_of, file_of, flag_of, key_of, option, options_of, plain
+from featurebank.pipelines.asking.showing import Showing
 from featurebank.pipelines.config_error import ConfigError
 
 if TYPE_CHECKING:
-    from featurebank.pipelines.asking.images import Album
     from featurebank.pipelines.asking.inputs import Rows
-    from featurebank.pipelines.asking.results import Results, Row
-    from featurebank.pipelines.asking.roles import Selection
-    from featurebank.pipelines.asking.run import Asked
-    from featurebank.pipelines.asking.sheet import Sheet
     from featurebank.store import FeatureStore
 
-__all__ = ["Layout", "Question"]
+__all__ = ["DECLARED", "Question"]
+
+DECLARED: dict[str, type[Question]] = {}
+"""The questions of this process by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
-    """What a question's sets are called, and how its table is laid out.
-
-    Attributes:
-        fitted: the role that is fitted on, or searched for: ``train`` or ``queries``.
-        scored: the role that is scored, or searched: ``test`` or ``gallery``.
-        index: the columns of `Row` that tell a table's rows apart; the others go into the headings.
-        shown: the metrics of the table, where it is not all of them.
-        alone: whether a KEY of one set means that it is fitted, or searched, in itself.
-        apart: roles of further sets of which no set may have two, nor be the KEY's.
-        grouped: whether lines stay in the order of the backbones.
-    """
-
-    fitted: str = "train"
-    scored: str = "test"
-    index: tuple[str, ...] = ("backbone",)
-    shown: tuple[str, ...] = ()
-    alone: bool = False
-    apart: tuple[str, ...] = ()
-    grouped: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Question(ABC):
+class Question(Showing, ABC):
     """A question to frozen features; its docstring's first line is its help, ``name`` its verb.
 
     A change of what it answers to the same options, a default's included, takes another `version`: results of the
@@ -66,10 +42,8 @@ class Question(ABC):
         seed: of splits, draws and intervals.
     """
 
-    name: ClassVar[str]
     version: ClassVar[int] = 1
     primary: ClassVar[str] = ""
-    layout: ClassVar[Layout] = Layout()
     predicts_classes: ClassVar[bool] = False
     methods: ClassVar[str] = ""
     extra: ClassVar[Mapping[str, tuple[Any, Any]]] = {}
@@ -78,11 +52,9 @@ class Question(ABC):
     seed: int = option(0, "Of splits, draws and intervals.")
 
     def __init_subclass__(cls, **more: Any) -> None:
-        from featurebank.pipelines.asking.register import register
-
         super().__init_subclass__(**more)
         if "name" in cls.__dict__:
-            register(cls)
+            DECLARED[cls.name] = cls
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
@@ -166,27 +138,3 @@ class Question(ABC):
     def key(self, part: str = "") -> dict[str, Any]:
         """The settings that are not at their default, which name a result, so that new options leave old ones known."""
         return key_of(self, but=self.methods) | ({"part": part} if part else {})
-
-    @property
-    def title(self) -> str:
-        """What its table is called."""
-        return self.name
-
-    def faint(self, row: Row) -> bool:  # noqa: ARG002 (of questions that know better)
-        """Whether a line of the table is shown as less than the others."""
-        return False
-
-    def remarks(self, rows: Sequence[Row]) -> Sequence[str]:  # noqa: ARG002 (of questions that have some)
-        """Lines below the main table, from the rows of all backbones."""
-        return ()
-
-    def sheets(self, rows: Sequence[Row]) -> Sequence[Sheet]:  # noqa: ARG002 (of questions that have some)
-        """Further tables below the main one, from the rows of all backbones."""
-        return ()
-
-    def check_page(self, selection: Selection, album: Album) -> None:  # noqa: B027 (most pages can be made)
-        """Raises ConfigError where a page of these cases cannot be made; called before anything is computed."""
-
-    def section(self, asked: Sequence[Asked], results: Results, album: Album) -> str:  # noqa: ARG002 (of some)
-        """What a page shows below the tables, as HTML: of the answers about one pair of sets."""
-        return ""

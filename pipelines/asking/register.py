@@ -6,28 +6,19 @@ import importlib
 import importlib.metadata
 import importlib.util
 import pkgutil
-from typing import TYPE_CHECKING
 
 from featurebank.extract.errors import nearest
+from featurebank.pipelines.asking.question import DECLARED, Question
 
-if TYPE_CHECKING:
-    from featurebank.pipelines.asking.question import Question
-
-__all__ = ["find_question", "forget", "question_names", "register"]
+__all__ = ["find_question", "forget", "question_names"]
 
 HOME = "featurebank.pipelines.questions"
 ENTRY_POINTS = "featurebank.questions"
-_known: dict[str, type[Question]] = {}
-
-
-def register(question: type[Question]) -> None:
-    """Makes a question known by its name."""
-    _known[question.name] = question
 
 
 def forget(name: str) -> None:
     """Makes a question of this process unknown again."""
-    _known.pop(name, None)
+    DECLARED.pop(name, None)
 
 
 def question_names() -> list[str]:
@@ -35,7 +26,7 @@ def question_names() -> list[str]:
     spec = importlib.util.find_spec(HOME)
     own = [module.name for module in pkgutil.iter_modules(spec.submodule_search_locations if spec else [])]
     others = [point.name for point in importlib.metadata.entry_points(group=ENTRY_POINTS)]
-    return list(dict.fromkeys([*own, *others, *_known]))
+    return list(dict.fromkeys([*own, *others, *DECLARED]))
 
 
 def find_question(name: str) -> type[Question]:
@@ -46,10 +37,10 @@ def find_question(name: str) -> type[Question]:
     """
     if name not in question_names():
         raise nearest("question", name, question_names())
-    if name not in _known:
+    if name not in DECLARED:
         points = importlib.metadata.entry_points(group=ENTRY_POINTS, name=name)
         for point in points:
             point.load()
         if not points:
             importlib.import_module(f"{HOME}.{name}")
-    return _known[name]
+    return DECLARED[name]

@@ -6,9 +6,10 @@ A KEY is ``DATASET``, ``DATASET/TEST`` or ``DATASET/TRAIN:TEST``, each with ``@B
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from featurebank.extract.errors import fault, nearest
+from featurebank.pipelines.asking.cases import Case, Selection
 from featurebank.pipelines.asking.option import flag_of
 from featurebank.pipelines.asking.question import Question
 from featurebank.pipelines.config_error import ConfigError
@@ -16,7 +17,7 @@ from featurebank.store import AmbiguousError, CorruptError, Entry, FeatureStore,
 from featurebank.store.entries import described, newest_contents
 from featurebank.store.fingerprint import differences
 
-__all__ = ["Case", "Key", "Selection", "called", "named_splits", "parse_key", "same_recipe", "select"]
+__all__ = ["Key", "called", "named_splits", "parse_key", "same_recipe", "select"]
 
 TRAIN, TEST = "train", "test"
 VALIDATIONS = ("val", "valid", "validation")
@@ -30,41 +31,6 @@ class Key:
     train: str | None = None
     test: str | None = None
     backbone: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One backbone's feature sets for a question, by the part that they play.
-
-    ``asked`` are the beginnings of fingerprints that were given, which choose among further sets too.
-    """
-
-    backbone: str
-    sets: Mapping[str, tuple[Entry, ...]]
-    asked: tuple[str, ...] = field(default=(), compare=False)
-
-    def one(self, role: str) -> Entry:
-        """The only set of a role."""
-        (entry,) = self.sets[role]
-        return entry
-
-    @property
-    def every(self) -> tuple[Entry, ...]:
-        """All sets, in the order of the roles."""
-        return tuple(entry for entries in self.sets.values() for entry in entries)
-
-    def place(self, role: str) -> str:
-        """DATASET/SPLIT of the first set of a role, empty where it has none."""
-        return next((entry.place for entry in self.sets.get(role, ())), "")
-
-
-@dataclass(kw_only=True)
-class Selection:
-    """Cases in the order of the keys; what was asked for and cannot be answered, and why; what was passed over."""
-
-    cases: list[Case] = field(default_factory=list)
-    failed: dict[tuple[str, str], str] = field(default_factory=dict)
-    passed_over: list[str] = field(default_factory=list)
 
 
 def parse_key(text: str, datasets: Iterable[str]) -> Key:

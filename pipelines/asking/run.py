@@ -11,11 +11,11 @@ from typing import Any
 
 from featurebank.extract.errors import fault, nearest
 from featurebank.pipelines.asking.answer import Answer
+from featurebank.pipelines.asking.cases import Answered, Case, Selection
 from featurebank.pipelines.asking.inputs import Rows, check_alike, read_rows
 from featurebank.pipelines.asking.metrics import metric
 from featurebank.pipelines.asking.question import Question
 from featurebank.pipelines.asking.results import Computed, Result, Results, Row, result_key
-from featurebank.pipelines.asking.roles import Case, Selection
 from featurebank.store import Entry, FeatureStore
 
 __all__ = ["Asked", "Report", "answer", "ask"]
@@ -24,29 +24,12 @@ log = logging.getLogger("featurebank")
 
 
 @dataclass(kw_only=True)
-class Asked:
+class Asked(Answered):
     """What became of one question about one case; ``error`` says why there is no result."""
 
     question: Question
-    case: Case
-    results: tuple[Result, ...] = ()
     error: str = ""
     seconds: float = 0.0
-
-    @property
-    def rows(self) -> list[Row]:
-        """Of all its methods."""
-        return [row for result in self.results for row in result.rows]
-
-    @property
-    def notes(self) -> list[str]:
-        """Each once."""
-        return list(dict.fromkeys(note for result in self.results for note in result.notes))
-
-    @property
-    def known(self) -> bool:
-        """Whether nothing was computed."""
-        return bool(self.results) and all(result.known for result in self.results)
 
     @property
     def fitted(self) -> str:

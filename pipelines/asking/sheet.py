@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from featurebank.pipelines.asking.layout import Layout
 from featurebank.pipelines.asking.metrics import metric
-from featurebank.pipelines.asking.question import Layout
 from featurebank.pipelines.asking.results import Row
 
 __all__ = ["FAILED", "Cell", "Sheet", "interval_line", "interval_of", "pivot", "selection_note"]

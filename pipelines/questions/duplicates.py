@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from featurebank.pipelines.asking.answer import Answer, Score
 from featurebank.pipelines.asking.inputs import Rows, SplitRows, vectors
+from featurebank.pipelines.asking.layout import Layout
 from featurebank.pipelines.asking.option import option
-from featurebank.pipelines.asking.question import Layout, Question
+from featurebank.pipelines.asking.question import Question
 from featurebank.store import FeatureSet
 
 if TYPE_CHECKING:

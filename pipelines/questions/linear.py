@@ -14,9 +14,9 @@ from featurebank.probes.choice import CS
 from featurebank.probes.linear import Protocol
 
 if TYPE_CHECKING:
+    from featurebank.pipelines.asking.cases import Answered
     from featurebank.pipelines.asking.images import Album
     from featurebank.pipelines.asking.results import Results
-    from featurebank.pipelines.asking.run import Asked
     from featurebank.probes.linear import LinearFit
 
 __all__ = ["Linear", "fit_rows"]
@@ -58,11 +58,11 @@ class Linear(Question):
             notes=notes,
         )
 
-    def section(self, asked: Sequence[Asked], results: Results, album: Album) -> str:  # noqa: ARG002 (no pictures)
+    def section(self, answered: Sequence[Answered], results: Results, album: Album) -> str:  # noqa: ARG002 (no pictures)
         """A reliability diagram of each backbone."""
         from featurebank.pipelines.asking.diagrams import reliability_section
 
-        return reliability_section(asked, results)
+        return reliability_section(answered, results)
 
 
 def fit_rows(

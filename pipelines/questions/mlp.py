@@ -12,9 +12,9 @@ from featurebank.pipelines.asking.option import option
 from featurebank.pipelines.asking.question import Question
 
 if TYPE_CHECKING:
+    from featurebank.pipelines.asking.cases import Answered
     from featurebank.pipelines.asking.images import Album
     from featurebank.pipelines.asking.results import Results
-    from featurebank.pipelines.asking.run import Asked
     from featurebank.probes.tokens import AttentivePoolProbe, MLPProbe
 
 __all__ = ["MLP"]
@@ -53,11 +53,11 @@ class MLP(Question):
             notes=class_notes(train, test, validation),
         )
 
-    def section(self, asked: Sequence[Asked], results: Results, album: Album) -> str:  # noqa: ARG002 (no pictures)
+    def section(self, answered: Sequence[Answered], results: Results, album: Album) -> str:  # noqa: ARG002 (no pictures)
         """A reliability diagram of each backbone."""
         from featurebank.pipelines.asking.diagrams import reliability_section
 
-        return reliability_section(asked, results)
+        return reliability_section(answered, results)
 
     def _probe(self) -> MLPProbe | AttentivePoolProbe:
         from featurebank.probes.tokens import MLPProbe

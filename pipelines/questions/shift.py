@@ -27,8 +27,9 @@ from featurebank.pipelines.asking.inputs import (
     match_notes,
     matched,
 )
+from featurebank.pipelines.asking.layout import Layout
 from featurebank.pipelines.asking.option import option
-from featurebank.pipelines.asking.question import Layout, Question
+from featurebank.pipelines.asking.question import Question
 from featurebank.pipelines.questions.linear import fit_rows
 from featurebank.probes.choice import CS
 from featurebank.probes.linear import Protocol

@@ -128,7 +128,7 @@ def _sorted(rows: list[Row], column: str) -> list[Row]:
 
 
 def _sheets(rows: Sequence[Row], *, laid_out: bool) -> list[Any]:
-    from featurebank.pipelines.asking.question import Layout
+    from featurebank.pipelines.asking.layout import Layout
     from featurebank.pipelines.asking.sheet import Sheet, interval_line, pivot
 
     if laid_out:

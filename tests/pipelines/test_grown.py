@@ -9,7 +9,7 @@ import pytest
 from command_line import Done, featurebank_, words
 from probe_sets import clusters, write_set
 
-from featurebank.pipelines.asking.roles import Selection
+from featurebank.pipelines.asking.cases import Selection
 from featurebank.pipelines.asking.roles import select as select_cases
 from featurebank.pipelines.questions.linear import Linear
 from featurebank.store import FeatureStore

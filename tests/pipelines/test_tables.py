@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
+from featurebank.pipelines.asking.cases import Case
 from featurebank.pipelines.asking.compare import _compare_sheet, _group_sheet
 from featurebank.pipelines.asking.page import sheet_html
 from featurebank.pipelines.asking.register import find_question
 from featurebank.pipelines.asking.results import Result, Row
-from featurebank.pipelines.asking.roles import Case
 from featurebank.pipelines.asking.run import Asked, Report
 from featurebank.pipelines.asking.sheet import Sheet
 from featurebank.pipelines.asking.table import render, render_sheet, sheets_of

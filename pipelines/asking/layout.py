@@ -1,0 +1,30 @@
+"""What a question's sets are called, and how its table is laid out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Layout"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What a question's sets are called, and how its table is laid out.
+
+    Attributes:
+        fitted: the role that is fitted on, or searched for: ``train`` or ``queries``.
+        scored: the role that is scored, or searched: ``test`` or ``gallery``.
+        index: the columns of `Row` that tell a table's rows apart; the others go into the headings.
+        shown: the metrics of the table, where it is not all of them.
+        alone: whether a KEY of one set means that it is fitted, or searched, in itself.
+        apart: roles of further sets of which no set may have two, nor be the KEY's.
+        grouped: whether lines stay in the order of the backbones.
+    """
+
+    fitted: str = "train"
+    scored: str = "test"
+    index: tuple[str, ...] = ("backbone",)
+    shown: tuple[str, ...] = ()
+    alone: bool = False
+    apart: tuple[str, ...] = ()
+    grouped: bool = False
