@@ -33,10 +33,10 @@ from killing import Blow, Facts, run_child
 from PIL import Image
 
 from featurebank.extract import engine
-from featurebank.pipelines import keeping
-from featurebank.pipelines.config import RunConfig
-from featurebank.pipelines.features import run_features
-from featurebank.pipelines.scale.cluster import Cluster
+from featurebank.pipelines.extracting.config import RunConfig
+from featurebank.pipelines.extracting.run import run_features
+from featurebank.pipelines.extracting.scale.cluster import Cluster
+from featurebank.pipelines.keeping import upkeep
 from featurebank.store import FeatureSet, FeatureSetWriter, FeatureStore, Output, Records, StoreError
 from featurebank.store.fingerprint import fingerprint
 
@@ -135,9 +135,9 @@ def copy(kind: str, source: Path, target: Path) -> int:
     with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
     if kind == "merge":
-        keeping.merge(source, store=target, as_json=True)
+        upkeep.merge(source, store=target, as_json=True)
     else:
-        getattr(keeping, kind)(target, store=source, as_json=True)
+        getattr(upkeep, kind)(target, store=source, as_json=True)
     return 0
 
 

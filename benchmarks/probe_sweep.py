@@ -24,8 +24,8 @@ from harness import environment, report
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
 
-from featurebank.pipelines.config import RunConfig
-from featurebank.pipelines.features import run_features
+from featurebank.pipelines.extracting.config import RunConfig
+from featurebank.pipelines.extracting.run import run_features
 from featurebank.probes.logistic import logistic_path
 from featurebank.store import FeatureStore
 

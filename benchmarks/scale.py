@@ -24,8 +24,8 @@ from featurebank.extract.datasets.contract import Split
 from featurebank.extract.device import Execution
 from featurebank.extract.engine import extract
 from featurebank.extract.wanted import Outcome, Request, want
-from featurebank.pipelines.scale.cluster import Cluster
-from featurebank.pipelines.scale.start import started
+from featurebank.pipelines.extracting.scale.cluster import Cluster
+from featurebank.pipelines.extracting.scale.start import started
 from featurebank.store import FeatureStore
 
 EXECUTION = Execution(device="cpu", compile="never", batch_size=16, workers=1)

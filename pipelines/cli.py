@@ -7,33 +7,38 @@ Exit codes: 0 done, 1 something failed, 2 wrong use (arguments, a configuration,
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.text import Text
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
 
 from featurebank import __version__
-from featurebank.pipelines.asking.register import question_names
-from featurebank.pipelines.asking.verb import probe, verb
-from featurebank.pipelines.backbones import backbones
-from featurebank.pipelines.datasets import datasets
-from featurebank.pipelines.doctor import doctor
-from featurebank.pipelines.export import export
-from featurebank.pipelines.extraction import features
-from featurebank.pipelines.inspection import ls, show, verify
-from featurebank.pipelines.keeping import gc, merge, pack, unpack
+from featurebank.pipelines.asking.register import help_of, question_names
 from featurebank.pipelines.streams import closed_streams, console, open_streams, show_messages, show_others
-from featurebank.pipelines.summaries.results import results
 from featurebank.store.places import expanded
 from featurebank.store.requirements import EXTRAS, advice
 from featurebank.store.text import shown
 
 __all__ = ["app", "main"]
+
+VERBS = {  # what is no question, and the module that it is a function of
+    "features": "extracting.command", "results": "summaries.results", "ls": "keeping.inspection",
+    "show": "keeping.inspection", "verify": "keeping.inspection", "doctor": "keeping.doctor",
+    "backbones": "keeping.backbones", "datasets": "keeping.datasets", "export": "keeping.export",
+    "gc": "keeping.upkeep", "merge": "keeping.upkeep", "pack": "keeping.upkeep", "unpack": "keeping.upkeep",
+}  # fmt: skip
+PROBE = "Ask several questions of train and test sets at once: the main numbers of each in one table."
+DOCSTRING = r'\ndef {}\(.*?\n    """(.*?)(?:\n\n|""")'
+NEEDS = {"probe": "probes", "ood": "probes", "retrieve": "retrieval"}  # verbs whose packages are in several extras
+INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 
 class _Verb(TyperCommand):
@@ -51,21 +56,53 @@ def _expanded(value: Any) -> Any:
     return expanded(value) if isinstance(value, Path) else value
 
 
+class _Verbs(TyperGroup):
+    """All verbs, each of them imported when it is asked for; the list of them knows their help alone."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 (as the base has it)
+        return [*VERBS, "probe", *question_names()]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        return _command(cmd_name) if ctx.resilient_parsing else TyperCommand(cmd_name, help=_help(cmd_name))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, None if name is None else _command(name), rest
+
+
+def _command(name: str) -> Any:
+    """A verb with all of its options."""
+    if name in VERBS:
+        run = getattr(import_module(f"featurebank.pipelines.{VERBS[name]}"), name)
+    else:
+        from featurebank.pipelines.asking.verb import probe, verb
+
+        run = probe(PROBE) if name == "probe" else verb(name)
+    alone = typer.Typer(add_completion=False)
+    alone.command(name, cls=_Verb)(run)
+    return get_command(alone)
+
+
+def _help(name: str) -> str:
+    """The first sentences of a verb's docstring, without importing it."""
+    if name == "probe":
+        return PROBE
+    if name not in VERBS:
+        return help_of(name)
+    source = Path(__file__).parent.joinpath(*VERBS[name].split(".")).with_suffix(".py").read_text(encoding="utf-8")
+    match = re.search(DOCSTRING.format(name), source, re.DOTALL)
+    return " ".join(match[1].split()) if match else ""
+
+
 app = typer.Typer(
+    cls=_Verbs,
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Extract every backbone's frozen features once; ask the cached features anything.",
 )
-
-NEEDS = {"probe": "probes", "ood": "probes", "retrieve": "retrieval"}  # verbs whose packages are in several extras
-INTERRUPTED = 130  # what typer makes of Ctrl-C
-
-for one in (features, ls, show, verify, doctor, backbones, datasets, export, gc, merge, pack, unpack, results):
-    app.command(cls=_Verb)(one)
-app.command("probe", cls=_Verb)(probe())
-for name in question_names():
-    app.command(name, cls=_Verb)(verb(name))
 
 
 def _version(wanted: bool) -> None:
@@ -130,7 +167,7 @@ def _run(application: Callable[..., Any]) -> int:
 def _text(error: Exception) -> str:
     """What an error says, on one line unless it is a list; line breaks of names in it are shown, not made."""
     from featurebank.extract.errors import WeightsError
-    from featurebank.pipelines.config_error import ConfigError
+    from featurebank.pipelines.errors import ConfigError
     from featurebank.store import AmbiguousError
 
     lists = isinstance(error, (AmbiguousError, ConfigError, WeightsError))
@@ -138,6 +175,6 @@ def _text(error: Exception) -> str:
 
 
 def _exit_code(error: Exception) -> int:
-    from featurebank.pipelines.config_error import ConfigError
+    from featurebank.pipelines.errors import ConfigError
 
     return 2 if isinstance(error, (KeyError, ConfigError)) else 1

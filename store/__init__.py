@@ -9,57 +9,83 @@
 ((2, 2), 1, True)
 """
 
-from featurebank.store._collecting import Garbage
-from featurebank.store._merging import Merged
-from featurebank.store._records import Output, Records
-from featurebank.store.catalogue import FeatureStore
-from featurebank.store.entries import Entry
-from featurebank.store.errors import (
-    AmbiguousError,
-    CorruptError,
-    ExistsError,
-    FormatVersionError,
-    IncompleteError,
-    InvalidInputError,
-    LockedError,
-    NonFiniteError,
-    NotAFeatureSetError,
-    NotFoundError,
-    NotSealedError,
-    StorageError,
-    StoreError,
-    TooLargeError,
-    UncheckedError,
-)
-from featurebank.store.reader import FeatureSet
-from featurebank.store.rows import RowDataset
-from featurebank.store.verify import VerifyReport
-from featurebank.store.writer import FeatureSetWriter
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "AmbiguousError",
-    "CorruptError",
-    "Entry",
-    "ExistsError",
-    "FeatureSet",
-    "FeatureSetWriter",
-    "FeatureStore",
-    "FormatVersionError",
-    "Garbage",
-    "IncompleteError",
-    "InvalidInputError",
-    "LockedError",
-    "Merged",
-    "NonFiniteError",
-    "NotAFeatureSetError",
-    "NotFoundError",
-    "NotSealedError",
-    "Output",
-    "Records",
-    "RowDataset",
-    "StorageError",
-    "StoreError",
-    "TooLargeError",
-    "UncheckedError",
-    "VerifyReport",
-]
+from featurebank._faces import lazy_names
+
+if TYPE_CHECKING:
+    from featurebank.store._collecting import Garbage as Garbage
+    from featurebank.store._merging import Merged as Merged
+    from featurebank.store._records import Output as Output
+    from featurebank.store._records import Records as Records
+    from featurebank.store.catalogue import FeatureStore as FeatureStore
+    from featurebank.store.entries import Entry as Entry
+    from featurebank.store.errors import (
+        AmbiguousError as AmbiguousError,
+    )
+    from featurebank.store.errors import (
+        CorruptError as CorruptError,
+    )
+    from featurebank.store.errors import (
+        ExistsError as ExistsError,
+    )
+    from featurebank.store.errors import (
+        FormatVersionError as FormatVersionError,
+    )
+    from featurebank.store.errors import (
+        IncompleteError as IncompleteError,
+    )
+    from featurebank.store.errors import (
+        InvalidInputError as InvalidInputError,
+    )
+    from featurebank.store.errors import (
+        LockedError as LockedError,
+    )
+    from featurebank.store.errors import (
+        NonFiniteError as NonFiniteError,
+    )
+    from featurebank.store.errors import (
+        NotAFeatureSetError as NotAFeatureSetError,
+    )
+    from featurebank.store.errors import (
+        NotFoundError as NotFoundError,
+    )
+    from featurebank.store.errors import (
+        NotSealedError as NotSealedError,
+    )
+    from featurebank.store.errors import (
+        StorageError as StorageError,
+    )
+    from featurebank.store.errors import (
+        StoreError as StoreError,
+    )
+    from featurebank.store.errors import (
+        TooLargeError as TooLargeError,
+    )
+    from featurebank.store.errors import (
+        UncheckedError as UncheckedError,
+    )
+    from featurebank.store.reader import FeatureSet as FeatureSet
+    from featurebank.store.rows import RowDataset as RowDataset
+    from featurebank.store.verify import VerifyReport as VerifyReport
+    from featurebank.store.writer import FeatureSetWriter as FeatureSetWriter
+else:
+    __all__, __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "_collecting": "Garbage",
+            "_merging": "Merged",
+            "_records": "Output Records",
+            "catalogue": "FeatureStore",
+            "entries": "Entry",
+            "errors": (
+                "AmbiguousError CorruptError ExistsError FormatVersionError IncompleteError "
+                "InvalidInputError LockedError NonFiniteError NotAFeatureSetError NotFoundError "
+                "NotSealedError StorageError StoreError TooLargeError UncheckedError"
+            ),
+            "reader": "FeatureSet",
+            "rows": "RowDataset",
+            "verify": "VerifyReport",
+            "writer": "FeatureSetWriter",
+        },
+    )

@@ -14,7 +14,7 @@ from featurebank.store.fingerprint import fingerprint
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-DEMO = yaml.safe_load((ROOT / "pipelines" / "demo.yaml").read_text(encoding="utf-8"))
+DEMO = yaml.safe_load((ROOT / "pipelines" / "extracting" / "demo.yaml").read_text(encoding="utf-8"))
 N_ROWS, N_FEATURES, N_CLASSES = 120, 32, 10
 
 

@@ -71,7 +71,11 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert {"featurebank/py.typed", "featurebank/pipelines/demo.yaml", "featurebank/store/FORMAT.md"} <= names
+    assert {
+        "featurebank/py.typed",
+        "featurebank/pipelines/extracting/demo.yaml",
+        "featurebank/store/FORMAT.md",
+    } <= names
     wanted = {name.removeprefix("src/") for name in committed() if name.startswith("src/featurebank/")}
     assert names == wanted | {f"featurebank/{name}" for name in committed() if name.partition("/")[0] in FOLDERS}
 

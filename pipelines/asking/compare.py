@@ -24,7 +24,7 @@ from featurebank.pipelines.asking.question import Question
 from featurebank.pipelines.asking.results import Computed, Result, Results, Row
 from featurebank.pipelines.asking.run import Asked
 from featurebank.pipelines.asking.sheet import Sheet, interval_line
-from featurebank.pipelines.config_error import ConfigError
+from featurebank.pipelines.errors import ConfigError
 from featurebank.probes.weighted import Statistic, label_auroc, masks, mean, regression
 from featurebank.store import FeatureStore
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from featurebank.pipelines.asking.inputs import SplitRows
 from featurebank.pipelines.asking.places import Place, place_of
-from featurebank.pipelines.config_error import ConfigError
+from featurebank.pipelines.errors import ConfigError
 from featurebank.store import FeatureSet
 from featurebank.store.fingerprint import content_hash
 

@@ -21,7 +21,7 @@ from featurebank.pipelines.asking.results import Results, Row
 from featurebank.pipelines.asking.run import Report
 from featurebank.pipelines.asking.sheet import FAILED, Cell, Sheet, interval_of
 from featurebank.pipelines.asking.table import sheets_of
-from featurebank.pipelines.config_error import ConfigError
+from featurebank.pipelines.errors import ConfigError
 from featurebank.store import FeatureStore
 from featurebank.store.text import html_text
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from featurebank.pipelines.asking.answer import Answer
 from featurebank.pipelines.asking.option import choices_of, file_of, flag_of, key_of, option, options_of, plain
 from featurebank.pipelines.asking.showing import Showing
-from featurebank.pipelines.config_error import ConfigError
+from featurebank.pipelines.errors import ConfigError
 
 if TYPE_CHECKING:
     from featurebank.pipelines.asking.inputs import Rows

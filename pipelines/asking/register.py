@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 import pkgutil
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from featurebank.extract.errors import nearest
 from featurebank.pipelines.asking.question import DECLARED, Question
 
-__all__ = ["find_question", "forget", "question_names"]
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+__all__ = ["find_question", "forget", "help_of", "question_names"]
 
 HOME = "featurebank.pipelines.questions"
 ENTRY_POINTS = "featurebank.questions"
@@ -25,8 +31,23 @@ def question_names() -> list[str]:
     """Names of all questions, of which none need be imported."""
     spec = importlib.util.find_spec(HOME)
     own = [module.name for module in pkgutil.iter_modules(spec.submodule_search_locations if spec else [])]
-    others = [point.name for point in importlib.metadata.entry_points(group=ENTRY_POINTS)]
+    others = [point.name for point in _entry_points()]
     return list(dict.fromkeys([*own, *others, *DECLARED]))
+
+
+def help_of(name: str) -> str:
+    """The first sentences of a question's docstring; those of `HOME` are read without importing them."""
+    pattern = re.compile(
+        rf'class \w+\([^\n]*\n    """((?:(?!""").)*?)(?:\n\n|""")(?:(?!\nclass ).)*? = "{name}"\n', re.DOTALL
+    )
+    spec = importlib.util.find_spec(HOME)
+    for folder in spec.submodule_search_locations or () if spec else ():
+        place = Path(folder, name)
+        for file in sorted(place.glob("*.py")) if place.is_dir() else [place.with_suffix(".py")]:
+            match = pattern.search(file.read_text(encoding="utf-8")) if file.is_file() else None
+            if match:
+                return " ".join(match[1].split())
+    return (find_question(name).__doc__ or "").partition("\n\n")[0]
 
 
 def find_question(name: str) -> type[Question]:
@@ -38,9 +59,15 @@ def find_question(name: str) -> type[Question]:
     if name not in question_names():
         raise nearest("question", name, question_names())
     if name not in DECLARED:
-        points = importlib.metadata.entry_points(group=ENTRY_POINTS, name=name)
+        points = [point for point in _entry_points() if point.name == name]
         for point in points:
             point.load()
         if not points:
             importlib.import_module(f"{HOME}.{name}")
     return DECLARED[name]
+
+
+def _entry_points() -> Iterable[EntryPoint]:
+    from importlib.metadata import entry_points
+
+    return entry_points(group=ENTRY_POINTS)

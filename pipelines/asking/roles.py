@@ -12,7 +12,7 @@ from featurebank.extract.errors import fault, nearest
 from featurebank.pipelines.asking.cases import Case, Selection
 from featurebank.pipelines.asking.option import flag_of
 from featurebank.pipelines.asking.question import Question
-from featurebank.pipelines.config_error import ConfigError
+from featurebank.pipelines.errors import ConfigError
 from featurebank.store import AmbiguousError, CorruptError, Entry, FeatureStore, NotFoundError
 from featurebank.store.entries import described, newest_contents
 from featurebank.store.fingerprint import differences

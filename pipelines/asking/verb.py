@@ -14,7 +14,7 @@ from featurebank.extract.errors import nearest
 from featurebank.pipelines.asking.option import flag_of, options_of, parameters
 from featurebank.pipelines.asking.question import Question
 from featurebank.pipelines.asking.register import find_question, question_names
-from featurebank.pipelines.config_error import ConfigError
+from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.stores import DEFAULT_STORE, StoreOption, existing_store
 from featurebank.pipelines.streams import JsonOption, console, print_json, show_messages
 
@@ -74,8 +74,8 @@ def verb(name: str) -> Callable[..., None]:
     return _command(command, question.__doc__ or "", COMMON | dict(parameters(question)) | extra, defaults)
 
 
-def probe() -> Callable[..., None]:
-    """The command that asks several questions of train and test sets at once."""
+def probe(text: str) -> Callable[..., None]:
+    """The command that asks several questions of train and test sets at once; the text is its help."""
     every_question = {name: find_question(name) for name in question_names()}
     able = {name: one for name, one in every_question.items() if not (one.extra or one.methods or one.layout.alone)}
     task = typer.Option("--task", help=f"{', '.join(able)}; repeatable. Without it: {', '.join(TASKS)}.")
@@ -96,7 +96,6 @@ def probe() -> Callable[..., None]:
                 raise nearest("task", name, able)
         _run([able[name] for name in names], own, {}, **given)
 
-    text = "Ask cached features questions: tables with 95 % intervals; what is known is not computed again."
     return _command(command, text, {**COMMON, "task": Annotated[list[str] | None, task], **every}, {})
 
 

@@ -18,7 +18,7 @@ from typing import Final
 from featurebank.extract.datasets.contract import DatasetSpec, Split
 from featurebank.extract.errors import DatasetError, nearest
 from featurebank.extract.progress import Observer
-from featurebank.pipelines.config_error import ConfigError
+from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.ood.selection import Keys
 from featurebank.store import FeatureStore, NotFoundError
 

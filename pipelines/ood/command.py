@@ -41,7 +41,7 @@ def ood(  # noqa: PLR0917 - one for each option
     images: ood_options.Images = None,
 ) -> None:
     """Tell in-distribution rows from others by every post-hoc score of cached features, best score first."""
-    from featurebank.pipelines.display import live
+    from featurebank.pipelines.extracting.display import live
     from featurebank.pipelines.ood import display, run
 
     start = time.perf_counter()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from featurebank.pipelines.config_error import ConfigError
+from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.ood.selection import Keys
 
 __all__ = [

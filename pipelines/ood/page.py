@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurebank.pipelines.config_error import ConfigError
+from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.ood.display import Standing, is_random, selection, standings
 from featurebank.pipelines.ood.wrong import Album, Picture
 from featurebank.pipelines.probing.run import Probed, ProbeReport

@@ -8,7 +8,7 @@ from typing import Any
 
 from featurebank.extract.datasets.contract import Split
 from featurebank.extract.progress import Observer
-from featurebank.pipelines.config_error import ConfigError
+from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.ood.benchmark import benchmark_keys, extract_benchmark, get_benchmark
 from featurebank.pipelines.ood.selection import Keys, out_sets, select_backbones
 from featurebank.pipelines.ood.task import build_task

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from featurebank.pipelines.config_error import ConfigError
+from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.probing.selection import Selection, named_splits, parse_key, select
 from featurebank.store import Entry, FeatureStore, NotFoundError
 

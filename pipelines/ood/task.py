@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurebank.extract.errors import nearest
-from featurebank.pipelines.config_error import ConfigError
+from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.ood.selection import OutSets
 from featurebank.pipelines.probing.classification import check_choice
 from featurebank.pipelines.probing.inputs import Inputs, SplitRows, left_out, unknown_classes

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurebank.pipelines.config_error import ConfigError
+from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.ood.roles import HELD_OUT
 from featurebank.pipelines.pictures import open_images, thumbnails
 from featurebank.pipelines.results import Row

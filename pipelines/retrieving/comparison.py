@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from featurebank.pipelines.config_error import ConfigError
+from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.probing.run import ProbeReport
 from featurebank.pipelines.probing.selection import Pair, Selection, named_splits
 from featurebank.pipelines.results import Row

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from featurebank.pipelines.config_error import ConfigError
+from featurebank.pipelines.errors import ConfigError
 
 __all__ = [
     "Augment",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from featurebank.pipelines.config_error import ConfigError
+from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.pictures import open_images, row_names, shown, write_page
 from featurebank.pipelines.probing.inputs import Inputs, read_rows
 from featurebank.pipelines.probing.run import ProbeReport

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from featurebank.extract.errors import fault, nearest
-from featurebank.pipelines.config_error import ConfigError
+from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.probing.selection import Pair, Selection, further_sets, named_splits, parse_key, select
 from featurebank.pipelines.retrieving.task import RetrieveTask
 from featurebank.store import Entry, FeatureStore, NotFoundError

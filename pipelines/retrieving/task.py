@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurebank.extract.errors import nearest
-from featurebank.pipelines.config_error import ConfigError
+from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.probing.classification import check_choice
 from featurebank.pipelines.probing.inputs import Inputs, SplitRows
 from featurebank.pipelines.probing.scores import Answer, Score, mean_score

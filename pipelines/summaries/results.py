@@ -12,7 +12,7 @@ import typer
 
 from featurebank.extract.errors import nearest
 from featurebank.pipelines.asking.results import COLUMNS, Results, Row, csv_of, plain_row
-from featurebank.pipelines.config_error import ConfigError
+from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.stores import DEFAULT_STORE, StoreOption, existing_store
 from featurebank.pipelines.streams import JsonOption, console, print_json
 

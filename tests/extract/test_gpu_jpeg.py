@@ -34,9 +34,9 @@ from featurebank.extract.progress import Clock
 from featurebank.extract.resampling import resampling
 from featurebank.extract.transform import Transform
 from featurebank.extract.wanted import Outcome, Request, want
-from featurebank.pipelines.config import RunConfig
-from featurebank.pipelines.config_error import ConfigError
-from featurebank.pipelines.features import run_features
+from featurebank.pipelines.errors import ConfigError
+from featurebank.pipelines.extracting.config import RunConfig
+from featurebank.pipelines.extracting.run import run_features
 from featurebank.store import FeatureSet, FeatureStore
 
 CPU = torch.device("cpu")

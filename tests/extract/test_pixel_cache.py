@@ -30,9 +30,9 @@ from featurebank.extract.engine import extract
 from featurebank.extract.pixel_cache import PixelCache, expected_bytes
 from featurebank.extract.preprocessing import Decode, Preprocessing
 from featurebank.extract.wanted import Request, want
-from featurebank.pipelines.config import RunConfig
-from featurebank.pipelines.config_error import ConfigError
-from featurebank.pipelines.features import run_features
+from featurebank.pipelines.errors import ConfigError
+from featurebank.pipelines.extracting.config import RunConfig
+from featurebank.pipelines.extracting.run import run_features
 from featurebank.store import FeatureStore
 from featurebank.store.fingerprint import content_hash
 

@@ -8,15 +8,15 @@ import pytest
 from command_line import featurebank_, words
 
 from featurebank.extract.backbones import zoo
-from featurebank.pipelines.backbones import markdown
-from featurebank.pipelines.config import RunConfig
+from featurebank.pipelines.extracting.config import RunConfig
+from featurebank.pipelines.keeping.backbones import markdown
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_the_page_is_made_from_the_table() -> None:
     found = (ROOT / "docs" / "backbones.md").read_text(encoding="utf-8")
-    assert found == markdown(), "run: python -m featurebank.pipelines.backbones > docs/backbones.md"
+    assert found == markdown(), "run: python -m featurebank.pipelines.keeping.backbones > docs/backbones.md"
     assert all(f"| `{name}` |" in found for name in zoo.entries())
 
 

@@ -15,8 +15,8 @@ from tiny_network import TinyNetwork
 
 from featurebank.extract import backbones, datasets
 from featurebank.extract import decode as decoder
-from featurebank.pipelines.config import RunConfig
-from featurebank.pipelines.features import Report, run_features
+from featurebank.pipelines.extracting.config import RunConfig
+from featurebank.pipelines.extracting.run import Report, run_features
 from featurebank.pipelines.ood.scoring import score_sets
 from featurebank.pipelines.probing.classification import LinearTask
 from featurebank.pipelines.probing.run import run_probes

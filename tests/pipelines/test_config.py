@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from featurebank.pipelines.config import RunConfig
-from featurebank.pipelines.config_error import ConfigError
+from featurebank.pipelines.errors import ConfigError
+from featurebank.pipelines.extracting.config import RunConfig
 
 GOOD = """
 store: out
@@ -83,7 +83,7 @@ def test_yaml_cannot_construct_objects(tmp_path: Path) -> None:
 def test_the_demonstration_is_valid_and_has_what_was_promised() -> None:
     from featurebank import pipelines
 
-    demo = RunConfig.read(Path(pipelines.__path__[0]) / "demo.yaml")
+    demo = RunConfig.read(Path(pipelines.__path__[0]) / "extracting" / "demo.yaml")
     assert len(demo.backbones) >= 4
     splits = {(d.name, s.split): s.subset.size for d in demo.datasets for s in d.splits if s.subset}
     assert splits["fashion_mnist", "train"] >= 3000

@@ -8,9 +8,9 @@ import pytest
 from command_line import featurebank_
 from PIL import Image
 
-from featurebank.pipelines.config import RunConfig
-from featurebank.pipelines.config_error import ConfigError, markdown
-from featurebank.pipelines.features import run_features
+from featurebank.pipelines.errors import ConfigError, markdown
+from featurebank.pipelines.extracting.config import RunConfig
+from featurebank.pipelines.extracting.run import run_features
 
 GOOD = "backbones: [mobilenetv2]\ndatasets: [{name: mnist_5k, splits: [all]}]\n"
 
@@ -78,7 +78,7 @@ def test_d10_a_probe_of_no_split_hides_no_other_fault(tmp_path: Path) -> None:
 
 def test_d10_the_reference_page_is_that_of_the_records() -> None:
     page = Path(__file__).parents[2] / "docs/configuration.md"
-    made = "run: python -m featurebank.pipelines.config > docs/configuration.md"
+    made = "run: python -m featurebank.pipelines.extracting.config > docs/configuration.md"
     assert page.read_text("utf-8") == markdown(), made
     assert "|  |\n" not in markdown()  # every key says what it is
 

@@ -8,7 +8,7 @@ from command_line import featurebank_, words
 from official_layouts import LAYOUTS
 
 from featurebank.extract.datasets._named import manifest
-from featurebank.pipelines.datasets import markdown
+from featurebank.pipelines.keeping.datasets import markdown
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,7 +20,7 @@ def own_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_the_page_is_made_from_the_manifest() -> None:
     found = (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
-    assert found == markdown(), "run: python -m featurebank.pipelines.datasets > docs/datasets.md"
+    assert found == markdown(), "run: python -m featurebank.pipelines.keeping.datasets > docs/datasets.md"
 
 
 def test_the_table_names_every_dataset_with_its_official_numbers() -> None:

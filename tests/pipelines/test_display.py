@@ -13,13 +13,13 @@ from rich.console import Console, RenderableType
 
 from featurebank.extract.progress import JobProgress, Snapshot
 from featurebank.extract.wanted import Outcome
-from featurebank.pipelines import display
 from featurebank.pipelines.asking.results import Row
-from featurebank.pipelines.config import ProbeConfig
-from featurebank.pipelines.display import live, outcome_table, probe_table, render_report, render_snapshot
-from featurebank.pipelines.doctor import Finding, doctor_table
-from featurebank.pipelines.features import ProbeOutcome, Report
-from featurebank.pipelines.inspection import entries_table, verify_table
+from featurebank.pipelines.extracting import display
+from featurebank.pipelines.extracting.config import ProbeConfig
+from featurebank.pipelines.extracting.display import live, outcome_table, probe_table, render_report, render_snapshot
+from featurebank.pipelines.extracting.run import ProbeOutcome, Report
+from featurebank.pipelines.keeping.doctor import Finding, doctor_table
+from featurebank.pipelines.keeping.inspection import entries_table, verify_table
 from featurebank.store import Entry, VerifyReport
 
 LONG = "timm:vit_small_patch14_reg4_dinov2.lvd142m@random:0"

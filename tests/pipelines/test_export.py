@@ -11,8 +11,8 @@ import pytest
 from command_line import featurebank_
 from feature_sets import FAILED_ROW, KEY, N_ROWS, make_records, make_sealed, make_values, make_writer
 
-from featurebank.pipelines import export_formats
-from featurebank.pipelines.export import write_export
+from featurebank.pipelines.keeping import export_formats
+from featurebank.pipelines.keeping.export import write_export
 from featurebank.store import (
     CorruptError,
     ExistsError,

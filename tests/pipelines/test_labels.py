@@ -14,8 +14,8 @@ from command_line import Done, featurebank_, words
 from probe_sets import clusters
 from runs import make_images
 
-from featurebank.pipelines.config import RunConfig
-from featurebank.pipelines.config_error import ConfigError
+from featurebank.pipelines.errors import ConfigError
+from featurebank.pipelines.extracting.config import RunConfig
 from featurebank.store import AmbiguousError, FeatureSetWriter, FeatureStore, NotFoundError, Output, Records
 from featurebank.store.fingerprint import fingerprint
 

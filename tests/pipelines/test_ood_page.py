@@ -29,9 +29,9 @@ from featurebank.extract.datasets.contract import DatasetSpec
 from featurebank.pipelines.asking.images import open_images, thumbnail
 from featurebank.pipelines.asking.kept_arrays import packed
 from featurebank.pipelines.asking.results import Results
-from featurebank.pipelines.config import RunConfig
-from featurebank.pipelines.config_error import ConfigError
-from featurebank.pipelines.features import run_features
+from featurebank.pipelines.errors import ConfigError
+from featurebank.pipelines.extracting.config import RunConfig
+from featurebank.pipelines.extracting.run import run_features
 from featurebank.pipelines.ood.page import BINS, HEIGHT, SIDE, WIDTH, histogram, roc_curve
 from featurebank.store import FeatureStore
 

@@ -14,8 +14,8 @@ from probe_sets import clusters, write_set
 
 from featurebank.extract.backbones import resolve
 from featurebank.extract.datasets import DatasetSpec, open_split
-from featurebank.pipelines.config import RunConfig
-from featurebank.pipelines.config_error import ConfigError
+from featurebank.pipelines.errors import ConfigError
+from featurebank.pipelines.extracting.config import RunConfig
 from featurebank.store import FeatureStore, StoreError
 from featurebank.store.places import expanded
 

@@ -24,10 +24,10 @@ from sealed_arrays import sealed_arrays
 
 from featurebank.extract import datasets, engine
 from featurebank.extract.progress import Snapshot
-from featurebank.pipelines.config import RunConfig
-from featurebank.pipelines.config_error import ConfigError
-from featurebank.pipelines.features import Report, run_features
-from featurebank.pipelines.scale.start import _forked_workers, connected, started
+from featurebank.pipelines.errors import ConfigError
+from featurebank.pipelines.extracting.config import RunConfig
+from featurebank.pipelines.extracting.run import Report, run_features
+from featurebank.pipelines.extracting.scale.start import _forked_workers, connected, started
 
 IMAGES = 256
 
@@ -108,7 +108,7 @@ def test_a_cluster_that_is_there_already_is_used_and_left_running(folder: Path, 
 def test_a_piece_that_ends_every_worker_ends_the_run_and_the_next_goes_on(
     folder: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from featurebank.pipelines.scale.cluster import ClusterError
+    from featurebank.pipelines.extracting.scale.cluster import ClusterError
 
     fuse, open_split = tmp_path / "fuse", datasets.open_split
     fuse.touch()
@@ -252,7 +252,7 @@ class Victims:
 
 def kill_two(monkeypatch: pytest.MonkeyPatch) -> Victims:
     victims = Victims()
-    from featurebank.pipelines.scale.cluster import Cluster
+    from featurebank.pipelines.extracting.scale.cluster import Cluster
 
     real = Cluster.__enter__
 

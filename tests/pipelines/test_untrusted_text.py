@@ -22,9 +22,9 @@ from rich.text import Text
 from featurebank.extract.progress import JobProgress, Snapshot
 from featurebank.extract.wanted import Outcome
 from featurebank.pipelines import cli
-from featurebank.pipelines.config import ProbeConfig
-from featurebank.pipelines.display import live, render_report
-from featurebank.pipelines.features import ProbeOutcome, Report
+from featurebank.pipelines.extracting.config import ProbeConfig
+from featurebank.pipelines.extracting.display import live, render_report
+from featurebank.pipelines.extracting.run import ProbeOutcome, Report
 from featurebank.pipelines.streams import Screen
 from featurebank.pipelines.tables import titled_table
 from featurebank.store import FeatureSetWriter, FeatureStore, Output, Records

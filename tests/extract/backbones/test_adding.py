@@ -17,7 +17,7 @@ from command_line import featurebank_
 from runs import make_images, open_folder, run
 
 from featurebank.extract.backbones import build, own_source, resolve
-from featurebank.pipelines.config import RunConfig
+from featurebank.pipelines.extracting.config import RunConfig
 from featurebank.store import FeatureStore
 
 PAGE = (Path(__file__).parents[3] / "docs" / "adding-a-backbone.md").read_text(encoding="utf-8")

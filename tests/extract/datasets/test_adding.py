@@ -16,7 +16,7 @@ from command_line import featurebank_
 from featurebank.extract.datasets import DatasetSpec, dataset_digest, label_of, named, names, open_split, splits
 from featurebank.extract.datasets import _named as naming
 from featurebank.extract.errors import DatasetError
-from featurebank.pipelines.config import RunConfig
+from featurebank.pipelines.extracting.config import RunConfig
 
 Draw = Callable[[Path, int], Path]
 

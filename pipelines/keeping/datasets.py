@@ -97,8 +97,8 @@ def markdown() -> str:
     lines = [
         "# Datasets",
         "",
-        "Made from `extract/datasets/zoo.toml` by `python -m featurebank.pipelines.datasets`. Names are used as they",
-        "stand: `name: flowers102` in a run's configuration, with `root:` for the folder that the paths below begin at",
+        "Made from `extract/datasets/zoo.toml` by `python -m featurebank.pipelines.keeping.datasets`. Names are used as they",
+        "are: `name: flowers102` in a run's configuration, with `root:` for the folder that the paths below begin at",
         "(without it: the dataset's name below `$FEATUREBANK_DATA`, else below the asset cache). `featurebank datasets",
         "NAME --root DIR` says which files are missing. Every split is compared with its official number of records;",
         "`NAME@partial` takes what is there, `NAME@per_class=5` the first five records of each class. Any split",
@@ -207,7 +207,7 @@ def _state_lines(state: SplitState) -> Iterator[tuple[str, str]]:
 def _write_truth(row: NamedDataset, root: Path, path: Path) -> None:
     from featurebank.extract.datasets import Place
     from featurebank.extract.datasets.loaders.retrieval import write_revisited_truth
-    from featurebank.pipelines.config_error import ConfigError
+    from featurebank.pipelines.errors import ConfigError
 
     if repr(row.loader) != "retrieval.revisited":
         raise ConfigError(f"--truth: expected roxford5k or rparis6k, which come with one, found {row.name}")

@@ -15,7 +15,7 @@ from rich.text import Text
 from featurebank.extract.progress import Observer, Snapshot
 from featurebank.extract.wanted import Outcome
 from featurebank.pipelines.asking.table import render
-from featurebank.pipelines.features import Report
+from featurebank.pipelines.extracting.run import Report
 from featurebank.pipelines.tables import line, titled_table
 from featurebank.store.text import shown
 

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from featurebank.pipelines.config_error import ConfigError
-from featurebank.pipelines.export_formats import FORMATS, format_of, written_names
+from featurebank.pipelines.errors import ConfigError
+from featurebank.pipelines.keeping.export_formats import FORMATS, format_of, written_names
 from featurebank.pipelines.stores import DEFAULT_STORE, StoreOption, existing_store
 from featurebank.pipelines.streams import console, print_json
 from featurebank.store import FeatureSet, InvalidInputError

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from featurebank.pipelines.config_error import ConfigError
+from featurebank.pipelines.errors import ConfigError
 
 __all__ = ["check_request", "connected", "started"]
 
@@ -20,7 +20,7 @@ SETTINGS = {
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.interval": "500ms",
 }
-PRELOADED = ["featurebank.pipelines.scale.worker", "featurebank.pipelines.scale.private", "timm"]
+PRELOADED = ["featurebank.pipelines.extracting.scale.worker", "featurebank.pipelines.extracting.scale.private", "timm"]
 """What nearly every worker needs and what takes seconds to import."""
 
 
@@ -58,7 +58,7 @@ def started(workers: int, device: str) -> Iterator[Any]:
         )
     from distributed import Client
 
-    from featurebank.pipelines.scale.private import private_cluster
+    from featurebank.pipelines.extracting.scale.private import private_cluster
 
     settings: dict[str, Any] = {
         "memory_limit": 0,

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featurebank.pipelines.stopping import stoppable
+from featurebank.pipelines.extracting.stopping import stoppable
 from featurebank.pipelines.stores import DEFAULT_STORE, STORE_VARIABLE
 from featurebank.pipelines.streams import JsonOption, console, print_json, show_messages
 
 if TYPE_CHECKING:
-    from featurebank.pipelines.features import Report
+    from featurebank.pipelines.extracting.run import Report
 
 __all__ = ["features"]
 
@@ -41,15 +41,17 @@ def features(  # noqa: PLR0917 - one for each option
     as_json: JsonOption = False,
 ) -> None:
     """Extract what the store does not have yet; what is sealed is left alone, what was begun goes on."""
-    from featurebank.pipelines.config import RunConfig
-    from featurebank.pipelines.display import live, render_report
-    from featurebank.pipelines.features import run_features
+    from featurebank.pipelines.extracting.config import RunConfig
+    from featurebank.pipelines.extracting.display import live, render_report
+    from featurebank.pipelines.extracting.run import run_features
 
     start = time.perf_counter()
     err = console(stderr=True)
     show_messages(err)
     if config is None:
-        with importlib.resources.as_file(importlib.resources.files("featurebank.pipelines") / "demo.yaml") as demo:
+        with importlib.resources.as_file(
+            importlib.resources.files("featurebank.pipelines.extracting") / "demo.yaml"
+        ) as demo:
             run = RunConfig.read(demo)
         run = run.model_copy(update={"store": DEFAULT_STORE})
     else:

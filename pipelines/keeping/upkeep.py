@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from featurebank.pipelines.inspection import size_text
+from featurebank.pipelines.keeping.inspection import size_text
 from featurebank.pipelines.stores import DEFAULT_STORE, StoreOption, existing_store
 from featurebank.pipelines.streams import JsonOption, console, print_json
 from featurebank.pipelines.tables import line, titled_table

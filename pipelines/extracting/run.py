@@ -24,9 +24,9 @@ from featurebank.pipelines.asking.places import note_place
 from featurebank.pipelines.asking.roles import parse_key, select
 from featurebank.pipelines.asking.run import Report as Answers
 from featurebank.pipelines.asking.run import ask
-from featurebank.pipelines.config import DatasetConfig, ExtractionConfig, QuestionConfig, RunConfig
-from featurebank.pipelines.config_error import ConfigError
-from featurebank.pipelines.scale.start import check_request, connected, started
+from featurebank.pipelines.errors import ConfigError
+from featurebank.pipelines.extracting.config import DatasetConfig, ExtractionConfig, QuestionConfig, RunConfig
+from featurebank.pipelines.extracting.scale.start import check_request, connected, started
 from featurebank.store import FeatureStore, StoreError
 from featurebank.store.addresses import without_secrets
 from featurebank.store.naming import names_of, network_of
@@ -190,7 +190,7 @@ def _extract(
         local = Local(execution.device, execution)
         extract(wanted, splits, execution=execution, observer=observer, compute=local)
         return local.cached
-    from featurebank.pipelines.scale.cluster import Cluster
+    from featurebank.pipelines.extracting.scale.cluster import Cluster
 
     with Cluster(client, splits, execution.device, execution) as cluster:
         extract(wanted, splits, execution=execution, observer=observer, compute=cluster)

@@ -19,8 +19,8 @@ from featurebank.extract import datasets as known_datasets
 from featurebank.pipelines.asking.option import validated
 from featurebank.pipelines.asking.question import Question
 from featurebank.pipelines.asking.register import find_question
-from featurebank.pipelines.config_error import ConfigError
-from featurebank.pipelines.config_faults import explained, parsed
+from featurebank.pipelines.errors import ConfigError
+from featurebank.pipelines.extracting.faults import explained, parsed
 from featurebank.store.naming import LABEL
 from featurebank.store.places import expanded
 
@@ -269,7 +269,7 @@ def markdown() -> str:
     lines = [
         "# Configuration of a run",
         "",
-        "Made from the records in `pipelines/config.py` by `python -m featurebank.pipelines.config`. What",
+        "Made by `python -m featurebank.pipelines.extracting.config` from the records in that file. What",
         "`featurebank features FILE.yaml` reads. Relative paths in it are relative to its own folder; in every path,",
         "and in names that are paths, `~` and `$NAME` stand for what they stand for in a shell. Unknown keys, and keys",
         "that stand twice, are refused; all that is wrong is said at once.",

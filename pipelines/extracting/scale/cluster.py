@@ -24,7 +24,7 @@ from featurebank.extract.device import Execution
 from featurebank.extract.plan import ROWS_PER_TASK, task_rows
 from featurebank.extract.progress import Clock
 from featurebank.extract.sink import Sink, Target
-from featurebank.pipelines.scale.worker import (
+from featurebank.pipelines.extracting.scale.worker import (
     Collected,
     Extraction,
     Piece,

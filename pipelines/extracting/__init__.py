@@ -1,0 +1,1 @@
+"""The batch run: from a configuration to sealed feature sets and answers."""
