@@ -20,10 +20,10 @@ __all__ = ["backbones", "markdown"]
 _HEAD = """\
 # Backbones
 
-Made from `extract/backbones/zoo.csv` by `python -m featurebank.pipelines.keeping.backbones`. A name is used as it is, with
-`@random` or `@random:SEED` behind it for the same architecture at its random initialisation. Heads, dimension, number of
-parameters and preprocessing are compared with this table whenever a network is built. Every tensor of a checkpoint
-that is missing, left over or of another shape is an error, unless the table lists it.
+Made from `extract/backbones/zoo.csv` by `python -m featurebank.pipelines.keeping.backbones`. A name is used as it is,
+with `@random` or `@random:SEED` behind it for the same architecture at its random initialisation. Heads, dimension,
+number of parameters and preprocessing are compared with this table whenever a network is built. Every tensor of a
+checkpoint that is missing, left over or of another shape is an error, unless the table lists it.
 
 Any other checkpoint, by its source:
 
