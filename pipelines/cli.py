@@ -37,7 +37,7 @@ VERBS = {  # what is no question, and the module that it is a function of
 }  # fmt: skip
 PROBE = "Ask several questions of train and test sets at once: the main numbers of each in one table."
 DOCSTRING = r'\ndef {}\(.*?\n    """(.*?)(?:\n\n|""")'
-NEEDS = {"probe": "probes", "ood": "probes", "retrieve": "retrieval"}  # verbs whose packages are in several extras
+NEEDS = {"retrieve": "retrieval", "duplicates": "retrieval"}  # the extra of a question's packages, where not probes
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 
@@ -158,7 +158,8 @@ def _run(application: Callable[..., Any]) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in EXTRAS:
             raise
-        text = f" this {advice(error.name or '', next((NEEDS[word] for word in sys.argv if word in NEEDS), ''))}"
+        asked = next((word for word in sys.argv[1:] if word in {*question_names(), "probe"}), "")
+        text = f" this {advice(error.name or '', NEEDS.get(asked, 'probes') if asked else '')}"
         console(stderr=True).print(Text.assemble(("error:", "red"), text), soft_wrap=True)
         return 1
     return 0

@@ -25,8 +25,10 @@ for words in (("--help",), ("ls", *STORE), ("show", "toy/train", "tiny", *STORE)
     assert done.returncode == 0, (words, done.stderr)
 for words, extra in (
     (("probe", "toy", *STORE), "probes"),
+    (("knn", "toy", *STORE), "probes"),
+    (("duplicates", "toy/test", *STORE), "retrieval"),
     (("retrieve", "toy/test", *STORE), "retrieval"),
-    (("ood", "--id", "toy", "--ood", "toy/train", *STORE), "probes"),
+    (("ood", "toy", "--ood", "toy/train", *STORE), "probes"),
     (("features", "run.yaml", *STORE), "extract"),
     (("doctor",), "extract"),
     (("pack", "toy/train", *STORE), "pack"),
