@@ -1,7 +1,7 @@
 """How long a command takes before it does anything, as whole processes, beside importing typer alone.
 
-`featurebank --help`, `ls` of a small store, and a question whose answer is kept; the cases take turns. A command imports
-its own module only, and an answer that is kept imports neither torch nor scikit-learn.
+`featurebank --help`, `ls` of a small store, and a question whose answer is kept; the cases take turns. A command
+imports its own module only, and an answer that is kept imports neither torch nor scikit-learn.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from featurebank import __version__
-from featurebank.pipelines.asking.register import help_of, question_names
+from featurebank.pipelines.asking.register import help_of, is_question, question_names
 from featurebank.pipelines.streams import closed_streams, console, open_streams, show_messages, show_others
 from featurebank.store.places import expanded
 from featurebank.store.requirements import EXTRAS, advice
@@ -63,7 +63,7 @@ class _Verbs(TyperGroup):
         return [*VERBS, "probe", *question_names()]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in self.list_commands(ctx):
+        if cmd_name not in VERBS and cmd_name != "probe" and not is_question(cmd_name):
             return None
         return _command(cmd_name) if ctx.resilient_parsing else TyperCommand(cmd_name, help=_help(cmd_name))
 
@@ -158,7 +158,7 @@ def _run(application: Callable[..., Any]) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in EXTRAS:
             raise
-        asked = next((word for word in sys.argv[1:] if word in {*question_names(), "probe"}), "")
+        asked = next((word for word in sys.argv[1:] if word == "probe" or is_question(word)), "")
         text = f" this {advice(error.name or '', NEEDS.get(asked, 'probes') if asked else '')}"
         console(stderr=True).print(Text.assemble(("error:", "red"), text), soft_wrap=True)
         return 1

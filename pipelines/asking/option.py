@@ -12,7 +12,6 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from featurebank.pipelines.errors import ConfigError
-from featurebank.store.fingerprint import is_default
 from featurebank.store.places import expanded
 
 __all__ = ["Option", "file_of", "flag_of", "option", "options_of", "parameters", "validated"]
@@ -108,6 +107,8 @@ def validated(question: Any, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def key_of(question: Any, *, but: str = "") -> dict[str, Any]:
     """The options that change the answer and are not at their default, as plain JSON; files by their SHA-256."""
+    from featurebank.store.fingerprint import is_default
+
     return {
         name: plain(question, name)
         for name, (field, own) in options_of(question).items()

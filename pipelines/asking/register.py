@@ -16,7 +16,7 @@ from featurebank.pipelines.asking.question import DECLARED, Question
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["find_question", "forget", "help_of", "question_names"]
+__all__ = ["find_question", "forget", "help_of", "is_question", "question_names"]
 
 HOME = "featurebank.pipelines.questions"
 ENTRY_POINTS = "featurebank.questions"
@@ -29,10 +29,15 @@ def forget(name: str) -> None:
 
 def question_names() -> list[str]:
     """Names of all questions, of which none need be imported."""
-    spec = importlib.util.find_spec(HOME)
-    own = [module.name for module in pkgutil.iter_modules(spec.submodule_search_locations if spec else [])]
+    own = [module.name for module in pkgutil.iter_modules(_folders())]
     others = [point.name for point in _entry_points()]
     return list(dict.fromkeys([*own, *others, *DECLARED]))
+
+
+def is_question(name: str) -> bool:
+    """Whether there is a question of that name; of those of this project without looking at installed packages."""
+    own = (Path(folder, name + ending) for folder in _folders() for ending in (".py", "/__init__.py"))
+    return name.isidentifier() and (any(map(Path.is_file, own)) or name in question_names())
 
 
 def help_of(name: str) -> str:
@@ -40,8 +45,7 @@ def help_of(name: str) -> str:
     pattern = re.compile(
         rf'class \w+\([^\n]*\n    """((?:(?!""").)*?)(?:\n\n|""")(?:(?!\nclass ).)*? = "{name}"\n', re.DOTALL
     )
-    spec = importlib.util.find_spec(HOME)
-    for folder in spec.submodule_search_locations or () if spec else ():
+    for folder in _folders():
         place = Path(folder, name)
         for file in sorted(place.glob("*.py")) if place.is_dir() else [place.with_suffix(".py")]:
             match = pattern.search(file.read_text(encoding="utf-8")) if file.is_file() else None
@@ -56,7 +60,7 @@ def find_question(name: str) -> type[Question]:
     Raises:
         UnknownNameError: there is none.
     """
-    if name not in question_names():
+    if not is_question(name):
         raise nearest("question", name, question_names())
     if name not in DECLARED:
         points = [point for point in _entry_points() if point.name == name]
@@ -65,6 +69,11 @@ def find_question(name: str) -> type[Question]:
         if not points:
             importlib.import_module(f"{HOME}.{name}")
     return DECLARED[name]
+
+
+def _folders() -> list[str]:
+    spec = importlib.util.find_spec(HOME)
+    return list(spec.submodule_search_locations or ()) if spec else []
 
 
 def _entry_points() -> Iterable[EntryPoint]:
