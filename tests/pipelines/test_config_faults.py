@@ -8,7 +8,8 @@ import pytest
 from command_line import featurebank_
 from PIL import Image
 
-from featurebank.pipelines.errors import ConfigError, markdown
+from featurebank.pipelines.errors import ConfigError
+from featurebank.pipelines.extracting.config import markdown
 from featurebank.pipelines.extracting.config import RunConfig
 from featurebank.pipelines.extracting.run import run_features
 
