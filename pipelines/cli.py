@@ -23,6 +23,7 @@ from featurebank.pipelines.datasets import datasets
 from featurebank.pipelines.doctor import doctor
 from featurebank.pipelines.duplicates import duplicates
 from featurebank.pipelines.export import export
+from featurebank.pipelines.extracting.texts import texts
 from featurebank.pipelines.extraction import features
 from featurebank.pipelines.inspection import ls, show, verify
 from featurebank.pipelines.keeping import gc, merge, pack, unpack
@@ -63,8 +64,8 @@ NEEDS = {"probe": "probes", "ood": "probes", "retrieve": "retrieval"}  # verbs w
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 for verb in (
-    features, probe, retrieve, ood, ls, show, verify, doctor, backbones, datasets, duplicates, export, gc, merge, pack,
-    unpack,
+    features, texts, probe, retrieve, ood, ls, show, verify, doctor, backbones, datasets, duplicates, export, gc, merge,
+    pack, unpack,
 ):  # fmt: skip
     app.command(cls=_Verb)(verb)
 

@@ -1,0 +1,1 @@
+"""What writes feature sets: of images and of texts."""
