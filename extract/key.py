@@ -16,7 +16,15 @@ from featurebank.extract.backbones.contract import BackboneSpec
 from featurebank.extract.datasets.contract import Subset
 from featurebank.store.fingerprint import fingerprint, record
 
-__all__ = ["LEAST_AGREEMENT", "DatasetKey", "Precision", "StoredType", "feature_fingerprint", "feature_key"]
+__all__ = [
+    "LEAST_AGREEMENT",
+    "DatasetKey",
+    "Precision",
+    "StoredType",
+    "backbone_key",
+    "feature_fingerprint",
+    "feature_key",
+]
 
 KEY_VERSION = 1
 
@@ -60,11 +68,7 @@ def feature_key(
             raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
     if not backbone.outputs or len(set(backbone.outputs)) != len(backbone.outputs):
         raise ValueError(f"outputs must be distinct and at least one, got {list(backbone.outputs)}")
-    if not backbone.weights.sha256:
-        raise ValueError(f"the weights of {backbone.name} have no digest; a key without one would match any weights")
-    spec = record(backbone)
-    spec["weights"] = backbone.weights.identity
-    spec["outputs"] = list(backbone.outputs)
+    spec = backbone_key(backbone)
     preprocessing = spec.pop("preprocessing")
     # Packaged networks had their float32 beginning before agreement was measured: their keys say no more than then.
     measured = precision != "float32" and backbone.source != "packaged"
@@ -77,6 +81,17 @@ def feature_key(
         "dtype": dtype,
         "dataset": record(dataset),
     }
+
+
+def backbone_key(backbone: BackboneSpec) -> dict[str, Any]:
+    """The backbone's part of a key, with its preprocessing, as plain JSON.
+
+    Raises:
+        ValueError: its weights have no digest.
+    """
+    if not backbone.weights.sha256:
+        raise ValueError(f"the weights of {backbone.name} have no digest; a key without one would match any weights")
+    return {**record(backbone), "weights": backbone.weights.identity, "outputs": list(backbone.outputs)}
 
 
 def feature_fingerprint(backbone: BackboneSpec, dataset: DatasetKey, *, precision: Precision, dtype: StoredType) -> str:

@@ -5,7 +5,6 @@ Shapes: M images, D features, K classes, T templates.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
@@ -13,41 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin  # type: ignore[import-untyped]
 
 from featurebank.probes._rows import as_features, query_data, row_blocks
+from featurebank.probes.prompts import IMAGENET_TEMPLATES, PLAIN_TEMPLATE, render_prompts
 
 __all__ = ["IMAGENET_TEMPLATES", "PLAIN_TEMPLATE", "ZeroShotClassifier", "render_prompts"]
-
-PLAIN_TEMPLATE = "a photo of a {}."
-IMAGENET_TEMPLATES = (  # the short list of OpenAI's notebook "Prompt Engineering for ImageNet"
-    "itap of a {}.",
-    "a bad photo of the {}.",
-    "a origami {}.",
-    "a photo of the large {}.",
-    "a {} in a video game.",
-    "art of the {}.",
-    "a photo of the small {}.",
-)
-
-
-def render_prompts(class_names: Sequence[str], templates: Sequence[str] = (PLAIN_TEMPLATE,)) -> list[list[str]]:
-    """Each class name in each template: K lists of T prompts, as text towers take them.
-
-    >>> render_prompts(["cat"], ["a photo of a {}.", "art of the {}."])
-    [['a photo of a cat.', 'art of the cat.']]
-
-    Args:
-        class_names: K names.
-        templates: T texts with exactly one ``{}``.
-
-    Raises:
-        ValueError: no class, no template, a single string where a list belongs, or a template without one ``{}``.
-    """
-    for name, texts in (("class_names", class_names), ("templates", templates)):
-        if isinstance(texts, str) or not texts:
-            raise ValueError(f"{name} must be a list of at least one string; found {texts!r}")
-    for template in templates:
-        if template.count("{}") != 1:
-            raise ValueError(f"a template must have exactly one {{}} for the class name; found {template!r}")
-    return [[template.replace("{}", name) for template in templates] for name in class_names]
 
 
 class ZeroShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -62,6 +29,8 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Args:
         logit_scale: the model's own exp(logit scale), which its probabilities depend on and its predictions do not: 100
             of OpenAI's CLIP, others of others.
+        logit_bias: the model's own, as SigLIP has one, which is added then. Probabilities of classes that exclude each
+            other do not depend on it, the sigmoid of a logit does.
 
     Attributes:
         weights_: (K, D) float64 of unit length.
@@ -69,8 +38,9 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         n_features_in_: D.
     """
 
-    def __init__(self, logit_scale: float = 100.0) -> None:
+    def __init__(self, logit_scale: float = 100.0, logit_bias: float = 0.0) -> None:
         self.logit_scale = logit_scale
+        self.logit_bias = logit_bias
 
     def fit(self, text: ArrayLike, y: object = None) -> Self:  # noqa: ARG002
         """Ensembles text features (K, D), or (K, T, D) with T templates a class; needs no image.
@@ -80,10 +50,13 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             y: unused.
 
         Raises:
-            ValueError: other shapes, fewer than two classes, NaN or infinity, a zero vector, or a scale of 0 or less.
+            ValueError: other shapes, fewer than two classes, NaN or infinity, a zero vector, a scale of 0 or less, or a
+                bias that is not finite.
         """
         if not 0 < self.logit_scale < np.inf:
             raise ValueError(f"logit_scale must be above 0 and finite; found {self.logit_scale}")
+        if not np.isfinite(self.logit_bias):
+            raise ValueError(f"logit_bias must be finite; found {self.logit_bias}")
         features = np.asarray(text, np.float64)
         if features.ndim not in (2, 3) or 0 in features.shape or len(features) < 2:
             raise ValueError(
@@ -98,12 +71,14 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def logits(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Scaled cosine of each image to each class (M, K); 0 for an image whose features are all 0."""
+        """Scaled cosine of each image to each class and the bias (M, K); for an image of zeros the bias alone."""
         features = query_data(self, X)
         logits = np.empty((len(features), len(self.classes_)))
         for rows, block in row_blocks(features, np.float64):
             norms = np.linalg.norm(block, axis=1, keepdims=True)
             logits[rows] = self.logit_scale * (block / np.where(norms == 0, 1.0, norms)) @ self.weights_.T
+        if self.logit_bias:
+            logits += self.logit_bias
         return logits
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:

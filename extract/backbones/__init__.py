@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from featurebank.extract.backbones import zoo
 from featurebank.extract.backbones.checkpoint_source import HubSource, UrlSource
@@ -32,15 +33,32 @@ from featurebank.extract.backbones.diffusers_source import DiffusersSource
 from featurebank.extract.backbones.hf_source import HuggingFaceSource
 from featurebank.extract.backbones.naming import rooted
 from featurebank.extract.backbones.onnx_source import OnnxSource
-from featurebank.extract.backbones.open_clip_source import OpenClipSource, logit_scale, text_features
+from featurebank.extract.backbones.open_clip_source import OpenClipSource
 from featurebank.extract.backbones.own_source import OwnBackbone, OwnSource
 from featurebank.extract.backbones.packaged import PackagedSource
+from featurebank.extract.backbones.text_tower import TextSource, TextTower
 from featurebank.extract.backbones.timm_source import TimmSource
 from featurebank.extract.backbones.torchvision_source import TorchvisionSource
 from featurebank.extract.errors import UnknownNameError, WeightsError, nearest
 from featurebank.store.places import expanded
 
-__all__ = ["OwnBackbone", "build", "describe", "logit_scale", "names", "resolve", "rooted", "text_features"]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = [
+    "OwnBackbone",
+    "build",
+    "describe",
+    "has_texts",
+    "logit_scale",
+    "names",
+    "resolve",
+    "rooted",
+    "text_features",
+    "text_tower",
+    "tokenizer",
+]
 
 _SOURCES: Mapping[str, Backbone] = {
     "packaged": PackagedSource(),
@@ -122,6 +140,56 @@ def build(spec: BackboneSpec) -> Network:
     return network
 
 
+def has_texts(name: str) -> bool:
+    """Whether a backbone of that name may have a text tower, going by the name alone.
+
+    >>> has_texts("open_clip:ViT-B-16/openai"), has_texts("mobilenetv2")
+    (True, False)
+    """
+    base = name.partition("@")[0]
+    entry = zoo.find(base)
+    prefix, colon, _ = (base if entry is None else entry.reference).partition(":")
+    return any(source.prefix == prefix + colon and isinstance(source, TextSource) for source in _SOURCES.values())
+
+
+def tokenizer(spec: BackboneSpec) -> Mapping[str, Any]:
+    """What determines the tokens of a text, as plain JSON for a key; nothing is built.
+
+    Raises:
+        WeightsError, AssetError: as `text_tower`.
+    """
+    return _text_source(spec).tokenizer(spec)
+
+
+def text_tower(spec: BackboneSpec, device: str = "cpu") -> TextTower:
+    """The text tower that belongs to an image tower, weights loaded strictly, float32.
+
+    Raises:
+        WeightsError: the backbone has none, or the checkpoint does not fit.
+        AssetError: a file is not to be had, or no longer what was resolved.
+    """
+    return _text_source(spec).text_tower(spec, device)
+
+
+def text_features(spec: BackboneSpec, texts: Sequence[str], *, batch_size: int = 256) -> NDArray[np.float32]:
+    """Features of N texts in the space of ``embedding``, (N, E), of no particular length.
+
+    Raises:
+        WeightsError, AssetError: as `text_tower`.
+        ValueError: no texts, or a single string.
+    """
+    return text_tower(spec).encode(texts, batch_size)
+
+
+def logit_scale(spec: BackboneSpec) -> float:
+    """What the model multiplies cosines of images and texts by before the softmax, exp of its parameter.
+
+    Raises:
+        WeightsError, AssetError: as `text_tower`.
+    """
+    return text_tower(spec).logit_scale
+
+
 def describe(name: str) -> Mapping[str, object]:
     """Facts for people: parameters, dimension, licence, paper, where known.
 
@@ -135,6 +203,14 @@ def describe(name: str) -> Mapping[str, object]:
     """
     entry = zoo.find(name.partition("@")[0])
     return _source_of(name).describe(name) if entry is None else zoo.facts(entry)
+
+
+def _text_source(spec: BackboneSpec) -> TextSource:
+    source = _SOURCES.get(spec.source)
+    if not isinstance(source, TextSource):
+        having = " or ".join(name for name, one in _SOURCES.items() if isinstance(one, TextSource))
+        raise WeightsError(f"{spec.name}: expected a backbone of {having}, which has a text tower; found {spec.source}")
+    return source
 
 
 def _source_of(name: str) -> Backbone:

@@ -1,11 +1,12 @@
 """``open_clip:ARCHITECTURE/TAG``: open_clip's image towers, and the text towers that belong to them.
 
-Shapes: B batch, N texts, D dimension of a feature, E dimension of the space shared with texts.
+Shapes: B batch, D dimension of a feature, E dimension of the space shared with texts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,16 +15,15 @@ from featurebank.extract.backbones.checkpoint import load_strictly, state_dict_o
 from featurebank.extract.backbones.contract import BackboneSpec, Network, Weights
 from featurebank.extract.backbones.hub_cache import from_hub
 from featurebank.extract.backbones.naming import checked_outputs, given_weights, random_seed, split_random
+from featurebank.extract.backbones.text_tower import TextTower
 from featurebank.extract.errors import AssetError, WeightsError, nearest
 from featurebank.extract.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
-    from numpy.typing import NDArray
     from torch import nn
 
-__all__ = ["OpenClipSource", "logit_scale", "preprocessing_of", "text_features"]
+__all__ = ["OpenClipSource", "preprocessing_of"]
 
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 # Written by older versions of transformers and open_clip; they hold counts, not weights.
@@ -67,6 +67,28 @@ class OpenClipSource:
         from featurebank.extract.backbones.open_clip_network import ImageTower
 
         return ImageTower(spec, _model(spec).visual)
+
+    def tokenizer(self, spec: BackboneSpec) -> Mapping[str, Any]:
+        """What determines the tokens of a text; see `TextSource.tokenizer`."""
+        from featurebank.extract.backbones.open_clip_text import tokenizer_record
+
+        return tokenizer_record(spec.name, _config(spec)["text_cfg"])
+
+    def text_tower(self, spec: BackboneSpec, device: str) -> TextTower:
+        """The text tower behind a spec; see `TextSource.text_tower`."""
+        from featurebank.extract.backbones.open_clip_text import open_clip_tokenizer
+
+        tokenizer, model = open_clip_tokenizer(spec.name, _config(spec)["text_cfg"]), _model(spec)
+        bias = getattr(model, "logit_bias", None)
+        model.visual = None
+        return TextTower(
+            model,
+            partial(model.encode_text, normalize=False),
+            tokenizer,
+            logit_scale=float(model.logit_scale.detach().exp()),
+            logit_bias=0.0 if bias is None else float(bias.detach()),
+            device=device,
+        )
 
     def describe(self, name: str) -> Mapping[str, object]:
         """Where the weights lie."""
@@ -114,54 +136,6 @@ def preprocessing_of(name: str, config: Mapping[str, Any], published: Mapping[st
     )
 
 
-def text_features(spec: BackboneSpec, texts: Sequence[str], *, batch_size: int = 256) -> NDArray[np.float32]:
-    """Features of texts in the space of ``embedding``, for zero-shot classification.
-
-    Args:
-        spec: of an ``open_clip:`` backbone.
-        texts: N prompts.
-        batch_size: how many at once.
-
-    Returns:
-        (N, E) float32, as the tower gives them: of no particular length.
-
-    Raises:
-        WeightsError: the spec is of another source, or the checkpoint does not fit.
-        ValueError: no texts, or a single string.
-    """
-    import numpy as np
-    import open_clip
-    import torch
-
-    if spec.source != "open_clip":
-        raise WeightsError(
-            f"{spec.name}: expected a backbone of open_clip, which has a text tower, found {spec.source}"
-        )
-    if isinstance(texts, str) or not texts:
-        raise ValueError(f"texts must be a list of at least one string; found {texts!r}")
-    model = _model(spec).eval()
-    tokenize = open_clip.get_tokenizer(_plain(spec.architecture)[0])
-    with torch.inference_mode():
-        parts = [
-            model.encode_text(tokenize(list(texts[start : start + batch_size])), normalize=False).float().numpy()
-            for start in range(0, len(texts), batch_size)
-        ]
-    return np.concatenate(parts)
-
-
-def logit_scale(spec: BackboneSpec) -> float:
-    """What the model multiplies cosines of images and texts by before the softmax, exp of its parameter.
-
-    Raises:
-        WeightsError: as `text_features`.
-    """
-    if spec.source != "open_clip":
-        raise WeightsError(
-            f"{spec.name}: expected a backbone of open_clip, which has a logit scale, found {spec.source}"
-        )
-    return float(_model(spec).logit_scale.detach().exp())
-
-
 def _model(spec: BackboneSpec) -> Any:
     """Both towers, weights loaded."""
     from featurebank.extract.backbones.network import seeded
@@ -178,16 +152,22 @@ def _plain(architecture: str) -> tuple[str, bool]:
     return name, bool(activation)
 
 
-def _architecture(spec: BackboneSpec) -> nn.Module:
+def _config(spec: BackboneSpec) -> dict[str, Any]:
     import open_clip
 
-    name, quick_gelu = _plain(spec.architecture)
-    config = open_clip.get_model_config(name)
+    config: dict[str, Any] = open_clip.get_model_config(_plain(spec.architecture)[0])
     if "hf_model_name" in config["text_cfg"]:
         raise WeightsError(
             f"{spec.name}: expected a text tower of open_clip's own, found {config['text_cfg']['hf_model_name']}, "
             "whose configuration lies on the hub; take another architecture"
         )
+    return config
+
+
+def _architecture(spec: BackboneSpec) -> nn.Module:
+    import open_clip
+
+    config, quick_gelu = _config(spec), _plain(spec.architecture)[1]
     kind = open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP
     if "multimodal_cfg" in config:
         kind = open_clip.CoCa

@@ -1,1 +1,1 @@
-"""The batch run: from a configuration to sealed feature sets and answers."""
+"""What writes feature sets: the batch run, from a configuration to sealed sets and answers, and text features."""

@@ -14,9 +14,10 @@ from featurebank.pipelines.stores import DEFAULT_STORE, STORE_VARIABLE
 from featurebank.pipelines.streams import JsonOption, console, print_json, show_messages
 
 if TYPE_CHECKING:
+    from featurebank.extract.wanted import Outcome
     from featurebank.pipelines.extracting.run import Report
 
-__all__ = ["features"]
+__all__ = ["features", "outcome_json"]
 
 
 def features(  # noqa: PLR0917 - one for each option
@@ -71,6 +72,11 @@ def features(  # noqa: PLR0917 - one for each option
         raise typer.Exit(1)
 
 
+def outcome_json(outcome: Outcome) -> dict[str, Any]:
+    """What became of a feature set, as plain JSON."""
+    return {**vars(outcome), "path": str(outcome.path), "failed": {str(k): v for k, v in outcome.failed.items()}}
+
+
 def _report_json(report: Report) -> dict[str, Any]:
     from featurebank.pipelines.asking.table import report_json
 
@@ -79,10 +85,7 @@ def _report_json(report: Report) -> dict[str, Any]:
         "ok": report.ok,
         "device": report.device,
         "precision": report.precision,
-        "sets": [
-            {**vars(outcome), "path": str(outcome.path), "failed": {str(k): v for k, v in outcome.failed.items()}}
-            for outcome in report.outcomes
-        ],
+        "sets": [outcome_json(outcome) for outcome in report.outcomes],
         "unavailable": report.unavailable,
         "answers": answers["answers"],
         "failed": answers["failed"],

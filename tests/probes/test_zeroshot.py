@@ -71,7 +71,7 @@ def test_prompts_are_class_by_class() -> None:
 
 def test_it_can_be_cloned_and_must_be_fitted() -> None:
     probe = clone(ZeroShotClassifier(logit_scale=5.0))
-    assert probe.get_params() == {"logit_scale": 5.0}
+    assert probe.get_params() == {"logit_scale": 5.0, "logit_bias": 0.0}
     with pytest.raises(NotFittedError):
         probe.predict(np.eye(4))
 

@@ -1,0 +1,220 @@
+"""``featurebank texts``: text features beside a dataset's image features, by the command line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import Done, featurebank_, words
+from PIL import Image
+from probe_sets import write_set
+from tiny_clip import in_hub, saved, tiny_zoo
+
+from featurebank.pipelines.extracting.config import ConfigError
+from featurebank.pipelines.extracting.prompts import make_prompts
+from featurebank.probes.prompts import IMAGENET_TEMPLATES
+from featurebank.store import FeatureStore
+
+TINY, VISION = "open_clip:fb-vit/tiny", "mobilenetv2@random"
+CLASSES = ("great_white_shark", "tench", "vélo")
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return tiny_zoo(tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def extracted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with image features of a backbone with a text tower."""
+    folder = tmp_path_factory.mktemp("extracted")
+    with pytest.MonkeyPatch.context() as patch:
+        in_hub(tiny_zoo(folder, patch), "fb-vit", folder / "made")
+        return extract(folder, TINY).root
+
+
+@pytest.fixture
+def store(hub: Path, extracted: Path, tmp_path: Path) -> FeatureStore:
+    """The same beside features of a backbone without texts."""
+    in_hub(hub, "fb-vit", tmp_path / "made")
+    store = FeatureStore(shutil.copytree(extracted, tmp_path / "features"))
+    for split in ("train", "test"):
+        write_set(store, f"pets/{split}", VISION, np.eye(9, 4, dtype=np.float16), np.arange(9) % 3, class_names=CLASSES)
+    return store
+
+
+def pictures(folder: Path) -> Path:
+    for split in ("train", "test"):
+        for number in range(9):
+            place = folder / split / CLASSES[number % 3] / f"{number}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.effect_noise((40, 40), 20 + 20 * (number % 3)).convert("RGB").save(place)
+    return folder
+
+
+def extract(folder: Path, *backbones: str, more: str = "") -> FeatureStore:
+    pets = pictures(folder / "pets")
+    names = "".join(f"  - {name if name.startswith('{') else repr(name)}\n" for name in backbones)
+    text = (
+        f"store: features\nbackbones:\n{names}datasets:\n  - {{name: 'folder:{pets}', splits: [train, test]}}\n"
+        f"extraction: {{device: cpu, precision: float32}}\n{more}"
+    )
+    (folder / "run.yaml").write_text(text)
+    done = featurebank_("features", folder / "run.yaml")
+    assert done.code == 0, done.err + done.out
+    return FeatureStore(folder / "features")
+
+
+def texts(store: FeatureStore, *arguments: Any) -> Done:
+    return featurebank_("texts", *arguments, "--store", store.root, "--device", "cpu")
+
+
+def test_every_backbone_with_a_text_tower_gets_its_texts_once(store: FeatureStore) -> None:
+    done = texts(store, "pets", "--json")
+    assert done.code == 0, done.err
+    (one,) = done.json["sets"]
+    assert (one["backbone"], one["dataset"], one["split"], one["state"]) == (TINY, "pets", "texts-simple", "sealed")
+    with store.open("pets/texts-simple", TINY) as fs:
+        assert fs.columns["prompt"].tolist() == [
+            f"a photo of a {name}." for name in ("great white shark", "tench", "vélo")
+        ]
+        assert fs.class_names == list(CLASSES)
+        assert "underscores" in fs.provenance["class_texts"]
+    assert texts(store, "pets", "--json").json["sets"][0]["state"] == "present"
+    assert "pets/texts-simple" in words(texts(store, "pets").out)
+    listed = featurebank_("ls", "--store", store.root, "--json").json
+    assert [entry["n_rows"] for entry in listed if entry["split"] == "texts-simple"] == [3]
+    assert featurebank_("verify", "--store", store.root).code == 0
+
+
+def test_templates_and_classes_of_files_lie_beside_the_others(store: FeatureStore, tmp_path: Path) -> None:
+    (tmp_path / "my words.txt").write_text("\ufeffa shark\r\n\r\na fish\nbicycle \n")
+    (tmp_path / "sketch.txt").write_text("a sketch of {c}.\nart of the {}\n")
+    for arguments in (
+        ("pets", TINY, "--templates", "ensemble"),
+        ("pets/train", "--templates", "openai"),
+        ("pets", TINY, "--templates", tmp_path / "sketch.txt", "--classes", tmp_path / "my words.txt"),
+    ):
+        done = texts(store, *arguments)
+        assert done.code == 0, done.err
+    rows = {entry.split: entry.n_rows for entry in store if entry.split.startswith("texts")}
+    assert rows == {"texts-ensemble": 21, "texts-openai": 240, "texts-sketch-my_words": 6}
+    with store.open("pets/texts-sketch-my_words", TINY) as fs:
+        assert fs.columns["prompt"].tolist()[:3] == [
+            "a sketch of a shark.",
+            "art of the a shark",
+            "a sketch of a fish.",
+        ]
+        assert fs.key["texts"]["templates"] == ["a sketch of {}.", "art of the {}"]
+        assert "those of a file" in fs.provenance["class_texts"]
+
+
+def test_checkpoints_of_files_must_be_named_and_the_same(hub: Path, tmp_path: Path) -> None:
+    saved("fb-vit", tmp_path / "run_a.bin")
+    store = extract(tmp_path, f"{{name: '{TINY}', checkpoint: {tmp_path / 'run_a.bin'}, label: mine}}")
+    done = texts(store, "pets")
+    assert done.code == 1
+    assert "expected featurebank/fb-vit in the hub's local cache" in words(done.out)
+    in_hub(hub, "fb-vit", tmp_path / "made")
+    done = texts(store, "pets")
+    assert "name their file with --checkpoint" in words(done.out)
+    done = texts(store, "pets", f"{TINY}[mine]", "--checkpoint", tmp_path / "run_a.bin", "--json")
+    assert done.code == 0, done.err
+    assert done.json["sets"][0]["backbone"] == f"{TINY}[mine]"
+    assert {entry.name for entry in store} == {f"{TINY}[mine]"}
+
+
+def test_what_cannot_be_done_is_one_line(store: FeatureStore, tmp_path: Path) -> None:
+    for arguments, code, message in (
+        (("petz",), 2, "unknown dataset 'petz'; did you mean 'pets'?"),
+        (
+            ("pets", "open_clip:fb-vit/tinny"),
+            2,
+            f"unknown backbone of pets 'open_clip:fb-vit/tinny'; did you mean '{TINY}'?",
+        ),
+        (
+            ("pets", VISION),
+            2,
+            "texts are for backbones with a text tower, whose sets have the output embedding",
+        ),
+        (("pets", "--templates", "simpel"), 2, "templates must be one of simple, ensemble, openai, or a file"),
+        (("pets/texts-simple",), 2, "unknown dataset 'pets/texts-simple'"),
+    ):
+        done = texts(store, *arguments)
+        assert (done.code, message in words(done.err)) == (code, True), done.err
+        assert len(done.err.strip().splitlines()) == 1
+    (tmp_path / "two.txt").write_text("a\nb\n")
+    done = texts(store, "pets", "--classes", tmp_path / "two.txt")
+    assert "expected a line for each of the 3 classes, in their order; found 2" in words(done.err)
+    assert not [entry for entry in store if entry.split.startswith("texts")]
+
+
+BAD: list[tuple[bytes, str]] = [
+    (b"", "found no line"),
+    (b" \n\n", "found no line"),
+    (b"a photo", "exactly one {} for the class"),
+    (b"{} and {}", "found '{} and {}' as number 1"),
+    (b"{} and {c}", "exactly one {}"),
+    (b"a {}\nb {0}", "found 'b {0}' as number 2"),
+    (b"a {}\na {}", "each once; found 2, 1 of them different"),
+    (b"a {}\0", "found binary data"),
+    (b"\xff\xfea\0", "expected a text file in UTF-8"),
+    (b"{}" + b"x" * 600, "at most 500 characters"),
+    (b"".join(b"%d {}\n" % n for n in range(1001)), "expected at most 1,000 templates"),
+    (b"{}" + b"\n" * (5 << 20), "more than"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), BAD)
+def test_a_file_of_templates_that_is_none(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "file.txt").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"file\.txt") as caught:
+        make_prompts(CLASSES, templates=str(tmp_path / "file.txt"))
+    assert message in str(caught.value)
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(ConfigError, match="expected a text file in UTF-8"):
+            make_prompts(CLASSES, templates=str(place))
+
+
+@pytest.mark.parametrize(
+    ("names", "called"),
+    [
+        (["a_b", "c"], "a b"),
+        (["__a__b__", "c"], "a b"),
+        (["日本_語", "c"], "日本 語"),
+        (["a\x1b[31mb\x00\n\u2028c", "c"], "a [31mb c"),
+        (["{}", "c"], "{}"),
+        (["a {} b", "c"], "a {} b"),
+        (["n01440764", "tench"], "n01440764"),
+        (["\U0001f988", "c"], "\U0001f988"),
+    ],
+)
+def test_class_names_are_made_readable(names: list[str], called: str) -> None:
+    prompts = make_prompts(names, templates="ensemble")
+    assert prompts.texts[0] == tuple(template.replace("{}", called) for template in IMAGENET_TEMPLATES)
+    assert prompts.class_names == tuple(names)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "the dataset names no classes"),
+        (["a", ""], "a class must be called something; found ''"),
+        (["a", "___"], "found '___'"),
+        (["a", "\x07"], r"found '\x07'"),
+        (["n01440764", "n01443537"], "found WordNet's numbers, such as 'n01440764'"),
+        (["a", "b" * 501], "at most 500 characters; found 501"),
+    ],
+)
+def test_class_names_that_no_text_can_be_made_of(names: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_prompts(names)
+    assert message in str(caught.value)

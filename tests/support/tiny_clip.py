@@ -1,0 +1,81 @@
+"""open_clip's architectures, tiny and at random, with checkpoints where its loader looks for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import open_clip  # type: ignore[import-untyped]
+import pytest
+import torch
+from open_clip import pretrained
+from safetensors.torch import save_file
+from zoo_networks import put_in_hub
+
+__all__ = ["CONFIGS", "in_hub", "saved", "tiny_zoo"]
+
+TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+VIT = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "fb-vit": {"embed_dim": 12, "vision_cfg": VIT, "text_cfg": TEXT},
+    "fb-resnet": {
+        "embed_dim": 12,
+        "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16},
+        "text_cfg": TEXT,
+    },
+    "fb-timm": {
+        "embed_dim": 12,
+        "custom_text": True,
+        "vision_cfg": {"timm_model_name": "test_vit", "timm_pool": "", "timm_proj": "linear", "image_size": 160},
+        "text_cfg": TEXT,
+    },
+    "fb-timm-classifier": {
+        "embed_dim": 12,
+        "custom_text": True,
+        "vision_cfg": {"timm_model_name": "test_vit", "timm_pool": "token", "timm_proj": None, "image_size": 160},
+        "text_cfg": TEXT,
+    },
+    "fb-coca": {
+        "embed_dim": 16,
+        "custom_text": True,
+        "vision_cfg": {**VIT, "attentional_pool": True, "attn_pooler_heads": 4, "output_tokens": True},
+        "text_cfg": {**TEXT, "embed_cls": True, "output_tokens": True},
+        "multimodal_cfg": {"context_length": 76, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    },
+}
+
+
+def tiny_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Makes open_clip know `CONFIGS`, with one tag each, and empties the hub; returns the hub's cache."""
+    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", {**open_clip.factory._MODEL_CONFIGS, **CONFIGS})
+    tags = {
+        name: {"tiny": {**pretrained._pcfg(hf_hub=f"featurebank/{name}/"), "quick_gelu": False}} for name in CONFIGS
+    }
+    monkeypatch.setattr(pretrained, "_PRETRAINED", {**pretrained._PRETRAINED, **tags})
+    cache = tmp_path / "hub"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setenv("FEATUREBANK_OFFLINE", "1")
+    return cache
+
+
+def saved(name: str, path: Path, **changes: torch.Tensor) -> Any:
+    """open_clip's own model of a configuration, its weights saved as open_clip does."""
+    torch.manual_seed(0)
+    model = open_clip.create_model(name, **({"output_dict": True} if "coca" in name else {})).eval()
+    for parameter in model.parameters():  # CoCa leaves one of its decoder's as the memory happens to be
+        parameter.data.nan_to_num_(0.0, 0.0, 0.0)
+    state = {**model.state_dict(), **changes}
+    if path.suffix == ".safetensors":
+        save_file({key: value.contiguous() for key, value in state.items()}, path)
+    else:
+        torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, path)
+    return model
+
+
+def in_hub(cache: Path, name: str, scratch: Path) -> Any:
+    """The same with its weights in the hub's cache; the backbone is ``open_clip:<name>/tiny``."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    model = saved(name, scratch / "open_clip_model.safetensors")
+    put_in_hub(cache, f"featurebank/{name}", {"open_clip_model.safetensors": scratch / "open_clip_model.safetensors"})
+    return model
