@@ -68,6 +68,7 @@ def ask(
     *,
     force: bool = False,
     say: Callable[[str], None] = log.info,
+    begin: Callable[[str], None] = log.debug,
 ) -> Report:
     """Every question about each of its cases. Writes the store's table of results.
 
@@ -75,7 +76,8 @@ def ask(
         store: the store.
         questions: each with its cases.
         force: whether what is known is computed again.
-        say: is told about each.
+        say: is told what became of each.
+        begin: is told which one is asked next.
 
     Raises:
         UnknownNameError: an output that no case has.
@@ -95,6 +97,8 @@ def ask(
     try:
         for count, (question, case) in enumerate(every, 1):
             one = Asked(question=question, case=case)
+            about = f"{count} of {len(every)}: {question.name} of {case.backbone}: {one.fitted} -> {one.scored}"
+            begin(about)
             start = time.perf_counter()
             try:
                 one.results = answer(question, case, results)
@@ -105,7 +109,7 @@ def ask(
             one.seconds = time.perf_counter() - start
             report.asked.append(one)
             state = "failed" if one.error else "known" if one.known else f"{one.seconds:.1f} s"
-            say(f"{count} of {len(every)}: {question.name} of {case.backbone}: {one.fitted} -> {one.scored}: {state}")
+            say(f"{about}: {state}")
     finally:
         if results.changed:
             results.write_table()

@@ -17,6 +17,7 @@ from featurebank.pipelines.asking.register import find_question, question_names
 from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.stores import DEFAULT_STORE, StoreOption, existing_store
 from featurebank.pipelines.streams import JsonOption, console, print_json, show_messages
+from featurebank.store.text import shown
 
 __all__ = ["probe", "verb"]
 
@@ -124,7 +125,8 @@ def _run(
     from featurebank.pipelines.asking.table import render, report_json
 
     start = time.perf_counter()
-    show_messages(console(stderr=True))
+    messages = console(stderr=True)
+    show_messages(messages)
     given = {name: value for name, value in own.items() if value is not None}
     for name in given:
         if not any(name in options_of(kind) for kind in kinds):
@@ -150,7 +152,8 @@ def _run(
         page = Page(folder, html, images=images or (), asked=asked)
     elif images:
         raise ConfigError("--images must come with --html FILE; found none")
-    report = ask(folder, asked, force=force)
+    with messages.status("") as status:
+        report = ask(folder, asked, force=force, begin=lambda text: status.update(shown(text)))
     analyses = analysis.compare(folder, report.asked, seed=given.get("seed", 0), force=force) if compare else []
     analyses += analysis.group(folder, report.asked, group, force=force) if group else []
     written = str(html) if page is not None and page.write(report, analyses) else None
