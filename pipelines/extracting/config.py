@@ -54,7 +54,10 @@ def _several(value: object) -> object:
 
 
 def _question(name: str) -> str:
-    find_question(name)
+    try:
+        find_question(name)
+    except KeyError as error:
+        raise ValueError(error) from error
     return name
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -29,6 +30,14 @@ class _Loader(yaml.SafeLoader):
                 self.twice.append(f"line {number}: {key.value!r} stands in line {seen[key.value]} already; keep one")
             seen.setdefault(key.value, number)
         return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 takes on, off, yes and no for truth values; here they are words, as in YAML 1.2: an option is called on.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|True|TRUE|false|False|FALSE"), [*"tTfF"])
 
 
 def parsed(text: str) -> tuple[object, list[str]]:
@@ -84,7 +93,7 @@ def _lines(error: ValidationError, records: Mapping[str, type[BaseModel]]) -> It
                 continue
             yield f"{place}: expected a list of at least one, found {problem['input']!r}"
         elif kind == "value_error":
-            yield f"{place}: {problem['ctx']['error']}"
+            yield from (f"{place}: {line.strip()}" for line in str(problem["ctx"]["error"]).splitlines())
         else:
             yield f"{place}: {problem['msg']}, found {problem['input']!r}"
 

@@ -65,6 +65,11 @@ class Duplicates(Question):
             arrays={"first": first.rows[pairs.first], "second": second.rows[pairs.second], "cosine": pairs.similarity},
         )
 
+    @property
+    def title(self) -> str:
+        """What is counted."""
+        return f"images with a duplicate of cosine {self.threshold:g} or more"
+
     def sheets(self, rows: Sequence[Row]) -> Sequence[Sheet]:
         """The most alike pairs of each backbone."""
         from featurebank.pipelines.asking.sheet import Sheet
@@ -105,7 +110,9 @@ def _shown(
 
 def _class_name(split: SplitRows, row: int) -> str | None:
     label = split.labels[row]
-    return split.class_name(int(label)).strip("'") if label.ndim == 0 and label >= 0 else None
+    if label.ndim > 0 or label < 0:
+        return None
+    return split.class_names[label] if label < len(split.class_names) else str(label)
 
 
 def _hashes(split: SplitRows) -> NDArray[np.uint8]:

@@ -30,8 +30,8 @@ backbones: ["{backbone}"]
 datasets:
   - {{name: "folder:pictures", splits: [train, test]}}
 extraction: {{device: cpu, compile: never, precision: float32, batch_size: 8}}
-probes:
-  - {{train: pictures/train, test: pictures/test}}
+questions:
+  - {{question: linear, of: "pictures/train:test"}}
 """
 
 
@@ -76,10 +76,10 @@ def config(tmp_path: Path) -> Path:
 # features
 
 
-def test_features_makes_the_sets_probes_them_and_prints_tables(first: First) -> None:
+def test_features_makes_the_sets_asks_of_them_and_prints_tables(first: First) -> None:
     assert first.done.code == 0
     assert "Feature sets" in first.done.out
-    assert "Linear probes" in first.done.out
+    assert "linear: pictures/train -> pictures/test" in words(first.done.out)
     assert "Feature sets made: 2, in" in first.done.out
     assert VIT in first.done.out
     assert "2 feature sets wanted: 0 sealed already, 2 to make" in first.done.err
@@ -87,12 +87,12 @@ def test_features_makes_the_sets_probes_them_and_prints_tables(first: First) -> 
     assert (first.store / "results" / "results.csv").is_file()
 
 
-def test_the_probes_of_a_run_are_those_of_the_probe_command(first: First) -> None:
-    probed = featurebank_("probe", "pictures", "--task", "linear", "--store", first.store, "--json").json["probes"]
-    (row,) = (row for row in probed[0]["rows"] if row["metric"] == "accuracy")
-    (own,) = featurebank_("features", first.config, "--json").json["probes"]
-    assert probed[0]["known"] is True
-    assert [row["value"], *row["interval"]] == [own["accuracy"], *own["interval"]]
+def test_the_answers_of_a_run_are_those_of_the_verb(first: First) -> None:
+    (asked,) = featurebank_("linear", "pictures", "--store", first.store, "--json").json["answers"]
+    (own,) = featurebank_("features", first.config, "--json").json["answers"]
+    assert asked["known"] is own["known"] is True
+    assert asked["rows"][0]["metric"] == "accuracy"
+    assert asked["rows"] == own["rows"]
 
 
 def test_a_second_run_computes_nothing_and_says_so(first: First) -> None:
@@ -113,10 +113,11 @@ def test_json_goes_to_stdout_and_messages_to_stderr(first: First) -> None:
         ("present", TEST, 64),
     ]
     assert all(Path(s["path"]).is_file() for s in done.json["sets"])
-    (probe,) = done.json["probes"]
-    low, high = probe["interval"]
-    assert 0 <= low <= probe["accuracy"] <= high <= 1
-    assert probe["error"] == ""
+    (answer,) = done.json["answers"]
+    row = answer["rows"][0]
+    assert row["metric"] == "accuracy"
+    assert 0 <= row["low"] <= row["value"] <= row["high"] <= 1
+    assert answer["error"] == ""
     assert "2 feature sets wanted: 2 sealed already" in done.err
 
 
@@ -194,12 +195,12 @@ def test_an_unknown_backbone_does_not_stop_the_others(first: First, tmp_path: Pa
     assert "sealed already" in done.out
 
 
-def test_a_probe_that_fails_is_said_and_the_features_stay(config: Path) -> None:
+def test_a_question_that_fails_is_said_and_the_features_stay(config: Path) -> None:
     for other in ("class1", "class2"):
         shutil.rmtree(config.parent / "pictures" / "train" / other)
     done = featurebank_("features", config)
     assert done.code == 1
-    assert "pictures/train to pictures/test: a probe needs at least two classes, got only class 0" in words(done.out)
+    assert f"linear of {VIT}: a probe needs at least two classes, got only class 0" in words(done.out)
     assert featurebank_("verify", "--store", config.parent / "features").code == 0
 
 
@@ -209,7 +210,7 @@ def test_a_probe_that_fails_is_said_and_the_features_stay(config: Path) -> None:
         ("folder:pictures", "foldr:pictures", "did you mean 'folder:'"),
         ("folder:pictures", "folder:picture", "expected a folder of images, found nothing"),
         ("[train, test]", "[train, test, tset]", "did you mean 'test'"),
-        ("probes:", "other: [x]\nprobes:", "other: unknown key"),
+        ("questions:", "other: [x]\nquestions:", "other: unknown key"),
     ],
 )
 def test_what_cannot_be_had_is_named_with_the_nearest_spelling(
@@ -217,10 +218,10 @@ def test_what_cannot_be_had_is_named_with_the_nearest_spelling(
 ) -> None:
     shutil.copytree(first.config.parent, tmp_path / "run")
     config = changed(tmp_path / "run" / "run.yaml", old, new)
-    if "probes:" in new:
+    if "questions:" in new:
         expected = 2
     else:
-        config.write_text(config.read_text().partition("probes:")[0])
+        config.write_text(config.read_text().partition("questions:")[0])
         expected = 1
     done = featurebank_("features", config)
     assert done.code == expected
@@ -234,7 +235,13 @@ def test_what_cannot_be_had_is_named_with_the_nearest_spelling(
         ("batch_size: 8", "batch_size: 6", "batch_size must be a power of two"),
         ("device: cpu", "device: gpu", "device must be auto, cpu, cuda or cuda:N, got 'gpu'"),
         ("precision: float32", "precision: float16", "precision float16 needs a CUDA device"),
-        ("test: pictures/test", "test: pictures/tst", "'pictures/tst' is no split of this run"),
+        (
+            "train:test",
+            "train:tst",
+            "'pictures/train:tst' is no set of this run; its splits: pictures/test, pictures/train",
+        ),
+        ("linear", "linar", "questions.0.question: unknown question 'linar'; did you mean 'linear'?"),
+        ('test"}', 'test", options: {cc: 1}}', "questions.0: cc: no option of linear; its options: output, seed"),
         ("backbones: [", "backbones: ]", "not valid YAML"),
     ],
 )

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.extracting.config import RunConfig
+from featurebank.pipelines.errors import ConfigError
+from featurebank.pipelines.questions.knn import KNN
+from featurebank.pipelines.questions.shift import Shift
 
 GOOD = """
 store: out
@@ -19,8 +21,8 @@ datasets:
     splits: [train, {split: test, subset: {size: 10}}]
     root: data
 extraction: {dtype: float32, batch_size: 32}
-probes:
-  - {train: pets/train, test: pets/test}
+questions:
+  - {question: knn, of: pets/train:test, options: {k: [5, 20], temperature: [0.1]}}
 """
 
 
@@ -39,6 +41,17 @@ def test_a_good_file_is_read_and_its_paths_are_its_own(tmp_path: Path) -> None:
     assert config.datasets[0].root == tmp_path / "data"
     assert config.datasets[0].splits[1].subset is not None
     assert config.extraction.dtype == "float32"
+    assert config.questions[0].of == ("pets/train:test",)
+    assert config.questions[0].asked() == KNN(k=(5, 20), temperature=(0.1,))
+
+
+def test_only_true_and_false_are_truth_values(tmp_path: Path) -> None:
+    shift = "{question: shift, of: pets, options: {on: [off]}}"
+    text = GOOD.replace("splits: [train", "splits: [yes").replace("store: out", "store: no") + f"  - {shift}\n"
+    config = RunConfig.read(write(tmp_path, text))
+    assert config.datasets[0].splits[0].split == "yes"
+    assert config.questions[1].asked() == Shift(on=("off",))
+    assert config.store == tmp_path / "no"
 
 
 @pytest.mark.parametrize(
@@ -49,7 +62,10 @@ def test_a_good_file_is_read_and_its_paths_are_its_own(tmp_path: Path) -> None:
         (("outputs: [pooled]", "output: [pooled]"), "backbones.1.output: unknown key; did you mean 'outputs'?"),
         (("dtype: float32", "dtype: int8"), "extraction.dtype: Input should be 'float16' or 'float32', found 'int8'"),
         (("size: 10", "size: 0"), "greater than or equal to 1, found 0"),
-        (("train: pets/train, ", ""), "probes.0.train: required, and missing"),
+        (("of: pets/train:test, ", ""), "questions.0.of: required, and missing"),
+        (("k: [5, 20]", "k: [x], kk: 1"), "questions.0: k: Input should be a valid integer"),
+        (("k: [5, 20]", "k: [x], kk: 1"), "questions.0: kk: no option of knn; its options: output, seed, k"),
+        (("question: knn", "question: knm"), "questions.0.question: unknown question 'knm'; did you mean 'knn'?"),
         (("splits: [train, {split: test, subset: {size: 10}}]", "splits: []"), "datasets.0.splits"),
     ],
 )
@@ -89,4 +105,4 @@ def test_the_demonstration_is_valid_and_has_what_was_promised() -> None:
     assert splits["fashion_mnist", "train"] >= 3000
     assert splits["fashion_mnist", "test"] >= 1000
     assert splits["mnist_5k", "all"] == 1000
-    assert demo.probes
+    assert demo.questions

@@ -8,8 +8,8 @@ import pytest
 from command_line import featurebank_
 from PIL import Image
 
-from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.extracting.config import RunConfig, markdown
+from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.extracting.run import run_features
 
 GOOD = "backbones: [mobilenetv2]\ndatasets: [{name: mnist_5k, splits: [all]}]\n"
@@ -43,14 +43,14 @@ def test_d10_one_fault_is_one_line(tmp_path: Path, text: str, line: str) -> None
 
 def test_d10_all_faults_are_said_at_once_with_keys_that_stand_twice(tmp_path: Path) -> None:
     text = (
-        GOOD + "backbones: [squeezenet1_1]\nextraction: {dtype: int8, dtype: x, workers: 0}\nprobes: [{train: a/b}]\n"
+        GOOD + "backbones: [squeezenet1_1]\nextraction: {dtype: int8, dtype: x, workers: 0}\nquestions: [{of: a/b}]\n"
     )
     assert faults(tmp_path, text) == [
         "line 3: 'backbones' stands in line 1 already; keep one",
         "line 4: 'dtype' stands in line 4 already; keep one",
         "extraction.dtype: Input should be 'float16' or 'float32', found 'x'",
         "extraction.workers: Input should be greater than or equal to 1, found 0",
-        "probes.0.test: required, and missing",
+        "questions.0.question: required, and missing",
     ]
 
 
@@ -63,14 +63,15 @@ def test_d10_a_merged_mapping_may_say_a_key_again(tmp_path: Path) -> None:
     assert RunConfig.read(path).datasets[1].name == "mnist"
 
 
-def test_d10_a_probe_of_no_split_hides_no_other_fault(tmp_path: Path) -> None:
+def test_d10_a_question_about_no_split_hides_no_other_fault(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     text = GOOD.replace("mobilenetv2", "mobilenetv2, mobilenetv3x").replace("all", "all, half")
-    path.write_text(text + "probes: [{train: a/b, test: mnist_5k/all}, {train: mnist_5k/all, test: c/d}]\n", "utf-8")
+    wrong = "[{question: linear, of: [a/b, mnist_5k/all]}, {question: shift, of: mnist_5k/all, options: {on: [c/d]}}]"
+    path.write_text(f"{text}questions: {wrong}\n", "utf-8")
     with pytest.raises(ConfigError) as caught:
         run_features(RunConfig.read(path))
     lines = [line.strip() for line in str(caught.value).splitlines()]
-    expected = ("probes.0.train: 'a/b' is no", "probes.1.test: 'c/d' is no", "backbones.1: ", "datasets.0: ")
+    expected = ("questions.0: 'a/b' is no", "questions.1: 'c/d' is no", "backbones.1: ", "datasets.0: ")
     assert len(lines) == len(expected)
     assert all(line.startswith(start) for line, start in zip(lines, expected, strict=True)), lines
     assert not (tmp_path / "features").exists()

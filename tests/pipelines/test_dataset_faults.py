@@ -56,7 +56,7 @@ def test_a12_retrieve_by_identifiers_with_a_gap(tmp_path: Path) -> None:
     def found(*sets: str) -> float:
         done = featurebank_("retrieve", *sets, *queries)
         assert done.code == 0, done.err
-        (value,) = [row["value"] for row in done.json["retrievals"][0]["rows"] if row["metric"] == "map"]
+        (value,) = [row["value"] for row in done.json["answers"][0]["rows"] if row["metric"] == "map"]
         return float(value)
 
     # One float for all of them would make every row relevant: 1.000.
@@ -74,7 +74,7 @@ def test_a13_regression_over_decimals_and_classification_refuses(tmp_path: Path)
         write_set(store, f"ages/{split}", "net", values, np.full(n, -1), columns={"label": truth})
     found = featurebank_("probe", "ages", "--task", "regression", "--store", store.root, "--json")
     assert found.code == 0, found.err
-    (r2,) = [row["value"] for one in found.json["probes"] for row in one["rows"] if row["metric"] == "r2"]
+    (r2,) = [row["value"] for one in found.json["answers"] for row in one["rows"] if row["metric"] == "r2"]
     assert r2 > 0.998
     done = featurebank_("probe", "ages", "--store", store.root)
     assert done.code != 0

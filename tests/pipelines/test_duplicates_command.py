@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from command_line import featurebank_, words
+from command_line import Done, featurebank_, words
 from numpy.typing import NDArray
 from retrieval_sets import make_pictures, write_split
 
@@ -40,28 +40,37 @@ def store(tmp_path: Path) -> FeatureStore:
     return made
 
 
+def counted(done: Done) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """The numbers of the only backbone, and the pairs that are shown of it."""
+    rows = done.json["answers"][0]["rows"]
+    return {row["metric"]: row["value"] for row in rows}, rows[0]["details"]["pairs"]
+
+
 def test_test_images_that_stand_in_train(store: FeatureStore) -> None:
     done = featurebank_("duplicates", "pets/train:test", "--store", store.root, "--json")
     assert done.code == 0, done.err
-    (found,) = json.loads(done.out)["found"]
-    assert (found["pairs"], found["same_bytes"], found["images"]) == (2, 2, 2)
-    pairs = {(Path(row["first"]).name, Path(row["second"]).name): row for row in found["shown"]}
+    counts, alike = counted(done)
+    assert counts == {"images": 2, "pairs": 2, "same_bytes": 2}
+    pairs = {(Path(row["first"]).name, Path(row["second"]).name): row for row in alike}
     assert set(pairs) == {("000.png", "000.png"), ("001.png", "002.png")}
     assert [pairs["001.png", "002.png"][side] for side in ("first_class", "second_class")] == ["class1", "class2"]
-    assert all(row["cosine"] > 0.999 for row in pairs.values())
+    assert all(row["cosine"] > 0.999 and row["same_bytes"] for row in pairs.values())
 
 
 def test_within_a_set_each_pair_once(store: FeatureStore) -> None:
     done = featurebank_("duplicates", "pets/test", "--store", store.root)
     assert done.code == 0, done.err
-    assert "pairs of cosine 0.98 or more: 1, of the same bytes (=): 0; images that have one: 2" in words(done.out)
+    text = words(done.out)
+    assert "images with a duplicate of cosine 0.98 or more: pets/test" in text
+    assert "same backbone images pairs bytes" in text  # a heading of two lines
+    assert "net 2 1 0" in text
     assert all(f"{name}.png" in done.out for name in ("004", "005"))
 
 
 def test_the_threshold_decides(store: FeatureStore) -> None:
     done = featurebank_("duplicates", "pets/train", "--store", store.root, "--threshold", "0.9999", "--json")
-    (found,) = json.loads(done.out)["found"]
-    assert (found["pairs"], found["images"], found["shown"]) == (0, 0, [])
+    counts, alike = counted(done)
+    assert (counts["pairs"], counts["images"], alike) == (0, 0, [])
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from answers import analyses
 from command_line import Done, featurebank_, words
 from probe_sets import clusters
 from runs import make_images
@@ -71,16 +72,16 @@ def test_b9_ls_and_show_tell_them_apart(store: FeatureStore) -> None:
 
 def test_b9_probe_takes_both_or_one_and_compares_them(store: FeatureStore) -> None:
     found = json.loads(ask(store, "probe", "pets", "--task", "knn", "--compare", "--group", "place", "--json").out)
-    values = {one["backbone"]: one["rows"][0]["value"] for one in found["probes"]}
+    values = {one["backbone"]: one["rows"][0]["value"] for one in found["answers"]}
     assert values[A] > values[B]
-    (pair,) = found["comparisons"][0]["rows"]
-    assert (pair["settings"]["first"], pair["settings"]["second"]) == (A, B)
+    ((pair,),) = analyses(found, "compare")
+    assert (pair["details"]["first"], pair["details"]["second"]) == (A, B)
     assert pair["value"] == pytest.approx(values[A] - values[B])
-    assert [one["backbone"] for one in found["groups"]] == [A, B]
+    assert [rows[0]["backbone"] for rows in analyses(found, "groups")] == [A, B]
     for given in (("pets@" + B,), ("pets", "--backbone", B)):
-        (one,) = json.loads(ask(store, "probe", *given, "--task", "knn", "--json").out)["probes"]
+        (one,) = json.loads(ask(store, "probe", *given, "--task", "knn", "--json").out)["answers"]
         assert (one["backbone"], one["known"], one["rows"][0]["value"]) == (B, True, values[B])
-    assert len(json.loads(ask(store, "probe", f"pets@{NAME}", "--task", "knn", "--json").out)["probes"]) == 2
+    assert len(json.loads(ask(store, "probe", f"pets@{NAME}", "--task", "knn", "--json").out)["answers"]) == 2
     done = ask(store, "probe", f"pets@{NAME}[run_c]", code=2)
     assert f"unknown backbone of pets '{NAME}[run_c]'; did you mean" in words(done.err)
 
@@ -100,25 +101,25 @@ def test_b9_a_name_that_one_of_several_has_alone_is_that_one(tmp_path: Path) -> 
 
 def test_b9_retrieve_and_ood_take_both(store: FeatureStore) -> None:
     found = json.loads(ask(store, "retrieve", "pets/test", "--json").out)
-    assert [one["backbone"] for one in found["retrievals"]] == [A, B]
+    assert [one["backbone"] for one in found["answers"]] == [A, B]
     found = json.loads(ask(store, "retrieve", "pets/test", "--gallery", "pets/train", "--backbone", A, "--json").out)
-    assert [one["backbone"] for one in found["retrievals"]] == [A]
-    scores = ("--scores", "mds", "--draws", "0")
-    found = json.loads(ask(store, "ood", "--id", "pets", "--ood", "noise", *scores, "--json").out)
-    assert {one["backbone"] for one in found["backbones"]} == {A, B}
-    assert all(one["scores"] for one in found["backbones"])
+    assert [one["backbone"] for one in found["answers"]] == [A]
+    scores = ("--score", "mds", "--resamples", "0")
+    found = json.loads(ask(store, "ood", "pets", "--ood", "noise", *scores, "--json").out)
+    assert {one["backbone"] for one in found["answers"]} == {A, B}
+    assert all(any(row["score"] == "mds" for row in one["rows"]) for one in found["answers"])
 
 
 def test_b9_a_result_is_called_what_its_backbone_is_called_now(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path)
     for place in ("pets/train", "pets/test"):
         write(store, place, "a", {"weights_origin": "run_a.pth"}, 0.2)
-    (alone,) = json.loads(ask(store, "probe", "pets", "--task", "knn", "--json").out)["probes"]
+    (alone,) = json.loads(ask(store, "probe", "pets", "--task", "knn", "--json").out)["answers"]
     for place in ("pets/train", "pets/test"):
         write(store, place, "b", {"weights_origin": "run_b.pth", "label": "other"}, 0.9)
-    other, first = json.loads(ask(store, "probe", "pets", "--task", "knn", "--json").out)["probes"]
+    other, first = json.loads(ask(store, "probe", "pets", "--task", "knn", "--json").out)["answers"]
     assert (alone["backbone"], first["backbone"], other["backbone"]) == (NAME, A, f"{NAME}[other]")
-    assert (first["known"], first["result"], other["known"]) == (True, alone["result"], False)
+    assert (first["known"], first["results"], other["known"]) == (True, alone["results"], False)
 
 
 SMALL = "timm:test_resnet.r160_in1k"
@@ -142,7 +143,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 ],
                 "datasets": [{"name": "folder:pictures", "splits": ["train", "test"]}],
                 "extraction": {"precision": "float32", "compile": "never"},
-                "probes": [{"train": "pictures/train", "test": "pictures/test"}],
+                "questions": [{"question": "linear", "of": "pictures/train:test"}],
             }
         )
     )
@@ -154,7 +155,7 @@ def test_b9_features_tells_checkpoints_apart_and_labels_are_in_no_key(config: Pa
     assert done.code == 0, done.err
     names = [f"{SMALL}[run_1]", f"{SMALL}[longer]"]
     assert {one["backbone"] for one in done.json["sets"]} == {*names}
-    assert [one["backbone"] for one in done.json["probes"]] == names
+    assert [one["backbone"] for one in done.json["answers"]] == names
     store = FeatureStore(config.parent / "features")
     assert {entry.name for entry in store.ls()} == {*names}
     with store.open("pictures/test", names[1]) as feature_set:

@@ -20,6 +20,9 @@ def test_the_protocol_does_not_depend_on_the_name_of_the_backbone(tmp_path: Path
             write_set(store, f"pets/{split}", name, *clusters(n_rows, noise=0.6, seed=split == "test"))
     done = featurebank_("probe", "pets", "--task", "linear", "--protocol", protocol, "--store", store.root, "--json")
     assert done.code == 0, done.err
-    answers = [[(row["metric"], row["value"], row["settings"]) for row in one["rows"]] for one in done.json["probes"]]
+    answers = [
+        ([(row["metric"], row["value"], row["details"]) for row in one["rows"]], one["options"], one["chosen"])
+        for one in done.json["answers"]
+    ]
     assert len(answers) == 3
     assert answers[0] == answers[1] == answers[2]
