@@ -69,6 +69,7 @@ class _Verbs(TyperGroup):
         return _command(cmd_name) if ctx.resilient_parsing else TyperCommand(cmd_name, help=_help(cmd_name))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        self.commands = {name: TyperCommand(name) for name in self.list_commands(ctx)}  # the nearest are suggested
         name, _, rest = super().resolve_command(ctx, args)
         return name, None if name is None else _command(name), rest
 

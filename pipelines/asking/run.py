@@ -18,7 +18,7 @@ from featurebank.pipelines.asking.question import Question
 from featurebank.pipelines.asking.results import Computed, Result, Results, Row, result_key
 from featurebank.store import Entry, FeatureStore
 
-__all__ = ["Asked", "Report", "answer", "ask"]
+__all__ = ["Asked", "Report", "answer", "ask", "read_case"]
 
 log = logging.getLogger("featurebank")
 
@@ -149,6 +149,21 @@ def _key(question: Question, case: Case, part: str) -> dict[str, Any]:
     )
 
 
+def read_case(question: Question, case: Case) -> Rows:
+    """What a question is handed of a case: each set read once.
+
+    Raises:
+        NotFoundError: a set lacks the output.
+        ValueError: the rows of two sets do not have the same shape.
+    """
+    by_path = {entry.path: entry for entry in case.every}
+    read = {path: read_rows(entry, question.output) for path, entry in by_path.items()}
+    check_alike([*read.values()])
+    sets = {role: tuple(read[entry.path] for entry in entries) for role, entries in case.sets.items()}
+    with case.one(question.layout.scored).open() as scored:
+        return Rows(backbone=case.backbone, sets=sets, head=scored.head)
+
+
 def _watched(question: Question, case: Case) -> tuple[Answer, list[str]]:
     """The answer, and what solvers said about fits that stopped short; any other warning passes."""
     from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
@@ -157,14 +172,7 @@ def _watched(question: Question, case: Case) -> tuple[Answer, list[str]]:
         from featurebank.probes._training import check_device
 
         check_device(device)
-    output, by_path = question.output, {}
-    for entry in case.every:
-        if entry.path not in by_path:
-            by_path[entry.path] = read_rows(entry, output)
-    sets = {role: tuple(by_path[entry.path] for entry in entries) for role, entries in case.sets.items()}
-    with case.one(question.layout.scored).open() as scored:
-        rows = Rows(backbone=case.backbone, sets=sets, head=scored.head)
-    check_alike([*by_path.values()])
+    rows = read_case(question, case)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
         found = question.run(rows)

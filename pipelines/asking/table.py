@@ -99,7 +99,7 @@ def render_sheet(sheet: Sheet, console: Console) -> list[Table]:
         if width - spare <= console.width:
             return [table]
     most = max(1, (console.width - LEAST_NAME * len(sheet.names) - 1) // STACKED_WIDTH)
-    parts = np.array_split(np.arange(len(sheet.columns)), -(-len(sheet.columns) // most))
+    parts = np.array_split(np.arange(len(sheet.columns)), max(1, -(-len(sheet.columns) // most)))
     return [_table(sheet.only(part.tolist()), None if long else "\n") for part in parts]
 
 

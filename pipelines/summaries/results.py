@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,8 +15,10 @@ from featurebank.pipelines.asking.results import COLUMNS, Results, Row, csv_of, 
 from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.stores import DEFAULT_STORE, StoreOption, existing_store
 from featurebank.pipelines.streams import JsonOption, console, print_json
+from featurebank.store.fingerprint import canonical_json
+from featurebank.store.text import shown
 
-__all__ = ["filtered", "results", "write_rows"]
+__all__ = ["filtered", "results", "write_parquet"]
 
 SHOWN = ("question", "backbone", "set", "score", "shots", "group", "metric")
 
@@ -47,10 +49,14 @@ def results(  # noqa: PLR0917 - one for each option
     """List the numbers that are known: what was asked of what, the value, its interval; nothing is computed."""
     rows = filtered(Results(existing_store(store).root).rows(), _conditions(where or ()), primary=not every)
     rows = _sorted(rows, sort)
-    if csv is not None or parquet is not None:
-        for path in (csv, parquet):
-            if path is not None:
-                write_rows(rows, path)
+    if parquet is not None:
+        write_parquet(rows, parquet)
+    if csv is not None and str(csv) == "-":
+        sys.stdout.write(shown(csv_of(rows), keep="\n"))
+    elif csv is not None:
+        csv.write_text(csv_of(rows), encoding="utf-8")
+    elif parquet is not None:
+        return
     elif as_json:
         print_json({"rows": [plain_row(row) for row in rows]})
     else:
@@ -78,29 +84,30 @@ def filtered(rows: Sequence[Row], conditions: Mapping[str, Sequence[str]], *, pr
         row
         for row in rows
         if (row.primary or not primary)
-        and all(any(fnmatchcase(str(getattr(row, name)), v) for v in values) for name, values in conditions.items())
+        and all(any(_fits(_text(row, name), value) for value in values) for name, values in conditions.items())
     ]
 
 
-def write_rows(rows: Sequence[Row], path: Path) -> None:
-    """Writes rows as Parquet where the file is called so, else as CSV.
-
-    Raises:
-        ModuleNotFoundError: Parquet without pyarrow.
-    """
-    if path.suffix != ".parquet":
-        if str(path) == "-":
-            sys.stdout.write(csv_of(rows))
-        else:
-            path.write_text(csv_of(rows), encoding="utf-8")
-        return
+def write_parquet(rows: Sequence[Row], path: Path) -> None:
+    """Writes rows as Parquet, a column for each attribute; ``details`` as JSON."""
     import pyarrow as pa  # type: ignore[import-untyped]
     from pyarrow import parquet
 
-    from featurebank.store.fingerprint import canonical_json
-
-    plain = [plain_row(row) | {"details": canonical_json(dict(row.details)).decode()} for row in rows]
+    plain = [plain_row(row) | {"details": _text(row, "details")} for row in rows]
     parquet.write_table(pa.Table.from_pylist(plain), path)
+
+
+def _text(row: Row, column: str) -> str:
+    """What stands in a column, as CSV has it."""
+    value = getattr(row, column)
+    if isinstance(value, Mapping):
+        return canonical_json(dict(value)).decode() if value else ""
+    return "" if value is None else " ".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _fits(text: str, pattern: str) -> bool:
+    """Whether a text is the pattern's, in which only ``*`` stands for anything: backbones have brackets in names."""
+    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), text, re.DOTALL) is not None
 
 
 def _conditions(texts: Sequence[str]) -> dict[str, list[str]]:
@@ -124,7 +131,9 @@ def _sorted(rows: list[Row], column: str) -> list[Row]:
         raise nearest("column", column, COLUMNS)
     if column == "value":
         return sorted(rows, key=lambda row: -metric(row.metric).gain(row.value))
-    return sorted(rows, key=lambda row: (getattr(row, column) is None, getattr(row, column)))
+    if column in ("n", "low", "high", "seconds", "version"):
+        return sorted(rows, key=lambda row: (getattr(row, column) is None, getattr(row, column)))
+    return sorted(rows, key=lambda row: _text(row, column))
 
 
 def _sheets(rows: Sequence[Row], *, laid_out: bool) -> list[Any]:

@@ -10,19 +10,21 @@ import numpy as np
 import pytest
 import torch
 from deadly import RaisingSplit
+from ood_sets import write_backbone
 from runs import RESNET, VIT, make_images
 from tiny_network import TinyNetwork
 
 from featurebank.extract import backbones, datasets
 from featurebank.extract import decode as decoder
+from featurebank.pipelines.asking.answer import Answer
+from featurebank.pipelines.asking.inputs import Rows
+from featurebank.pipelines.asking.register import find_question
+from featurebank.pipelines.asking.roles import select
+from featurebank.pipelines.asking.run import ask
 from featurebank.pipelines.extracting.config import RunConfig
 from featurebank.pipelines.extracting.run import Report, run_features
-from featurebank.pipelines.ood.scoring import score_sets
-from featurebank.pipelines.probing.classification import LinearTask
-from featurebank.pipelines.probing.run import run_probes
-from featurebank.pipelines.probing.selection import select
+from featurebank.pipelines.questions.linear import Linear
 from featurebank.probes.ood.registry import get
-from featurebank.probes.ood.statistics import TrainingSet
 from featurebank.store import FeatureSet, FeatureSetWriter, FeatureStore
 
 IMAGES = 9
@@ -54,19 +56,19 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backbones, "build", TinyNetwork)
 
 
-def config(folder: Path, store: Path, *, probed: bool = False) -> RunConfig:
+def config(folder: Path, store: Path, *, asked: bool = False) -> RunConfig:
     return RunConfig.model_validate(
         {
             "store": store,
             "backbones": [{"name": name, "outputs": ["pooled"]} for name in (RESNET, VIT)],
             "datasets": [
-                {"name": f"folder:{folder / name}", "label": name, "splits": ["train", "test"] if probed else ["train"]}
+                {"name": f"folder:{folder / name}", "label": name, "splits": ["train", "test"] if asked else ["train"]}
                 for name in ("cats", "dogs")
             ],
             "extraction": {
                 "device": "cpu", "compile": "never", "precision": "float32", "batch_size": 8, "workers": 1,
             },
-            "probes": [{"train": f"{name}/train", "test": f"{name}/test"} for name in ("cats", "dogs") if probed],
+            "questions": [{"question": "linear", "of": f"{name}/train:test"} for name in ("cats", "dogs") if asked],
         }
     )  # fmt: skip
 
@@ -198,31 +200,32 @@ def test_c9_an_image_that_raises_is_one_row(
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_d15_a_cell_that_raises_is_one_line(
+def test_d15_an_answer_that_raises_is_one_line(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    real = LinearTask.run
+    real = Linear.run
 
-    def run(self: LinearTask, inputs: Any) -> Any:
-        if inputs.backbone == RESNET:
+    def run(self: Linear, rows: Rows) -> Answer:
+        if rows.backbone == RESNET:
             raise error
-        return real(self, inputs)
+        return real(self, rows)
 
-    monkeypatch.setattr(LinearTask, "run", run)
-    report = run_features(config(folder, tmp_path, probed=True))
+    monkeypatch.setattr(Linear, "run", run)
+    report = run_features(config(folder, tmp_path, asked=True))
     assert not report.ok
     assert of(report, "sealed") == EVERY
-    failed = {probe.backbone: probe.error for probe in report.probes if probe.error}
+    failed = {one.case.backbone: one.error for one in report.answers.asked if one.error}
     assert set(failed) == {RESNET}
+    assert len(report.answers.asked) == 2 * len(failed) * len(("cats", "dogs"))
     assert type(error).__name__ in failed[RESNET] or str(error) == failed[RESNET]
     store = FeatureStore(tmp_path)
-    asked = run_probes(store, select(store, ["cats"]), [LinearTask()])
-    assert {(one.backbone, bool(one.error)) for one in asked.probed} == {(RESNET, True), (VIT, False)}
+    again = ask(store, [(Linear(), select(store, Linear(), ["cats"]))])
+    assert {(one.case.backbone, bool(one.error)) for one in again.asked} == {(RESNET, True), (VIT, False)}
 
 
 def test_f3_a_damaged_partial_and_a_truncated_sealed_set_are_one_line_each(folder: Path, tmp_path: Path) -> None:
     sealed = {
-        (o.backbone, o.dataset, o.split): o.path for o in run_features(config(folder, tmp_path, probed=True)).outcomes
+        (o.backbone, o.dataset, o.split): o.path for o in run_features(config(folder, tmp_path, asked=True)).outcomes
     }
     cut = sealed[VIT, "cats", "test"]
     cut.write_bytes(cut.read_bytes()[:5000])
@@ -231,7 +234,7 @@ def test_f3_a_damaged_partial_and_a_truncated_sealed_set_are_one_line_each(folde
     gone.unlink()
     again = sealed[RESNET, "dogs", "test"]
     again.unlink()
-    report = run_features(config(folder, tmp_path, probed=True))
+    report = run_features(config(folder, tmp_path, asked=True))
     assert not report.ok
     assert of(report, "failed") == {(VIT, "cats", "test"), (VIT, "dogs", "test")}
     assert of(report, "sealed") == {(RESNET, "dogs", "test")}
@@ -259,7 +262,7 @@ def test_f4_what_was_unreadable_at_first_and_is_readable_later_is_one_row(
             moved.with_suffix(".away").rename(moved)
 
     monkeypatch.setattr(datasets, "dataset_digest", digest)
-    report = run_features(config(folder, tmp_path, probed=True))
+    report = run_features(config(folder, tmp_path, asked=True))
     assert of(report, "sealed") == EVERY
     failed = {(o.dataset, o.split): o.failed for o in report.outcomes if o.failed}
     assert set(failed) == {("cats", "test")}
@@ -271,17 +274,25 @@ def test_f4_what_was_unreadable_at_first_and_is_readable_later_is_one_row(
         assert features.ok.sum() == IMAGES - 1
 
 
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+    store = FeatureStore(tmp_path_factory.mktemp("shapes"))
+    write_backbone(store, "net")
+    return store
+
+
 @pytest.mark.parametrize("step", ["_fit", "_score"])
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_d15_a_score_that_raises_is_one_line(monkeypatch: pytest.MonkeyPatch, step: str, error: Exception) -> None:
+def test_d15_a_score_that_raises_is_one_line(
+    shapes: FeatureStore, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception
+) -> None:
     def broken(*_: Any) -> Any:
         raise error
 
-    generator = np.random.default_rng(0)
-    rows = generator.normal(size=(40, 4)).astype(np.float32)
     monkeypatch.setattr(type(get("rmds")()), step, broken, raising=False)
-    train = TrainingSet(rows, np.arange(40) % 2)
-    values, reasons = score_sets([train], {"test": (rows, None)}, [get(name)() for name in ("rmds", "mds")], str)
-    assert list(values["test"]) == ["mds"]
-    assert list(reasons) == ["rmds"]
-    assert type(error).__name__ in reasons["rmds"] or str(error) == reasons["rmds"]
+    question = find_question("ood").of({"ood": ("noise/test",), "score": ("rmds", "mds"), "resamples": 0})
+    (one,) = ask(shapes, [(question, select(shapes, question, ["pets"]))], force=True).asked
+    assert not one.error
+    assert {row.score for row in one.rows} - {""} == {"mds"}
+    (note,) = (note for note in one.notes if note.startswith("rmds: "))
+    assert type(error).__name__ in note or note.removeprefix("rmds: ") == str(error)

@@ -16,16 +16,12 @@ from PIL import Image
 from probe_sets import clusters, write_set
 
 from featurebank.extract.datasets import DatasetSpec, Split, open_split
+from featurebank.pipelines.asking.answer import Score
 from featurebank.pipelines.asking.classes import AMBIGUOUS, match_classes
-from featurebank.pipelines.asking.inputs import Inputs, SplitRows, matched, read_rows
-from featurebank.pipelines.ood.task import OODTask
-from featurebank.pipelines.probing.classification import FewShotTask, KNNTask, LinearTask, ZeroShotTask
-from featurebank.pipelines.probing.run import TASKS
-from featurebank.pipelines.probing.scores import Answer
-from featurebank.pipelines.probing.structured import MultiLabelTask
-from featurebank.pipelines.probing.task import Task
-from featurebank.pipelines.probing.transfer import ShiftTask
-from featurebank.pipelines.retrieving.task import RetrieveTask
+from featurebank.pipelines.asking.inputs import SplitRows, matched
+from featurebank.pipelines.asking.register import find_question, question_names
+from featurebank.pipelines.asking.roles import select
+from featurebank.pipelines.asking.run import read_case
 from featurebank.probes.numbering import doubt
 from featurebank.store import FeatureStore
 
@@ -129,6 +125,15 @@ class Pets:
     named: tuple[str, ...] = ("train", "test", "validation", "moved", "wild", "text")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a question answers, that of its methods included, each number behind the method that gave it."""
+
+    scores: Sequence[tuple[str, Score]]
+    notes: Sequence[str]
+    chosen: Mapping[str, Mapping[str, Any]]
+
+
 EVERY = (*PETS, "dog")
 ALIKE = {
     "permuted": Pets(),
@@ -140,29 +145,32 @@ OTHERWISE = {
     "missing": Pets(test=("ant", "cat"), rows=("ant", "cat")),
     "extra": Pets(test=("dog", "cat", "bee", "ant"), rows=EVERY),
 }
-QUESTIONS: Mapping[str, Task] = {
-    "linear": LinearTask(cs=(1.0,)),
-    "knn": KNNTask(k=(5,), temperature=(0.1,)),
-    "fewshot": FewShotTask(shots=(5,), draws=2, protocol="ncm"),
-    "zeroshot": ZeroShotTask(text="prompts/text"),
-    "multilabel": MultiLabelTask(cs=(1.0,)),
-    "shift": ShiftTask(on=("wild/test",), cs=(1.0,)),
-    "retrieve": RetrieveTask(itself=False),
-    "ood": OODTask(on=("wild/test",), scores=("msp",), draws=0),
+WILD, TRIED = ("wild/test",), {"cs": (1e-4, 0.01, 1.0)}
+QUESTIONS: Mapping[str, Mapping[str, Any]] = {
+    "linear": {"cs": (1.0,)},
+    "mlp": {"hidden": 64, "learning_rate": 0.01},
+    "knn": {"k": (5,), "temperature": (0.1,)},
+    "fewshot": {"shots": (5,), "draws": 2, "protocol": "ncm"},
+    "zeroshot": {"text": "prompts/text"},
+    "multilabel": {"cs": (1.0,)},
+    "shift": {"on": WILD, "cs": (1.0,)},
+    "retrieve": {},
+    "ood": {"ood": WILD, "score": ("msp",), "resamples": 0},
 }
-CHOOSING: Mapping[str, Task] = {
-    "linear that chooses": LinearTask(cs=(1e-4, 0.01, 1.0)),
-    "knn that chooses": KNNTask(k=(1, 5, 40), temperature=(0.1,)),
-    "multilabel that chooses": MultiLabelTask(cs=(1e-4, 0.01, 1.0)),
-    "shift that chooses": ShiftTask(on=("wild/test",), cs=(1e-4, 0.01, 1.0)),
-    "ood that chooses": OODTask(on=("wild/test",), scores=("temperature", "klm"), draws=0),
+CHOOSING: Mapping[str, Mapping[str, Any]] = {
+    "linear that chooses": TRIED,
+    "knn that chooses": {"k": (1, 5, 40), "temperature": (0.1,)},
+    "multilabel that chooses": TRIED,
+    "shift that chooses": {"on": WILD, **TRIED},
+    "ood that chooses": {"ood": WILD, "score": ("temperature", "klm"), "resamples": 0},
 }
-SHIFTED = OODTask(on=("wild/test",), shifted=("moved/test",), scores=("msp",), draws=0)
+SHIFTED = {**QUESTIONS["ood"], "shifted": ("moved/test",)}
 ASKED = {**QUESTIONS, **CHOOSING, "ood of a shifted set": SHIFTED}
+OF_NO_CLASS = {"attentive", "dense", "duplicates", "regression"}  # of tokens, or they read no class of a row
 
 
 @pytest.fixture(scope="module")
-def answered(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Pets, str], Answer]:
+def answered(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Pets, str], Found]:
     """The answer of a question about pets; stores and answers are made once."""
 
     @functools.cache
@@ -187,34 +195,37 @@ def answered(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Pets, str], 
         return made
 
     @functools.cache
-    def answer(pets: Pets, name: str) -> Answer:
-        entries = {f"{entry.dataset}/{entry.split}": entry for entry in store(pets, several="multilabel" in name).ls()}
-        question = ASKED[name]
-        test = read_rows(entries["pets/test"], "pooled")
-        train = read_rows(entries["pets/train"], "pooled") if question.reads_train else test
-        held = read_rows(entries["pets/validation"], "pooled") if pets.validation else None
-        others = tuple(read_rows(entries[other], "pooled") for other in question.others)
-        return question.run(Inputs(backbone=NET, train=train, validation=held, test=test, others=others))
+    def answer(pets: Pets, name: str) -> Found:
+        own = store(pets, several="multilabel" in name)
+        question = find_question(name.partition(" ")[0]).of(ASKED[name])
+        (case,) = select(own, question, ["pets/train:test"]).cases
+        answer = question.run(read_case(question, case))
+        every = {part: answer if not part else answer.parts[part] for part in question.parts}
+        return Found(
+            scores=[(part, score) for part, one in every.items() for score in one.scores],
+            notes=[note for one in every.values() for note in one.notes],
+            chosen={part: one.chosen for part, one in every.items()},
+        )
 
     return answer
 
 
-def numbers(answer: Answer) -> list[tuple[Any, ...]]:
-    return [(score.metric, score.dataset, score.value, score.low, score.high) for score in answer.scores]
+def numbers(answer: Found) -> list[tuple[Any, ...]]:
+    return [(part or s.score, s.metric, s.shots, s.set, s.value, s.low, s.high) for part, s in answer.scores]
 
 
 def test_every_question_about_classes_is_asked_here() -> None:
-    assert {*QUESTIONS} == {*TASKS, "retrieve", "ood"} - {"regression", "dense"}  # these read no class of a row
+    assert {*QUESTIONS} == {*question_names()} - OF_NO_CLASS
 
 
 @pytest.mark.parametrize("name", QUESTIONS)
 @pytest.mark.parametrize("case", ALIKE)
 def test_a1_splits_that_number_classes_otherwise_answer_like_aligned_ones(
-    answered: Callable[[Pets, str], Answer], name: str, case: str
+    answered: Callable[[Pets, str], Found], name: str, case: str
 ) -> None:
     alike, otherwise = answered(ALIKE[case], name), answered(OTHERWISE[case], name)
     assert numbers(otherwise) == numbers(alike)
-    assert alike.scores[0].value > 0.6
+    assert alike.scores[0][1].value > 0.6
     assert any("matched by name" in note for note in otherwise.notes)
     assert not any("matched by name" in note for note in alike.notes)
     if case == "extra" and name != "retrieve":
@@ -225,7 +236,7 @@ def test_a1_splits_that_number_classes_otherwise_answer_like_aligned_ones(
 @pytest.mark.parametrize("named", [("train", "wild"), ()])
 @pytest.mark.parametrize("case", ["missing", "extra"])
 def test_a1_without_names_numbers_are_taken_and_that_is_said(
-    answered: Callable[[Pets, str], Answer], name: str, named: tuple[str, ...], case: str
+    answered: Callable[[Pets, str], Found], name: str, named: tuple[str, ...], case: str
 ) -> None:
     alike, without = answered(ALIKE[case], name), answered(replace(ALIKE[case], named=named), name)
     assert numbers(without) == numbers(alike)
@@ -233,21 +244,23 @@ def test_a1_without_names_numbers_are_taken_and_that_is_said(
     assert not any("numbers are taken to" in note for note in alike.notes)
 
 
-@pytest.mark.parametrize("name", ["linear", "knn", "fewshot", "multilabel", "shift", "retrieve", "ood", "zeroshot"])
-def test_a1_splits_that_share_no_class_are_an_error(answered: Callable[[Pets, str], Answer], name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["linear", "knn", "fewshot", "mlp", "multilabel", "shift", "retrieve", "ood", "zeroshot"]
+)
+def test_a1_splits_that_share_no_class_are_an_error(answered: Callable[[Pets, str], Found], name: str) -> None:
     with pytest.raises(ValueError, match="must share classes by name"):
         answered(Pets(test=("Ant", "Bee", "Cat")), name)
 
 
 @pytest.mark.parametrize("name", CHOOSING)
 def test_validation_rows_that_number_classes_otherwise_choose_alike(
-    answered: Callable[[Pets, str], Answer], name: str
+    answered: Callable[[Pets, str], Found], name: str
 ) -> None:
     alike, otherwise = (answered(Pets(validation=own), name) for own in (PETS, ("cat", "ant", "bee")))
     assert numbers(otherwise) == numbers(alike)
-    assert (otherwise.chosen, [score.settings for score in otherwise.scores]) == (
+    assert (otherwise.chosen, [score.details for _, score in otherwise.scores]) == (
         alike.chosen,
-        [score.settings for score in alike.scores],
+        [score.details for _, score in alike.scores],
     )
     assert {*otherwise.notes} - {*alike.notes} == {
         "pets/validation numbers its classes otherwise than pets/train: they are matched by name"
@@ -255,17 +268,17 @@ def test_validation_rows_that_number_classes_otherwise_choose_alike(
 
 
 def test_a_shifted_set_that_numbers_classes_otherwise_answers_like_an_aligned_one(
-    answered: Callable[[Pets, str], Answer],
+    answered: Callable[[Pets, str], Found],
 ) -> None:
     owns = (PETS, ("cat", "ant", "bee"), ("Ant", "Bee", "Cat"))
     alike, otherwise, strange = (answered(Pets(moved=own), "ood of a shifted set") for own in owns)
     assert numbers(otherwise) == numbers(alike)
-    (accuracy,) = (s.value for s in alike.scores if (s.metric, s.dataset) == ("accuracy", "moved/test"))
+    (accuracy,) = (s.value for _, s in alike.scores if (s.metric, s.set) == ("accuracy", "moved/test"))
     assert accuracy > 0.6
     assert {*otherwise.notes} - {*alike.notes} == {
         "moved/test numbers its classes otherwise than pets/train: they are matched by name"
     }
-    assert numbers(strange) == [row for row in numbers(alike) if row[:2] != ("accuracy", "moved/test")]
+    assert numbers(strange) == [row for row in numbers(alike) if (row[1], row[3]) != ("accuracy", "moved/test")]
     assert any(note.startswith("moved/test counts as having no classes: ") for note in strange.notes)
 
 
@@ -276,7 +289,7 @@ def noted(verb: str, store: FeatureStore, *arguments: str) -> list[str]:
     """What one answer of a command says beside its numbers."""
     done = featurebank_(verb, *arguments, "--store", str(store.root), "--json")
     assert done.code == 0, done.err
-    (one,) = done.json["retrievals" if verb == "retrieve" else "backbones"]
+    (one,) = done.json["answers"]
     notes: list[str] = one["notes"]
     return notes
 
@@ -293,9 +306,9 @@ def test_rows_of_a_file_are_said_to_be_taken_in_the_order_of_the_classes(
     write_set(store, "noise/test", NET, np.full((30, 8), 0.5, np.float16), np.full(30, -1))
     said = "x.npy names no classes: its rows are taken in the order of those of"
     assert noted("retrieve", store, "pets/test", "--queries", str(file)) == [f"{said} pets/test"]
-    ood = ("--id", "pets", "--ood", "noise", "--scores", "mcm", "--draws", "0")
-    assert f"{said} pets/train" in noted("ood", store, *ood, "--text", str(file))
-    assert not any(said in note for note in noted("ood", store, *ood, "--scores", "msp"))
+    ood = ("pets", "--ood", "noise", "--resamples", "0", "--score")
+    assert f"{said} pets/train" in noted("ood", store, *ood, "mcm", "--text", str(file))
+    assert not any(said in note for note in noted("ood", store, *ood, "msp"))
     named = tmp_path / "x.npz"
     np.savez(named, features=np.eye(3, 8), labels=[0, 1, 2], kind=[0, 1, 2])
     for more in ((), ("--by", "kind")):
@@ -307,7 +320,7 @@ def test_a_class_named_like_the_number_of_another_is_told(tmp_path: Path) -> Non
     for split, n_rows, seed in (("train", 80, 0), ("test", 64, 1)):
         x, labels = clusters(n_rows, classes=4, seed=seed)
         write_set(store, f"digits/{split}", NET, x, labels, class_names=("2", "1", "0", "ant"))
-    notes = noted("ood", store, "--id", "digits", "--id-classes", "1,2,3", "--scores", "mds", "--draws", "0")
+    notes = noted("ood", store, "digits", "--id-classes", "1,2,3", "--score", "mds", "--resamples", "0")
     assert [note for note in notes if "--id-classes" in note] == [
         "--id-classes 2 is the class of that name, number 0; class number 2 is '0'"
     ]
@@ -329,7 +342,7 @@ def accuracies(root: Path) -> dict[str, float]:
         "probe", "pets", "--store", str(root), "--task", "linear", "--task", "knn", "--k", "3", "--json"
     )
     assert done.code == 0, done.err
-    return {one["task"]: one["rows"][0]["value"] for one in done.json["probes"]}
+    return {one["question"]: one["rows"][0]["value"] for one in done.json["answers"]}
 
 
 def test_a1_folders_of_two_splits_meet_by_name(tmp_path: Path) -> None:
@@ -379,17 +392,18 @@ def test_a3_a_head_of_as_many_classes_is_its_own_only_where_it_is_right(
         x, labels = clusters(n_rows, classes=len(head), noise=0.2, seed=seed)
         write_set(store, f"pets/{split}", NET, x, labels, class_names=names, head=own)
     write_set(store, "noise/all", NET, np.full((30, 8), 0.5, np.float16), np.full(30, -1))
-    words = ("--id", "pets", "--ood", "noise", "--scores", "msp", "--draws", "0", "--store", str(tmp_path), "--json")
+    words = ("pets", "--ood", "noise", "--score", "msp", "--resamples", "0", "--store", str(tmp_path), "--json")
     done = featurebank_("ood", *words)
     assert done.code == 0, done.err
-    (one,) = done.json["backbones"]
-    assert (one["head"], one["accuracy"]["value"]) == ("own" if taken else "probe", 1.0)
+    (one,) = done.json["answers"]
+    assert one["chosen"][""]["head"] == ("own" if taken else "probe")
+    assert {row["value"] for row in one["rows"] if row["metric"] == "accuracy"} == {1.0}
     assert any(f"as many classes as pets/train, but {reason or 'it is right on'}" in note for note in one["notes"]) is (
         not taken
     )
     asked = featurebank_("ood", *words, "--head", "own")
-    (one,) = asked.json["backbones"]
-    assert one["head"] == "own"
+    (one,) = asked.json["answers"]
+    assert one["chosen"][""]["head"] == "own"
     assert any(note.startswith("the head was asked for: ") for note in one["notes"]) is not taken
 
 

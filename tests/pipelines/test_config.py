@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from featurebank.pipelines.extracting.config import RunConfig
 from featurebank.pipelines.errors import ConfigError
+from featurebank.pipelines.extracting.config import RunConfig
 from featurebank.pipelines.questions.knn import KNN
 from featurebank.pipelines.questions.shift import Shift
 

@@ -8,8 +8,8 @@ import pytest
 from command_line import featurebank_
 from PIL import Image
 
-from featurebank.pipelines.extracting.config import RunConfig, markdown
 from featurebank.pipelines.errors import ConfigError
+from featurebank.pipelines.extracting.config import RunConfig, markdown
 from featurebank.pipelines.extracting.run import run_features
 
 GOOD = "backbones: [mobilenetv2]\ndatasets: [{name: mnist_5k, splits: [all]}]\n"

@@ -13,13 +13,16 @@ from rich.console import Console, RenderableType
 
 from featurebank.extract.progress import JobProgress, Snapshot
 from featurebank.extract.wanted import Outcome
-from featurebank.pipelines.asking.results import Row
+from featurebank.pipelines.asking.results import Result, Row
+from featurebank.pipelines.asking.roles import Case
+from featurebank.pipelines.asking.run import Asked
+from featurebank.pipelines.asking.run import Report as Answers
 from featurebank.pipelines.extracting import display
-from featurebank.pipelines.extracting.config import ProbeConfig
-from featurebank.pipelines.extracting.display import live, outcome_table, probe_table, render_report, render_snapshot
-from featurebank.pipelines.extracting.run import ProbeOutcome, Report
+from featurebank.pipelines.extracting.display import live, outcome_table, render_report, render_snapshot
+from featurebank.pipelines.extracting.run import Report
 from featurebank.pipelines.keeping.doctor import Finding, doctor_table
 from featurebank.pipelines.keeping.inspection import entries_table, verify_table
+from featurebank.pipelines.questions.linear import Linear
 from featurebank.store import Entry, VerifyReport
 
 LONG = "timm:vit_small_patch14_reg4_dinov2.lvd142m@random:0"
@@ -48,37 +51,43 @@ def outcome(**changes: Any) -> Outcome:
     return Outcome(**(settings | changes))
 
 
-def probe(value: float | None, backbone: str = "efficientnet_lite0", error: str = "") -> ProbeOutcome:
-    row = None
+def asked(
+    value: float | None, backbone: str = "efficientnet_lite0", error: str = "", notes: tuple[str, ...] = ()
+) -> Asked:
+    sets = {
+        split: (Entry(dataset="pets", split=split, backbone=backbone, fingerprint="", state="sealed", path=Path()),)
+        for split in ("train", "test")
+    }
+    one = Asked(question=Linear(), case=Case(backbone=backbone, sets=sets), error=error)
     if value is not None:
         row = Row(
+            question="linear",
             backbone=backbone,
-            dataset="fashion_mnist/test",
-            task="linear",
+            train="pets/train",
+            test="pets/test",
+            set="pets/test",
             metric="accuracy",
+            primary=True,
             value=value,
             low=value - 0.01,
             high=value + 0.01,
             interval="test rows, Wilson",
-            settings={"chosen": {"C": 0.001}},
         )
-    places = ProbeConfig(train="fashion_mnist/train", test="fashion_mnist/test")
-    return ProbeOutcome(backbone=backbone, probe=places, row=row, error=error)
+        one.results = (Result(question="linear", name="0" * 16, rows=(row,), notes=notes),)
+    return one
 
 
-def test_a7_a9_what_is_known_of_a_probe_stands_below_its_table() -> None:
-    one = probe(0.9)
-    one.notes = ("on the edge of what was tried, so that the best may lie beyond: C = 1 (highest of 11)",)
-    console = Console(file=io.StringIO(), record=True, width=200)
-    render_report(report(probes=[one, probe(0.8, "other")]), console, seconds=1.0)
-    text = console.export_text()
+def test_a7_a9_what_is_known_of_an_answer_stands_below_its_table() -> None:
+    note = "on the edge of what was tried, so that the best may lie beyond: C = 1 (highest of 11)"
+    text = rendered(report(asked(0.9, notes=(note,)), asked(0.8, "other")), width=200)
+    assert "linear: pets/train -> pets/test" in text
     assert "  95 % intervals: test rows, Wilson\n" in text
-    assert f"efficientnet_lite0, fashion_mnist/train to fashion_mnist/test: {one.notes[0]}" in text
+    assert f"  efficientnet_lite0: {note}\n" in text
 
 
-def report(**changes: Any) -> Report:
+def report(*answers: Asked, **changes: Any) -> Report:
     settings: dict[str, Any] = {"outcomes": [outcome()], "precision": "float32", "device": "cpu"}
-    return Report(**(settings | changes))
+    return Report(**(settings | changes), answers=Answers(asked=[*answers]))
 
 
 def rendered(made: Report, *, width: int = 100) -> str:
@@ -134,8 +143,7 @@ def test_every_state_has_a_word(state: str) -> None:
 def test_names_in_brackets_are_names_and_not_markup() -> None:
     odd = "[red]x[/] [/bold]"
     outcomes = [outcome(dataset=odd, state="failed", error=odd, failed={1: odd})]
-    probes = [probe(None, odd, error=odd)]
-    text = rendered(report(outcomes=outcomes, probes=probes, unavailable={odd: odd}))
+    text = rendered(report(asked(None, odd, error=odd), outcomes=outcomes, unavailable={odd: odd}))
     assert text.count(odd) == 10
     entry = Entry(dataset=odd, split="s", backbone=odd, fingerprint="0" * 16, state="damaged", path=Path(), message=odd)
     assert shown(entries_table([entry], Path(odd)), width=150).count(odd) == 4
@@ -145,13 +153,13 @@ def test_names_in_brackets_are_names_and_not_markup() -> None:
     assert odd in shown(render_snapshot(Snapshot(jobs=(job,))), width=150)
 
 
-def test_probes_are_ordered_by_accuracy_and_failed_ones_come_last() -> None:
-    probes = [probe(0.71, "low"), probe(None, "broken", error="no labels"), probe(0.93, "high")]
-    text = shown(probe_table(probes), width=80)
+def test_answers_are_ordered_by_accuracy_and_failed_ones_come_last() -> None:
+    answers = [asked(0.71, "low"), asked(None, "broken", error="no labels"), asked(0.93, "high")]
+    text = rendered(report(*answers), width=80)
     names = [line.split()[0] for line in text.splitlines() if line.startswith(("high", "low", "broken"))]
     assert names == ["high", "low", "broken"]
-    assert "0.930" in text
-    assert "0.920 - 0.940" in text
+    assert ".930" in text
+    assert ".920-.940" in text
     assert "failed" in text
     assert "…" not in text
 
@@ -160,9 +168,9 @@ def test_the_report_says_what_failed_and_why() -> None:
     failed = {row: f"reason {row}" for row in range(13)}
     text = rendered(
         report(
+            asked(None, error="a probe needs at least two classes"),
             outcomes=[outcome(failed=failed), outcome(state="failed", split="test", error="RuntimeError: no memory")],
             unavailable={"mobilenetv3": "unknown backbone 'mobilenetv3'"},
-            probes=[probe(None, error="a probe needs at least two classes")],
         )
     )
     assert "fashion_mnist/train row 9: reason 9" in text
@@ -170,7 +178,7 @@ def test_the_report_says_what_failed_and_why() -> None:
     assert "fashion_mnist/train: 3 more: featurebank show fashion_mnist/train efficientnet_lite0" in text
     assert "efficientnet_lite0 on fashion_mnist/test: RuntimeError: no memory" in text
     assert "mobilenetv3: unknown backbone 'mobilenetv3'" in text
-    assert "efficientnet_lite0, fashion_mnist/train to fashion_mnist/test: a probe needs at least two classes" in text
+    assert "linear of efficientnet_lite0: a probe needs at least two classes" in text
     assert "Feature sets made: 1, in 1m15s." in text
 
 

@@ -22,12 +22,15 @@ from rich.text import Text
 from featurebank.extract.progress import JobProgress, Snapshot
 from featurebank.extract.wanted import Outcome
 from featurebank.pipelines import cli
-from featurebank.pipelines.extracting.config import ProbeConfig
+from featurebank.pipelines.asking.roles import Case
+from featurebank.pipelines.asking.run import Asked
+from featurebank.pipelines.asking.run import Report as Answers
 from featurebank.pipelines.extracting.display import live, render_report
-from featurebank.pipelines.extracting.run import ProbeOutcome, Report
+from featurebank.pipelines.extracting.run import Report
+from featurebank.pipelines.questions.linear import Linear
 from featurebank.pipelines.streams import Screen
 from featurebank.pipelines.tables import titled_table
-from featurebank.store import FeatureSetWriter, FeatureStore, Output, Records
+from featurebank.store import Entry, FeatureSetWriter, FeatureStore, Output, Records
 from featurebank.store.fingerprint import fingerprint
 
 MARK = "[red]"
@@ -97,8 +100,18 @@ VERBS: list[tuple[Sequence[str], int]] = [
     (("probe", PAIR, "--task", "knn", "--compare", "--group", "place", "--json"), 0),
     (("probe", PAIR, "--task", "shift", "--on", name("far")), 1),
     (("retrieve", f"{PAIR}/test", "--by", "place"), 0),
-    (("retrieve", f"{PAIR}/test@{name('net')}", "--compare"), 0),
-    (("ood", "--id", PAIR, "--ood", name("far"), "--scores", "msp", "--draws", "0"), 1),
+    (("linear", PAIR), 0),
+    (("linear", PAIR, "--html", "{tmp}/page.html"), 0),
+    (("duplicates", f"{PAIR}/train:test", "--threshold", "0.5", "--html", "{tmp}/page.html"), 0),
+    (("results",), 0),
+    (("results", "--all", "--pivot"), 0),
+    (("results", "--csv", "-"), 0),
+    (("results", "--json"), 0),
+    (("results", "--where", f"backbone={name('net')}"), 0),
+    (("results", "--where", EVIL), 2),
+    (("results", "--where", f"{EVIL}=1"), 2),
+    (("retrieve", f"{PAIR}/test@{name('net')}", "--recipes"), 0),
+    (("ood", PAIR, "--ood", name("far"), "--score", "msp", "--resamples", "0"), 1),
     (("gc", "--hours", "0"), 0),
     (("duplicates", f"{PAIR}/train:test", "--threshold", "0.5"), 0),
     (("duplicates", f"{PAIR}/train:test", "--threshold", "0.5", "--json"), 0),
@@ -123,6 +136,9 @@ def test_c12_no_verb_lets_a_name_act(root: Path, tmp_path: Path, words: Sequence
     check(done.out)
     check(done.err)
     assert done.code == code, done.err
+    if (page := tmp_path / "page.html").exists():
+        check(text := page.read_text("utf-8"))
+        assert MARK in text
     assert given[0] in PATHS_ONLY or MARK in done.out + done.err
 
 
@@ -140,13 +156,21 @@ def test_c12_progress_and_reports_of_extraction_show_names_as_they_are() -> None
         dataset=name("pets"), split="test", backbone=name("net"), fingerprint="ab" * 32, n_rows=2, path=Path("x"),
         state="failed", failed={0: name("because")}, error=name("error"),
     )  # fmt: skip
-    probe = ProbeOutcome(backbone=name("net"), probe=ProbeConfig(train=name("a"), test=name("b")), error=name("why"))
+    sets = {
+        split: (Entry(dataset=name("a"), split=split, backbone="", fingerprint="", state="sealed", path=Path()),)
+        for split in ("train", "test")
+    }
+    asked = Asked(question=Linear(), case=Case(backbone=name("net"), sets=sets), error=name("why"))
     report = Report(
-        outcomes=[outcome], unavailable={name("gone"): name("reason")}, probes=[probe], precision="", device=""
+        outcomes=[outcome],
+        unavailable={name("gone"): name("reason")},
+        answers=Answers(asked=[asked], failed={(name("net"), name("b")): name("cause")}, passed_over=[name("lacks")]),
+        precision="",
+        device="",
     )
     render_report(report, Screen(file=file, width=150), seconds=1.0)
     check(file.getvalue())
-    assert file.getvalue().count(MARK) >= 8
+    assert file.getvalue().count(MARK) >= 14
     check(terminal.export_text())
 
 
