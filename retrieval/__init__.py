@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from featurebank.retrieval.expansion import *
     from featurebank.retrieval.index import *
     from featurebank.retrieval.metrics import *
-    from featurebank.retrieval.page import *
     from featurebank.retrieval.protocols import *
     from featurebank.retrieval.ranks import *
     from featurebank.retrieval.relevance import *
@@ -39,7 +38,6 @@ else:
                 "micro_average_precision ndcg_at_k precision_at_k r_precision recall_at_k recall_at_precision "
                 "reciprocal_rank trapezoidal_average_precision"
             ),
-            "page": "Thumbnail render_page",
             "protocols": "PROTOCOLS Protocol RankMetric find_protocol",
             "ranks": "PositiveRanks Ties exact_ranks ranks_in_lists",
             "relevance": "Judged LabelRelevance ListRelevance Ragged Relevance rows_of_ids two_level_split",

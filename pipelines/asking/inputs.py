@@ -78,6 +78,15 @@ class SplitRows:
         with FeatureSet(self.path) as feature_set:
             return {name: values[self.rows] for name, values in feature_set.columns.items()}
 
+    def output(self, name: str) -> NDArray[np.floating]:
+        """The rows' features of another output, (N, …), as views of the file where no row is left out.
+
+        Raises:
+            NotFoundError: the set has no such output.
+        """
+        with FeatureSet(self.path) as feature_set:
+            return feature_set[name] if len(self.rows) == self.total else feature_set[name][self.rows]
+
     def where(self, mask: NDArray[np.bool_]) -> SplitRows:
         """Only some rows; the same object, and no copy, where that is all of them."""
         if mask.all():

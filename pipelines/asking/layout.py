@@ -19,6 +19,7 @@ class Layout:
         alone: whether a KEY of one set means that it is fitted, or searched, in itself.
         apart: roles of further sets of which no set may have two, nor be the KEY's.
         grouped: whether lines stay in the order of the backbones.
+        main: whether there is a main table; without it, `Showing.sheets` are all.
     """
 
     fitted: str = "train"
@@ -28,3 +29,4 @@ class Layout:
     alone: bool = False
     apart: tuple[str, ...] = ()
     grouped: bool = False
+    main: bool = True

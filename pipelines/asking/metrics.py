@@ -15,6 +15,7 @@ LOWER = frozenset({
     "accuracy_gap", "demographic_parity_gap", "equalised_odds_gap", "images", "pairs", "same_bytes",
 })  # fmt: skip
 WORDS = {"auroc": "AUROC", "fpr_at_95": "FPR@95", "aupr_in": "AUPR in", "aupr_out": "AUPR out", "mce": "mCE"}
+GAINS = frozenset({"gain"})
 COUNTS = frozenset({"images", "pairs", "same_bytes"})
 FULL, SHORT = re.compile(r"^full_spectrum_"), re.compile(r"^([+-]?)0\.")
 
@@ -45,8 +46,8 @@ class Metric:
         >>> metric("auroc").shown(0.9134), metric("pairs").shown(1200.0), metric("accuracy").shown(-0.02, signed=True)
         ('.913', '1,200', '-.020')
         """
-        text = format(value, "+" + self.form if signed else self.form)
-        return text if self.form != ".3f" else SHORT.sub(r"\1.", text)
+        text = format(value, "+" + self.form.lstrip("+") if signed else self.form)
+        return SHORT.sub(r"\1.", text) if self.form.endswith(".3f") else text
 
 
 def metric(name: str) -> Metric:
@@ -61,5 +62,5 @@ def metric(name: str) -> Metric:
         name=name,
         direction="lower" if base in LOWER else "higher",
         title=f"full spectrum {words}" if base != name else words,
-        form=",.0f" if base in COUNTS else ".1f" if base == "mce" else ".3f",
+        form=",.0f" if base in COUNTS else "+.3f" if base in GAINS else ".1f" if base == "mce" else ".3f",
     )

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, replace
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -14,7 +14,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from featurebank.pipelines.errors import ConfigError
 from featurebank.store.places import expanded
 
-__all__ = ["Option", "file_of", "flag_of", "option", "options_of", "parameters", "validated"]
+__all__ = ["PAGE", "Option", "file_of", "flag_of", "option", "options_of", "parameters", "validated"]
+
+PAGE = "The page"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,7 @@ class Option:
         suffixes: of files that may stand in place of a set; a file's name ends so.
         hashed: whether it changes the answer, and so the result's name.
         least: of a number.
+        panel: heading that the help lists it under; those of `PAGE` come with ``--html`` only.
     """
 
     help: str
@@ -38,6 +41,7 @@ class Option:
     suffixes: tuple[str, ...] = ()
     hashed: bool = True
     least: float | None = None
+    panel: str | None = None
 
 
 def option(default: Any = MISSING, help: str = "", **details: Any) -> Any:  # noqa: A002 (as everywhere)
@@ -58,23 +62,40 @@ def flag_of(question: Any, name: str) -> str:
 
 
 def parameters(question: Any, *, panels: Mapping[str, str] | None = None) -> Iterator[tuple[str, Any]]:
-    """Name and annotation of each option as typer reads them, under the panels named; all of them may be left out."""
-    import typer
+    """Name and annotation of each option, and of `Question.extra`, as typer reads them; all of them may be left out.
 
+    Args:
+        question: the question.
+        panels: heading of options in the help, instead of their own.
+    """
     hints = typing.get_type_hints(question)
     for name, (field, own) in options_of(question).items():
-        kind = hints[name]
         default = field.default if field.default not in (MISSING, None, (), "", False) else None
         shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
-        info = typer.Option(
-            flag_of(question, name),
+        about = replace(
+            own,
+            flag=flag_of(question, name),
             help=own.help + (f" [{shown}]" if shown is not None else ""),
-            metavar=own.metavar or "|".join(choices_of(kind)) or None,
-            min=own.least,
-            exists=_plain(kind) is Path,
-            rich_help_panel=(panels or {}).get(name),
+            panel=(panels or {}).get(name, own.panel),
         )
-        yield name, Annotated[_of_command_line(kind), info]
+        yield name, _parameter(hints[name], about)
+    for name, (kind, own) in question.extra.items():
+        yield name, _parameter(kind, replace(own, flag=own.flag or "--" + name.replace("_", "-")))
+
+
+def _parameter(kind: Any, own: Option) -> Any:
+    import typer
+
+    info = typer.Option(
+        own.flag,
+        help=own.help,
+        metavar=own.metavar or "|".join(choices_of(kind)) or None,
+        min=own.least,
+        exists=_plain(kind) is Path,
+        dir_okay=_plain(kind) is not Path,
+        rich_help_panel=own.panel,
+    )
+    return Annotated[_of_command_line(kind), info]
 
 
 def choices_of(kind: Any) -> tuple[str, ...]:

@@ -13,11 +13,12 @@ from dataclasses import MISSING, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from featurebank.pipelines.asking.answer import Answer
-from featurebank.pipelines.asking.option import choices_of, file_of, flag_of, key_of, option, options_of, plain
+from featurebank.pipelines.asking.option import Option, choices_of, file_of, flag_of, key_of, option, options_of, plain
 from featurebank.pipelines.asking.showing import Showing
 from featurebank.pipelines.errors import ConfigError
 
 if TYPE_CHECKING:
+    from featurebank.pipelines.asking.cases import Case, Selection
     from featurebank.pipelines.asking.inputs import Rows
     from featurebank.store import FeatureStore
 
@@ -37,7 +38,7 @@ class Question(Showing, ABC):
     Attributes:
         primary: the main metric; that of the first number if empty.
         methods: the option that lists methods which are answered together and kept one by one.
-        extra: parameters of the verb that are no options of the question, see `prepare`: annotation and default.
+        extra: parameters of the verb that are no options of the question, see `prepare`: type, and what is said of it.
         output: of the backbone, that is read.
         seed: of splits, draws and intervals.
     """
@@ -46,7 +47,7 @@ class Question(Showing, ABC):
     primary: ClassVar[str] = ""
     predicts_classes: ClassVar[bool] = False
     methods: ClassVar[str] = ""
-    extra: ClassVar[Mapping[str, tuple[Any, Any]]] = {}
+    extra: ClassVar[Mapping[str, tuple[Any, Option]]] = {}
 
     output: str = option("pooled", "The output that is read.", metavar="NAME")
     seed: int = option(0, "Of splits, draws and intervals.")
@@ -89,6 +90,27 @@ class Question(Showing, ABC):
     ) -> list[tuple[Self, Sequence[str]]]:
         """The questions that a command means, and the KEYs of each."""
         return [(cls.of(given), keys)]
+
+    def variants(self, selection: Selection) -> Sequence[Self]:  # noqa: ARG002 (of questions that have some)
+        """The questions that it stands for about its cases; itself alone.
+
+        Raises:
+            ConfigError: there can be none.
+        """
+        return (self,)
+
+    def check(self, cases: Sequence[Case]) -> None:
+        """Raises ConfigError, or UnknownNameError, where it does not suit its cases; before anything is computed."""
+
+    @property
+    def variant(self) -> str:
+        """What tells it apart from other variants that are asked together; stands in ``score`` of its rows."""
+        return ""
+
+    @property
+    def called(self) -> str:
+        """Its name and variant."""
+        return f"{self.name} {self.variant}".rstrip()
 
     @property
     def fits(self) -> bool:

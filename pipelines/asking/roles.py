@@ -89,6 +89,9 @@ def select(
     for text in keys:
         key = parse_key(text, {entry.dataset for entry in entries})
         own = [entry for entry in entries if entry.dataset == key.dataset]
+        if question.layout.scored in further and key.train not in (None, key.test):
+            flag = flag_of(question, question.layout.scored)
+            raise ConfigError(f"{flag} is the other side of a single set, DATASET/SPLIT; found {text}")
         names = _splits(key, {entry.split for entry in own}, question)
         needed = dict.fromkeys((f"{key.dataset}/{names[0]}", f"{key.dataset}/{names[2]}"))
         needed |= dict.fromkeys(place for places in further.values() for place in places)
@@ -107,7 +110,8 @@ def select(
             try:
                 case = _case(of, key.dataset, names, question=question, further=further, fingerprints=fingerprints)
             except Exception as error:
-                selection.failed[name, f"{key.dataset}/{names[2]}"] = fault(error)
+                scored, *_ = further.get(question.layout.scored, (f"{key.dataset}/{names[2]}",))
+                selection.failed[name, scored] = fault(error)
                 continue
             if case not in selection.cases:
                 selection.cases.append(case)
@@ -154,7 +158,7 @@ def same_recipe(left: Mapping[str, object], right: Mapping[str, object]) -> list
 
 
 def _further(entries: Sequence[Entry], question: Question) -> dict[str, tuple[str, ...]]:
-    """The places of the further sets by their role."""
+    """The places of the further sets by their role; one alone where the option takes one."""
     datasets, found = {entry.dataset for entry in entries}, {}
     for role, texts in question.further.items():
         places: list[str] = []
@@ -164,6 +168,11 @@ def _further(entries: Sequence[Entry], question: Question) -> dict[str, tuple[st
                 flag = flag_of(question, role)
                 raise ConfigError(f"{flag} must be DATASET or DATASET/SPLIT; found {text!r}; choose with --backbone")
             dataset, splits = named_splits(entries, text)
+            if len(splits) > 1 and isinstance(getattr(question, role), str):
+                many = ", ".join(f"{dataset}/{split}" for split in splits)
+                raise ConfigError(
+                    f"{flag_of(question, role)} must be one set, DATASET/SPLIT; found {text}, which is {many}"
+                )
             places += [f"{dataset}/{split}" for split in splits]
         found[role] = tuple(dict.fromkeys(places))
     return found
@@ -209,7 +218,10 @@ def _case(
     further: Mapping[str, Sequence[str]],
     fingerprints: Sequence[str],
 ) -> Case:
-    """The sets of one backbone, all made the same way; where one may be several, the one that is."""
+    """The sets of one backbone, all made the same way; where one may be several, the one that is.
+
+    A further set in the scored role replaces the KEY's, which then is the fitted one, unless both are the same.
+    """
     layout = question.layout
     sides = ([entry for entry in of if (entry.dataset, entry.split) == (dataset, name)] for name in names)
     fitted, validation, scored = (_candidates(side, fingerprints) for side in sides)
@@ -232,6 +244,8 @@ def _case(
     sets |= {layout.scored: (b,)}
     for role, places in further.items():
         sets[role] = tuple(_alike(of, place, b, fingerprints) for place in places)
+    if sets[layout.scored] != (b,):
+        sets = {layout.fitted: (b,), **sets}
     return Case(backbone=b.name, sets=sets, asked=tuple(fingerprints))
 
 

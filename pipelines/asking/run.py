@@ -81,6 +81,7 @@ def ask(
 
     Raises:
         UnknownNameError: an output that no case has.
+        ConfigError: a question that does not suit its cases.
     """
     questions = list(questions)
     report, results = Report(), Results(store.root, force=force)
@@ -89,15 +90,16 @@ def ask(
         for name in question.outputs:
             if selection.cases and name not in outputs:
                 raise nearest("output", name, outputs)
+        question.check(selection.cases)
         report.failed |= selection.failed
         report.passed_over += [reason for reason in selection.passed_over if reason not in report.passed_over]
     every = [(question, case) for question, selection in questions for case in selection.cases]
-    order = {case.backbone + case.place("test"): place for place, (_, case) in reversed([*enumerate(every)])}
-    every.sort(key=lambda one: order[one[1].backbone + one[1].place("test")])
+    places = [case.backbone + case.place(question.layout.scored) for question, case in every]
+    every = [every[at] for at in sorted(range(len(every)), key=lambda at: places.index(places[at]))]
     try:
         for count, (question, case) in enumerate(every, 1):
             one = Asked(question=question, case=case)
-            about = f"{count} of {len(every)}: {question.name} of {case.backbone}: {one.fitted} -> {one.scored}"
+            about = f"{count} of {len(every)}: {question.called} of {case.backbone}: {one.fitted} -> {one.scored}"
             begin(about)
             start = time.perf_counter()
             try:
@@ -124,7 +126,7 @@ def answer(question: Question, case: Case, results: Results) -> tuple[Result, ..
     """
     keys = {part: _key(question, case, part) for part in question.parts}
     known = {part: results.known(key) for part, key in keys.items()}
-    if missing := [part for part, result in known.items() if result is None]:
+    if missing := [part for part, result in known.items() if result is None or not _whole(question, result)]:
         start = time.perf_counter()
         found, short = _watched(question.only(missing), case)
         seconds = (time.perf_counter() - start) / len(missing)
@@ -134,7 +136,29 @@ def answer(question: Question, case: Case, results: Results) -> tuple[Result, ..
             computed = _computed(question, case, replace(own, notes=notes), part, seconds)
             known[part] = results.keep(keys[part], computed) if own.keep else _passing(question, part, computed)
     every = (result for result in known.values() if result is not None)
-    return tuple(replace(one, rows=tuple(replace(row, backbone=case.backbone) for row in one.rows)) for one in every)
+    said = {"backbone": case.backbone} | ({"score": question.variant} if question.variant else {})
+    return tuple(replace(one, rows=tuple(replace(row, **said) for row in one.rows)) for one in every)
+
+
+def read_case(question: Question, case: Case) -> Rows:
+    """The usable rows of a case's sets, each file read once.
+
+    Raises:
+        ValueError, KeyError: rows of other shapes, or an output that a set lacks.
+    """
+    by_path = {}
+    for entry in case.every:
+        if entry.path not in by_path:
+            by_path[entry.path] = read_rows(entry, question.outputs[0])
+    sets = {role: tuple(by_path[entry.path] for entry in entries) for role, entries in case.sets.items()}
+    check_alike([*by_path.values()])
+    with case.one(question.layout.scored).open() as scored:
+        return Rows(backbone=case.backbone, sets=sets, head=scored.head)
+
+
+def _whole(question: Question, result: Result) -> bool:
+    """Whether a kept result has its main number, where it has no parts: it may have come with a stranger's store."""
+    return bool(question.methods) or any(row.primary for row in result.rows)
 
 
 def _key(question: Question, case: Case, part: str) -> dict[str, Any]:

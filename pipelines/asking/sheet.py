@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from featurebank.pipelines.asking.layout import Layout
 from featurebank.pipelines.asking.metrics import metric
@@ -28,6 +28,7 @@ class Sheet:
         notes: what stands below it.
         signed: whether numbers are differences.
         faint: the lines that are less than the others, by place.
+        marked: the cells that stand out, by line and column.
     """
 
     title: str
@@ -37,6 +38,7 @@ class Sheet:
     notes: list[str] = field(default_factory=list)
     signed: bool = False
     faint: frozenset[int] = frozenset()
+    marked: frozenset[tuple[int, int]] = frozenset()
 
     @property
     def rows(self) -> list[Row]:
@@ -46,10 +48,8 @@ class Sheet:
     def only(self, columns: Sequence[int]) -> Sheet:
         """Some of the columns."""
         lines = [(names, tuple(cells[at] for at in columns)) for names, cells in self.lines]
-        return Sheet(
-            title=self.title, names=self.names, columns=[self.columns[at] for at in columns], lines=lines,
-            signed=self.signed, faint=self.faint,
-        )  # fmt: skip
+        marked = frozenset((line, columns.index(at)) for line, at in self.marked if at in columns)
+        return replace(self, columns=[self.columns[at] for at in columns], lines=lines, notes=[], marked=marked)
 
 
 def pivot(

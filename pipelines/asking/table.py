@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -31,7 +33,7 @@ def sheets_of(report: Report) -> list[Sheet]:
     groups: dict[tuple[str, ...], list[Asked]] = {}
     for one in report.asked:
         layout = one.question.layout
-        alone = one.question.name if layout.index != ("backbone",) or layout.shown else ""
+        alone = one.question.name if layout.index != ("backbone",) or layout.shown or not layout.main else ""
         groups.setdefault((one.fitted, one.scored, alone), []).append(one)
     sheets = []
     for asked in groups.values():
@@ -48,6 +50,9 @@ def sheets_of(report: Report) -> list[Sheet]:
         what = question.title if not several else "accuracy" if same else "scores"
         way = dict.fromkeys((asked[0].fitted, asked[0].scored))
         arrow = " in " if question.layout.alone else " -> "
+        if not question.layout.main:
+            sheets += question.sheets(rows)
+            continue
         sheet = pivot(rows, question.layout, title=f"{what}: {arrow.join(way)}", failed=failed, faint=question.faint)
         if said := interval_line(sheet):
             sheet.notes.append(said)
@@ -62,9 +67,14 @@ def _further(asked: Sequence[Asked], name: str) -> Sequence[Sheet]:
 
 
 def render(
-    report: Report, console: Console, *, seconds: float | None = None, analyses: Sequence[Analysis] = ()
+    report: Report,
+    console: Console,
+    *,
+    seconds: float | None = None,
+    analyses: Sequence[Analysis] = (),
+    page: str | None = None,
 ) -> None:
-    """All tables, below them what to know about the numbers and what failed, and how long it took."""
+    """All tables, below them what to know about the numbers and what failed, the page, and how long it took."""
     for sheet in [*sheets_of(report), *(analysis.sheet for analysis in analyses)]:
         for table in render_sheet(sheet, console):
             console.print(table)
@@ -73,12 +83,14 @@ def render(
         console.print()
     for one in report.asked:
         if one.error:
-            print_line(console, one.error, about=f"{one.question.name} of {one.case.backbone}", style="red")
+            print_line(console, one.error, about=f"{one.question.called} of {one.case.backbone}", style="red")
     _print_notes(console, report.asked)
     for (backbone, place), reason in report.failed.items():
         print_line(console, reason, about=f"{backbone} on {place}", style="red")
     for reason in report.passed_over:
         print_line(console, reason, about="passed over")
+    if page is not None:
+        print_line(console, shown(page), about="page", style="green")
     if seconds is None:
         return
     made = sum(bool(one.results) and not one.known for one in report.asked)
@@ -89,18 +101,19 @@ def render(
 
 
 def render_sheet(sheet: Sheet, console: Console) -> list[Table]:
-    """One table if it fits, with the intervals below the numbers or without them if need be, else several."""
+    """One table if it fits, if need be with intervals below the numbers or none, and folded headings; else several."""
     widest = [max((len(names[at]) for names, _ in sheet.lines), default=0) for at in range(len(sheet.names))]
     folded = sum(max(width - LEAST_NAME, 0) for width in widest)
     long = len(sheet.names) > 1
-    for between, spare in (("  ", 0), ("  " if long else "\n", folded), *([(None, 0), (None, folded)] if long else [])):
-        table = _table(sheet, between)
+    ways = (("  ", 0), ("  " if long else "\n", folded), *([(None, 0), (None, folded)] if long else []))
+    for heading, (between, spare) in itertools.product((UNBOUNDED, STACKED_WIDTH - 2), ways):
+        table = _table(sheet, between, heading)
         width = Measurement.get(console, console.options.update(width=UNBOUNDED), table).maximum
         if width - spare <= console.width:
             return [table]
     most = max(1, (console.width - LEAST_NAME * len(sheet.names) - 1) // STACKED_WIDTH)
     parts = np.array_split(np.arange(len(sheet.columns)), max(1, -(-len(sheet.columns) // most)))
-    return [_table(sheet.only(part.tolist()), None if long else "\n") for part in parts]
+    return [_table(sheet.only(part.tolist()), None if long else "\n", STACKED_WIDTH - 2) for part in parts]
 
 
 def report_json(report: Report, *, analyses: Sequence[Analysis] = (), page: str | None = None) -> dict[str, Any]:
@@ -110,6 +123,7 @@ def report_json(report: Report, *, analyses: Sequence[Analysis] = (), page: str 
         "answers": [
             {
                 "question": one.question.name,
+                "variant": one.question.variant,
                 "backbone": one.case.backbone,
                 one.question.layout.fitted: one.fitted,
                 one.question.layout.scored: one.scored,
@@ -147,7 +161,8 @@ def _sheet_json(sheet: Sheet) -> dict[str, Any]:
 
     columns = [*sheet.names, *(heading.replace("\n", " ") for heading in sheet.columns)]
     lines = [[*names, *map(plain, cells)] for names, cells in sheet.lines]
-    return {"title": sheet.title, "columns": columns, "lines": lines, "notes": sheet.notes}
+    marked = [list(cell) for cell in sorted(sheet.marked)]
+    return {"title": sheet.title, "columns": columns, "lines": lines, "marked": marked, "notes": sheet.notes}
 
 
 def print_line(console: Console, text: str, *, about: str = "", style: str = "yellow") -> None:
@@ -156,15 +171,19 @@ def print_line(console: Console, text: str, *, about: str = "", style: str = "ye
     console.print(Text.assemble("  ", *parts, text), soft_wrap=True)
 
 
-def _table(sheet: Sheet, between: str | None) -> Table:
-    """A sheet; what stands between number and interval, if that is shown."""
+def _table(sheet: Sheet, between: str | None, heading_width: int) -> Table:
+    """A sheet; what stands between number and interval, if that is shown, and where headings are folded."""
     table = titled_table(sheet.title, *sheet.names)
     if sheet.lines:
         table.columns[0].min_width = min(LEAST_NAME, max(len(names[0]) for names, _ in sheet.lines))
     for heading in sheet.columns:
-        table.add_column(Text(shown(heading, keep="\n")), justify="right", no_wrap=True)
+        folded = [part for line in shown(heading, keep="\n").split("\n") for part in wrap(line, heading_width)]
+        table.add_column(Text("\n".join(folded)), justify="right", no_wrap=True)
     for at, (names, cells) in enumerate(sheet.lines):
         line = [_text(cell, between, signed=sheet.signed) for cell in cells]
+        line = [
+            Text.assemble(text, "*", style="bold") if (at, n) in sheet.marked else text for n, text in enumerate(line)
+        ]
         table.add_row(*names, *line, style="dim" if at in sheet.faint else None)
     return table
 

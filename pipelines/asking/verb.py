@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from featurebank.extract.errors import nearest
-from featurebank.pipelines.asking.option import flag_of, options_of, parameters
+from featurebank.pipelines.asking.option import PAGE, flag_of, options_of, parameters
 from featurebank.pipelines.asking.question import Question
 from featurebank.pipelines.asking.register import find_question, question_names
 from featurebank.pipelines.errors import ConfigError
@@ -19,9 +19,11 @@ from featurebank.pipelines.stores import DEFAULT_STORE, StoreOption, existing_st
 from featurebank.pipelines.streams import JsonOption, console, print_json, show_messages
 from featurebank.store.text import shown
 
-__all__ = ["probe", "verb"]
+if TYPE_CHECKING:
+    from featurebank.pipelines.asking.cases import Selection
+    from featurebank.store import FeatureStore
 
-PAGE = "The page"
+__all__ = ["probe", "verb"]
 
 COMMON: dict[str, Any] = {
     "keys": Annotated[
@@ -67,12 +69,10 @@ def verb(name: str) -> Callable[..., None]:
 
     def command(**given: Any) -> None:
         own = {option: _as_given(given.pop(option)) for option in options_of(question)}
-        extra = {option: given.pop(option) for option in question.extra}
+        extra = {option: _as_given(given.pop(option)) for option in question.extra}
         _run([question], own, extra, **given)
 
-    extra = {name: annotation for name, (annotation, _) in question.extra.items()}
-    defaults = {name: default for name, (_, default) in question.extra.items()}
-    return _command(command, question.__doc__ or "", COMMON | dict(parameters(question)) | extra, defaults)
+    return _command(command, question.__doc__ or "", COMMON | dict(parameters(question)))
 
 
 def probe(text: str) -> Callable[..., None]:
@@ -97,7 +97,7 @@ def probe(text: str) -> Callable[..., None]:
                 raise nearest("task", name, able)
         _run([able[name] for name in names], own, {}, **given)
 
-    return _command(command, text, {**COMMON, "task": Annotated[list[str] | None, task], **every}, {})
+    return _command(command, text, {**COMMON, "task": Annotated[list[str] | None, task], **every})
 
 
 TASKS = ("linear", "knn", "fewshot")
@@ -120,7 +120,6 @@ def _run(
     images: list[str] | None,
 ) -> None:
     from featurebank.pipelines.asking import compare as analysis
-    from featurebank.pipelines.asking.roles import select
     from featurebank.pipelines.asking.run import ask
     from featurebank.pipelines.asking.table import render, report_json
 
@@ -142,16 +141,15 @@ def _run(
         for question, texts in prepared:
             if not texts:
                 raise ConfigError(f"{kind.name} needs KEY, a dataset of the store: featurebank ls")
-            selection = select(folder, question, texts, backbones=backbone or (), fingerprints=fingerprint or ())
-            asked.append((question, selection))
+            asked += _variants(folder, question, texts, backbones=backbone or (), fingerprints=fingerprint or ())
     analysis.check_analysis(asked, comparison=compare, column=group)
     page = None
     if html is not None:
         from featurebank.pipelines.asking.page import Page
 
         page = Page(folder, html, images=images or (), asked=asked)
-    elif images:
-        raise ConfigError("--images must come with --html FILE; found none")
+    elif of_page := [*(["--images"] if images else []), *_of_page(kinds, given)]:
+        raise ConfigError(f"{' and '.join(of_page)} must come with --html FILE; found none")
     with messages.status("") as status:
         report = ask(folder, asked, force=force, begin=lambda text: status.update(shown(text)))
     analyses = analysis.compare(folder, report.asked, seed=given.get("seed", 0), force=force) if compare else []
@@ -160,24 +158,42 @@ def _run(
     if as_json:
         print_json(report_json(report, analyses=analyses, page=written))
     else:
-        render(report, console(), seconds=time.perf_counter() - start, analyses=analyses)
+        render(report, console(), seconds=time.perf_counter() - start, analyses=analyses, page=written)
     if not report.ok:
         raise typer.Exit(1)
 
 
-def _command(
-    run: Callable[..., None], doc: str, annotations: Mapping[str, Any], defaults: Mapping[str, Any]
-) -> Callable[..., None]:
+def _variants(
+    store: FeatureStore, question: Question, keys: Sequence[str], **only: Sequence[str]
+) -> Iterator[tuple[Question, Selection]]:
+    """What a question stands for, each with its cases; variants that read the same sets share them."""
+    from featurebank.pipelines.asking.roles import select
+
+    selection = select(store, question, keys, **only)
+    selections = {str(question.further): selection}
+    for one in question.variants(selection):
+        sets = str(one.further)
+        if sets not in selections:
+            selections[sets] = select(store, one, keys, **only)
+        yield one, selections[sets]
+
+
+def _of_page(kinds: Sequence[type[Question]], given: Mapping[str, Any]) -> list[str]:
+    """The flags of the options that a page alone has."""
+    own = {name: (kind, one) for kind in kinds for name, (_, one) in options_of(kind).items()}
+    return [flag_of(own[name][0], name) for name in given if own[name][1].panel == PAGE]
+
+
+def _command(run: Callable[..., None], doc: str, annotations: Mapping[str, Any]) -> Callable[..., None]:
     """A function with these parameters, which all may be left out."""
 
     def command(**given: Any) -> None:
         run(**given)
 
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    every = {**DEFAULTS, **defaults}
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
-            inspect.Parameter(name, kind, default=every.get(name), annotation=annotation)
+            inspect.Parameter(name, kind, default=DEFAULTS.get(name), annotation=annotation)
             for name, annotation in annotations.items()
         ]
     )

@@ -1,4 +1,4 @@
-"""How a question is answered: descriptors made of the features, then a ranking, then the protocol's metrics.
+"""How rows are looked for: descriptors made of the features, then a ranking, then the protocol's metrics.
 
 Shapes: M queries, N gallery rows, D features, C components of a descriptor, k listed for each query.
 """
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurebank.pipelines.probing.inputs import SplitRows, vectors
-from featurebank.pipelines.retrieving.question import Question
+from featurebank.pipelines.asking.inputs import SplitRows, vectors
+from featurebank.pipelines.questions.retrieve.lookup import Lookup
 from featurebank.retrieval.descriptors import PCAWhitening, l2_normalise, power_normalise
 from featurebank.retrieval.diffusion import diffuse
 from featurebank.retrieval.evaluation import Evaluation, evaluate, evaluate_lists
@@ -68,7 +68,7 @@ class Descriptors:
 
 
 def describe(
-    question: Question,
+    lookup: Lookup,
     *,
     power: float | None = None,
     whitening: SplitRows | None = None,
@@ -79,7 +79,7 @@ def describe(
     """Power normalisation, whitening learned on other rows, the gallery augmented, the queries expanded, in this order.
 
     Args:
-        question: the rows.
+        lookup: the rows.
         power: of `power_normalise`.
         whitening: rows that `PCAWhitening` is learned on, normalised like all others.
         components: of it.
@@ -102,9 +102,9 @@ def describe(
             return learned.transform(normalised(rows))
         return rows if power is None else normalised(rows)
 
-    queries = described(question.queries.features)
-    gallery = queries if question.itself else described(question.gallery.features)
-    own = question.relevance.own
+    queries = described(lookup.queries.features)
+    gallery = queries if lookup.queries is lookup.gallery else described(lookup.gallery.features)
+    own = lookup.relevance.own
     if augment is not None:
         gallery = augment_database(gallery, augment)
     if expand is not None:

@@ -1,4 +1,4 @@
-"""Rows that a question is asked of, besides those of one output of one set: outputs joined, and queries of a file.
+"""Rows besides those of one output of one set: outputs joined, and queries of a file.
 
 Shapes: M queries, N rows of a set, D features.
 """
@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurebank.pipelines.probing.inputs import SplitRows, load_array, ordered_classes, vectors
-from featurebank.store import FeatureSet
+from featurebank.pipelines.asking.inputs import SplitRows, load_array, ordered_classes, vectors
 
 __all__ = ["FileRows", "join_outputs", "read_queries"]
 
@@ -59,10 +58,7 @@ def join_outputs(split: SplitRows, names: Sequence[str]) -> SplitRows:
         return split
     from featurebank.retrieval.descriptors import concatenate
 
-    with FeatureSet(split.path) as feature_set:
-        whole = len(split.rows) == split.total
-        outputs = [feature_set[name] if whole else feature_set[name][split.rows] for name in names]
-    sides = [vectors(split), *(vectors(replace(split, features=features)) for features in outputs)]
+    sides = [vectors(split), *(vectors(replace(split, features=split.output(name))) for name in names)]
     return replace(split, features=concatenate(*(side.features for side in sides)))
 
 

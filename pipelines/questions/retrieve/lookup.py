@@ -15,20 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurebank.extract.errors import nearest
-from featurebank.pipelines.probing.inputs import Inputs, SplitRows, left_out, match_notes, matched, vectors
-from featurebank.pipelines.retrieving.rows import FileRows
+from featurebank.pipelines.asking.inputs import SplitRows, left_out, match_notes, matched, vectors
+from featurebank.pipelines.questions.retrieve.queries import FileRows
 from featurebank.retrieval.protocols import Protocol
 from featurebank.retrieval.relevance import LabelRelevance, ListRelevance, Relevance, rows_of_ids, two_level_split
 from featurebank.store import FeatureSet
 
-__all__ = ["DISTRACTED", "TWO_LEVEL", "Question", "pose"]
+__all__ = ["DISTRACTED", "TWO_LEVEL", "Lookup", "pose"]
 
 DISTRACTED = ("copydays", "disc21")  # protocols whose rows without a label are there to distract
 TWO_LEVEL = ("bob", "bob-compat")  # protocols that split a set into queries and gallery
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class Lookup:
     """Queries and the gallery they are looked for in.
 
     Attributes:
@@ -43,21 +43,17 @@ class Question:
     relevance: Relevance
     notes: list[str]
 
-    @property
-    def itself(self) -> bool:
-        """Whether the queries are the gallery."""
-        return self.queries is self.gallery
-
 
 def pose(
-    inputs: Inputs,
+    queries: SplitRows,
+    gallery: SplitRows,
     protocol: Protocol,
     *,
     by: str | None = None,
     ground_truth: Path | None = None,
     per_class: int | None = None,
-) -> Question:
-    """The question that a protocol asks of two sets, or of one, whose rows are looked for among each other.
+) -> Lookup:
+    """What a protocol looks for in two sets, or in one, whose rows are looked for among each other.
 
     Rows are relevant to each other where their labels, or values of a column, are the same; sets with other classes
     are compared by the names of these. Rows without features or a label are left out; in protocols with distractors,
@@ -65,7 +61,8 @@ def pose(
     name the row that they look for.
 
     Args:
-        inputs: the queries as ``train`` and the gallery as ``test``, or twice the same object.
+        queries: M rows.
+        gallery: N rows; the very object of the queries where each is looked for among the others.
         protocol: the protocol.
         by: an extra column instead of the labels.
         ground_truth: JSON that lists the ids of each query's rows by level, instead of both.
@@ -76,18 +73,17 @@ def pose(
         ValueError: rows that are no vectors, several labels a row, no labelled row, classes that cannot be compared, or
             a ground truth that does not fit.
     """
-    itself = inputs.train is inputs.test
-    queries, gallery = vectors(inputs.train), vectors(inputs.test)
+    itself = queries is gallery
+    queries, gallery = vectors(queries), vectors(gallery)
     if ground_truth is not None:
         relevance, lost = _listed(queries, gallery, protocol, ground_truth)
-        return Question(
-            queries=queries, gallery=gallery, relevance=relevance, notes=[*left_out(queries, gallery), *lost]
-        )
+        notes = [*left_out(queries, gallery), *lost]
+        return Lookup(queries=queries, gallery=gallery, relevance=relevance, notes=notes)
     if by is None and isinstance(queries, FileRows) and queries.targets is not None:
         aimed = _aimed(queries, queries.targets, gallery)
-        return Question(queries=queries, gallery=gallery, relevance=aimed, notes=left_out(gallery))
+        return Lookup(queries=queries, gallery=gallery, relevance=aimed, notes=left_out(gallery))
     sides = [queries] if itself else [queries, gallery]
-    notes = list(queries.notes) if by is None and isinstance(queries, FileRows) else []
+    notes = [*queries.notes] if by is None and isinstance(queries, FileRows) else []
     if by is None and not itself and not isinstance(queries, FileRows):
         sides = [matched(queries, gallery, advice="name a column that says what is relevant: --by COLUMN"), gallery]
         notes = match_notes(gallery, sides[0])
@@ -106,7 +102,7 @@ def pose(
     notes = left_out(*sides) + notes
     if itself and protocol.name in TWO_LEVEL:
         sides, codes = _two_levels(sides[0], codes[0], per_class)
-    return Question(queries=sides[0], gallery=sides[-1], relevance=LabelRelevance(*codes), notes=notes)
+    return Lookup(queries=sides[0], gallery=sides[-1], relevance=LabelRelevance(*codes), notes=notes)
 
 
 def _values(split: SplitRows, by: str | None) -> NDArray[Any]:
