@@ -140,22 +140,6 @@ def answer(question: Question, case: Case, results: Results) -> tuple[Result, ..
     return tuple(replace(one, rows=tuple(replace(row, **said) for row in one.rows)) for one in every)
 
 
-def read_case(question: Question, case: Case) -> Rows:
-    """The usable rows of a case's sets, each file read once.
-
-    Raises:
-        ValueError, KeyError: rows of other shapes, or an output that a set lacks.
-    """
-    by_path = {}
-    for entry in case.every:
-        if entry.path not in by_path:
-            by_path[entry.path] = read_rows(entry, question.outputs[0])
-    sets = {role: tuple(by_path[entry.path] for entry in entries) for role, entries in case.sets.items()}
-    check_alike([*by_path.values()])
-    with case.one(question.layout.scored).open() as scored:
-        return Rows(backbone=case.backbone, sets=sets, head=scored.head)
-
-
 def _whole(question: Question, result: Result) -> bool:
     """Whether a kept result has its main number, where it has no parts: it may have come with a stranger's store."""
     return bool(question.methods) or any(row.primary for row in result.rows)
@@ -181,7 +165,7 @@ def read_case(question: Question, case: Case) -> Rows:
         ValueError: the rows of two sets do not have the same shape.
     """
     by_path = {entry.path: entry for entry in case.every}
-    read = {path: read_rows(entry, question.output) for path, entry in by_path.items()}
+    read = {path: read_rows(entry, question.outputs[0]) for path, entry in by_path.items()}
     check_alike([*read.values()])
     sets = {role: tuple(read[entry.path] for entry in entries) for role, entries in case.sets.items()}
     with case.one(question.layout.scored).open() as scored:
