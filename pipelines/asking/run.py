@@ -136,7 +136,7 @@ def answer(question: Question, case: Case, results: Results) -> tuple[Result, ..
             computed = _computed(question, case, replace(own, notes=notes), part, seconds)
             known[part] = results.keep(keys[part], computed) if own.keep else _passing(question, part, computed)
     every = (result for result in known.values() if result is not None)
-    said = {"backbone": case.backbone} | ({"score": question.variant} if question.variant else {})
+    said: dict[str, Any] = {"backbone": case.backbone} | ({"score": question.variant} if question.variant else {})
     return tuple(replace(one, rows=tuple(replace(row, **said) for row in one.rows)) for one in every)
 
 

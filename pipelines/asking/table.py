@@ -35,7 +35,7 @@ def sheets_of(report: Report) -> list[Sheet]:
         layout = one.question.layout
         alone = one.question.name if layout.index != ("backbone",) or layout.shown or not layout.main else ""
         groups.setdefault((one.fitted, one.scored, alone), []).append(one)
-    sheets = []
+    sheets: list[Sheet] = []
     for asked in groups.values():
         names = dict.fromkeys(one.question.name for one in asked)
         question = asked[0].question

@@ -134,7 +134,7 @@ def _run(
             names = ", ".join(kind.name for kind in kinds)
             raise ConfigError(f"{flag} is for {', '.join(takers)}; found only {names}")
     folder = existing_store(store)
-    asked = []
+    asked: list[tuple[Question, Selection]] = []
     for kind in kinds:
         mine = {name: value for name, value in given.items() if name in options_of(kind)}
         prepared = kind.prepare(mine, extra, keys or (), folder)

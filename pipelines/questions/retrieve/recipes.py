@@ -122,7 +122,7 @@ class Recipe(Retrieve):
         sheets = []
         for metric in (main, *others[:1]):
             own = {(recipe, name): cells.get((recipe, name, metric)) for recipe in RECIPES for name in backbones}
-            lines = [
+            lines: list[tuple[tuple[str, ...], tuple[Cell, ...]]] = [
                 ((recipe,), (*(_shown(own[recipe, name]) for name in backbones), _gain(recipe, own)))
                 for recipe in RECIPES
             ]
