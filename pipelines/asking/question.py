@@ -59,10 +59,12 @@ class Question(Showing, ABC):
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
-        for name in options_of(self):
+        for name, (_, own) in options_of(self).items():
             allowed, value = choices_of(hints[name]), getattr(self, name)
             if allowed and value is not None and value not in allowed:
                 raise ValueError(f"{flag_of(self, name)} must be one of {', '.join(allowed)}; found {value!r}")
+            if own.least is not None and value is not None and value < own.least:
+                raise ValueError(f"{flag_of(self, name)} must be at least {own.least:g}; found {value:g}")
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:

@@ -7,16 +7,18 @@ import importlib.util
 import pkgutil
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featurebank.extract.errors import nearest
+from featurebank.extract.errors import fault, nearest
 from featurebank.pipelines.asking.question import DECLARED, Question
+from featurebank.pipelines.errors import ConfigError
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["find_question", "forget", "help_of", "is_question", "question_names"]
+__all__ = ["find_question", "forget", "help_of", "is_question", "question_names", "questions"]
 
 HOME = "featurebank.pipelines.questions"
 ENTRY_POINTS = "featurebank.questions"
@@ -36,8 +38,7 @@ def question_names() -> list[str]:
 
 def is_question(name: str) -> bool:
     """Whether there is a question of that name; of those of this project without looking at installed packages."""
-    own = (Path(folder, name + ending) for folder in _folders() for ending in (".py", "/__init__.py"))
-    return name.isidentifier() and (any(map(Path.is_file, own)) or name in question_names())
+    return name.isidentifier() and (_is_own(name) or name in question_names())
 
 
 def help_of(name: str) -> str:
@@ -51,7 +52,19 @@ def help_of(name: str) -> str:
             match = pattern.search(file.read_text(encoding="utf-8")) if file.is_file() else None
             if match:
                 return " ".join(match[1].split())
-    return (find_question(name).__doc__ or "").partition("\n\n")[0]
+    try:
+        return (find_question(name).__doc__ or "").partition("\n\n")[0]
+    except ConfigError as error:
+        return str(error)
+
+
+def questions() -> dict[str, type[Question]]:
+    """All questions by name, but those of packages that cannot be loaded."""
+    known = {}
+    for name in question_names():
+        with suppress(ConfigError):
+            known[name] = find_question(name)
+    return known
 
 
 def find_question(name: str) -> type[Question]:
@@ -59,16 +72,33 @@ def find_question(name: str) -> type[Question]:
 
     Raises:
         UnknownNameError: there is none.
+        ConfigError: the package that has it cannot be loaded.
     """
     if not is_question(name):
         raise nearest("question", name, question_names())
     if name not in DECLARED:
-        points = [point for point in _entry_points() if point.name == name]
-        for point in points:
-            point.load()
-        if not points:
+        if _is_own(name):
             importlib.import_module(f"{HOME}.{name}")
+        else:
+            _load(name)
     return DECLARED[name]
+
+
+def _is_own(name: str) -> bool:
+    places = (Path(folder, name + ending) for folder in _folders() for ending in (".py", "/__init__.py"))
+    return any(map(Path.is_file, places))
+
+
+def _load(name: str) -> None:
+    """Imports what an installed package declares under a name."""
+    for point in _entry_points():
+        if point.name == name:
+            try:
+                point.load()
+            except Exception as error:
+                raise ConfigError(f"question {name!r} cannot be loaded: {fault(error)}") from error
+    if name not in DECLARED:
+        raise ConfigError(f"question {name!r} cannot be loaded: its package declares no question {name!r}")
 
 
 def _folders() -> list[str]:

@@ -13,7 +13,7 @@ import typer
 from featurebank.extract.errors import nearest
 from featurebank.pipelines.asking.option import PAGE, flag_of, options_of, parameters
 from featurebank.pipelines.asking.question import Question
-from featurebank.pipelines.asking.register import find_question, question_names
+from featurebank.pipelines.asking.register import find_question, questions
 from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.stores import DEFAULT_STORE, StoreOption, existing_store
 from featurebank.pipelines.streams import JsonOption, console, print_json, show_messages
@@ -77,8 +77,7 @@ def verb(name: str) -> Callable[..., None]:
 
 def probe(text: str) -> Callable[..., None]:
     """The command that asks several questions of train and test sets at once; the text is its help."""
-    every_question = {name: find_question(name) for name in question_names()}
-    able = {name: one for name, one in every_question.items() if not (one.extra or one.methods or one.layout.alone)}
+    able = {name: one for name, one in questions().items() if not (one.extra or one.methods or one.layout.alone)}
     task = typer.Option("--task", help=f"{', '.join(able)}; repeatable. Without it: {', '.join(TASKS)}.")
     takers: dict[str, list[str]] = {}
     for name, question in able.items():
@@ -129,7 +128,7 @@ def _run(
     given = {name: value for name, value in own.items() if value is not None}
     for name in given:
         if not any(name in options_of(kind) for kind in kinds):
-            takers = {one: find_question(one) for one in question_names() if name in options_of(find_question(one))}
+            takers = {one: kind for one, kind in questions().items() if name in options_of(kind)}
             flag = flag_of(next(iter(takers.values())), name)
             names = ", ".join(kind.name for kind in kinds)
             raise ConfigError(f"{flag} is for {', '.join(takers)}; found only {names}")

@@ -13,8 +13,8 @@ from rich.console import Console, RenderableType
 
 from featurebank.extract.progress import JobProgress, Snapshot
 from featurebank.extract.wanted import Outcome
+from featurebank.pipelines.asking.cases import Case
 from featurebank.pipelines.asking.results import Result, Row
-from featurebank.pipelines.asking.roles import Case
 from featurebank.pipelines.asking.run import Asked
 from featurebank.pipelines.asking.run import Report as Answers
 from featurebank.pipelines.extracting import display

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -68,10 +68,7 @@ class Mended(Plain):
     version: ClassVar[int] = 2
 
 
-@pytest.fixture(autouse=True)
-def _forget() -> Iterator[None]:
-    yield
-    forget("plain")
+forget("plain")  # other tests ask all questions that there are
 
 
 def name_of(folder: Path, asked: Question, inputs: tuple[str, ...] = ("ab",)) -> str:

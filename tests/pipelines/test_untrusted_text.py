@@ -22,7 +22,7 @@ from rich.text import Text
 from featurebank.extract.progress import JobProgress, Snapshot
 from featurebank.extract.wanted import Outcome
 from featurebank.pipelines import cli
-from featurebank.pipelines.asking.roles import Case
+from featurebank.pipelines.asking.cases import Case
 from featurebank.pipelines.asking.run import Asked
 from featurebank.pipelines.asking.run import Report as Answers
 from featurebank.pipelines.extracting.display import live, render_report
