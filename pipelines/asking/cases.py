@@ -60,8 +60,12 @@ class Answered:
 
     @property
     def notes(self) -> list[str]:
-        """Each once."""
-        return list(dict.fromkeys(note for result in self.results for note in result.notes))
+        """Each once, behind the methods that it is about."""
+        about: dict[str, list[str]] = {}
+        for result in self.results:
+            for note in result.notes:
+                about.setdefault(note, []).append(result.part)
+        return [note if "" in parts else f"{', '.join(parts)}: {note}" for note, parts in about.items()]
 
     @property
     def known(self) -> bool:

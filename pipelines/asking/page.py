@@ -26,6 +26,7 @@ from featurebank.store import FeatureStore
 from featurebank.store.text import html_text
 
 if TYPE_CHECKING:
+    from featurebank.extract.datasets.contract import Split
     from featurebank.pipelines.asking.compare import Analysis
 
 __all__ = ["Page", "document", "figure", "name_html", "sheet_html"]
@@ -71,6 +72,14 @@ figcaption { color: var(--faint); line-height: 1.35; overflow: hidden; white-spa
 .right img { border-color: var(--right); } .wrong img { border-color: var(--wrong); border-style: dashed; }
 .junk img { border-color: var(--line); border-style: dotted; } .right b { color: var(--right); }
 .wrong b { color: var(--wrong); } a { color: var(--accent); }
+.key { display: flex; flex-wrap: wrap; gap: 4px 20px; list-style: none; padding: 0; margin: 8px 0 16px; }
+.key i { display: inline-block; width: 12px; height: 12px; border-radius: 2px; margin-right: 6px; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(540px, 100%), 1fr)); gap: 16px; }
+article { border: 1px solid var(--line); border-radius: 6px; padding: 12px; min-width: 0; }
+article h3 { margin-top: 0; } article small { color: var(--faint); overflow-wrap: anywhere; }
+.plots { display: flex; gap: 12px; margin-top: 8px; } .plots svg { flex: 1 1 0; min-width: 0; height: auto; }
+.plots svg:first-child { flex: 2 1 0; } .inside { fill: var(--in); fill-opacity: .55; }
+.curve { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
 @media print { body { max-width: none; } section { break-inside: avoid; } }
 """.strip()
 
@@ -82,6 +91,7 @@ class Page:
         store: the store.
         path: of the page.
         images: where images are, ``PLACE`` or ``DATASET=PLACE`` each; see `Album`.
+        opened: datasets that are open already, by DATASET/SPLIT.
         asked: what will be asked; a question may refuse here what it cannot show.
 
     Raises:
@@ -94,11 +104,12 @@ class Page:
         path: Path,
         *,
         images: Sequence[str] = (),
+        opened: Mapping[str, Split] | None = None,
         asked: Sequence[tuple[Question, Selection]] = (),
     ) -> None:
         if not path.parent.is_dir():
             raise ConfigError(f"--html: expected a folder at {path.parent}, found none; make it first")
-        self.path, self.store, self.album = path, store, Album(images)
+        self.path, self.store, self.album = path, store, Album(images, opened)
         for question, selection in asked:
             question.check_page(selection, self.album)
 

@@ -90,7 +90,15 @@ class Question(Showing, ABC):
         keys: Sequence[str],
         store: FeatureStore,  # noqa: ARG003 (of questions that make sets)
     ) -> list[tuple[Self, Sequence[str]]]:
-        """The questions that a command means, and the KEYs of each."""
+        """The questions that a command means, and the KEYs of each.
+
+        Args:
+            given: options.
+            extra: parameters of the verb by name, ``backbone`` too; ``opened`` is a mapping to put datasets into that
+                it has opened, by DATASET/SPLIT.
+            keys: KEYs.
+            store: the store, which need not be there yet where there is something in ``extra``.
+        """
         return [(cls.of(given), keys)]
 
     def variants(self, selection: Selection) -> Sequence[Self]:  # noqa: ARG002 (of questions that have some)

@@ -135,7 +135,10 @@ def answer(question: Question, case: Case, results: Results) -> tuple[Result, ..
             notes = [*own.notes, *(short if part == missing[0] else ())]
             computed = _computed(question, case, replace(own, notes=notes), part, seconds)
             known[part] = results.keep(keys[part], computed) if own.keep else _passing(question, part, computed)
-    every = (result for result in known.values() if result is not None)
+    every = [result for result in known.values() if result is not None]
+    if question.methods and not any(result.part and result.rows for result in every):
+        why = Answered(case=case, results=tuple(result for result in every if result.part)).notes
+        raise ValueError(f"nothing could be computed: {'; '.join(why)}")
     said: dict[str, Any] = {"backbone": case.backbone} | ({"score": question.variant} if question.variant else {})
     return tuple(replace(one, rows=tuple(replace(row, **said) for row in one.rows)) for one in every)
 

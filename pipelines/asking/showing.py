@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from featurebank.pipelines.asking.layout import Layout
@@ -30,6 +30,12 @@ class Showing:
     def faint(self, row: Row) -> bool:  # noqa: ARG002 (of questions that know better)
         """Whether a line of the table is shown as less than the others."""
         return False
+
+    def sheet(self, rows: Sequence[Row], title: str, failed: Mapping[tuple[str, ...], Sequence[str]]) -> Sheet:
+        """The main table; ``failed`` has the questions without an answer of each line."""
+        from featurebank.pipelines.asking.sheet import pivot
+
+        return pivot(rows, self.layout, title=title, failed=failed, faint=self.faint)
 
     def remarks(self, rows: Sequence[Row]) -> Sequence[str]:  # noqa: ARG002 (of questions that have some)
         """Lines below the main table, from the rows of all backbones."""

@@ -17,7 +17,7 @@ from featurebank.pipelines.asking.compare import Analysis
 from featurebank.pipelines.asking.metrics import metric
 from featurebank.pipelines.asking.results import Row, plain_row
 from featurebank.pipelines.asking.run import Asked, Report
-from featurebank.pipelines.asking.sheet import FAILED, Cell, Sheet, interval_line, interval_of, pivot
+from featurebank.pipelines.asking.sheet import FAILED, Cell, Sheet, interval_line, interval_of
 from featurebank.pipelines.tables import titled_table
 from featurebank.store.text import shown
 
@@ -53,7 +53,7 @@ def sheets_of(report: Report) -> list[Sheet]:
         if not question.layout.main:
             sheets += question.sheets(rows)
             continue
-        sheet = pivot(rows, question.layout, title=f"{what}: {arrow.join(way)}", failed=failed, faint=question.faint)
+        sheet = question.sheet(rows, f"{what}: {arrow.join(way)}", failed)
         if said := interval_line(sheet):
             sheet.notes.append(said)
         sheet.notes += question.remarks(rows)

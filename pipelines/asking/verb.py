@@ -17,6 +17,7 @@ from featurebank.pipelines.asking.register import find_question, questions
 from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.stores import DEFAULT_STORE, StoreOption, existing_store
 from featurebank.pipelines.streams import JsonOption, console, print_json, show_messages
+from featurebank.store import FeatureStore
 from featurebank.store.text import shown
 
 if TYPE_CHECKING:
@@ -132,11 +133,12 @@ def _run(
             flag = flag_of(next(iter(takers.values())), name)
             names = ", ".join(kind.name for kind in kinds)
             raise ConfigError(f"{flag} is for {', '.join(takers)}; found only {names}")
-    folder = existing_store(store)
+    folder = FeatureStore(store) if any(extra.values()) else existing_store(store)
+    opened: dict[str, Any] = {}
     asked: list[tuple[Question, Selection]] = []
     for kind in kinds:
         mine = {name: value for name, value in given.items() if name in options_of(kind)}
-        prepared = kind.prepare(mine, extra, keys or (), folder)
+        prepared = kind.prepare(mine, {**extra, "backbone": backbone or (), "opened": opened}, keys or (), folder)
         for question, texts in prepared:
             if not texts:
                 raise ConfigError(f"{kind.name} needs KEY, a dataset of the store: featurebank ls")
@@ -146,7 +148,7 @@ def _run(
     if html is not None:
         from featurebank.pipelines.asking.page import Page
 
-        page = Page(folder, html, images=images or (), asked=asked)
+        page = Page(folder, html, images=images or (), opened=opened, asked=asked)
     elif of_page := [*(["--images"] if images else []), *_of_page(kinds, given)]:
         raise ConfigError(f"{' and '.join(of_page)} must come with --html FILE; found none")
     with messages.status("") as status:

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from featurebank.pipelines.ood.classifier import Classifier, has_classes
-from featurebank.pipelines.ood.roles import Roles
-from featurebank.pipelines.probing.inputs import SplitRows
+from featurebank.pipelines.asking.inputs import SplitRows
+from featurebank.pipelines.questions.ood.classifier import Classifier, has_classes
+from featurebank.pipelines.questions.ood.parts import Parts
 from featurebank.probes.choice import Choice
 from featurebank.probes.ood.evaluation import Selection, select
 from featurebank.probes.ood.grids import grid
@@ -28,7 +28,7 @@ Fitted = tuple[Classifier, list[TrainingSet]]
 
 
 def choose(
-    dealt: Roles, names: Sequence[str], whole: Fitted, fitted: Callable[[SplitRows], Fitted], *, seed: int
+    assigned: Parts, names: Sequence[str], whole: Fitted, fitted: Callable[[SplitRows], Fitted], *, seed: int
 ) -> tuple[dict[str, Selection], str]:
     """The best parameters of each score that has any, by AUROC of held-out rows against the set to choose on.
 
@@ -36,7 +36,7 @@ def choose(
     which for this choice nothing is fitted, neither a probe nor a score.
 
     Args:
-        dealt: the rows; its ``tuning`` is there.
+        assigned: the rows; its ``tuning`` is there.
         names: of scores.
         whole: the classifier and the training sets of all train rows.
         fitted: those of some train rows.
@@ -45,12 +45,12 @@ def choose(
     Returns:
         Score to what was chosen, and the name of the held-out rows. A score that cannot be computed here is left out.
     """
-    assert dealt.tuning is not None  # noqa: S101 - asked only with such a set
-    train, held, (classifier, parts) = dealt.train, dealt.validation, whole
+    assert assigned.tuning is not None  # noqa: S101 - asked only with such a set
+    train, held, (classifier, parts) = assigned.train, assigned.validation, whole
     if held is None:
         train, held = _split(train, seed)
         classifier, parts = fitted(train)
-    inside, outside = ((split.features, classifier.stored_logits(split)) for split in (held, dealt.tuning))
+    inside, outside = ((split.features, classifier.stored_logits(split)) for split in (held, assigned.tuning))
     found = {}
     for name in names:
         part = next((part for part in parts if part.missing(get(name).needs) is None), None)

@@ -12,23 +12,24 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from featurebank.pipelines.ood.classifier import has_classes, rows_with_classes
-from featurebank.pipelines.probing.inputs import Inputs, SplitRows, match_notes, matched, vectors
+from featurebank.pipelines.asking.inputs import Rows, SplitRows, match_notes, matched, vectors
+from featurebank.pipelines.questions.ood.classifier import has_classes, rows_with_classes
 
-__all__ = ["HELD_OUT", "Roles", "held_out_name", "roles"]
+__all__ = ["HELD_OUT", "Parts", "held_out_name", "parts_of"]
 
 HELD_OUT = ":held-out"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Roles:
+class Parts:
     """The rows of one backbone, by the part that they play.
 
     Attributes:
         train: scores are fitted on them; those with a class, if any has one.
         validation: held-out in-distribution rows, where the store has them.
         inside: the in-distribution test rows.
-        outside: the out-of-distribution sets.
+        far: the out-of-distribution sets that are not near; all of them where none is.
+        near: those that are.
         shifted: covariate-shifted in-distribution sets.
         tuning: the out-of-distribution set that parameters are chosen on.
         notes: how classes were matched, and which of them a name means.
@@ -37,10 +38,23 @@ class Roles:
     train: SplitRows
     validation: SplitRows | None
     inside: SplitRows
-    outside: tuple[SplitRows, ...]
+    far: tuple[SplitRows, ...] = ()
+    near: tuple[SplitRows, ...] = ()
     shifted: tuple[SplitRows, ...] = ()
     tuning: SplitRows | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def outside(self) -> tuple[SplitRows, ...]:
+        """All out-of-distribution sets, held-out classes first."""
+        held, named = ([s for s in self.near if s.name.endswith(HELD_OUT) is is_held] for is_held in (True, False))
+        return (*held, *self.far, *named)
+
+    @property
+    def groups(self) -> dict[str, list[str]]:
+        """The names of the near and of the far sets, where there are both."""
+        groups = {"near": [split.name for split in self.near], "far": [split.name for split in self.far]}
+        return {group: names for group, names in groups.items() if names and self.near}
 
     @property
     def tested(self) -> tuple[SplitRows, ...]:
@@ -57,42 +71,37 @@ def held_out_name(test: str) -> str:
     return test + HELD_OUT
 
 
-def roles(
-    inputs: Inputs, *, on: Sequence[str], shifted: Sequence[str], tuning: Sequence[str], id_classes: Sequence[str]
-) -> Roles:
+def parts_of(rows: Rows, id_classes: Sequence[str]) -> Parts:
     """Deals out the rows.
 
     With ``id_classes``, train, validation, test and shifted rows are those of these classes, and the test rows of the
     others are an out-of-distribution set, the first.
 
     Args:
-        inputs: rows; its other sets are those named here.
-        on: names of the out-of-distribution sets.
-        shifted: names of the shifted sets.
-        tuning: name of the set to choose on, or nothing.
+        rows: by role: train, validation, test, ood, near, shifted, tuning.
         id_classes: names or numbers of the train set's classes, a number only where none is so named; all if empty.
 
     Raises:
         ValueError: a class that is not there, none that is held out, or features that are no vectors.
     """
-    named = {other.name: vectors(other) for other in inputs.others}
-    train = rows_with_classes(inputs.train)
-    inside = matched(vectors(inputs.test), train)
-    held = None if inputs.validation is None else matched(rows_with_classes(inputs.validation), train)
-    alike = [_comparable(named[name], train) for name in shifted]
-    found = Roles(
+    train = rows_with_classes(rows.train)
+    inside = matched(vectors(rows.test), train)
+    held = None if rows.validation is None else matched(rows_with_classes(rows.validation), train)
+    alike = [_comparable(vectors(split), train) for split in rows["shifted"]]
+    whole = Parts(
         train=train,
         validation=held if held is not None and has_classes(held) else None,
         inside=inside,
-        outside=tuple(named[name] for name in on),
+        far=tuple(map(vectors, rows["ood"])),
+        near=tuple(map(vectors, rows["near"])),
         shifted=tuple(split for split, _ in alike),
-        tuning=named[tuning[0]] if tuning else None,
+        tuning=next(map(vectors, rows["tuning"]), None),
         notes=(
             *match_notes(train, held, inside, *(split for split, _ in alike)),
             *(f"{split.name} counts as having no classes: {reason}" for split, reason in alike if reason),
         ),
     )
-    return _restricted(found, id_classes) if id_classes else found
+    return _restricted(whole, id_classes) if id_classes else whole
 
 
 def _comparable(split: SplitRows, train: SplitRows) -> tuple[SplitRows, str]:
@@ -103,7 +112,7 @@ def _comparable(split: SplitRows, train: SplitRows) -> tuple[SplitRows, str]:
         return replace(split, labels=np.full_like(split.labels, -1)), str(error)
 
 
-def _restricted(whole: Roles, id_classes: Sequence[str]) -> Roles:
+def _restricted(whole: Parts, id_classes: Sequence[str]) -> Parts:
     kept, notes = _numbers(whole.train, id_classes)
     if whole.inside.labels.ndim != 1:
         raise ValueError(f"--id-classes needs one class a row; {whole.inside.name} has several")
@@ -118,7 +127,7 @@ def _restricted(whole: Roles, id_classes: Sequence[str]) -> Roles:
         train=_of(whole.train, kept),
         validation=None if whole.validation is None else _of(whole.validation, kept),
         inside=_of(whole.inside, kept),
-        outside=(held_out, *whole.outside),
+        near=(held_out, *whole.near),
         shifted=tuple(_of(split, kept) for split in whole.shifted),
         notes=(*whole.notes, *notes),
     )

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurebank.pipelines.ood.classifier import has_classes
-from featurebank.pipelines.probing.inputs import SplitRows, ordered_classes
-from featurebank.pipelines.probing.texts import read_texts
+from featurebank.pipelines.asking.inputs import SplitRows, ordered_classes
+from featurebank.pipelines.asking.texts import read_texts
+from featurebank.pipelines.questions.ood.classifier import has_classes
 
 __all__ = ["class_texts", "of_classes"]
 

@@ -15,7 +15,7 @@ from featurebank.probes.ood.contract import OODScore
 from featurebank.probes.ood.registry import score_all
 from featurebank.probes.ood.statistics import TrainingSet
 
-__all__ = ["by_reason", "score_sets"]
+__all__ = ["score_sets"]
 
 Sets = Mapping[str, tuple[ArrayLike | None, ArrayLike | None]]
 Values = dict[str, dict[str, NDArray[np.float64]]]
@@ -23,7 +23,7 @@ Values = dict[str, dict[str, NDArray[np.float64]]]
 
 def score_sets(
     parts: Sequence[TrainingSet], sets: Sets, chosen: Sequence[OODScore], explain: Callable[[str], str]
-) -> tuple[Values, dict[str, str]]:
+) -> tuple[Values, dict[str, str], dict[str, str]]:
     """Fits each score on the first training set that has what it needs, and scores every set.
 
     Args:
@@ -33,37 +33,20 @@ def score_sets(
         explain: what to say of a need that no training set meets.
 
     Returns:
-        Set to score to (N,) float64, in the order chosen; and score to the reason why it is not there.
-
-    Raises:
-        ValueError: no score can be computed, or bad input.
+        Set to score to (N,) float64, in the order chosen; score to what it needs and lacks; and score to what went
+        wrong with it.
     """
-    found: Values = {name: {} for name in sets}
-    reasons: dict[str, str] = {}
+    values: Values = {name: {} for name in sets}
+    failed: dict[str, str] = {}
     for part in parts:
         own = [s for s in chosen if part is next((p for p in parts if p.missing(s.needs) is None), None)]
-        values, refused = _scored(part, sets, own)
-        reasons |= refused
-        for name, scored in values.items():
-            found[name] |= scored
+        scored, refused = _scored(part, sets, own)
+        failed |= refused
+        for name, of in scored.items():
+            values[name] |= of
     lacking = [score for score in chosen if all(part.missing(score.needs) for part in parts)]
-    reasons |= {score.name: explain(str(parts[0].missing(score.needs))) for score in lacking}
-    if len(reasons) == len(chosen):
-        raise ValueError(f"no score can be computed: {'; '.join(by_reason(reasons))}")
-    order = [score.name for score in chosen if score.name not in reasons]
-    return {name: {score: scored[score] for score in order} for name, scored in found.items()}, reasons
-
-
-def by_reason(reasons: Mapping[str, str]) -> list[str]:
-    """Each reason once, behind the scores it is about.
-
-    >>> by_reason({"mcm": "no text", "dice": "no head", "react": "no head"})
-    ['mcm: no text', 'dice, react: no head']
-    """
-    about: dict[str, list[str]] = {}
-    for name, reason in reasons.items():
-        about.setdefault(reason, []).append(name)
-    return [f"{', '.join(names)}: {reason}" for reason, names in about.items()]
+    unmet = {score.name: explain(str(parts[0].missing(score.needs))) for score in lacking}
+    return values, unmet, failed
 
 
 def _scored(part: TrainingSet, sets: Sets, chosen: Sequence[OODScore]) -> tuple[Values, dict[str, str]]:

@@ -13,16 +13,15 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from featurebank.extract.datasets.contract import DatasetSpec, Split
 from featurebank.extract.errors import DatasetError, nearest
 from featurebank.extract.progress import Observer
 from featurebank.pipelines.errors import ConfigError
-from featurebank.pipelines.ood.selection import Keys
 from featurebank.store import FeatureStore, NotFoundError
 
-__all__ = ["BENCHMARKS", "Benchmark", "benchmark_keys", "extract_benchmark", "get_benchmark"]
+__all__ = ["BENCHMARKS", "Benchmark", "benchmark_sets", "extracted", "get_benchmark"]
 
 log = logging.getLogger("featurebank")
 
@@ -122,8 +121,8 @@ def get_benchmark(name: str) -> Benchmark:
     return BENCHMARKS[name]
 
 
-def benchmark_keys(benchmark: Benchmark, store: FeatureStore, backbones: Sequence[str]) -> Keys:
-    """The parts of its sets; shifted sets and the one to choose on only where every backbone named has them.
+def benchmark_sets(benchmark: Benchmark, store: FeatureStore, backbones: Sequence[str]) -> dict[str, Any]:
+    """The sets of each role; shifted sets and the one to choose on only where every backbone named has them.
 
     Raises:
         NotFoundError: a backbone has none of it.
@@ -139,16 +138,15 @@ def benchmark_keys(benchmark: Benchmark, store: FeatureStore, backbones: Sequenc
     def there(split: str) -> bool:
         return all((split, name) in places for name in names)
 
-    return Keys(
-        inside=benchmark.dataset,
-        ood=tuple(benchmark.place(split) for split in benchmark.far),
-        near=tuple(benchmark.place(split) for split in benchmark.near),
-        shifted=tuple(benchmark.place(split) for split in benchmark.shifted if there(split)),
-        tuning=benchmark.place(benchmark.tuning) if there(benchmark.tuning) else None,
-    )
+    return {
+        "ood": tuple(benchmark.place(split) for split in benchmark.far),
+        "near": tuple(benchmark.place(split) for split in benchmark.near),
+        "shifted": tuple(benchmark.place(split) for split in benchmark.shifted if there(split)),
+        "tuning": benchmark.place(benchmark.tuning) if there(benchmark.tuning) else None,
+    }
 
 
-def extract_benchmark(
+def extracted(
     benchmark: Benchmark,
     store: FeatureStore,
     backbones: Sequence[str],

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
-__all__ = ["PUBLISHED", "published"]
+from featurebank.pipelines.asking.sheet import Sheet
+from featurebank.pipelines.questions.ood.standings import Standing
+
+__all__ = ["PUBLISHED", "published", "published_sheet"]
 
 PUBLISHED: Final[dict[str, dict[str, tuple[float, float]]]] = {
     "torchvision:resnet50/IMAGENET1K_V1": {
@@ -67,3 +71,18 @@ def published(dataset: str, backbone: str) -> dict[str, tuple[float, float]]:
     """
     values = PUBLISHED.get(backbone, {}) if dataset == "openood:imagenet1k" else {}
     return {score: (round(near / 100, 4), round(far / 100, 4)) for score, (near, far) in values.items()}
+
+
+def published_sheet(ranked: Iterable[Standing]) -> Sheet | None:
+    """Measured and published AUROC in percent, as the leaderboard prints it, and what differs; near and far."""
+    lines: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
+    for one in ranked:
+        values = published(one.test.rpartition("/")[0], one.backbone).get(one.score)
+        if values is None or not {"near", "far"} <= one.rows.keys():
+            continue
+        ours = [one.rows[group]["auroc"].value for group in ("near", "far")]
+        cells = [f"{100 * a:.2f} {100 * b:.2f} {100 * (a - b):+.2f}".split() for a, b in zip(ours, values, strict=True)]
+        lines.append(((one.backbone, one.score), (*cells[0], *cells[1])))
+    headings = [heading for group in ("near", "far") for heading in (group, "published", "differs")]
+    title = "beside OpenOOD v1.5's leaderboard: AUROC in percent"
+    return Sheet(title=title, names=("backbone", "score"), columns=headings, lines=[*lines]) if lines else None

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from featurebank.pipelines.probing.classification import fit_rows
-from featurebank.pipelines.probing.inputs import Inputs, SplitRows, vectors
+from featurebank.pipelines.asking.inputs import Rows, SplitRows, vectors
+from featurebank.pipelines.questions.linear import fit_rows
 from featurebank.probes._rows import row_slices
 from featurebank.probes.choice import CS, Choice
 from featurebank.probes.numbering import doubt
@@ -100,7 +100,14 @@ def has_classes(split: SplitRows) -> bool:
 
 
 def find_classifier(
-    inputs: Inputs, *, wanted: Literal["own", "probe"] | None, output: str, seed: int, device: str
+    rows: Rows,
+    train: SplitRows,
+    validation: SplitRows | None,
+    *,
+    wanted: Literal["own", "probe"] | None,
+    output: str,
+    seed: int,
+    device: str,
 ) -> Classifier:
     """The backbone's own classifier or a logistic probe; of itself its own, if it has the train rows' classes.
 
@@ -111,7 +118,9 @@ def find_classifier(
     Where neither can be had and none was asked for, there is none, and `Classifier.lacking` says why.
 
     Args:
-        inputs: rows, the train rows those `rows_with_classes`.
+        rows: of all sets.
+        train: those to fit on, `rows_with_classes`.
+        validation: those to choose on.
         wanted: which; None to choose.
         output: that is read; a backbone's own classifier reads ``pooled``.
         seed: of the probe's validation rows.
@@ -120,12 +129,11 @@ def find_classifier(
     Raises:
         ValueError: what was asked for cannot be had.
     """
-    own = _own(inputs) if output == "pooled" else None
+    own = _own(rows, train) if output == "pooled" else None
     if wanted == "own" and own is None:
         raise ValueError(
-            f"{inputs.backbone} has no classifier of its own for {output!r} in the store; leave out --head own"
+            f"{rows.backbone} has no classifier of its own for {output!r} in the store; leave out --head own"
         )
-    train = inputs.train
     fits = own is not None and (own.classes is not None or not has_classes(train))
     if own is not None and wanted == "own":
         return replace(own, classes=np.arange(own.n_classes)) if own.doubt else own
@@ -137,7 +145,7 @@ def find_classifier(
         if wanted == "probe":
             raise ValueError(reason)
         return Classifier(lacking=reason)
-    return replace(_probe(inputs, seed, device), doubt="" if own is None else own.doubt)
+    return replace(_probe(train, validation, seed, device), doubt="" if own is None else own.doubt)
 
 
 def training_sets(
@@ -176,22 +184,20 @@ def missing(need: str, *, train: SplitRows, classifier: Classifier) -> str:
     return classifier.lacking
 
 
-def _own(inputs: Inputs) -> Classifier | None:
-    splits = (inputs.train, inputs.validation, inputs.test, *inputs.others)
-    stored = all(_has_logits(split) for split in splits if split is not None)
-    if inputs.head is None and not stored:
+def _own(rows: Rows, train: SplitRows) -> Classifier | None:
+    stored = all(_has_logits(split) for splits in rows.sets.values() for split in splits)
+    if rows.head is None and not stored:
         return None
-    head = None if inputs.head is None else Head(*inputs.head)
-    with FeatureSet(inputs.test.path) as feature_set:
+    head = None if rows.head is None else Head(*rows.head)
+    with FeatureSet(rows.test.path) as feature_set:
         k = len(head.weight) if head else int(feature_set[LOGITS].shape[1])
-    train = inputs.train
     own = Classifier(
         source="own",
         head=head,
         stored=stored,
         n_classes=k,
         chosen={"head": "own", "logits": "stored" if stored else "head"},
-        lacking="" if head else f"{inputs.backbone} has logits in the store, and no weights",
+        lacking="" if head else f"{rows.backbone} has logits in the store, and no weights",
     )
     if not has_classes(train) or k != (len(train.class_names) or int(train.labels.max()) + 1):
         return own
@@ -208,8 +214,8 @@ def _some(train: SplitRows) -> SplitRows:
     return train.where(chosen)
 
 
-def _probe(inputs: Inputs, seed: int, device: str) -> Classifier:
-    fit = fit_rows(inputs.train, inputs.validation, protocol="logistic", cs=CS, seed=seed, device=device)
+def _probe(train: SplitRows, validation: SplitRows | None, seed: int, device: str) -> Classifier:
+    fit = fit_rows(train, validation, protocol="logistic", cs=CS, seed=seed, device=device)
     weight, bias = fit.model.coef_, fit.model.intercept_
     if len(fit.classes) == 2:
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
