@@ -16,7 +16,7 @@ from probe_sets import clusters, write_set
 from retrieval_sets import cosine_lists, list_metrics, retrieve, retrieve_json, values_of
 
 from featurebank.pipelines.asking.results import Results
-from featurebank.pipelines.retrieving.ranking import Descriptors, evaluate_index, open_index
+from featurebank.pipelines.questions.retrieve.ranking import Descriptors, evaluate_index, open_index
 from featurebank.probes.bootstrap import bootstrap_interval, cluster_interval
 from featurebank.retrieval import (
     LabelRelevance,
@@ -63,7 +63,7 @@ def assert_metrics(found: dict[str, float], expected: dict[str, float]) -> None:
 
 def test_each_row_is_a_query_among_the_others(store: FeatureStore) -> None:
     found = retrieve_json(store, "pets/test")
-    assert [(r["backbone"], r["queries"], r["gallery"]) for r in found["retrievals"]] == [
+    assert [(r["backbone"], r["queries"], r["gallery"]) for r in found["answers"]] == [
         ("good", "pets/test", "pets/test"),
         ("poor", "pets/test", "pets/test"),
     ]
@@ -73,29 +73,31 @@ def test_each_row_is_a_query_among_the_others(store: FeatureStore) -> None:
     assert next(iter(metrics)) == "map"
     assert {"hit_rate@10", "map@r", "ndcg"} <= set(metrics)
     assert values_of(found, 0)["map"] > metrics["map"]
-    first = found["retrievals"][1]["rows"][0]
+    first = found["answers"][1]["rows"][0]
     per_query = evaluate(values, None, labels).per_query["map"]
     assert first["interval"] == list(bootstrap_interval(per_query))
     assert first["interval"][0] < first["value"] < first["interval"][1]
-    assert first["settings"]["chosen"] == {"queries": 45, "without": 0, "gallery": 45}
+    assert found["answers"][1]["chosen"] == {"queries": 45, "without": 0, "gallery": 45}
     assert len(first["fingerprints"]) == 1
 
 
 def test_queries_and_gallery_may_be_two_sets(store: FeatureStore) -> None:
     found = retrieve_json(store, "pets/query:gallery@poor")
-    (one,) = found["retrievals"]
+    (one,) = found["answers"]
     (queries, labels), (gallery, others) = rows_of(store, "query"), rows_of(store, "gallery")
     assert_metrics(values_of(found), list_metrics(cosine_lists(queries, gallery), labels, others))
     assert (one["queries"], one["gallery"]) == ("pets/query", "pets/gallery")
-    assert {row["dataset"] for row in one["rows"]} == {"pets/query:gallery"}
+    assert {(row["train"], row["test"], row["set"]) for row in one["rows"]} == {
+        ("pets/query", "pets/gallery", "pets/gallery")
+    }
     assert len(one["rows"][0]["fingerprints"]) == 2
-    assert one["rows"][0]["settings"]["train"] == "pets/query"
+    assert one["sets"] == {"queries": ["pets/query"], "gallery": ["pets/gallery"]}
 
 
 def test_the_same_set_twice_is_one_set(store: FeatureStore) -> None:
     once, twice = (retrieve_json(store, key) for key in ("pets/test@good", "pets/test:test@good"))
-    assert twice["retrievals"][0]["known"]
-    assert twice["retrievals"][0]["rows"] == once["retrievals"][0]["rows"]
+    assert twice["answers"][0]["known"]
+    assert twice["answers"][0]["rows"] == once["answers"][0]["rows"]
 
 
 def test_a_column_may_say_what_is_relevant(store: FeatureStore) -> None:
@@ -106,17 +108,18 @@ def test_a_column_may_say_what_is_relevant(store: FeatureStore) -> None:
     lists = cosine_lists(queries[known[0]], gallery[known[1]])
     assert_metrics(values_of(found), list_metrics(lists, places[0][known[0]], places[1][known[1]]))
     lost = [int((~mask).sum()) for mask in known]
-    assert found["retrievals"][0]["notes"] == [
+    assert found["answers"][0]["notes"] == [
         f"pets/query: {lost[0]} of 24 rows left out: {lost[0]} unlabelled",
         f"pets/gallery: {lost[1]} of 45 rows left out: {lost[1]} unlabelled",
     ]
-    assert retrieve_json(store, "pets/test@poor", "--by", "even")["retrievals"][0]["rows"]
+    assert retrieve_json(store, "pets/test@poor", "--by", "even")["answers"][0]["rows"]
 
 
 def test_better_descriptors_are_the_library_s_in_their_order(store: FeatureStore) -> None:
     options = ("--power", 0.5, "--whiten", "pets/query", "--components", 5, "--augment", 3, "--expand", "4:2")
     found = retrieve_json(store, "pets/test@poor", *options)
-    assert found["recipe"] == "power 0.5, whitened on pets/query, gallery + 3, queries + 4 (alpha 2)"
+    recipe = "power 0.5, whitened on pets/query, gallery + 3, queries + 4 (alpha 2)"
+    assert found["tables"][0]["title"] == f"retrieve (labels, {recipe}): pets/test"
     values, labels = rows_of(store, "test")
     whitening = PCAWhitening(5).fit(power_normalise(rows_of(store, "query")[0]))
     described = whitening.transform(power_normalise(values))
@@ -125,9 +128,9 @@ def test_better_descriptors_are_the_library_s_in_their_order(store: FeatureStore
     queries = expand_queries(described, gallery, 4, alpha=2, own=own)
     expected = evaluate(queries, gallery, LabelRelevance(labels, labels, own=own)).values
     assert values_of(found) == expected
-    row = found["retrievals"][0]["rows"][0]
-    assert len(row["fingerprints"]) == 2
-    assert (row["settings"]["whiten"], row["settings"]["expand"]) == ("pets/query", [4, 2.0])
+    (one,) = found["answers"]
+    assert len(one["rows"][0]["fingerprints"]) == 2
+    assert (one["options"]["whiten"], one["options"]["expand"]) == ("pets/query", "4:2")
 
 
 def test_whitening_alone_takes_unit_rows(store: FeatureStore) -> None:
@@ -144,7 +147,7 @@ def test_protocols_by_name(store: FeatureStore, protocol: str) -> None:
     sets = [rows_of(store, split) for split in ("query", "gallery")]
     expected = evaluate(sets[0][0], sets[1][0], (sets[0][1], sets[1][1]), protocol=protocol).values
     assert values_of(found) == expected
-    assert found["protocol"] == protocol
+    assert found["answers"][0]["options"]["protocol"] == protocol
 
 
 def test_bob_splits_a_single_set(store: FeatureStore) -> None:
@@ -153,7 +156,7 @@ def test_bob_splits_a_single_set(store: FeatureStore) -> None:
     first, others = two_level_split(labels, store.open("pets/test", "poor").ids)
     expected = evaluate(values[first], values[others], (labels[first], labels[others]), protocol="bob").values
     assert values_of(found) == expected
-    chosen = found["retrievals"][0]["rows"][0]["settings"]["chosen"]
+    chosen = found["answers"][0]["chosen"]
     assert (chosen["queries"], chosen["gallery"]) == (9, 36)
 
 
@@ -166,7 +169,7 @@ def test_rows_without_a_label_distract_where_the_protocol_wants_them(tmp_path: P
     codes = np.where(labels < 0, 100 + np.arange(60), labels)[kept]
     found = retrieve_json(store, "copies/test", "--protocol", "copydays")
     assert values_of(found) == evaluate(values[kept], None, codes, protocol="copydays").values
-    assert found["retrievals"][0]["notes"] == [
+    assert found["answers"][0]["notes"] == [
         "copies/test: 1 of 60 rows left out: 1 failed",
         "copies/test: 20 of 60 rows have no label and are there to distract",
         "copies/test: 20 of 59 queries have nothing relevant to find",
@@ -194,8 +197,8 @@ def test_a_ground_truth_lists_ids_by_level(tmp_path: Path) -> None:
     expected = evaluate(queries, gallery[kept], moved, protocol="roxford-hard").values
     assert values_of(found) == expected
     listed = sum(7 in at for entry in truth for at in entry.values())
-    assert f"truth.json: {listed} of 120 listed rows have no features" in found["retrievals"][0]["notes"]
-    assert found["retrievals"][0]["rows"][0]["settings"]["ground_truth"].startswith("sha256:")
+    assert f"truth.json: {listed} of 120 listed rows have no features" in found["answers"][0]["notes"]
+    assert found["answers"][0]["options"]["ground_truth"].startswith("sha256:")
     third = "oxford/query/00002"
     for text, message in (
         ("[1]", "found something else"),
@@ -256,7 +259,7 @@ def test_an_index_is_searched_kept_and_measured(store: FeatureStore, indexes: Pa
     found = retrieve_json(store, "pets/test@poor", "--index", "Flat")
     assert values_of(found).pop("index_recall@10") > 0.99
     assert {name: values_of(found)[name] for name in exact} == pytest.approx(exact, abs=1e-3)
-    assert "queries a second, the exact search" in found["retrievals"][0]["notes"][0]
+    assert "queries a second, the exact search" in found["answers"][0]["notes"][0]
     (file,) = indexes.glob("*.faiss")
     before = file.stat().st_mtime_ns
     assert retrieve(store, "pets/test@poor", "--index", "Flat", "--protocol", "cub").code == 0
@@ -305,7 +308,7 @@ def test_a4_metrics_of_cut_lists_have_their_depth_in_their_names(store: FeatureS
     assert set(values) == {*expected, "hit_rate@1", "recall@1", "index_recall@10"}
     assert next(iter(values)) == "map@6"
     note = "lists of 6 rows of 45 do not show hit_rate@10, recall@10, map@r, r_precision: raise --depth"
-    assert note in found["retrievals"][0]["notes"]
+    assert note in found["answers"][0]["notes"]
     kept = Results(store.root).arrays(next(row for row in Results(store.root).rows() if row.metric == "map@6"))
     assert kept["score"].mean() == pytest.approx(values["map@6"], rel=1e-6)
     whole = retrieve_json(store, "pets/query:gallery@poor", "--index", "Flat", "--depth", 20)
@@ -353,22 +356,23 @@ def test_a_second_run_computes_nothing_and_says_so(store: FeatureStore) -> None:
     first = retrieve_json(store, "pets/test", "pets/query:gallery")
     before = {path: path.stat().st_mtime_ns for path in store.root.rglob("*")}
     done = retrieve(store, "pets/test", "pets/query:gallery")
-    assert "Retrieval: 0 computed, 4 known already" in done.out
+    assert "Answers: 0 computed, 4 known already" in done.out
     assert "retrieve of good: pets/query -> pets/gallery: known" in done.err
     assert {path: path.stat().st_mtime_ns for path in store.root.rglob("*")} == before
     again = retrieve_json(store, "pets/test", "pets/query:gallery")
-    assert [r["known"] for r in first["retrievals"] + again["retrievals"]] == [False] * 4 + [True] * 4
-    assert [r["rows"] for r in first["retrievals"]] == [r["rows"] for r in again["retrievals"]]
+    assert [r["known"] for r in first["answers"] + again["answers"]] == [False] * 4 + [True] * 4
+    assert [r["rows"] for r in first["answers"]] == [r["rows"] for r in again["answers"]]
 
 
 def test_other_settings_are_computed_and_the_same_ones_reproduce_to_the_last_digit(store: FeatureStore) -> None:
     first = retrieve_json(store, "pets/test@poor", "--expand", "5")
     for other in (("--expand", "5:0"), ("--seed", 1, "--expand", "5"), ("--protocol", "cub", "--expand", "5")):
-        assert not retrieve_json(store, "pets/test@poor", *other)["retrievals"][0]["known"]
+        assert not retrieve_json(store, "pets/test@poor", *other)["answers"][0]["known"]
     for path in (store.root / "results").rglob("*.json"):
         path.unlink()
     again = retrieve_json(store, "pets/test@poor", "--expand", "5")
-    assert again["retrievals"][0]["rows"] == first["retrievals"][0]["rows"]
+    rows = [[row | {"seconds": 0} for row in found["answers"][0]["rows"]] for found in (first, again)]
+    assert rows[0] == rows[1]
 
 
 def test_rows_and_the_metrics_of_each_query_are_read_back(tmp_path: Path) -> None:
@@ -379,15 +383,15 @@ def test_rows_and_the_metrics_of_each_query_are_read_back(tmp_path: Path) -> Non
     found = retrieve_json(store, "pets/test")
     results = Results(store.root)
     row = next(row for row in results.rows() if row.metric == "map")
-    assert (row.task, row.backbone, row.dataset) == ("retrieve", "net", "pets/test")
+    assert (row.question, row.backbone, row.set) == ("retrieve", "net", "pets/test")
     kept = results.arrays(row)
     assert kept["score"].mean() == row.value == values_of(found)["map"]
     assert kept["rows"].tolist() == [at for at in range(40) if at != 5]
     assert kept["ids"][5] == "pets/test/00006"
     assert kept["hit_rate@1"].mean() == pytest.approx(values_of(found)["hit_rate@1"])
-    assert found["retrievals"][0]["notes"] == ["pets/test: 1 of 40 queries have nothing relevant to find"]
+    assert found["answers"][0]["notes"] == ["pets/test: 1 of 40 queries have nothing relevant to find"]
     with (store.root / "results" / "results.csv").open(newline="") as file:
-        assert {line["task"] for line in csv.DictReader(file)} == {"retrieve"}
+        assert {line["question"] for line in csv.DictReader(file)} == {"retrieve"}
 
 
 def test_what_is_known_imports_neither_scipy_nor_faiss(store: FeatureStore) -> None:
@@ -415,7 +419,7 @@ def test_the_table_says_what_was_left_out_once(tmp_path: Path) -> None:
     done = retrieve(store, "odd/test")
     assert done.code == 0
     assert words(done.out).count("odd/test: 12 of 60 rows left out: 3 failed, 9 unlabelled") == 1
-    assert "retrieve: odd/test (labels)" in done.out
+    assert "retrieve (labels): odd/test" in done.out
 
 
 @pytest.mark.parametrize(
@@ -434,7 +438,7 @@ def test_the_table_says_what_was_left_out_once(tmp_path: Path) -> None:
         (("pets/test", "--components", 3), "components is for whiten; found it without"),
         (("pets/test", "--depth", 3), "depth is for rerank or index; found it without"),
         (("pets/test", "--nprobe", 3), "nprobe is for index; found it without"),
-        (("pets/test", "--k", 3), "--html FILE must come with --k; found none"),
+        (("pets/test", "--shown", 3), "--shown must come with --html FILE; found none"),
         (("pets/test", "--expand", "45"), "--expand must be at most 44, the rows of pets/test that can be found"),
         (("pets/query:gallery", "--expand", "46"), "--expand must be at most 45, the rows of pets/gallery"),
         (("pets/query:gallery", "--augment", "45"), "--augment must be at most 44, the rows of pets/gallery"),
@@ -446,7 +450,7 @@ def test_the_table_says_what_was_left_out_once(tmp_path: Path) -> None:
         (("pets/test", "--rerank", "magic"), "rerank must be one of k-reciprocal, diffusion"),
         (("pets/test", "--rerank", "diffusion", "--index", "Flat"), "two ways to rank; give one of them"),
         (("pets/test", "--rerank", "diffusion", "--expand", 3), "or name two sets: DATASET/QUERY:GALLERY"),
-        ((), "Missing argument"),
+        ((), "retrieve needs KEY, a dataset of the store: featurebank ls"),
     ],
 )
 def test_wrong_use_is_one_message_and_exit_2(store: FeatureStore, arguments: tuple[Any, ...], message: str) -> None:
@@ -491,7 +495,7 @@ def test_rows_that_cannot_be_retrieved_are_a_failure_with_its_reason(tmp_path: P
     assert "failed" in done.out
     assert message in words(done.out)
     assert not (tmp_path / "results").exists()
-    assert message in retrieve_json(store, "odd/test", code=1)["retrievals"][0]["error"]
+    assert message in retrieve_json(store, "odd/test", code=1)["answers"][0]["error"]
 
 
 def test_one_failure_does_not_stop_the_others(store: FeatureStore) -> None:
@@ -500,9 +504,9 @@ def test_one_failure_does_not_stop_the_others(store: FeatureStore) -> None:
     write_set(store, "pets/query", "broken", *clusters(9), precision="float16")
     done = retrieve(store, "pets/test", "pets/query:gallery")
     assert done.code == 1
-    assert "broken: at least one query must have something relevant" in words(done.out)
+    assert "retrieve of broken: at least one query must have something relevant" in words(done.out)
     assert "broken on pets/gallery: " in words(done.out)
-    assert "Retrieval: 4 computed, 0 known already, 2 failed" in done.out
+    assert "Answers: 4 computed, 0 known already, 2 failed" in done.out
 
 
 def test_columns_of_other_kinds_and_tokens_are_failures(tmp_path: Path) -> None:
@@ -518,8 +522,8 @@ def test_columns_of_other_kinds_and_tokens_are_failures(tmp_path: Path) -> None:
     assert "expected one vector a row, found (2, 4) a row" in words(done.out)
     write_set(store, "odd/more", "net", *clusters(12))
     done = retrieve(store, "odd/query:gallery", "--whiten", "odd")
-    assert done.code == 1
-    assert "whiten must be one set, DATASET/SPLIT; found odd, which is odd/gallery, odd/more" in words(done.out)
+    assert (done.code, done.out) == (2, "")
+    assert "--whiten must be one set, DATASET/SPLIT; found odd, which is odd/gallery, odd/more" in words(done.err)
 
 
 # the same question asked in other ways
@@ -595,7 +599,7 @@ def test_a4_junk_does_not_shorten_the_lists() -> None:
 
 
 def test_a9_intervals_say_what_is_drawn(store: FeatureStore) -> None:
-    (one,) = retrieve_json(store, "pets/test@poor")["retrievals"]
+    (one,) = retrieve_json(store, "pets/test@poor")["answers"]
     kinds = {row["metric"]: row["interval_kind"] for row in one["rows"]}
     assert kinds["map"] == "queries, bootstrap"
     assert kinds["hit_rate@1"] == kinds["hit_rate@5"] == "queries, Wilson"
@@ -614,7 +618,7 @@ def test_a9_classes_may_be_drawn_instead_of_queries(tmp_path: Path) -> None:
     columns = {"camera": np.array(["a", "b", "c", "d"])[np.arange(240) // 60]}
     write_set(store, "birds/test", "net", values, labels, columns=columns)
     rows, by_class = (
-        {row["metric"]: row for row in retrieve_json(store, "birds/test", *more)["retrievals"][0]["rows"]}
+        {row["metric"]: row for row in retrieve_json(store, "birds/test", *more)["answers"][0]["rows"]}
         for more in ((), ("--cluster", "class"))
     )
     kept = Results(store.root).arrays(next(row for row in Results(store.root).rows() if row.metric == "map"))
@@ -624,10 +628,10 @@ def test_a9_classes_may_be_drawn_instead_of_queries(tmp_path: Path) -> None:
     assert by_class["map"]["value"] == rows["map"]["value"]
     low, high = (np.diff(found["map"]["interval"])[0] for found in (rows, by_class))
     assert high > 1.5 * low
-    (one,) = retrieve_json(store, "birds/test", "--cluster", "camera")["retrievals"]
+    (one,) = retrieve_json(store, "birds/test", "--cluster", "camera")["answers"]
     assert one["rows"][0]["interval_kind"] == "values of camera, bootstrap"
     assert one["notes"] == ["--cluster camera: intervals over 4 clusters only are narrower than they should be"]
     done = retrieve(store, "birds/test", "--cluster", "camara")
     assert "unknown column of birds/test 'camara'; did you mean 'camera'?" in words(done.out)
-    (one,) = retrieve_json(store, "birds/test", "--by", "camera", "--cluster", "class")["retrievals"]
+    (one,) = retrieve_json(store, "birds/test", "--by", "camera", "--cluster", "class")["answers"]
     assert "intervals over 4 clusters only" in one["notes"][0]

@@ -41,22 +41,22 @@ def test_classes_of_two_datasets_are_compared_by_name(two: FeatureStore) -> None
     names = [np.array(opened.class_names)[opened.labels] for opened in (queries, gallery)]
     expected = list_metrics(cosine_lists(queries["pooled"], gallery["pooled"]), *names)
     assert {name: values_of(found)[name] for name in expected} == pytest.approx(expected)
-    (one,) = found["retrievals"]
+    (one,) = found["answers"]
     assert (one["queries"], one["gallery"]) == ("pets/test", "shelter/all")
     assert one["notes"] == ["pets/test numbers its classes otherwise than shelter/all: they are matched by name"]
-    assert {row["dataset"] for row in one["rows"]} == {"pets/test:shelter/all"}
+    assert {(row["train"], row["set"]) for row in one["rows"]} == {("pets/test", "shelter/all")}
     assert one["rows"][0]["fingerprints"] == [queries.fingerprint, gallery.fingerprint]
-    assert retrieve_json(two, "pets/test", "--gallery", "shelter/all")["retrievals"][0]["known"]
-    text = words(retrieve(two, "pets/test", "--gallery", "shelter/all", "--compare").out)
-    assert "retrieve: pets/test in shelter/all (labels)" in text
+    assert retrieve_json(two, "pets/test", "--gallery", "shelter/all")["answers"][0]["known"]
+    text = words(retrieve(two, "pets/test", "--gallery", "shelter/all", "--recipes").out)
+    assert "retrieve (labels): pets/test in shelter/all: map" in text
     assert "PCA learned on shelter/all, the gallery" in text
 
 
 def test_the_same_set_as_gallery_is_a_single_set(two: FeatureStore) -> None:
     once = retrieve_json(two, "pets/test")
     twice = retrieve_json(two, "pets/test", "--gallery", "pets/test")
-    assert twice["retrievals"][0]["known"]
-    assert twice["retrievals"][0]["rows"] == once["retrievals"][0]["rows"]
+    assert twice["answers"][0]["known"]
+    assert twice["answers"][0]["rows"] == once["answers"][0]["rows"]
 
 
 def test_classes_without_names(two: FeatureStore) -> None:
@@ -65,7 +65,7 @@ def test_classes_without_names(two: FeatureStore) -> None:
     assert done.code == 1
     assert "found no class names in wild/all; name a column that says what is relevant: --by COLUMN" in words(done.out)
     write_set(two, "farm/all", "net", *clusters(20, seed=3))
-    (one,) = retrieve_json(two, "farm/all", "--gallery", "wild/all")["retrievals"]
+    (one,) = retrieve_json(two, "farm/all", "--gallery", "wild/all")["answers"]
     assert one["notes"] == ["farm/all and wild/all name no classes: their numbers are taken to mean the same"]
 
 
@@ -74,15 +74,16 @@ def test_a_backbone_without_the_gallery_is_passed_over(two: FeatureStore) -> Non
     write_set(two, "pets/test", "third", *clusters(30), class_names=["ant", "bee", "cat"], precision="float32")
     write_set(two, "shelter/all", "third", *clusters(30), class_names=["ant", "bee", "cat"], precision="float16")
     found = retrieve_json(two, "pets/test", "--gallery", "shelter/all", code=1)
-    assert [one["backbone"] for one in found["retrievals"]] == ["net"]
-    assert found["passed_over"] == ["other has no shelter/all in the store; extract it first"]
+    assert [one["backbone"] for one in found["answers"]] == ["net"]
+    assert found["passed_over"] == [f"other has no shelter/all in {two.root}"]
     (failed,) = found["failed"]
-    assert (failed["backbone"], failed["gallery"]) == ("third", "shelter/all")
+    assert (failed["backbone"], failed["set"]) == ("third", "shelter/all")
     assert "must be made the same way" in failed["error"]
     for key in ("pets/test@other", "pets/test"):
         done = retrieve(two, key, "--gallery", "shelter/all", "--backbone", "other")
         assert done.code == 2
-        assert "other has no shelter/all in the store; extract it first" in words(done.err)
+        assert "other has no shelter/all in" in words(done.err)
+        assert "; extract it: featurebank features CONFIG" in words(done.err)
 
 
 def test_a_fingerprint_chooses_among_galleries(two: FeatureStore) -> None:
@@ -92,7 +93,7 @@ def test_a_fingerprint_chooses_among_galleries(two: FeatureStore) -> None:
     assert "several sets match" in words(done.out)
     chosen = next(entry for entry in two.ls(dataset="shelter") if entry.n_rows == 12)
     found = retrieve_json(two, "pets/test", "--gallery", "shelter/all", "--fingerprint", chosen.fingerprint[:8])
-    assert found["retrievals"][0]["rows"][0]["settings"]["chosen"]["gallery"] == 12
+    assert found["answers"][0]["chosen"]["gallery"] == 12
 
 
 # outputs joined
@@ -108,7 +109,7 @@ def test_joined_outputs_are_concatenated(store: FeatureStore, failed: list[int])
     kept = np.setdiff1d(np.arange(40), failed)
     joined = concatenate(outputs["pooled"][kept], outputs["cls"][kept])
     found = retrieve_json(store, "pets/test", "--output", "pooled+cls")
-    assert found["recipe"] == "pooled+cls"
+    assert found["tables"][0]["title"] == "retrieve (labels, pooled+cls): pets/test"
     assert values_of(found) == evaluate(joined, None, labels[kept]).values
     found = retrieve_json(store, "pets/test", "--output", "pooled+cls", "--whiten", "pets/train", "--components", 9)
     whitening = PCAWhitening(9).fit(l2_normalise(concatenate(other["pooled"], other["cls"])))
@@ -117,7 +118,7 @@ def test_joined_outputs_are_concatenated(store: FeatureStore, failed: list[int])
     train = concatenate(other["cls"], other["pooled"])
     swapped = concatenate(outputs["cls"][kept], outputs["pooled"][kept])
     assert values_of(pair) == evaluate(train, swapped, (labels[::-1], labels[kept])).values
-    assert "retrieve: pets/test (labels, pooled+cls)" in retrieve(store, "pets/test", "--output", "pooled+cls").out
+    assert "retrieve (labels, pooled+cls): pets/test" in retrieve(store, "pets/test", "--output", "pooled+cls").out
 
 
 def test_joined_outputs_must_be_there_and_vectors(store: FeatureStore) -> None:
@@ -179,16 +180,16 @@ def test_a_text_for_each_class(images: FeatureStore, tmp_path: Path) -> None:
     gallery = images.open("pets/test", "clip")
     expected = evaluate(texts, gallery["pooled"][KEPT], (np.arange(3), gallery.labels[KEPT])).values
     assert values_of(found) == expected
-    (one,) = found["retrievals"]
+    (one,) = found["answers"]
     assert (one["queries"], one["gallery"]) == ("prompts.npy", "pets/test")
-    assert one["rows"][0]["dataset"] == "prompts.npy:pets/test"
+    assert (one["rows"][0]["train"], one["rows"][0]["set"]) == ("prompts.npy", "pets/test")
     assert one["rows"][0]["fingerprints"] == [gallery.fingerprint]
-    assert one["rows"][0]["settings"]["queries"].startswith("sha256:")
-    assert found["recipe"] == "queries of prompts.npy"
-    assert retrieve_json(images, "pets/test", "--queries", file)["retrievals"][0]["known"]
+    assert one["options"]["queries"].startswith("sha256:")
+    assert found["tables"][0]["title"] == "retrieve (labels, queries of prompts.npy): prompts.npy in pets/test"
+    assert retrieve_json(images, "pets/test", "--queries", file)["answers"][0]["known"]
     np.save(file, 2 * texts)
-    assert not retrieve_json(images, "pets/test", "--queries", file)["retrievals"][0]["known"]
-    assert "retrieve: prompts.npy in pets/test" in retrieve(images, "pets/test", "--queries", file).out
+    assert not retrieve_json(images, "pets/test", "--queries", file)["answers"][0]["known"]
+    assert "prompts.npy in pets/test" in retrieve(images, "pets/test", "--queries", file).out
 
 
 def test_texts_with_labels_names_or_a_column(images: FeatureStore, tmp_path: Path) -> None:
@@ -222,10 +223,10 @@ def test_a_caption_looks_for_its_own_image(images: FeatureStore, tmp_path: Path)
     ranks = (cosines > cosines[np.arange(4), own][:, None]).sum(1)
     expected = {f"hit_rate@{k}": float((ranks < k).mean()) for k in (1, 5, 10)}
     assert values_of(found) == pytest.approx(expected)
-    assert found["retrievals"][0]["notes"] == ["pets/test: 1 of 45 rows left out: 1 failed"]
+    assert found["answers"][0]["notes"] == ["pets/test: 1 of 45 rows left out: 1 failed"]
     more = ("--whiten", "pets/test", "--components", 6, "--expand", 3, "--rerank", "diffusion")
     assert retrieve_json(images, "pets/test", "--queries", file, *more)["ok"]
-    assert retrieve(images, "pets/test", "--queries", file, "--compare").code == 0
+    assert retrieve(images, "pets/test", "--queries", file, "--recipes").code == 0
 
 
 @pytest.mark.parametrize(
@@ -271,7 +272,10 @@ def test_queries_are_one_side_only(images: FeatureStore, tmp_path: Path) -> None
     truth = tmp_path / "truth.json"
     truth.write_text("{}")
     for arguments, message in (
-        (("pets/train:test",), "--queries is the other side of a single set, DATASET/SPLIT; found pets/train:test"),
+        (
+            ("pets/train:test",),
+            "--queries is the other side of a single set, DATASET/SPLIT; found pets/train in pets/test",
+        ),
         (("pets/test", "--gallery", "pets/train"), "--queries and --gallery are two ways to name the other side"),
         (
             ("pets/test", "--html", tmp_path / "page.html"),

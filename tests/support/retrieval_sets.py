@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from answers import probes
 from command_line import Done, featurebank_
 from numpy.typing import NDArray
 from PIL import Image
@@ -33,15 +34,15 @@ def retrieve(store: FeatureStore, *arguments: Any) -> Done:
 
 
 def retrieve_json(store: FeatureStore, *arguments: Any, code: int = 0) -> Any:
-    """The same, for programs; the exit code must be the given one."""
+    """The same, for programs, its answers as `probes` has them; the exit code must be the given one."""
     done = retrieve(store, *arguments, "--json")
     assert done.code == code, done.err
-    return done.json
+    return done.json | {"answers": probes(done.json)}
 
 
 def values_of(found: Any, index: int = 0) -> dict[str, float]:
     """The metrics of one backbone in what `retrieve_json` gives."""
-    return {row["metric"]: row["value"] for row in found["retrievals"][index]["rows"]}
+    return {row["metric"]: row["value"] for row in found["answers"][index]["rows"]}
 
 
 def cosine_lists(queries: NDArray[Any], gallery: NDArray[Any] | None = None) -> list[NDArray[np.intp]]:

@@ -242,7 +242,7 @@ class Retrieve(Question):
         """Raises where options do not suit one set, or two, or where more rows or another column are asked for."""
         columns: set[str] = set()
         for case in cases:
-            sets = ":".join(case.place(role) for role in ("queries", "gallery") if role in case.sets)
+            sets = " in ".join(case.place(role) for role in ("queries", "gallery") if role in case.sets)
             if self.queries is not None and "queries" in case.sets:
                 raise ConfigError(f"--queries is the other side of a single set, DATASET/SPLIT; found {sets}")
             if self.itself(case):

@@ -129,7 +129,7 @@ class Recipe(Retrieve):
             sheet = Sheet(
                 title=f"{self.title}: {way}: {metric}",
                 names=("recipe",),
-                columns=(*backbones, "mean gain"),
+                columns=(*backbones, "mean\ngain"),
                 lines=lines,
                 marked=frozenset((_best(own, name), at) for at, name in enumerate(backbones)),
             )
