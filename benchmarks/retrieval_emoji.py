@@ -1,7 +1,7 @@
 """The same emoji drawn by another vendor among all others: every packaged backbone, plain and with better rankings.
 
 Google's drawings are the queries, Twitter's the gallery: 1,911 each at 64 pixels, one relevant row a query. Features
-are extracted into --store once; then ``featurebank retrieve emoji/google:twitter --compare`` prints its table, and so
+are extracted into --store once; then ``featurebank retrieve emoji/google:twitter --recipes`` prints its table, and so
 it does of --classes, where a query has many relevant rows. The closing lines hold the best recipe's mAP, averaged over
 the backbones, against that of the plain search.
 """
@@ -29,12 +29,11 @@ def featurebank(*arguments: str | Path) -> str:
 
 def compared(key: str, store: Path) -> dict[str, list[float]]:
     """Prints the table of a KEY; gives the mAP of each backbone by recipe."""
-    print(featurebank("retrieve", key, "--store", store, "--compare"))
-    (found,) = json.loads(featurebank("retrieve", key, "--store", store, "--compare", "--json"))["comparisons"]
+    print(featurebank("retrieve", key, "--store", store, "--recipes"))
+    found = json.loads(featurebank("retrieve", key, "--store", store, "--recipes", "--json"))
     values: dict[str, list[float]] = {}
-    for recipe in found["recipes"]:
-        rows = [{row["metric"]: row["value"] for row in one["rows"]} for one in recipe["retrievals"]]
-        values[recipe["name"]] = [metrics["map"] for metrics in rows]
+    for one in found["answers"]:
+        values.setdefault(one["variant"], []).extend(row["value"] for row in one["rows"] if row["metric"] == "map")
     return values
 
 
