@@ -18,6 +18,7 @@ class Layout:
         shown: the metrics of the table, where it is not all of them.
         alone: whether a KEY of one set means that it is fitted, or searched, in itself.
         apart: roles of further sets of which no set may have two, nor be the KEY's.
+        within: two roles, of which the first takes its sets out of the second, where both have them.
         grouped: whether lines stay in the order of the backbones.
         main: whether there is a main table; without it, `Showing.sheets` are all.
     """
@@ -28,5 +29,6 @@ class Layout:
     shown: tuple[str, ...] = ()
     alone: bool = False
     apart: tuple[str, ...] = ()
+    within: tuple[str, ...] = ()
     grouped: bool = False
     main: bool = True

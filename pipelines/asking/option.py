@@ -29,6 +29,7 @@ class Option:
         metavar: of its value.
         role: the field names further sets, DATASET or DATASET/SPLIT, which play the part of that name.
         suffixes: of files that may stand in place of a set; a file's name ends so.
+        folder: a path of it is a folder's, not a file's.
         hashed: whether it changes the answer, and so the result's name.
         least: of a number.
         panel: heading that the help lists it under; those of `PAGE` come with ``--html`` only.
@@ -39,6 +40,7 @@ class Option:
     metavar: str | None = None
     role: bool = False
     suffixes: tuple[str, ...] = ()
+    folder: bool = False
     hashed: bool = True
     least: float | None = None
     panel: str | None = None
@@ -92,7 +94,8 @@ def _parameter(kind: Any, own: Option) -> Any:
         metavar=own.metavar or "|".join(choices_of(kind)) or None,
         min=own.least,
         exists=_plain(kind) is Path,
-        dir_okay=_plain(kind) is not Path,
+        dir_okay=_plain(kind) is not Path or own.folder,
+        file_okay=not own.folder,
         rich_help_panel=own.panel,
     )
     return Annotated[_of_command_line(kind), info]

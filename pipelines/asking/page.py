@@ -73,13 +73,16 @@ figcaption { color: var(--faint); line-height: 1.35; overflow: hidden; white-spa
 .junk img { border-color: var(--line); border-style: dotted; } .right b { color: var(--right); }
 .wrong b { color: var(--wrong); } a { color: var(--accent); }
 .key { display: flex; flex-wrap: wrap; gap: 4px 20px; list-style: none; padding: 0; margin: 8px 0 16px; }
-.key i { display: inline-block; width: 12px; height: 12px; border-radius: 2px; margin-right: 6px; }
+.key i { display: inline-block; width: 12px; height: 12px; border-radius: 2px; margin-right: 6px;
+  background: var(--c); } article i { color: var(--c); font-style: normal; } .in { --c: var(--in); }
+.s0 { --c: var(--s0); } .s1 { --c: var(--s1); } .s2 { --c: var(--s2); } .s3 { --c: var(--s3); }
+.s4 { --c: var(--s4); } .s5 { --c: var(--s5); }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(540px, 100%), 1fr)); gap: 16px; }
 article { border: 1px solid var(--line); border-radius: 6px; padding: 12px; min-width: 0; }
 article h3 { margin-top: 0; } article small { color: var(--faint); overflow-wrap: anywhere; }
 .plots { display: flex; gap: 12px; margin-top: 8px; } .plots svg { flex: 1 1 0; min-width: 0; height: auto; }
 .plots svg:first-child { flex: 2 1 0; } .inside { fill: var(--in); fill-opacity: .55; }
-.curve { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
+.curve { fill: none; stroke: var(--c); stroke-width: 1.8; stroke-linejoin: round; }
 @media print { body { max-width: none; } section { break-inside: avoid; } }
 """.strip()
 

@@ -306,6 +306,8 @@ class Results:
                 (question, key["version"], name)
             }:
                 return None
+            if (part := key["options"].get("part")) and any(row.score != part for row in rows):
+                return None
             return {
                 "part": _checked("str", key["options"].get("part", "")),
                 "same": _same(key),

@@ -175,7 +175,10 @@ def _further(entries: Sequence[Entry], question: Question) -> dict[str, tuple[st
                 )
             places += [f"{dataset}/{split}" for split in splits]
         found[role] = tuple(dict.fromkeys(places))
-    return found
+    if len(roles := question.layout.within) == 2:
+        taken, whole = (found.get(role, ()) for role in roles)
+        found[roles[1]] = tuple(place for place in whole if place not in taken)
+    return {role: places for role, places in found.items() if places}
 
 
 def _check_roles(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from answers import by_score
 from command_line import Done, featurebank_, words
 from ood_sets import write_ood_set
 from openood import CLASSES, ROWS, make_openood
@@ -15,12 +16,12 @@ from probe_sets import clusters
 from runs import RESNET
 
 from featurebank.pipelines.asking.results import Results
-from featurebank.pipelines.ood.benchmark import BENCHMARKS
-from featurebank.pipelines.ood.published import PUBLISHED, published
+from featurebank.pipelines.questions.ood.benchmark import BENCHMARKS
+from featurebank.pipelines.questions.ood.published import PUBLISHED, published
 from featurebank.probes.ood.registry import scores
 from featurebank.store import FeatureStore
 
-SOME = ("--scores", "msp", "--scores", "react", "--scores", "mds", "--draws", 0)
+SOME = ("--score", "msp", "--score", "react", "--score", "mds", "--resamples", 0)
 OWN = (*SOME, "--head", "own")  # of a random network, whose classes the rows do not tell
 
 
@@ -36,7 +37,7 @@ def run(store: Path, *arguments: Any) -> Done:
 def test_imagenet_1k_end_to_end(data: Path, tmp_path: Path) -> None:
     done = run(tmp_path, "--backbone", RESNET, "--data", data, *OWN, "--json")
     assert done.code == 0, done.err
-    (one,) = done.json["backbones"]
+    (one,) = by_score(done.json)
     assert (one["train"], one["test"]) == ("openood:imagenet1k/train", "openood:imagenet1k/test")
     assert one["head"] == "own"
     places = ["inaturalist", "textures", "openimage_o", "ssb_hard", "ninco"]
@@ -57,15 +58,15 @@ def test_imagenet_1k_end_to_end(data: Path, tmp_path: Path) -> None:
             assert feature_set.n_rows == n_rows
             assert set(feature_set.labels.tolist()) == (set(CLASSES) if known else {-1})
             assert feature_set.ids[0].endswith("_000.png")
-    rows = [row for row in Results(store.root).rows() if row.metric == "auroc react"]
-    selected = (rows[0].settings or {})["selected"]
+    rows = [row for row in Results(store.root).rows() if (row.score, row.metric) == ("react", "auroc")]
+    selected = rows[0].details["selected"]
     assert (selected["inside"], selected["outside"]) == ("openood:imagenet1k/val", "openood:imagenet1k/openimage_o_val")
-    assert (rows[0].settings or {})["shifted"] == [f"openood:imagenet1k/imagenet_{kind}" for kind in ("v2", "c", "r")]
+    assert one["sets"]["shifted"] == [f"openood:imagenet1k/imagenet_{kind}" for kind in ("v2", "c", "r")]
     page = tmp_path / "page.html"
     again = run(tmp_path, "--backbone", RESNET, "--data", data, *OWN, "--json", "--html", page)
     assert page.read_text(encoding="utf-8").count("<img ") == 8 + 6 + 5 + 6 + 6 + 5
-    assert again.json["backbones"][0]["known"]
-    assert run(tmp_path, *OWN, "--json").json["backbones"][0]["known"]
+    assert again.json["answers"][0]["known"]
+    assert run(tmp_path, *OWN, "--json").json["answers"][0]["known"]
 
 
 def test_a_shifted_set_without_images_is_passed_over_and_another_is_not(data: Path, tmp_path: Path) -> None:
@@ -76,8 +77,7 @@ def test_a_shifted_set_without_images_is_passed_over_and_another_is_not(data: Pa
     done = run(tmp_path / "store", "--backbone", RESNET, "--data", some, *OWN, "--json")
     assert done.code == 0, done.err
     assert words(done.err).count("is passed over") == 2
-    row = next(row for row in Results(tmp_path / "store").rows() if row.metric == "auroc msp")
-    assert (row.settings or {})["shifted"] == ["openood:imagenet1k/imagenet_v2"]
+    assert done.json["answers"][0]["sets"]["shifted"] == ["openood:imagenet1k/imagenet_v2"]
     shutil.rmtree(some / "images_largescale" / "ninco")
     done = run(tmp_path / "other", "--backbone", RESNET, "--data", some, *OWN)
     assert (done.code, done.out) == (1, "")
@@ -89,11 +89,11 @@ def test_a_shifted_set_without_images_is_passed_over_and_another_is_not(data: Pa
     [
         (("--benchmark", "imagenet"), "unknown benchmark 'imagenet'; did you mean"),
         (("--benchmark", "cifar10"), "has no features of openood:cifar10; extract them with --backbone and --data"),
-        (("--benchmark", "cifar10", "--id", "pets"), "--benchmark has its own sets; leave out --id"),
-        (("--benchmark", "cifar10", "--near", "pets"), "--benchmark has its own sets; leave out --id"),
+        (("pets", "--benchmark", "cifar10"), "--benchmark has its own sets; leave out KEY"),
+        (("--benchmark", "cifar10", "--near", "pets"), "--benchmark has its own sets; leave out KEY"),
         (("--benchmark", "cifar10", "--data", "."), "--benchmark with --data needs --backbone"),
         (("--benchmark", "cifar10", "--lists", "."), "--lists must come with --data"),
-        (("--id", "pets", "--data", "."), "--data and --lists are for --benchmark NAME"),
+        (("pets", "--data", "."), "--data and --lists are for --benchmark NAME"),
     ],
 )
 def test_wrong_use_is_one_message_and_exit_2(tmp_path: Path, arguments: tuple[Any, ...], message: str) -> None:
@@ -120,13 +120,15 @@ def test_measured_values_stand_beside_the_published_ones(tmp_path: Path) -> None
         values, labels = clusters(40, seed=len(split), noise=0.9)
         write_ood_set(store, f"openood:imagenet1k/{split}", name, values, labels)
     found = run(tmp_path, *SOME, "--json").json
-    ((entry,),) = ([one for one in found["published"] if one["score"] == "mds"],)
-    (measured,) = (one["sets"] for one in found["backbones"][0]["scores"] if one["score"] == "mds")
-    assert entry["near"] == [measured["near"]["auroc"]["value"], 0.5544]
-    assert entry["far"] == [measured["far"]["auroc"]["value"], 0.7425]
+    (table,) = (one for one in found["tables"] if one["title"].startswith("beside OpenOOD"))
+    ((near, far),) = ((line[2:5], line[5:]) for line in table["lines"] if line[1] == "mds")
+    (measured,) = (one["sets"] for one in by_score(found)[0]["scores"] if one["score"] == "mds")
+    value = measured["near"]["auroc"]["value"]
+    assert near == [f"{100 * value:.2f}", "55.44", f"{100 * (value - 0.5544):+.2f}"]
+    assert far[:2] == [f"{100 * measured['far']['auroc']['value']:.2f}", "74.25"]
     text = words(run(tmp_path, *SOME).out)
     assert "beside OpenOOD v1.5's leaderboard" in text
-    assert f"{100 * entry['near'][0]:.2f} 55.44 {100 * (entry['near'][0] - 0.5544):+.2f}" in text
+    assert " ".join(near) in text
 
 
 def test_published_values_are_of_scores_that_exist_and_stand_beside_this_benchmark_only() -> None:

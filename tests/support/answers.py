@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["analyses", "named", "probes", "values_of"]
+__all__ = ["analyses", "by_score", "named", "probes", "values_of"]
 
 
 def named(row: dict[str, Any], *, test: str = "") -> str:
@@ -42,3 +42,30 @@ def analyses(found: Any, question: str) -> list[list[dict[str, Any]]]:
 
 def _ends(row: dict[str, Any]) -> list[float] | None:
     return None if row["low"] is None else [row["low"], row["high"]]
+
+
+def by_score(found: Any) -> list[dict[str, Any]]:
+    """Answers about out-of-distribution scores: of each backbone its scores by set and metric, best mean first."""
+    answers = []
+    for one in found["answers"]:
+        scores: dict[str, dict[str, Any]] = {}
+        accuracy = next((row for row in one["rows"] if row["metric"] == "accuracy" and row["set"] == one["test"]), None)
+        for row in one["rows"]:
+            if not row["score"]:
+                continue
+            cell = {"value": row["value"], "interval": _ends(row), "interval_kind": row["interval"]}
+            details = row["details"]
+            entry = scores.setdefault(row["score"], {"score": row["score"], "sets": {}})
+            entry |= {"parameters": details["parameters"], "selected": details.get("selected")}
+            entry["sets"].setdefault(row["set"], {})[row["metric"]] = cell
+        for entry in scores.values():
+            areas = [of["auroc"]["value"] for name, of in entry["sets"].items() if name not in ("near", "far")]
+            entry["mean_auroc"] = sum(areas) / len(areas)
+        heads = {row["details"]["head"] for row in one["rows"]} or {""}
+        answers.append(
+            one
+            | {"scores": sorted(scores.values(), key=lambda entry: -entry["mean_auroc"]), "head": heads.pop()}
+            | {"accuracy": None if accuracy is None else accuracy | {"interval": _ends(accuracy)}}
+            | {"random_weights": "@random" in one["backbone"]}
+        )
+    return answers

@@ -56,15 +56,15 @@ class OOD(Question):
     methods: ClassVar[str] = "scores"
     layout: ClassVar[Layout] = Layout(
         index=("backbone", "score"), grouped=True, shown=("auroc", "fpr_at_95", FULL + "auroc"),
-        apart=("ood", "near", "shifted", "tuning"),
+        apart=("ood", "near", "shifted", "tuning"), within=("near", "ood"),
     )  # fmt: skip
     extra: ClassVar[Mapping[str, tuple[Any, Option]]] = {
         "benchmark": (
             str,
             Option(help="OpenOOD v1.5's sets, not KEY: cifar10, cifar100, imagenet200 or imagenet1k.", panel=BENCHMARK),
         ),
-        "data": (Path, Option(help="OpenOOD's folder; what lacks is extracted.", panel=BENCHMARK)),
-        "lists": (Path, Option(help="Of image lists, if not in --data.", panel=BENCHMARK)),
+        "data": (Path, Option(help="OpenOOD's folder; what lacks is extracted.", folder=True, panel=BENCHMARK)),
+        "lists": (Path, Option(help="Of image lists, if not in --data.", folder=True, panel=BENCHMARK)),
     }  # fmt: skip
 
     ood: tuple[str, ...] = option((), "An out-of-distribution set; repeatable.", metavar="KEY", role=True)
@@ -107,7 +107,6 @@ class OOD(Question):
         object.__setattr__(self, "scores", scores() if every else tuple(dict.fromkeys(self.scores)))
         classes = [name.strip() for some in self.id_classes for name in some.split(",")]
         object.__setattr__(self, "id_classes", tuple(dict.fromkeys(name for name in classes if name)))
-        object.__setattr__(self, "ood", tuple(name for name in self.ood if name not in self.near))
         if not (self.ood or self.near or self.id_classes):
             raise ValueError("ood needs --ood DATASET/SPLIT, a set to tell apart from KEY; it can be repeated")
 

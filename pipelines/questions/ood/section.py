@@ -100,9 +100,9 @@ def _backbone(one: Answered, results: Results, album: Album) -> str:
         kept[""] = results.arrays(one.results[0])
         test, whole = one.case.place("test"), kept[""]
         others = [name for name in ranked[0].rows if f"{name} ids" in whole]
-        key = f'<li><i style="background: var(--in)"></i>{html_text(test)} (in distribution)'
+        key = f'<li><i class="in"></i>{html_text(test)} (in distribution)'
         key += "".join(
-            f'<li><i style="background: {_colour(at)}"></i>{html_text(name)}' for at, name in enumerate(others)
+            f'<li><i class="{_colour(at)}"></i>{html_text(name)}' for at, name in enumerate(others)
         )
         cards = "".join(_card(standing, kept[standing.score], test, others) for standing in ranked)
         first = ranked[0]
@@ -148,7 +148,7 @@ def _worst(
 def _card(standing: Standing, values: Mapping[str, Floats], test: str, others: Sequence[str]) -> str:
     inside, outside = values[test], {name: values[name] for name in others}
     numbers = "".join(
-        f'<div><i style="color: {_colour(at)}">■</i> {html_text(name)}: AUROC {rows["auroc"].value:.3f}, '
+        f'<div><i class="{_colour(at)}">■</i> {html_text(name)}: AUROC {rows["auroc"].value:.3f}, '
         f"FPR@95 {rows['fpr_at_95'].value:.3f}</div>"
         for at, (name, rows) in enumerate((name, standing.rows[name]) for name in others)
     )
@@ -190,7 +190,7 @@ def _roc_svg(score: str, inside: Floats, outside: Mapping[str, Floats]) -> str:
 
 def _lines(curves: Iterable[tuple[Floats, Floats]]) -> str:
     return "".join(
-        f'<polyline class="curve" style="stroke: {_colour(at)}" points="{_points(*curve)}"/>'
+        f'<polyline class="curve {_colour(at)}" points="{_points(*curve)}"/>'
         for at, curve in enumerate(curves)
     )
 
@@ -203,4 +203,4 @@ def _points(x: Floats, y: Floats) -> str:
 
 
 def _colour(at: int) -> str:
-    return f"var(--s{at % COLOURS})"
+    return f"s{at % COLOURS}"

@@ -47,7 +47,7 @@ def standings(rows: Iterable[Row]) -> list[Standing]:
     scores: dict[tuple[str, str, str], dict[str, dict[str, Row]]] = {}
     accuracies: dict[tuple[str, str], Row] = {}
     for row in rows:
-        if row.score:
+        if row.score and row.metric != "accuracy":
             scores.setdefault((row.backbone, row.test, row.score), {}).setdefault(row.set, {})[row.metric] = row
         elif row.metric == "accuracy" and row.set == row.test:
             accuracies[row.backbone, row.test] = row
@@ -58,7 +58,7 @@ def standings(rows: Iterable[Row]) -> list[Standing]:
         accuracy = accuracies.get((backbone, test))
         ranked.append(
             Standing(
-                backbone=backbone, test=test, score=score, head=head if head in {"own", "probe"} else "",
+                backbone=backbone, test=test, score=score, head=head if head in ("own", "probe") else "",
                 accuracy=accuracy, rows=sets, mean=float(np.mean(areas)) if areas else 0.0,
             )
         )  # fmt: skip
