@@ -5,7 +5,9 @@ Shapes: N rows, D features, K classes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Self
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple, Self, dataclass_transform, get_type_hints
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,10 +22,25 @@ if TYPE_CHECKING:
 __all__ = ["OODScore"]
 
 
+class Bound(NamedTuple):
+    """What a parameter must be, in words and as a test."""
+
+    words: str
+    holds: Callable[[float], bool]
+
+
+Count = Annotated[int, Bound("at least 1", lambda value: value >= 1)]
+Positive = Annotated[float, Bound("above 0 and finite", lambda value: 0 < value < np.inf)]
+NotNegative = Annotated[float, Bound("at least 0 and finite", lambda value: 0 <= value < np.inf)]
+Fraction = Annotated[float, Bound("at least 0 and below 1", lambda value: 0 <= value < 1)]
+
+
+@dataclass_transform(eq_default=False)
 class OODScore(BaseEstimator):  # type: ignore[misc]
     """A score of rows: the higher, the more like the training rows.
 
-    A subclass names what it needs of the training set, reads it in `_fit`, and scores one block of rows in `_score`.
+    A subclass is a dataclass of its parameters, each with its bound. It names what it needs of the training set, reads
+    it in `_fit`, and scores one block of rows in `_score`.
 
     Attributes:
         name: in the registry.
@@ -33,6 +50,10 @@ class OODScore(BaseEstimator):  # type: ignore[misc]
     name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        dataclass(eq=False, repr=False)(cls)
+
     def fit(self, train: TrainingSet) -> Self:
         """Takes from the training set what the score needs.
 
@@ -40,6 +61,10 @@ class OODScore(BaseEstimator):  # type: ignore[misc]
             ValueError: something that it needs is missing, or a parameter is not allowed.
         """
         train.require(self.needs, f"the score {self.name!r}")
+        for name, hint in get_type_hints(type(self), include_extras=True).items():
+            for bound in getattr(hint, "__metadata__", ()):
+                if not bound.holds(value := getattr(self, name)):
+                    raise ValueError(f"{name} must be {bound.words}; found {value}")
         self._train = train
         self._fit(train)
         return self
@@ -70,15 +95,3 @@ class OODScore(BaseEstimator):  # type: ignore[misc]
 def as_numpy(values: Tensor) -> NDArray[np.float64]:
     """A vector on any device as float64."""
     return values.double().cpu().numpy()
-
-
-def check_fraction(name: str, value: float) -> None:
-    """Raises ValueError where a share is not in [0, 1)."""
-    if not 0 <= value < 1:
-        raise ValueError(f"{name} must be at least 0 and below 1; found {value}")
-
-
-def check_positive(name: str, value: float) -> None:
-    """Raises ValueError where a number is not above 0 and finite."""
-    if not 0 < value < np.inf:
-        raise ValueError(f"{name} must be above 0 and finite; found {value}")

@@ -66,8 +66,7 @@ class KNN(GalleryScore):
 
     def _finished(self, block: Block, state: Any) -> Tensor:
         train = self._train
-        assert train.features is not None  # noqa: S101
-        neighbours = Block(train.on_device(train.features[state[1][:, -1].cpu().numpy()]), None, None, None)
+        neighbours = Block(train.on_device(train.features[state[1][:, -1].cpu().numpy()]))
         distances: Tensor = (block.unit - neighbours.unit).norm(dim=1)
         return -distances
 

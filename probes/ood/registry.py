@@ -139,7 +139,7 @@ def score_all(
         skipped={name: need for name, need in lacking.items() if need is not None},
         settings={score.name: score.get_params() for score in usable},
         seconds=seconds,
-        head=train.head.source if train.head else None,
+        head=train.head.source if train.has("head") else None,
     )
 
 
