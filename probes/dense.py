@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator  # type: ignore[import-untyped]
+from torch import Tensor, nn
 
 from featurebank.probes._training import (
     EPS,
@@ -23,9 +25,6 @@ from featurebank.probes._training import (
     to_torch,
     train,
 )
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 __all__ = ["DenseLinearProbe"]
 
@@ -120,14 +119,10 @@ class DenseLinearProbe(BaseEstimator):  # type: ignore[misc]
         return right / counted
 
     def _network(self) -> nn.Module:
-        from torch import nn
-
         norm = nn.BatchNorm1d(self.n_features_in_, affine=False, eps=EPS)
         return nn.Sequential(norm, nn.Linear(self.n_features_in_, self.n_classes_))
 
     def _train(self, features: NDArray[Any], truth: NDArray[np.integer]) -> None:
-        import torch
-
         def loss(batch: NDArray[np.int64]) -> Tensor:
             logits = _enlarged(self._forward(to_torch(features, batch, self.device)), self.mask_size_)
             pixels = torch.from_numpy(truth[batch].astype(np.int64)).to(self.device)
@@ -142,7 +137,6 @@ class DenseLinearProbe(BaseEstimator):  # type: ignore[misc]
         self.network_.eval()
 
     def _logits(self, tokens: ArrayLike) -> Iterator[tuple[slice, Tensor]]:
-        import torch
         from sklearn.utils.validation import check_is_fitted  # type: ignore[import-untyped]
 
         check_is_fitted(self, "network_")
@@ -208,16 +202,12 @@ def _enlarged(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _bilinear(old: int, new: int, like: Tensor) -> Tensor:
     """The weights (new, old) of linear interpolation along one axis."""
-    import torch
-
     eye = torch.eye(old, dtype=like.dtype, device=like.device)[None]
     return torch.nn.functional.interpolate(eye, new, mode="linear", align_corners=False)[0].T
 
 
 def _cross_entropy(logits: Tensor, pixels: Tensor, ignore_index: int) -> Tensor:
     """The mean over the pixels that count, 0 where none does; logits (B, K, H, W), pixels (B, H, W)."""
-    import torch
-
     flat = logits.movedim(1, -1).flatten(0, 2)
     total = torch.nn.functional.cross_entropy(flat, pixels.flatten(), ignore_index=ignore_index, reduction="sum")
     return total / (pixels != ignore_index).sum().clamp(min=1)

@@ -9,11 +9,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin  # type: ignore[import-untyped]
+from torch import Tensor
 
 from featurebank.probes._labels import class_codes
 from featurebank.probes._prediction import SoftmaxClassifier
@@ -29,9 +31,6 @@ from featurebank.probes._training import (
     to_torch,
     train,
 )
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 __all__ = ["LinearHeads"]
 
@@ -165,8 +164,6 @@ class LinearHeads(SoftmaxClassifier, ClassifierMixin, BaseEstimator):  # type: i
         rows: NDArray[np.int64],
         grid: Sequence[tuple[float, float]],
     ) -> _Heads:
-        import torch
-
         heads = _Heads.initial(len(grid), len(self.classes_), features.shape[1], self.random_state, self.device)
         steps_of = _Sgd if self.optimizer == "sgd" else _Lars
         optimizer = steps_of(heads, grid, self.momentum, self.trust_coefficient)
@@ -198,8 +195,6 @@ class _Heads:
 
     @classmethod
     def initial(cls, n_heads: int, n_classes: int, width: int, seed: int, device: str) -> _Heads:
-        import torch
-
         generator = torch.Generator().manual_seed(seed)
         weight = torch.nn.init.trunc_normal_(torch.empty(n_classes, width), std=INIT_STD, generator=generator)
         return cls(
@@ -213,8 +208,6 @@ class _Heads:
     def of(
         cls, coef: NDArray[Any], intercept: NDArray[Any], mean: NDArray[Any], var: NDArray[Any], device: str
     ) -> _Heads:
-        import torch
-
         arrays = (coef[None], intercept[None, :, None], mean, var)
         return cls(*(torch.tensor(array, device=device) for array in arrays))
 
@@ -228,8 +221,6 @@ class _Heads:
 
     def gradients(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Of each head's mean cross-entropy over a batch (B, D) with labels (B,); updates the running statistics."""
-        import torch
-
         z = self._normalised(x, training=True)
         errors = self._scores(z).softmax(2)
         errors -= torch.nn.functional.one_hot(labels, errors.shape[2])[:, None]
@@ -238,8 +229,6 @@ class _Heads:
 
     def accuracy(self, held: Held) -> NDArray[np.float64]:
         """Of each head (H,) on some rows; NaN for a head that is not finite."""
-        import torch
-
         correct = torch.zeros(len(self.weight), dtype=torch.int64, device=self.weight.device)
         for rows, codes in held.blocks(self.bias.numel()):
             best = self.logits(held.features, rows).argmax(2)
@@ -249,8 +238,6 @@ class _Heads:
         return np.where(finite.cpu().numpy(), share, np.nan)
 
     def _normalised(self, x: Tensor, *, training: bool) -> Tensor:
-        import torch
-
         return torch.nn.functional.batch_norm(x, self.mean, self.variance, training=training, momentum=RUNNING, eps=EPS)
 
     def _scores(self, z: Tensor) -> Tensor:
@@ -261,8 +248,6 @@ class _Sgd:
     """``torch.optim.SGD`` for all heads: v = m v + (g + b w), w = w - r v, for weights and biases."""
 
     def __init__(self, heads: _Heads, grid: Sequence[tuple[float, float]], momentum: float, trust: float) -> None:
-        import torch
-
         self.heads, self.momentum, self.trust = heads, momentum, trust
         self.rates, self.decays = torch.tensor(grid, device=heads.weight.device).T[:, :, None, None]
         self.velocity = torch.zeros_like(heads.weight), torch.zeros_like(heads.bias)

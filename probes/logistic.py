@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -61,9 +61,9 @@ class _Problem:
         solved = solve_path(
             self.design, self.y, self.s, k, scaled, intercept=self.intercept, tol=tol, max_iter=max_iter
         )
-        found = dict(zip(order.tolist(), solved, strict=True))
+        solutions = dict(zip(order.tolist(), solved, strict=True))
         for index, C in enumerate(Cs):
-            solution = found[index]
+            solution = solutions[index]
             at = solution.convergence
             if binary:
                 at = replace(at, objective=2 * at.objective, gap=2 * at.gap)
@@ -80,13 +80,18 @@ class _Problem:
         return W, b
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class _Logistic(LinearPredictor, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """What both probes share: the settings of the solver, and probabilities."""
 
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = False
-        return tags
+    standardize: bool = True
+    fit_intercept: bool = True
+    class_weight: str | Mapping[Any, float] | None = None
+    tol: float = TOL
+    max_iter: int = 2000
+    dtype: str = "auto"
+    device: str = "cpu"
+    memory: int = MEMORY
 
     def _problem(self, X: NDArray[Any], y: NDArray[Any], sample_weight: ArrayLike | None) -> _Problem:
         check_classes(y)
@@ -125,8 +130,7 @@ class _Logistic(LinearPredictor, ClassifierMixin, BaseEstimator):  # type: ignor
             return torch.float64 if X.shape[0] * X.shape[1] * k <= SMALL else torch.float32
         if self.dtype not in ("float32", "float64"):
             raise ValueError(f"dtype must be 'auto', 'float32' or 'float64', got {self.dtype!r}")
-        found: torch.dtype = getattr(torch, self.dtype)
-        return found
+        return torch.float32 if self.dtype == "float32" else torch.float64
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """(N, K) log probabilities."""
@@ -137,6 +141,7 @@ class _Logistic(LinearPredictor, ClassifierMixin, BaseEstimator):  # type: ignor
         return np.exp(self.predict_log_proba(X))
 
 
+@dataclass(eq=False, repr=False)
 class LogisticProbe(_Logistic):
     """Logistic regression at one C.
 
@@ -165,28 +170,7 @@ class LogisticProbe(_Logistic):
     [0, 1]
     """
 
-    def __init__(
-        self,
-        C: float = 1.0,
-        *,
-        standardize: bool = True,
-        fit_intercept: bool = True,
-        class_weight: str | Mapping[Any, float] | None = None,
-        tol: float = TOL,
-        max_iter: int = 2000,
-        dtype: str = "auto",
-        device: str = "cpu",
-        memory: int = MEMORY,
-    ) -> None:
-        self.C = C
-        self.standardize = standardize
-        self.fit_intercept = fit_intercept
-        self.class_weight = class_weight
-        self.tol = tol
-        self.max_iter = max_iter
-        self.dtype = dtype
-        self.device = device
-        self.memory = memory
+    C: float = 1.0
 
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Fits on (N, D) features and (N,) labels.
@@ -205,6 +189,7 @@ class LogisticProbe(_Logistic):
         return self
 
 
+@dataclass(eq=False, repr=False)
 class LogisticProbeCV(_Logistic):
     """Logistic regression, its C chosen on validation rows.
 
@@ -224,32 +209,10 @@ class LogisticProbeCV(_Logistic):
         path_: candidate to `Convergence`, of the search.
     """
 
-    def __init__(
-        self,
-        Cs: Sequence[float] = CS,
-        *,
-        validation_fraction: float = 0.2,
-        random_state: int = 0,
-        standardize: bool = True,
-        fit_intercept: bool = True,
-        class_weight: str | Mapping[Any, float] | None = None,
-        tol: float = TOL,
-        max_iter: int = 2000,
-        dtype: str = "auto",
-        device: str = "cpu",
-        memory: int = MEMORY,
-    ) -> None:
-        self.Cs = Cs
-        self.validation_fraction = validation_fraction
-        self.random_state = random_state
-        self.standardize = standardize
-        self.fit_intercept = fit_intercept
-        self.class_weight = class_weight
-        self.tol = tol
-        self.max_iter = max_iter
-        self.dtype = dtype
-        self.device = device
-        self.memory = memory
+    Cs: Sequence[float] = CS
+    _: KW_ONLY
+    validation_fraction: float = 0.2
+    random_state: int = 0
 
     def fit(
         self,
@@ -316,9 +279,9 @@ def logistic_path(
     features, labels = training_data(probe, X, y)
     _check_penalties(Cs)
     problem = probe._problem(features, labels, sample_weight)
-    found = [(coef, b, at.convergence) for at, coef, b in problem.path(list(Cs), probe.tol, probe.max_iter)]
-    _warn([convergence for _, _, convergence in found], probe.tol)
-    return found
+    path = [(coef, b, at.convergence) for at, coef, b in problem.path(list(Cs), probe.tol, probe.max_iter)]
+    _warn([convergence for _, _, convergence in path], probe.tol)
+    return path
 
 
 def _check_penalties(Cs: Sequence[float]) -> None:

@@ -8,11 +8,15 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import log_softmax  # type: ignore[import-untyped]
 from sklearn.base import BaseEstimator, ClassifierMixin  # type: ignore[import-untyped]
+from sklearn.utils.validation import check_is_fitted  # type: ignore[import-untyped]
+from torch import Tensor, nn
 
 from featurebank.probes._labels import class_codes
 from featurebank.probes._prediction import SoftmaxClassifier
@@ -30,11 +34,6 @@ from featurebank.probes._training import (
     to_torch,
     train,
 )
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from featurebank.probes._attentive_pool import AttentivePool
 
 __all__ = ["AttentivePoolProbe", "MLPProbe"]
 
@@ -78,9 +77,6 @@ class _NetworkProbe(SoftmaxClassifier, ClassifierMixin, BaseEstimator):  # type:
             ValueError: NaN or infinity, one class only, other shapes, classes or parameters than allowed, or a loss
                 that is not finite.
         """
-        import torch
-        from torch.nn.functional import cross_entropy
-
         check_parameters(self)
         features, labels = self._labelled(X, y)
         self.classes_, codes = class_codes(labels)
@@ -92,7 +88,7 @@ class _NetworkProbe(SoftmaxClassifier, ClassifierMixin, BaseEstimator):  # type:
 
         def loss(batch: NDArray[np.int64]) -> Tensor:
             scores = self.network_.train()(to_torch(features, batch, self.device))
-            return cross_entropy(scores, targets[batch].to(self.device))
+            return nn.functional.cross_entropy(scores, targets[batch].to(self.device))
 
         step = adamw(self.network_, loss, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
         seed = (self.random_state, 0)
@@ -118,8 +114,6 @@ class _NetworkProbe(SoftmaxClassifier, ClassifierMixin, BaseEstimator):  # type:
 
     def _validate(self, held: Held) -> None:
         """Adds the loss and the accuracy of one epoch."""
-        from scipy.special import log_softmax  # type: ignore[import-untyped]
-
         loss = correct = 0.0
         for rows, truth in held.blocks(len(self.classes_)):
             scores = self._scores(held.features, rows)
@@ -130,8 +124,6 @@ class _NetworkProbe(SoftmaxClassifier, ClassifierMixin, BaseEstimator):  # type:
         self.validation_accuracy_.append(float(correct / len(held.rows)))
 
     def _scores(self, features: NDArray[Any], rows: NDArray[np.int64] | slice) -> NDArray[np.float32]:
-        import torch
-
         self.network_.eval()
         with torch.inference_mode():
             return self.network_(to_torch(features, rows, self.device)).cpu().numpy()  # type: ignore[no-any-return]
@@ -171,8 +163,6 @@ class MLPProbe(_NetworkProbe):
     hidden: int = 512
 
     def _network(self, width: int, n_classes: int) -> nn.Module:
-        from torch import nn
-
         norm = nn.BatchNorm1d(width, affine=False, eps=EPS)
         return nn.Sequential(norm, nn.Linear(width, self.hidden), nn.GELU(), nn.Linear(self.hidden, n_classes))
 
@@ -197,9 +187,7 @@ class AttentivePoolProbe(_NetworkProbe):
 
     def attention(self, X: ArrayLike) -> NDArray[np.float32]:
         """What each head looks at in each row (M, n_heads, T), adding up to 1 over the tokens."""
-        import torch
-
-        tokens, network = self._unlabelled(X), cast("AttentivePool", self.network_)
+        tokens, network = self._unlabelled(X), self.network_
         weights = []
         with torch.inference_mode():
             for rows in row_slices(len(tokens), tokens[0].size, values=FORWARD_VALUES):
@@ -209,8 +197,6 @@ class AttentivePoolProbe(_NetworkProbe):
         return np.concatenate(weights)
 
     def _network(self, width: int, n_classes: int) -> nn.Module:
-        from featurebank.probes._attentive_pool import AttentivePool
-
         if width % self.n_heads:
             raise ValueError(f"n_heads must divide D, {width}; found {self.n_heads}")
         return AttentivePool(width, n_classes, self.n_heads, EPS)
@@ -223,8 +209,6 @@ class AttentivePoolProbe(_NetworkProbe):
         return tokens, labels
 
     def _unlabelled(self, X: ArrayLike) -> NDArray[Any]:
-        from sklearn.utils.validation import check_is_fitted  # type: ignore[import-untyped]
-
         check_is_fitted(self, "n_features_in_")
         tokens = checked_array(X, "N, T, D", "tokens")
         if tokens.shape[-1] != self.n_features_in_:
@@ -233,3 +217,35 @@ class AttentivePoolProbe(_NetworkProbe):
                 "use the same output of the same backbone"
             )
         return tokens
+
+
+class AttentivePool(nn.Module):
+    """Tokens (B, T, D) to logits (B, K): one learned query attends to all tokens, then a linear layer.
+
+    Keys are W_k x and values W_v x. As the query is the same for every image, q . W_k x is computed as (W_k^T q) . x
+    and the attention is taken over the tokens before W_v, which leaves one product of D x heads a token, not of D x D.
+    """
+
+    def __init__(self, width: int, n_classes: int, n_heads: int, eps: float) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.norm = nn.BatchNorm1d(width, affine=False, eps=eps)
+        self.query = nn.Parameter(torch.randn(n_heads, width // n_heads) * 0.02)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width, bias=False)
+        self.head = nn.Linear(width, n_classes)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T, D) to (B, K)."""
+        x = self.norm(tokens.flatten(0, 1)).view_as(tokens)
+        pooled = self.attention(x).transpose(1, 2) @ x
+        values = torch.einsum("bhc,hdc->bhd", pooled, self._per_head(self.value))
+        return self.head(values.flatten(1))  # type: ignore[no-any-return]
+
+    def attention(self, x: Tensor) -> Tensor:
+        """What each head looks at (B, T, H), adding up to 1 over the tokens, given normalised tokens."""
+        query = torch.einsum("hd,hdc->ch", self.query, self._per_head(self.key))
+        return torch.softmax(x @ query * self.query.shape[1] ** -0.5, dim=1)
+
+    def _per_head(self, layer: nn.Linear) -> Tensor:
+        return layer.weight.view(self.n_heads, -1, layer.in_features)
