@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, Self
 
@@ -19,16 +18,9 @@ from sklearn.base import BaseEstimator  # type: ignore[import-untyped]
 from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
 from torch import Tensor
 
+from featurebank.probes._design import Standardised
 from featurebank.probes._prediction import affine
-from featurebank.probes._rows import (
-    BLOCK_VALUES,
-    check_finite,
-    query_data,
-    row_deviation,
-    row_mean,
-    row_slices,
-    training_data,
-)
+from featurebank.probes._rows import check_finite, query_data, training_data
 
 __all__ = ["MultiLabelProbe"]
 
@@ -170,40 +162,24 @@ def _resolved(labels: Any, missing: str) -> NDArray[np.int8]:
     return np.where(given == MISSING, POLICIES[missing], given).astype(np.int8)
 
 
-class _Rows:
-    """The centred and scaled features with a column of ones, X (N, D + 1), passed over in blocks on a device."""
-
-    def __init__(self, features: NDArray[Any], device: str, *, standardize: bool) -> None:
-        self._features, self._device = features, device
-        self._held = None if torch.device(device).type == "cpu" else list(self._source())
-        mean = row_mean(features)
-        scale = row_deviation(features, mean) if standardize else np.ones_like(mean)
-        self.mean, self.scale = (torch.from_numpy(part).to(device) for part in (mean, scale))
-
-    def _source(self) -> Iterator[tuple[slice, Tensor]]:
-        for rows in row_slices(*self._features.shape, values=BLOCK_VALUES):
-            yield rows, torch.from_numpy(np.array(self._features[rows])).to(self._device)
-
-    def _blocks(self, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-        mean, scale = self.mean.to(dtype), self.scale.to(dtype)
-        for rows, block in self._source() if self._held is None else self._held:
-            yield rows, block.to(dtype, copy=True).sub_(mean).div_(scale)
+class _Rows(Standardised):
+    """Standardised features with a column of ones, X (N, D + 1), in products."""
 
     def gram(self) -> Tensor:
         """The Gram matrix of these features (D, D): float32 products, summed in float64."""
         total = torch.zeros((len(self.mean),) * 2, dtype=torch.float64, device=self.mean.device)
-        for _, block in self._blocks(torch.float32):
+        for _, block in self.blocks(torch.float32):
             total += block.T @ block
         return total
 
     def times(self, weights: Tensor) -> Tensor:
         """X W (N, a)."""
-        return torch.cat([block @ weights[:-1] + weights[-1] for _, block in self._blocks(weights.dtype)])
+        return torch.cat([block @ weights[:-1] + weights[-1] for _, block in self.blocks(weights.dtype)])
 
     def transposed_times(self, values: Tensor) -> Tensor:
         """X'V (D + 1, a) for V (N, a)."""
         total = values.new_zeros(len(self.mean), values.shape[1])
-        for rows, block in self._blocks(values.dtype):
+        for rows, block in self.blocks(values.dtype):
             total += block.T @ values[rows]
         return torch.cat([total, values.sum(0, keepdim=True)])
 
@@ -211,7 +187,7 @@ class _Rows:
         """X'(S ∘ XW) (D + 1, a) float64, for S (N, a): float32 products, summed in float64."""
         weights = weights.float()
         total = torch.zeros(weights.shape, dtype=torch.float64, device=weights.device)
-        for rows, block in self._blocks(torch.float32):
+        for rows, block in self.blocks(torch.float32):
             values = curvature[rows] * (block @ weights[:-1] + weights[-1])
             total[:-1] += block.T @ values
             total[-1] += values.sum(0)
