@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -187,7 +187,7 @@ class AttentivePoolProbe(_NetworkProbe):
 
     def attention(self, X: ArrayLike) -> NDArray[np.float32]:
         """What each head looks at in each row (M, n_heads, T), adding up to 1 over the tokens."""
-        tokens, network = self._unlabelled(X), self.network_
+        tokens, network = self._unlabelled(X), cast("AttentivePool", self.network_)
         weights = []
         with torch.inference_mode():
             for rows in row_slices(len(tokens), tokens[0].size, values=FORWARD_VALUES):

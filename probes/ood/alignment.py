@@ -6,6 +6,8 @@ head, c the predicted class, mu the mean training row.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -98,6 +100,7 @@ class NCI(OODScore):
 
     name = "nci"
     needs = ("features", "logits", "head")
+    candidates: ClassVar = {"alpha": (1e-4, 1e-3, 1e-2, 1e-1)}
 
     alpha: NotNegative = 1e-4
 
@@ -123,6 +126,7 @@ class MCM(OODScore):
 
     name = "mcm"
     needs = ("features", "text")
+    candidates: ClassVar = {"temperature": (0.01, 0.1, 1.0)}
 
     temperature: Positive = 1.0
 

@@ -5,9 +5,9 @@ Shapes: N rows, D features, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple, Self, dataclass_transform, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Self, dataclass_transform, get_type_hints
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -45,10 +45,13 @@ class OODScore(BaseEstimator):  # type: ignore[misc]
     Attributes:
         name: in the registry.
         needs: of ``features``, ``labels``, ``logits``, ``head`` and ``text``; logits are there if a head is.
+        candidates: the values of parameters that are worth choosing on validation rows: those of OpenOOD v1.5's search
+            and of the paper, thinned where many lie close.
     """
 
     name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
+    candidates: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

@@ -5,6 +5,8 @@ Shapes: N rows, K classes, m rows of a block; p is the softmax of the logits l.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -124,6 +126,7 @@ class GEN(OODScore):
 
     name = "gen"
     needs = ("logits",)
+    candidates: ClassVar = {"gamma": (0.01, 0.1, 0.5, 1.0), "top": (10, 100)}
 
     gamma: Positive = 0.1
     top: Count = 100

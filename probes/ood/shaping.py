@@ -5,6 +5,8 @@ Shapes: N rows, D features, K classes, m rows of a block; f are the features, W 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -28,6 +30,7 @@ class ReAct(OODScore):
 
     name = "react"
     needs = ("features", "head")
+    candidates: ClassVar = {"percentile": (0.85, 0.9, 0.95, 0.99)}
 
     percentile: Fraction = 0.9
 
@@ -54,6 +57,7 @@ class VRA(OODScore):
 
     name = "vra"
     needs = ("features", "head")
+    candidates: ClassVar = {"lower": (0.5, 0.6, 0.7), "upper": (0.9, 0.95, 0.99)}
 
     lower: Fraction = 0.6
     upper: Fraction = 0.95
@@ -84,6 +88,7 @@ class DICE(OODScore):
 
     name = "dice"
     needs = ("features", "head")
+    candidates: ClassVar = {"sparsity": (0.1, 0.3, 0.5, 0.7, 0.9)}
 
     sparsity: Fraction = 0.9
 
@@ -102,6 +107,7 @@ class DICE(OODScore):
 
 class _Pruned(OODScore):
     needs = ("features", "head")
+    candidates: ClassVar = {"percentile": (0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)}
 
     percentile: Fraction
 
@@ -192,6 +198,7 @@ class LTS(OODScore):
 
     name = "lts"
     needs = ("features", "head")
+    candidates: ClassVar = {"share": (0.01, 0.05, 0.1, 0.2)}
 
     share: Fraction = 0.05
 

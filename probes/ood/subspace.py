@@ -41,6 +41,7 @@ class Residual(OODScore):
 
     name = "residual"
     needs: ClassVar[tuple[str, ...]] = ("features", "head")
+    candidates: ClassVar = {"dim": (16, 64, 256, 512, 1000)}
 
     dim: int | None = None
 
@@ -112,6 +113,7 @@ class CoP(OODScore):
 
     name = "cop"
     needs = ("features",)
+    candidates: ClassVar = {"explained": (0.85, 0.9, 0.95, 0.99)}
 
     explained: Fraction = 0.99
 
@@ -143,6 +145,7 @@ class CoRP(OODScore):
 
     name = "corp"
     needs = ("features",)
+    candidates: ClassVar = {"explained": (0.5, 0.9)}
 
     gamma: Positive = 3.0
     explained: Fraction = 0.5

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import KW_ONLY
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -59,6 +60,7 @@ class WeiPerKLD(OODScore):
 
     name = "weiper+kld"
     needs = ("features", "head")
+    candidates: ClassVar = {"smoothing": (1, 4), "smooth_train": (False, True)}
 
     _: KW_ONLY
     repeats: Count = 100
