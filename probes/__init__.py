@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from featurebank.probes.multilabel import *
     from featurebank.probes.neighbours import *
     from featurebank.probes.numbering import *
+    from featurebank.probes.prompts import *
     from featurebank.probes.proportions import *
     from featurebank.probes.ranking import *
     from featurebank.probes.ridge import *
@@ -57,6 +58,7 @@ else:
             "multilabel": "MultiLabelProbe",
             "neighbours": "KNNProbe KNNSweep NearestClassMean knn_sweep",
             "numbering": "doubt",
+            "prompts": "IMAGENET_TEMPLATES PLAIN_TEMPLATE READABLE readable render_prompts",
             "proportions": "auroc_interval gap_interval mean_interval paired_interval wilson_interval",
             "ranking": "Ranking rank_backbones ranks z_scores",
             "ridge": "RegressionScores RidgePath RidgeProbe regression_scores",
@@ -66,6 +68,6 @@ else:
                 "mean_corruption_error relative_mean_corruption_error"
             ),
             "tokens": "AttentivePoolProbe MLPProbe",
-            "zeroshot": "IMAGENET_TEMPLATES PLAIN_TEMPLATE ZeroShotClassifier render_prompts",
+            "zeroshot": "ZeroShotClassifier",
         },
     )
