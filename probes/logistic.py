@@ -26,7 +26,7 @@ from featurebank.probes._design import Design
 from featurebank.probes._holding import stratified_part
 from featurebank.probes._labels import check_classes
 from featurebank.probes._lbfgs import Convergence, Solution, solve_path
-from featurebank.probes._prediction import LinearPredictor, both_logits, log_probabilities
+from featurebank.probes._prediction import LinearPredictor, log_probabilities
 from featurebank.probes._rows import training_data
 from featurebank.probes.choice import CS
 
@@ -134,7 +134,7 @@ class _Logistic(LinearPredictor, ClassifierMixin, BaseEstimator):  # type: ignor
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """(N, K) log probabilities."""
-        return log_probabilities(both_logits(self.decision_function(X)))
+        return log_probabilities(self.logits(X))
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """(N, K) probabilities."""
