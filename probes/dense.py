@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
@@ -15,11 +15,11 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
+from featurebank.probes._parameters import Bound, Count, NotNegative, Positive, check_parameters
 from featurebank.probes._training import (
     EPS,
     adamw,
     check_loss,
-    check_parameters,
     checked_array,
     seeded,
     to_torch,
@@ -64,13 +64,13 @@ class DenseLinearProbe(BaseEstimator):  # type: ignore[misc]
     ((4, 8, 8), 1.0)
     """
 
-    n_classes: int | None = None
+    n_classes: Annotated[int | None, Bound("at least 2", lambda value: value is None or value >= 2)] = None
     _: KW_ONLY
     ignore_index: int = 255
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
-    epochs: int = 30
-    batch_size: int = 16
+    learning_rate: Positive = 1e-3
+    weight_decay: NotNegative = 1e-4
+    epochs: Count = 30
+    batch_size: Count = 16
     device: str = "cpu"
     random_state: int = 0
 
@@ -81,7 +81,7 @@ class DenseLinearProbe(BaseEstimator):  # type: ignore[misc]
             ValueError: NaN or infinity, tokens that are not h * w, masks of another number, type or class, no pixel
                 that counts, fewer than two classes, parameters that are not allowed, or a loss that is not finite.
         """
-        check_parameters(self, batch_size=1)
+        check_parameters(self)
         features = checked_array(tokens, "N, h * w, D", "tokens")
         self.grid_ = _checked_grid(grid, features.shape[1])
         truth = self._checked_masks(masks, len(features))

@@ -18,14 +18,13 @@ from sklearn.base import BaseEstimator, ClassifierMixin  # type: ignore[import-u
 from torch import Tensor
 
 from featurebank.probes._labels import class_codes
+from featurebank.probes._parameters import Count, NotNegative, NotNegatives, Pair, Positive, Positives, check_parameters
 from featurebank.probes._prediction import SoftmaxClassifier
 from featurebank.probes._rows import query_data, row_slices, training_data
 from featurebank.probes._training import (
     EPS,
     FORWARD_VALUES,
     Held,
-    check_number,
-    check_parameters,
     checked_array,
     split_rows,
     to_torch,
@@ -36,7 +35,6 @@ __all__ = ["LinearHeads"]
 
 LEARNING_RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
 RUNNING, INIT_STD = 0.1, 0.01
-OPTIMIZERS = ("sgd", "lars")
 
 
 @dataclass(eq=False, repr=False)
@@ -84,15 +82,15 @@ class LinearHeads(SoftmaxClassifier, ClassifierMixin, BaseEstimator):  # type: i
     (['cat'], (13, 1))
     """
 
-    learning_rates: Sequence[float] = LEARNING_RATES
-    weight_decays: Sequence[float] = (0.0,)
+    learning_rates: Positives = LEARNING_RATES
+    weight_decays: NotNegatives = (0.0,)
     _: KW_ONLY
     optimizer: Literal["sgd", "lars"] = "sgd"
-    momentum: float = 0.9
-    trust_coefficient: float = 0.001
-    epochs: int = 90
-    warmup_epochs: float = 0.0
-    batch_size: int = 1024
+    momentum: NotNegative = 0.9
+    trust_coefficient: Positive = 0.001
+    epochs: Count = 90
+    warmup_epochs: NotNegative = 0.0
+    batch_size: Pair = 1024
     validation_fraction: float = 0.2
     device: str = "cpu"
     random_state: int = 0
@@ -142,15 +140,6 @@ class LinearHeads(SoftmaxClassifier, ClassifierMixin, BaseEstimator):  # type: i
 
     def _checked_grid(self) -> list[tuple[float, float]]:
         check_parameters(self)
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}; found {self.optimizer!r}")
-        for name in ("learning_rates", "weight_decays"):
-            if len(getattr(self, name)) == 0:
-                raise ValueError(f"{name} must have at least one value; found none")
-        for rate in self.learning_rates:
-            check_number("each of learning_rates", rate, above=0)
-        for decay in self.weight_decays:
-            check_number("each of weight_decays", decay, least=0)
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs must be below epochs, {self.epochs}; found {self.warmup_epochs!r}")
         return [

@@ -12,7 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from featurebank.probes._design import Design
 from featurebank.probes._holding import stratified_part
 from featurebank.probes._labels import check_classes
 from featurebank.probes._lbfgs import Convergence, Solution, solve_path
+from featurebank.probes._parameters import Positive, Positives, check_parameters
 from featurebank.probes._prediction import LinearPredictor, log_probabilities
 from featurebank.probes._rows import training_data
 from featurebank.probes.choice import CS
@@ -89,7 +90,7 @@ class _Logistic(LinearPredictor, ClassifierMixin, BaseEstimator):  # type: ignor
     class_weight: str | Mapping[Any, float] | None = None
     tol: float = TOL
     max_iter: int = 2000
-    dtype: str = "auto"
+    dtype: Literal["auto", "float32", "float64"] = "auto"
     device: str = "cpu"
     memory: int = MEMORY
 
@@ -128,8 +129,6 @@ class _Logistic(LinearPredictor, ClassifierMixin, BaseEstimator):  # type: ignor
     def _dtype(self, X: NDArray[Any], k: int) -> torch.dtype:
         if self.dtype == "auto":
             return torch.float64 if X.shape[0] * X.shape[1] * k <= SMALL else torch.float32
-        if self.dtype not in ("float32", "float64"):
-            raise ValueError(f"dtype must be 'auto', 'float32' or 'float64', got {self.dtype!r}")
         return torch.float32 if self.dtype == "float32" else torch.float64
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -170,7 +169,7 @@ class LogisticProbe(_Logistic):
     [0, 1]
     """
 
-    C: float = 1.0
+    C: Positive = 1.0
 
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Fits on (N, D) features and (N,) labels.
@@ -179,7 +178,7 @@ class LogisticProbe(_Logistic):
             ValueError: one class, features that are not finite, a class without weight, or C that is not positive.
         """
         features, labels = training_data(self, X, y)
-        _check_penalties([self.C])
+        check_parameters(self)
         problem = self._problem(features, labels, sample_weight)
         ((solution, self.coef_, self.intercept_),) = problem.path([self.C], self.tol, self.max_iter)
         self.classes_ = problem.classes
@@ -209,7 +208,7 @@ class LogisticProbeCV(_Logistic):
         path_: candidate to `Convergence`, of the search.
     """
 
-    Cs: Sequence[float] = CS
+    Cs: Positives = CS
     _: KW_ONLY
     validation_fraction: float = 0.2
     random_state: int = 0
@@ -229,7 +228,7 @@ class LogisticProbeCV(_Logistic):
         """
         features, labels = training_data(self, X, y)
         check_classes(labels)
-        _check_penalties(self.Cs)
+        check_parameters(self)
         weights = None if sample_weight is None else np.asarray(sample_weight)
         if validation is None:
             fitting, held = stratified_part(labels, self.validation_fraction, self.random_state)
@@ -275,18 +274,13 @@ def logistic_path(
     Raises:
         ValueError: as `LogisticProbe.fit`.
     """
-    probe = LogisticProbe(**settings)
+    probe = LogisticProbeCV(Cs, **settings)
+    check_parameters(probe)
     features, labels = training_data(probe, X, y)
-    _check_penalties(Cs)
     problem = probe._problem(features, labels, sample_weight)
     path = [(coef, b, at.convergence) for at, coef, b in problem.path(list(Cs), probe.tol, probe.max_iter)]
     _warn([convergence for _, _, convergence in path], probe.tol)
     return path
-
-
-def _check_penalties(Cs: Sequence[float]) -> None:
-    if not len(Cs) or not all(np.isfinite(C) and C > 0 for C in Cs):
-        raise ValueError(f"C must be positive and finite, got {list(Cs)}")
 
 
 def _warn(reached: Sequence[Convergence], tol: float) -> None:

@@ -19,6 +19,7 @@ from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped
 from torch import Tensor
 
 from featurebank.probes._design import Standardised
+from featurebank.probes._parameters import Count, Positive, check_parameters
 from featurebank.probes._prediction import affine
 from featurebank.probes._rows import check_finite, query_data, training_data
 
@@ -72,12 +73,12 @@ class MultiLabelProbe(BaseEstimator):  # type: ignore[misc]
         n_features_in_: D.
     """
 
-    C: float = 1.0
+    C: Positive = 1.0
     _: KW_ONLY
     missing: Missing = "ignore"
     standardize: bool = True
-    tol: float = 1e-7
-    max_iter: int = 100
+    tol: Positive = 1e-7
+    max_iter: Count = 100
     device: str = "cpu"
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
@@ -89,11 +90,7 @@ class MultiLabelProbe(BaseEstimator):  # type: ignore[misc]
         Raises:
             ValueError: other labels, NaN or infinity, no label with both classes, or a parameter that is not allowed.
         """
-        for name in ("C", "tol"):
-            if not 0 < getattr(self, name) < np.inf:
-                raise ValueError(f"{name} must be above 0 and finite; found {getattr(self, name)}")
-        if self.max_iter < 1:
-            raise ValueError(f"max_iter must be at least 1; found {self.max_iter}")
+        check_parameters(self)
         features, given = training_data(self, X, y, multi_output=True)
         labels = _resolved(given, self.missing)
         positive, negative = (labels == 1).sum(0), (labels == 0).sum(0)
@@ -149,8 +146,6 @@ class MultiLabelProbe(BaseEstimator):  # type: ignore[misc]
 
 def _resolved(labels: Any, missing: str) -> NDArray[np.int8]:
     """The labels (N, L) as int8, -1 replaced as the policy says."""
-    if missing not in POLICIES:
-        raise ValueError(f"missing must be one of {', '.join(POLICIES)}; found {missing!r}")
     given = np.asarray(labels)
     if given.ndim != 2 or given.shape[1] == 0:
         raise ValueError(f"labels must be (N, L) with at least one label; found shape {given.shape}")

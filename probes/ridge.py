@@ -5,7 +5,7 @@ Shapes: N rows, D features, T targets, A alphas.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin  # type: ignore[import-untyped]
 
 from featurebank.probes._design import Standardised
+from featurebank.probes._parameters import Positives, check_parameters
 from featurebank.probes._prediction import affine
 from featurebank.probes._rows import as_features, query_data, training_data
 
@@ -84,7 +85,7 @@ class RidgePath(BaseEstimator):  # type: ignore[misc]
         n_features_in_: D.
     """
 
-    alphas: Sequence[float] = ALPHAS
+    alphas: Positives = ALPHAS
     _: KW_ONLY
     standardize: bool = True
 
@@ -155,9 +156,8 @@ class RidgeProbe(MultiOutputMixin, RegressorMixin, RidgePath):  # type: ignore[m
 
 def _path(estimator: Any, X: ArrayLike, y: ArrayLike) -> tuple[Matrix, Matrix, Matrix]:
     """Coefficients (A, T, D), intercepts (A, T) and leave-one-out errors (A,); without T for targets (N,)."""
+    check_parameters(estimator)
     alphas = np.asarray(estimator.alphas, np.float64)
-    if alphas.ndim != 1 or len(alphas) == 0 or not (np.isfinite(alphas) & (alphas > 0)).all():
-        raise ValueError(f"alphas must be at least one finite number above 0; found {estimator.alphas}")
     features, targets = training_data(estimator, X, y, multi_output=True, y_numeric=True, ensure_min_samples=2)
     columns = np.asarray(targets, np.float64).reshape(len(features), -1)
     rows = Standardised(features, standardize=estimator.standardize)

@@ -19,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted  # type: ignore[import-unty
 from torch import Tensor, nn
 
 from featurebank.probes._labels import class_codes
+from featurebank.probes._parameters import Count, NotNegative, Pair, Positive, check_parameters
 from featurebank.probes._prediction import SoftmaxClassifier
 from featurebank.probes._rows import query_data, row_slices, training_data
 from featurebank.probes._training import (
@@ -27,7 +28,6 @@ from featurebank.probes._training import (
     Held,
     adamw,
     check_loss,
-    check_parameters,
     checked_array,
     seeded,
     split_rows,
@@ -42,11 +42,11 @@ __all__ = ["AttentivePoolProbe", "MLPProbe"]
 class _NetworkProbe(SoftmaxClassifier, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """AdamW with a cosine schedule; the network of the epoch with the lowest validation loss is kept."""
 
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    epochs: int = 100
-    patience: int = 10
-    batch_size: int = 256
+    learning_rate: Positive = 1e-3
+    weight_decay: NotNegative = 0.01
+    epochs: Count = 100
+    patience: Count = 10
+    batch_size: Pair = 256
     validation_fraction: float = 0.2
     device: str = "cpu"
     random_state: int = 0
@@ -160,7 +160,7 @@ class MLPProbe(_NetworkProbe):
     1.0
     """
 
-    hidden: int = 512
+    hidden: Count = 512
 
     def _network(self, width: int, n_classes: int) -> nn.Module:
         norm = nn.BatchNorm1d(width, affine=False, eps=EPS)
@@ -182,8 +182,8 @@ class AttentivePoolProbe(_NetworkProbe):
     All other arguments and the attributes are those of `MLPProbe`.
     """
 
-    n_heads: int = 8
-    batch_size: int = field(default=128, kw_only=True)
+    n_heads: Count = 8
+    batch_size: Pair = field(default=128, kw_only=True)
 
     def attention(self, X: ArrayLike) -> NDArray[np.float32]:
         """What each head looks at in each row (M, n_heads, T), adding up to 1 over the tokens."""

@@ -6,12 +6,13 @@ Shapes: M images, D features, K classes, T templates.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Annotated, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin  # type: ignore[import-untyped]
 
+from featurebank.probes._parameters import Bound, Positive, check_parameters
 from featurebank.probes._prediction import SoftmaxClassifier
 from featurebank.probes._rows import as_features, query_data, row_blocks
 
@@ -40,8 +41,8 @@ class ZeroShotClassifier(SoftmaxClassifier, ClassifierMixin, BaseEstimator):  # 
         n_features_in_: D.
     """
 
-    logit_scale: float = 100.0
-    logit_bias: float = 0.0
+    logit_scale: Positive = 100.0
+    logit_bias: Annotated[float, Bound("finite", np.isfinite)] = 0.0
 
     def fit(self, text: ArrayLike, y: object = None) -> Self:  # noqa: ARG002
         """Ensembles text features (K, D), or (K, T, D) with T templates a class; needs no image.
@@ -54,10 +55,7 @@ class ZeroShotClassifier(SoftmaxClassifier, ClassifierMixin, BaseEstimator):  # 
             ValueError: other shapes, fewer than two classes, NaN or infinity, a zero vector, a scale of 0 or less, or a
                 bias that is not finite.
         """
-        if not 0 < self.logit_scale < np.inf:
-            raise ValueError(f"logit_scale must be above 0 and finite; found {self.logit_scale}")
-        if not np.isfinite(self.logit_bias):
-            raise ValueError(f"logit_bias must be finite; found {self.logit_bias}")
+        check_parameters(self)
         features = np.asarray(text, np.float64)
         if features.ndim not in (2, 3) or 0 in features.shape or len(features) < 2:
             raise ValueError(

@@ -19,7 +19,7 @@ from featurebank.pipelines.probing.structured import DenseTask, MultiLabelTask, 
 from featurebank.pipelines.probing.task import Task
 from featurebank.pipelines.probing.transfer import ShiftTask
 from featurebank.pipelines.results import Computed, Result, Results, Row
-from featurebank.probes._training import check_device
+from featurebank.probes._parameters import check_device
 from featurebank.store import Entry, FeatureStore
 
 __all__ = ["DEFAULT_TASKS", "TASKS", "ProbeReport", "Probed", "build_tasks", "probe_pair", "run_probes"]

@@ -11,8 +11,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from featurebank.probes._parameters import NotNegative, Positive
 from featurebank.probes.ood.block import Block, peak
-from featurebank.probes.ood.contract import NotNegative, OODScore, Positive
+from featurebank.probes.ood.contract import OODScore
 from featurebank.probes.ood.logits import log_largest
 from featurebank.probes.ood.moments import add_by_class
 from featurebank.probes.ood.statistics import TrainingSet

@@ -5,13 +5,15 @@ Shapes: N rows, D features, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Self, dataclass_transform, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Self, dataclass_transform
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator  # type: ignore[import-untyped]
+
+from featurebank.probes._parameters import check_parameters
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,19 +22,6 @@ if TYPE_CHECKING:
     from featurebank.probes.ood.statistics import TrainingSet
 
 __all__ = ["OODScore"]
-
-
-class Bound(NamedTuple):
-    """What a parameter must be, in words and as a test."""
-
-    words: str
-    holds: Callable[[float], bool]
-
-
-Count = Annotated[int, Bound("at least 1", lambda value: value >= 1)]
-Positive = Annotated[float, Bound("above 0 and finite", lambda value: 0 < value < np.inf)]
-NotNegative = Annotated[float, Bound("at least 0 and finite", lambda value: 0 <= value < np.inf)]
-Fraction = Annotated[float, Bound("at least 0 and below 1", lambda value: 0 <= value < 1)]
 
 
 @dataclass_transform(eq_default=False)
@@ -64,10 +53,7 @@ class OODScore(BaseEstimator):  # type: ignore[misc]
             ValueError: something that it needs is missing, or a parameter is not allowed.
         """
         train.require(self.needs, f"the score {self.name!r}")
-        for name, hint in get_type_hints(type(self), include_extras=True).items():
-            for bound in getattr(hint, "__metadata__", ()):
-                if not bound.holds(value := getattr(self, name)):
-                    raise ValueError(f"{name} must be {bound.words}; found {value}")
+        check_parameters(self)
         self._train = train
         self._fit(train)
         return self

@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from featurebank.probes._parameters import Positive
 from featurebank.probes.ood.block import Block
-from featurebank.probes.ood.contract import OODScore, Positive
+from featurebank.probes.ood.contract import OODScore
 from featurebank.probes.ood.moments import Moments, add_gram, symmetric
 from featurebank.probes.ood.statistics import TrainingSet
 

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from featurebank.probes._parameters import Count
 from featurebank.probes.ood.block import Block
-from featurebank.probes.ood.contract import Count, OODScore
+from featurebank.probes.ood.contract import OODScore
 from featurebank.probes.ood.moments import add_by_class
 from featurebank.probes.ood.statistics import TrainingSet
 

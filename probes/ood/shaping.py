@@ -10,8 +10,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from featurebank.probes._parameters import Fraction
 from featurebank.probes.ood.block import Block, energy
-from featurebank.probes.ood.contract import Fraction, OODScore
+from featurebank.probes.ood.contract import OODScore
 from featurebank.probes.ood.quantiles import exact_quantiles, feature_quantiles
 from featurebank.probes.ood.statistics import TrainingSet
 

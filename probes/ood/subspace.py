@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from featurebank.probes._parameters import Fraction, Positive
 from featurebank.probes.ood.block import Block
-from featurebank.probes.ood.contract import Fraction, OODScore, Positive
+from featurebank.probes.ood.contract import OODScore
 from featurebank.probes.ood.head import Head
 from featurebank.probes.ood.moments import add_gram, symmetric
 from featurebank.probes.ood.statistics import TrainingSet

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from featurebank.probes._parameters import Count, Positive
 from featurebank.probes.ood.block import Block, peak
-from featurebank.probes.ood.contract import Count, OODScore, Positive
+from featurebank.probes.ood.contract import OODScore
 from featurebank.probes.ood.statistics import TrainingSet
 
 __all__ = ["WeiPerKLD"]
