@@ -88,7 +88,7 @@ def _image_sets(entries: Iterable[Entry], dataset: str) -> list[Entry]:
         UnknownNameError: there is none.
     """
     from featurebank.extract.errors import nearest
-    from featurebank.extract.texts import is_texts
+    from featurebank.extract.text_sets import is_texts
     from featurebank.store.entries import newest_contents
 
     entries = [*entries]
@@ -126,8 +126,8 @@ def _with_towers(entries: Sequence[Entry], wanted: Sequence[str], dataset: str) 
         ConfigError: none has a set in the space of texts, or not one that is asked for.
     """
     from featurebank.extract.backbones import has_texts
-    from featurebank.extract.backbones.text_tower import EMBEDDING
     from featurebank.extract.errors import nearest
+    from featurebank.extract.text_sets import EMBEDDING
 
     able: dict[str, Entry] = {}
     for entry in entries:

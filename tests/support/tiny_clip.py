@@ -8,12 +8,14 @@ from typing import Any
 import huggingface_hub
 import open_clip  # type: ignore[import-untyped]
 import pytest
+import tokenizers
 import torch
+import transformers
 from open_clip import pretrained
 from safetensors.torch import save_file
 from zoo_networks import put_in_hub
 
-__all__ = ["CONFIGS", "in_hub", "saved", "tiny_zoo"]
+__all__ = ["CONFIGS", "SIGLIP", "in_hub", "save_tokenizer", "saved", "tiny_zoo"]
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
 VIT = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
@@ -44,13 +46,31 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "multimodal_cfg": {"context_length": 76, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
     },
 }
+SIGLIP: dict[str, Any] = {  # its tokenizer is a repository of its own on the hub
+    "embed_dim": 12,
+    "init_logit_bias": -10,
+    "custom_text": True,
+    "vision_cfg": VIT,
+    "text_cfg": {
+        **TEXT,
+        "context_length": 8,
+        "vocab_size": 64,
+        "hf_tokenizer_name": "featurebank/words",
+        "tokenizer_kwargs": {"clean": "canonicalize"},
+        "no_causal_mask": True,
+        "proj_bias": True,
+        "pool_type": "last",
+    },
+}
+WORDS = ["a", "photo", "of", "the", "great", "white", "shark", "tench", "in", "itap", "bad"]
 
 
 def tiny_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Makes open_clip know `CONFIGS`, with one tag each, and empties the hub; returns the hub's cache."""
-    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", {**open_clip.factory._MODEL_CONFIGS, **CONFIGS})
+    configs = {**CONFIGS, "fb-siglip": SIGLIP}
+    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", {**open_clip.factory._MODEL_CONFIGS, **configs})
     tags = {
-        name: {"tiny": {**pretrained._pcfg(hf_hub=f"featurebank/{name}/"), "quick_gelu": False}} for name in CONFIGS
+        name: {"tiny": {**pretrained._pcfg(hf_hub=f"featurebank/{name}/"), "quick_gelu": False}} for name in configs
     }
     monkeypatch.setattr(pretrained, "_PRETRAINED", {**pretrained._PRETRAINED, **tags})
     cache = tmp_path / "hub"
@@ -79,3 +99,20 @@ def in_hub(cache: Path, name: str, scratch: Path) -> Any:
     model = saved(name, scratch / "open_clip_model.safetensors")
     put_in_hub(cache, f"featurebank/{name}", {"open_clip_model.safetensors": scratch / "open_clip_model.safetensors"})
     return model
+
+
+def save_tokenizer(folder: Path) -> Path:
+    """A tokenizer of a few words as transformers saves it, with SigLIP's way of padding by the end of a text."""
+    folder.mkdir(parents=True, exist_ok=True)
+    special = ("<unk>", "</s>", "[SEP]")
+    model = tokenizers.models.WordLevel({word: number for number, word in enumerate([*special, *WORDS])}, "<unk>")
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.normalizer = tokenizers.normalizers.Lowercase()
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="$A </s> [SEP]", special_tokens=[("</s>", 1), ("[SEP]", 2)]
+    )
+    names = {"unk_token": "<unk>", "eos_token": "</s>", "pad_token": "</s>", "sep_token": "[SEP]"}
+    kind: Any = transformers.PreTrainedTokenizerFast
+    kind(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    return folder
