@@ -1,7 +1,8 @@
-"""open_clip's architectures, tiny and at random, with checkpoints where its loader looks for them."""
+"""Models of images and texts, tiny and at random, their weights where open_clip and transformers look for them."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from open_clip import pretrained
 from safetensors.torch import save_file
 from zoo_networks import put_in_hub
 
-__all__ = ["CONFIGS", "SIGLIP", "in_hub", "save_tokenizer", "saved", "tiny_zoo"]
+__all__ = ["CONFIGS", "SIGLIP", "SMALL", "in_hub", "save_hugging_face", "save_tokenizer", "saved", "tiny_zoo"]
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
 VIT = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
@@ -62,6 +63,11 @@ SIGLIP: dict[str, Any] = {  # its tokenizer is a repository of its own on the hu
         "pool_type": "last",
     },
 }
+SMALL: dict[str, Any] = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 37, "image_size": 32,
+    "patch_size": 8,
+}  # fmt: skip
+HUGGING_FACE_TEXT = {**SMALL, "vocab_size": 64, "max_position_embeddings": 8, "bos_token_id": 3, "eos_token_id": 1}
 WORDS = ["a", "photo", "of", "the", "great", "white", "shark", "tench", "in", "itap", "bad"]
 
 
@@ -116,3 +122,22 @@ def save_tokenizer(folder: Path) -> Path:
     kind: Any = transformers.PreTrainedTokenizerFast
     kind(tokenizer_object=tokenizer, **names).save_pretrained(folder)
     return folder
+
+
+def save_hugging_face(folder: Path, kind: str, *, seed: int = 0) -> Any:
+    """A model of images and texts as transformers saves it, with its tokenizer."""
+
+    torch.manual_seed(seed)
+    if kind == "clip":
+        config: Any = transformers.CLIPConfig(text_config=HUGGING_FACE_TEXT, vision_config=SMALL, projection_dim=16)
+        model: Any = transformers.CLIPModel(config)
+    else:
+        model = transformers.SiglipModel(transformers.SiglipConfig(text_config=HUGGING_FACE_TEXT, vision_config=SMALL))
+        model.logit_bias.data.fill_(-12.5)
+    model.eval().save_pretrained(folder)
+    save_tokenizer(folder)
+    processor = {
+        "size": {"height": 32, "width": 32}, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
+    }  # fmt: skip
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    return model

@@ -10,14 +10,15 @@ import numpy as np
 import open_clip  # type: ignore[import-untyped]
 import pytest
 import torch
+import transformers
 from open_clip.tokenizer import HFTokenizer  # type: ignore[import-untyped]
-from tiny_clip import SIGLIP, in_hub, save_tokenizer, tiny_zoo
+from tiny_clip import SIGLIP, SMALL, in_hub, save_hugging_face, save_tokenizer, tiny_zoo
 from zoo_networks import put_in_hub
 
-from featurebank.extract.backbones import resolve, text_tower, tokenizer
+from featurebank.extract.backbones import build, resolve, text_tower, tokenizer
 from featurebank.extract.backbones.open_clip_text import open_clip_tokenizer
 from featurebank.extract.backbones.tokenizers import FILES, digest_of, fast_tokenizer
-from featurebank.extract.errors import AssetError, WeightsError
+from featurebank.extract.errors import AssetError, UnknownNameError, WeightsError
 
 TEXTS = ["a photo of the great white shark", "Itap of a TENCH!", "unknown words, all of them", "a " * 30, "é"]
 
@@ -81,7 +82,6 @@ def test_a_tokenizer_that_is_not_in_the_hubs_cache_is_named(hub: Path, tmp_path:
 
 
 def test_no_code_and_no_class_of_a_folder_is_followed(words: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import transformers
 
     config = json.loads((words / FILES[1]).read_text())
     config |= {"auto_map": {"AutoTokenizer": ["evil.Evil", None]}, "tokenizer_class": "Evil", "padding_side": "left"}
@@ -135,3 +135,43 @@ def test_settings_that_are_not_known_are_refused() -> None:
     for more in ({"tokenizer_mode": "clips"}, {"tokenizer_kwargs": {"language": "eng"}}):
         with pytest.raises(WeightsError, match="expected a tokenizer with clean and strip_sep_token at most, found"):
             open_clip_tokenizer("x", {"context_length": 8, "hf_tokenizer_name": "featurebank/words", **more})
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_both_towers_of_a_folder_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
+    model = save_hugging_face(tmp_path / kind, kind)
+    spec = resolve(f"hf:{tmp_path / kind}", outputs=["pooled", "embedding"])
+    network: Any = build(spec)
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    tower, texts = text_tower(spec), [text.lower().rstrip("!").replace(",", "") for text in TEXTS]
+    own = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path / kind)
+    tokens = own(texts, padding="max_length", truncation=True, max_length=8, return_tensors="pt")
+    masked = {"attention_mask": tokens.attention_mask} if kind == "clip" else {}
+    with torch.no_grad():
+        seen, read = model.get_image_features(pixel_values=images), model.get_text_features(tokens.input_ids, **masked)
+        torch.testing.assert_close(network(images)["embedding"], seen.pooler_output, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        tower.encode(TEXTS if kind == "siglip" else texts), read.pooler_output, rtol=1e-5, atol=1e-6
+    )
+    assert tower.logit_scale == pytest.approx(float(model.logit_scale.detach().exp()), rel=1e-6)
+    assert tower.logit_bias == (0.0 if kind == "clip" else -12.5)
+    assert tokenizer(spec)["sha256"] == digest_of(tmp_path / kind)
+
+
+def test_folders_without_a_text_tower_or_its_tokenizer_say_so(tmp_path: Path) -> None:
+    save_hugging_face(tmp_path / "clip", "clip")
+    with pytest.raises(WeightsError, match="expected weights of a folder, which has the tokenizer too"):
+        text_tower(resolve(f"hf:{tmp_path / 'clip'}@random"))
+    (tmp_path / "clip" / FILES[0]).unlink()
+    with pytest.raises(AssetError, match=r"found no tokenizer\.json"):
+        tokenizer(resolve(f"hf:{tmp_path / 'clip'}"))
+    vit = transformers.ViTModel(transformers.ViTConfig(**SMALL))
+    vit.save_pretrained(tmp_path / "vit")
+    (tmp_path / "vit" / "preprocessor_config.json").write_bytes(
+        (tmp_path / "clip" / "preprocessor_config.json").read_bytes()
+    )
+    spec = resolve(f"hf:{tmp_path / 'vit'}")
+    with pytest.raises(WeightsError, match="expected clip or siglip, which has a text tower; found 'vit'"):
+        text_tower(spec)
+    with pytest.raises(UnknownNameError, match="unknown output 'embedding'"):
+        build(resolve(f"hf:{tmp_path / 'vit'}", outputs=["embedding"]))
