@@ -38,7 +38,7 @@ else:
     __all__, __getattr__, __dir__ = lazy_names(
         __name__,
         {
-            "bootstrap": "bootstrap_interval cluster_interval weighted_interval",
+            "bootstrap": "bootstrap_interval bootstrap_means cluster_interval row_weights weighted_interval",
             "calibration": "ReliabilityDiagram TemperatureScaling reliability_diagram",
             "choice": "CS Choice edge_notes",
             "comparison": (
@@ -52,8 +52,9 @@ else:
             "linear": "LinearFit LinearResult Protocol fit_linear linear_probe protocol_heads",
             "logistic": "Convergence LogisticProbe LogisticProbeCV logistic_path",
             "metrics": (
-                "ClassScores accuracy auroc average_precision balanced_accuracy brier class_scores confidence_bins "
-                "ece multilabel_auroc multilabel_map nll per_class_accuracy predicted_classes top_k_accuracy"
+                "ClassScores accuracy as_labels as_scores as_values auroc average_precision balanced_accuracy brier "
+                "class_scores confidence_bins ece multilabel_auroc multilabel_map nll per_class_accuracy "
+                "predicted_classes top_k_accuracy"
             ),
             "multilabel": "MultiLabelProbe",
             "neighbours": "KNNProbe KNNSweep NearestClassMean knn_sweep",

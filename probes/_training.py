@@ -170,40 +170,32 @@ def cosine_factor(step: int, steps: int, warmup: int = 0) -> float:
 
 
 def train(
-    step: Callable[[NDArray[np.int64], float], T],
-    rows: NDArray[np.int64],
-    *,
-    epochs: int,
-    batch_size: int,
-    seed: int | tuple[int, ...],
-    warmup_epochs: float = 0.0,
+    probe: Any, step: Callable[[NDArray[np.int64], float], T], rows: NDArray[np.int64], *, seed: int | tuple[int, ...]
 ) -> Iterator[list[T]]:
     """Trains epoch by epoch; yields what each step of an epoch gave.
 
     Args:
+        probe: Has ``epochs``, ``batch_size`` and, where the learning rate rises first, ``warmup_epochs``.
         step: Moves what is trained, given rows (B,) and the learning rate's factor.
         rows: The training rows' numbers.
-        epochs: Passes over them.
-        batch_size: B at most.
         seed: Of the batches.
-        warmup_epochs: With a rising learning rate.
     """
     generator = np.random.default_rng(seed)
-    per_epoch = count_batches(len(rows), batch_size)
-    factors = (cosine_factor(n, epochs * per_epoch, round(warmup_epochs * per_epoch)) for n in itertools.count())
-    for _ in range(epochs):
-        batches = shuffled_batches(rows, batch_size, generator)
+    per_epoch = count_batches(len(rows), probe.batch_size)
+    warmup = round(getattr(probe, "warmup_epochs", 0) * per_epoch)
+    factors = (cosine_factor(n, probe.epochs * per_epoch, warmup) for n in itertools.count())
+    for _ in range(probe.epochs):
+        batches = shuffled_batches(rows, probe.batch_size, generator)
         yield [step(batch, factor) for batch, factor in zip(batches, factors, strict=False)]
 
 
-def adamw(
-    network: nn.Module, loss: Callable[[NDArray[np.int64]], Tensor], *, learning_rate: float, weight_decay: float
-) -> Callable[[NDArray[np.int64], float], Tensor]:
-    """A step of `train`: AdamW on the loss of a batch's rows; gives the loss."""
-    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay, foreach=False)
+def adamw(probe: Any, loss: Callable[[NDArray[np.int64]], Tensor]) -> Callable[[NDArray[np.int64], float], Tensor]:
+    """A step of `train` on a probe's ``network_``, AdamW on the loss of a batch's rows; gives the loss."""
+    rate = probe.learning_rate
+    optimizer = torch.optim.AdamW(probe.network_.parameters(), lr=rate, weight_decay=probe.weight_decay, foreach=False)
 
     def step(batch: NDArray[np.int64], factor: float) -> Tensor:
-        optimizer.param_groups[0]["lr"] = learning_rate * factor
+        optimizer.param_groups[0]["lr"] = rate * factor
         value = loss(batch)
         optimizer.zero_grad()
         value.backward()  # type: ignore[no-untyped-call]
@@ -224,6 +216,14 @@ def check_loss(loss: float, learning_rate: float) -> None:
     """Raises ValueError for a loss that is not finite."""
     if not math.isfinite(loss):
         raise ValueError(f"the loss must stay finite; found {loss} with learning_rate={learning_rate}; lower it")
+
+
+def in_blocks(
+    features: NDArray[Any], width: int, answer: Callable[[slice], NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """What a network answers to all rows, a block at a time, of no more than `FORWARD_VALUES` features or answers."""
+    width = max(features[0].size, width)
+    return np.concatenate([answer(rows) for rows in row_slices(len(features), width, values=FORWARD_VALUES)])
 
 
 def to_torch(values: NDArray[Any], rows: NDArray[np.int64] | slice, device: str) -> Tensor:

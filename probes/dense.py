@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator  # type: ignore[import-untyped]
+from sklearn.utils.validation import check_is_fitted  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from featurebank.probes._parameters import Bound, Count, NotNegative, Positive, check_parameters
+from featurebank.probes._rows import row_slices
 from featurebank.probes._training import (
     EPS,
     adamw,
@@ -128,17 +130,14 @@ class DenseLinearProbe(BaseEstimator):  # type: ignore[misc]
             pixels = torch.from_numpy(truth[batch].astype(np.int64)).to(self.device)
             return _cross_entropy(logits, pixels, self.ignore_index)
 
-        step = adamw(self.network_.train(), loss, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
-        rows, seed = np.arange(len(features)), self.random_state
+        self.network_.train()
         self.loss_: list[float] = []
-        for losses in train(step, rows, epochs=self.epochs, batch_size=self.batch_size, seed=seed):
+        for losses in train(self, adamw(self, loss), np.arange(len(features)), seed=self.random_state):
             self.loss_.append(torch.stack(losses).mean().item())
             check_loss(self.loss_[-1], self.learning_rate)
         self.network_.eval()
 
     def _logits(self, tokens: ArrayLike) -> Iterator[tuple[slice, Tensor]]:
-        from sklearn.utils.validation import check_is_fitted  # type: ignore[import-untyped]
-
         check_is_fitted(self, "network_")
         features = checked_array(tokens, "M, h * w, D", "tokens")
         expected = (self.grid_[0] * self.grid_[1], self.n_features_in_)
@@ -147,8 +146,7 @@ class DenseLinearProbe(BaseEstimator):  # type: ignore[misc]
                 f"tokens must be (M, {expected[0]}, {expected[1]}), as in fit; found shape {features.shape}; "
                 "use the same output of the same backbone"
             )
-        for start in range(0, len(features), self.batch_size):
-            rows = slice(start, min(start + self.batch_size, len(features)))
+        for rows in row_slices(len(features), 1, rows=self.batch_size):
             with torch.inference_mode():
                 logits = self._forward(to_torch(features, rows, self.device))
             yield rows, logits

@@ -20,12 +20,12 @@ from torch import Tensor
 from featurebank.probes._labels import class_codes
 from featurebank.probes._parameters import Count, NotNegative, NotNegatives, Pair, Positive, Positives, check_parameters
 from featurebank.probes._prediction import SoftmaxClassifier
-from featurebank.probes._rows import query_data, row_slices, training_data
+from featurebank.probes._rows import query_data, training_data
 from featurebank.probes._training import (
     EPS,
-    FORWARD_VALUES,
     Held,
     checked_array,
+    in_blocks,
     split_rows,
     to_torch,
     train,
@@ -107,7 +107,10 @@ class LinearHeads(SoftmaxClassifier, ClassifierMixin, BaseEstimator):  # type: i
             ValueError: NaN or infinity, one class only, other widths, classes or parameters than allowed, or no head
                 that stayed finite.
         """
-        grid = self._checked_grid()
+        check_parameters(self)
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs must be below epochs, {self.epochs}; found {self.warmup_epochs!r}")
+        grid = [(float(rate), float(b)) for rate, b in itertools.product(self.learning_rates, self.weight_decays)]
         features, labels = training_data(self, X, y)
         checked_array(features, "N, D", "features")
         self.classes_, codes = class_codes(labels)
@@ -135,16 +138,7 @@ class LinearHeads(SoftmaxClassifier, ClassifierMixin, BaseEstimator):  # type: i
         features = query_data(self, X)
         checked_array(features, "N, D", "features")
         heads = _Heads.of(self.coef_, self.intercept_, self.mean_, self.variance_, self.device)
-        blocks = row_slices(len(features), max(self.coef_.shape), values=FORWARD_VALUES)
-        return np.concatenate([heads.logits(features, rows)[:, 0].cpu().numpy() for rows in blocks])
-
-    def _checked_grid(self) -> list[tuple[float, float]]:
-        check_parameters(self)
-        if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs must be below epochs, {self.epochs}; found {self.warmup_epochs!r}")
-        return [
-            (float(rate), float(decay)) for rate, decay in itertools.product(self.learning_rates, self.weight_decays)
-        ]
+        return in_blocks(features, len(self.classes_), lambda rows: heads.logits(features, rows)[:, 0].cpu().numpy())
 
     def _train(
         self,
@@ -163,15 +157,7 @@ class LinearHeads(SoftmaxClassifier, ClassifierMixin, BaseEstimator):  # type: i
             x = to_torch(features, batch, self.device)
             optimizer.step(heads.gradients(x, labels[batch].to(self.device)), scale * factor)
 
-        loop = train(
-            step,
-            rows,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            seed=(self.random_state, 0),
-            warmup_epochs=self.warmup_epochs,
-        )
-        for _ in loop:
+        for _ in train(self, step, rows, seed=(self.random_state, 0)):
             pass
         return heads
 

@@ -10,7 +10,7 @@ Shapes: N rows, D features, K classes.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, Literal, Self
 
@@ -25,7 +25,7 @@ from sklearn.utils.validation import _check_sample_weight  # type: ignore[import
 from featurebank.probes._design import Design
 from featurebank.probes._holding import stratified_part
 from featurebank.probes._labels import check_classes
-from featurebank.probes._lbfgs import Convergence, Solution, solve_path
+from featurebank.probes._lbfgs import Convergence, solve_path
 from featurebank.probes._parameters import Positive, Positives, check_parameters
 from featurebank.probes._prediction import LinearPredictor, log_probabilities
 from featurebank.probes._rows import training_data
@@ -40,45 +40,8 @@ MEMORY = 4 * 2**30
 TOL = 3e-5
 
 
-@dataclass(frozen=True)
-class _Problem:
-    """Labels and weights, ready for the solver."""
-
-    design: Design
-    y: torch.Tensor
-    s: torch.Tensor
-    classes: NDArray[Any]
-    intercept: bool
-
-    def path(
-        self, Cs: Sequence[float], tol: float, max_iter: int
-    ) -> Iterator[tuple[Solution, NDArray[Any], NDArray[Any]]]:
-        """Solutions with coefficients and intercepts of the features as given, in the order of ``Cs``."""
-        k = len(self.classes)
-        # With two classes one weight vector, the difference, is penalised: the softmax form at half the C.
-        binary = k == 2
-        order = np.argsort(Cs, kind="stable")
-        scaled = [Cs[i] / 2 if binary else Cs[i] for i in order]
-        solved = solve_path(
-            self.design, self.y, self.s, k, scaled, intercept=self.intercept, tol=tol, max_iter=max_iter
-        )
-        solutions = dict(zip(order.tolist(), solved, strict=True))
-        for index, C in enumerate(Cs):
-            solution = solutions[index]
-            at = solution.convergence
-            if binary:
-                at = replace(at, objective=2 * at.objective, gap=2 * at.gap)
-            yield replace(solution, convergence=replace(at, C=C)), *self._unfolded(solution, binary=binary)
-
-    def _unfolded(self, solution: Solution, *, binary: bool) -> tuple[NDArray[Any], NDArray[Any]]:
-        W = solution.W.double().cpu().numpy() * self.design.scale
-        b = solution.b.double().cpu().numpy()
-        if self.intercept:
-            b = b - W @ self.design.shift
-            b -= b.mean()
-        if binary:
-            W, b = W[1:] - W[:1], b[1:] - b[:1]
-        return W, b
+Fit = tuple[NDArray[np.float64], NDArray[np.float64], Convergence]
+"""Coefficients (K, D) and intercepts (K,) of the features as given, one of two classes alone; how good they are."""
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -94,37 +57,63 @@ class _Logistic(LinearPredictor, ClassifierMixin, BaseEstimator):  # type: ignor
     device: str = "cpu"
     memory: int = MEMORY
 
-    def _problem(self, X: NDArray[Any], y: NDArray[Any], sample_weight: ArrayLike | None) -> _Problem:
+    def _fits(
+        self, X: NDArray[Any], y: NDArray[Any], Cs: Sequence[float], sample_weight: ArrayLike | None
+    ) -> list[Fit]:
+        """At each C, in the order of ``Cs``; sets ``classes_``."""
         check_classes(y)
-        classes, encoded = np.unique(y, return_inverse=True)
-        if len(classes) < 2:
-            raise ValueError(f"a probe needs at least two classes; found 1 class in the training rows: {classes[0]!r}")
+        self.classes_, encoded = np.unique(y, return_inverse=True)
+        k = len(self.classes_)
+        if k < 2:
+            raise ValueError(
+                f"a probe needs at least two classes; found 1 class in the training rows: {self.classes_[0]!r}"
+            )
         weights: NDArray[np.float64] = _check_sample_weight(
             sample_weight, X, dtype=np.float64, ensure_non_negative=True
         )
         if self.class_weight is not None:
-            factors = compute_class_weight(self.class_weight, classes=classes, y=y, sample_weight=weights)
+            factors = compute_class_weight(self.class_weight, classes=self.classes_, y=y, sample_weight=weights)
             weights = weights * factors[encoded]
-        present = np.bincount(encoded, weights, minlength=len(classes)) > 0
-        if not present.all():
-            raise ValueError(f"every class needs a row of positive weight; found none for {classes[~present].tolist()}")
+        absent = np.bincount(encoded, weights, minlength=k) <= 0
+        if absent.any():
+            raise ValueError(
+                f"every class needs a row of positive weight; found none for {self.classes_[absent].tolist()}"
+            )
         device = torch.device(self.device)
         design = Design(
             X,
             weights,
             centre=self.fit_intercept,
             standardize=self.standardize,
-            dtype=self._dtype(X, len(classes)),
+            dtype=self._dtype(X, k),
             device=device,
             memory=self.memory,
         )
-        return _Problem(
+        # With two classes one weight vector, the difference, is penalised: the softmax form at half the C.
+        share = 2 if k == 2 else 1
+        order = np.argsort(Cs, kind="stable")
+        solved = solve_path(
             design,
             torch.from_numpy(encoded.astype(np.int64)).to(device),
             torch.from_numpy(weights).to(device, design.dtype),
-            classes,
-            self.fit_intercept,
+            k,
+            [Cs[index] / share for index in order],
+            intercept=self.fit_intercept,
+            tol=self.tol,
+            max_iter=self.max_iter,
         )
+        fits: list[Any] = [None] * len(Cs)
+        for index, solution in zip(order, solved, strict=True):
+            W = solution.W.double().cpu().numpy() * design.scale
+            b = solution.b.double().cpu().numpy()
+            if self.fit_intercept:
+                b = b - W @ design.shift
+                b -= b.mean()
+            if k == 2:
+                W, b = W[1:] - W[:1], b[1:] - b[:1]
+            at = solution.convergence
+            fits[index] = W, b, replace(at, C=Cs[index], objective=share * at.objective, gap=share * at.gap)
+        return fits
 
     def _dtype(self, X: NDArray[Any], k: int) -> torch.dtype:
         if self.dtype == "auto":
@@ -179,12 +168,9 @@ class LogisticProbe(_Logistic):
         """
         features, labels = training_data(self, X, y)
         check_parameters(self)
-        problem = self._problem(features, labels, sample_weight)
-        ((solution, self.coef_, self.intercept_),) = problem.path([self.C], self.tol, self.max_iter)
-        self.classes_ = problem.classes
-        self.convergence_ = solution.convergence
-        self.n_iter_ = solution.convergence.iterations
-        _warn([solution.convergence], self.tol)
+        ((self.coef_, self.intercept_, self.convergence_),) = self._fits(features, labels, [self.C], sample_weight)
+        self.n_iter_ = self.convergence_.iterations
+        _warn([self.convergence_], self.tol)
         return self
 
 
@@ -233,27 +219,20 @@ class LogisticProbeCV(_Logistic):
         if validation is None:
             fitting, held = stratified_part(labels, self.validation_fraction, self.random_state)
             part = np.sort(fitting)
-            problem = self._problem(features[part], labels[part], None if weights is None else weights[part])
+            fits = self._fits(features[part], labels[part], self.Cs, None if weights is None else weights[part])
             held_features, held_labels = features[held], labels[held]
         else:
-            problem = self._problem(features, labels, weights)
+            fits = self._fits(features, labels, self.Cs, weights)
             held_features, held_labels = np.asarray(validation[0]), np.asarray(validation[1])
-        self.classes_ = problem.classes
         self.validation_accuracy_: dict[float, float] = {}
-        self.path_: dict[float, Convergence] = {}
-        fits = {}
-        for solution, coef, intercept in problem.path(list(self.Cs), self.tol, self.max_iter):
-            self.coef_, self.intercept_ = coef, intercept
-            C = solution.convergence.C
-            fits[C] = (solution.convergence, coef, intercept)
-            self.path_[C] = solution.convergence
-            self.validation_accuracy_[C] = float((self.predict(held_features) == held_labels).mean())
-        self.C_ = min(fits, key=lambda C: (-self.validation_accuracy_[C], C))
-        self.convergence_, self.coef_, self.intercept_ = fits[self.C_]
+        for self.coef_, self.intercept_, at in fits:
+            self.validation_accuracy_[at.C] = float((self.predict(held_features) == held_labels).mean())
+        self.path_ = {at.C: at for _, _, at in fits}
+        best = min(fits, key=lambda fit: (-self.validation_accuracy_[fit[2].C], fit[2].C))
+        self.C_ = best[2].C
         if validation is None:
-            problem = self._problem(features, labels, weights)
-            ((solution, self.coef_, self.intercept_),) = problem.path([self.C_], self.tol, self.max_iter)
-            self.convergence_, self.classes_ = solution.convergence, problem.classes
+            (best,) = self._fits(features, labels, [self.C_], weights)
+        self.coef_, self.intercept_, self.convergence_ = best
         self.n_iter_ = self.convergence_.iterations
         _warn([*self.path_.values(), self.convergence_], self.tol)
         return self
@@ -261,7 +240,7 @@ class LogisticProbeCV(_Logistic):
 
 def logistic_path(
     X: ArrayLike, y: ArrayLike, Cs: Sequence[float] = CS, *, sample_weight: ArrayLike | None = None, **settings: Any
-) -> list[tuple[NDArray[np.float64], NDArray[np.float64], Convergence]]:
+) -> list[Fit]:
     """Coefficients (K, D), intercepts (K,) and convergence at every C, in the order of ``Cs``.
 
     Args:
@@ -277,10 +256,9 @@ def logistic_path(
     probe = LogisticProbeCV(Cs, **settings)
     check_parameters(probe)
     features, labels = training_data(probe, X, y)
-    problem = probe._problem(features, labels, sample_weight)
-    path = [(coef, b, at.convergence) for at, coef, b in problem.path(list(Cs), probe.tol, probe.max_iter)]
-    _warn([convergence for _, _, convergence in path], probe.tol)
-    return path
+    fits = probe._fits(features, labels, Cs, sample_weight)
+    _warn([convergence for _, _, convergence in fits], probe.tol)
+    return fits
 
 
 def _warn(reached: Sequence[Convergence], tol: float) -> None:

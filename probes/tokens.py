@@ -21,14 +21,14 @@ from torch import Tensor, nn
 from featurebank.probes._labels import class_codes
 from featurebank.probes._parameters import Count, NotNegative, Pair, Positive, check_parameters
 from featurebank.probes._prediction import SoftmaxClassifier
-from featurebank.probes._rows import query_data, row_slices, training_data
+from featurebank.probes._rows import query_data, training_data
 from featurebank.probes._training import (
     EPS,
-    FORWARD_VALUES,
     Held,
     adamw,
     check_loss,
     checked_array,
+    in_blocks,
     seeded,
     split_rows,
     to_torch,
@@ -90,12 +90,10 @@ class _NetworkProbe(SoftmaxClassifier, ClassifierMixin, BaseEstimator):  # type:
             scores = self.network_.train()(to_torch(features, batch, self.device))
             return nn.functional.cross_entropy(scores, targets[batch].to(self.device))
 
-        step = adamw(self.network_, loss, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
-        seed = (self.random_state, 0)
         best, state = np.inf, {}
         self.validation_loss_: list[float] = []
         self.validation_accuracy_: list[float] = []
-        for epoch, _ in enumerate(train(step, rows, epochs=self.epochs, batch_size=self.batch_size, seed=seed)):
+        for epoch, _ in enumerate(train(self, adamw(self, loss), rows, seed=(self.random_state, 0))):
             self._validate(held)
             if self.validation_loss_[-1] < best:
                 best, self.best_epoch_ = self.validation_loss_[-1], epoch
@@ -109,8 +107,7 @@ class _NetworkProbe(SoftmaxClassifier, ClassifierMixin, BaseEstimator):  # type:
     def logits(self, X: ArrayLike) -> NDArray[np.float32]:
         """(M, K), computed in blocks of rows."""
         features = self._unlabelled(X)
-        blocks = row_slices(len(features), max(features[0].size, len(self.classes_)), values=FORWARD_VALUES)
-        return np.concatenate([self._scores(features, rows) for rows in blocks])
+        return in_blocks(features, len(self.classes_), lambda rows: self._scores(features, rows))
 
     def _validate(self, held: Held) -> None:
         """Adds the loss and the accuracy of one epoch."""
@@ -188,13 +185,14 @@ class AttentivePoolProbe(_NetworkProbe):
     def attention(self, X: ArrayLike) -> NDArray[np.float32]:
         """What each head looks at in each row (M, n_heads, T), adding up to 1 over the tokens."""
         tokens, network = self._unlabelled(X), cast("AttentivePool", self.network_)
-        weights = []
+
+        def weights(rows: slice) -> NDArray[np.float32]:
+            x = to_torch(tokens, rows, self.device)
+            x = network.norm(x.flatten(0, 1)).view_as(x)
+            return network.attention(x).transpose(1, 2).cpu().numpy()
+
         with torch.inference_mode():
-            for rows in row_slices(len(tokens), tokens[0].size, values=FORWARD_VALUES):
-                x = to_torch(tokens, rows, self.device)
-                x = network.norm(x.flatten(0, 1)).view_as(x)
-                weights.append(network.attention(x).transpose(1, 2).cpu().numpy())
-        return np.concatenate(weights)
+            return in_blocks(tokens, 1, weights)
 
     def _network(self, width: int, n_classes: int) -> nn.Module:
         if width % self.n_heads:

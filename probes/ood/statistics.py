@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from featurebank.probes._rows import BLOCK_VALUES, as_features, row_slices
+from featurebank.probes._rows import BLOCK_VALUES, as_features, check_block, row_slices
 from featurebank.probes.metrics import as_labels
 from featurebank.probes.ood.block import Affine, Block, argmax
 from featurebank.probes.ood.head import Head
@@ -214,7 +214,7 @@ class TrainingSet:
                 values = np.array(values, np.float32, order="C")
         rows = from_dlpack(values)  # not a copy, nor a warning of one that cannot be written to
         if not rows.sum().isfinite():  # or a sum that overflows
-            check_finite(values, name, where.start)
+            check_block(values, name, where.start)
         return rows.to(self.device)
 
     def _moments(self, *, unit: bool) -> Moments:
@@ -275,14 +275,3 @@ class TrainingSet:
 def _remedy(part: str) -> str:
     remedy: str = vars(TrainingSet)[part].remedy
     return remedy
-
-
-def check_finite(values: NDArray[np.float32], name: str, first: int) -> None:
-    """Raises ValueError at the first value that is not finite; ``first`` is the number of the first row."""
-    bad = np.argwhere(~np.isfinite(values))
-    if len(bad):
-        row, column = bad[0]
-        raise ValueError(
-            f"{name} must be finite in float32; found NaN or infinity (inf) in row {first + row}, column {column}; "
-            "leave out failed rows"
-        )
