@@ -10,7 +10,6 @@ Shapes: K classes, T templates, E dimension of the space shared with images.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,20 +18,19 @@ import numpy as np
 
 from featurebank.extract import backbones
 from featurebank.extract.backbones.contract import BackboneSpec
-from featurebank.extract.backbones.text_tower import EMBEDDING, TextTower
+from featurebank.extract.backbones.text_tower import TextTower
 from featurebank.extract.errors import fault
 from featurebank.extract.key import backbone_key
 from featurebank.extract.provenance import text_provenance
+from featurebank.extract.text_sets import EMBEDDING, TEXTS
 from featurebank.extract.wanted import Outcome, look
-from featurebank.store import FeatureSet, FeatureSetWriter, FeatureStore, NotFoundError, Output, Records
+from featurebank.store import FeatureSetWriter, FeatureStore, NotFoundError, Output, Records
 from featurebank.store.fingerprint import content_hash, fingerprint, records_digest
 
-__all__ = ["SPLIT", "Prompts", "is_texts", "logit_numbers", "make_texts"]
+__all__ = ["Prompts", "make_texts"]
 
 log = logging.getLogger("featurebank")
 
-SPLIT: Final = "texts-"
-"""What the splits of text features begin with."""
 KEY_VERSION: Final = 1
 
 
@@ -68,19 +66,6 @@ class Prompts:
         )
 
 
-def is_texts(key: Mapping[str, Any]) -> bool:
-    """Whether the key of a feature set is that of text features."""
-    return isinstance(key.get("texts"), Mapping)
-
-
-def logit_numbers(feature_set: FeatureSet) -> tuple[float, float] | None:
-    """Scale and bias of the model that made a set of text features; None where they are not there or make no sense."""
-    scale, bias = (feature_set.provenance.get(name) for name in ("logit_scale", "logit_bias"))
-    if not (is_texts(feature_set.key) and isinstance(scale, float) and isinstance(bias, float)):
-        return None
-    return (scale, bias) if 0 < scale < math.inf and math.isfinite(bias) else None
-
-
 def make_texts(
     specs: Sequence[BackboneSpec],
     wanted: Sequence[tuple[str, Prompts]],
@@ -101,7 +86,7 @@ def make_texts(
     for spec in specs:
         tower: TextTower | None = None
         for dataset, prompts, records in listed:
-            split = f"{SPLIT}{prompts.name}"
+            split = f"{TEXTS}{prompts.name}"
             outcome = Outcome(
                 backbone=spec.name,
                 dataset=dataset,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from featurebank.probes.multilabel import *
     from featurebank.probes.neighbours import *
     from featurebank.probes.numbering import *
+    from featurebank.probes.prompts import *
     from featurebank.probes.proportions import *
     from featurebank.probes.ranking import *
     from featurebank.probes.ridge import *
@@ -37,7 +38,7 @@ else:
     __all__, __getattr__, __dir__ = lazy_names(
         __name__,
         {
-            "bootstrap": "bootstrap_interval cluster_interval weighted_interval",
+            "bootstrap": "bootstrap_interval bootstrap_means cluster_interval row_weights weighted_interval",
             "calibration": "ReliabilityDiagram TemperatureScaling reliability_diagram",
             "choice": "CS Choice edge_notes",
             "comparison": (
@@ -51,12 +52,14 @@ else:
             "linear": "LinearFit LinearResult Protocol fit_linear linear_probe protocol_heads",
             "logistic": "Convergence LogisticProbe LogisticProbeCV logistic_path",
             "metrics": (
-                "ClassScores accuracy auroc average_precision balanced_accuracy brier class_scores confidence_bins "
-                "ece multilabel_auroc multilabel_map nll per_class_accuracy predicted_classes top_k_accuracy"
+                "ClassScores accuracy as_labels as_scores as_values auroc average_precision balanced_accuracy brier "
+                "class_scores confidence_bins ece multilabel_auroc multilabel_map nll per_class_accuracy "
+                "predicted_classes top_k_accuracy"
             ),
             "multilabel": "MultiLabelProbe",
             "neighbours": "KNNProbe KNNSweep NearestClassMean knn_sweep",
             "numbering": "doubt",
+            "prompts": "IMAGENET_TEMPLATES PLAIN_TEMPLATE READABLE readable render_prompts",
             "proportions": "auroc_interval gap_interval mean_interval paired_interval wilson_interval",
             "ranking": "Ranking rank_backbones ranks z_scores",
             "ridge": "RegressionScores RidgePath RidgeProbe regression_scores",
@@ -66,6 +69,6 @@ else:
                 "mean_corruption_error relative_mean_corruption_error"
             ),
             "tokens": "AttentivePoolProbe MLPProbe",
-            "zeroshot": "IMAGENET_TEMPLATES PLAIN_TEMPLATE ZeroShotClassifier render_prompts",
+            "zeroshot": "ZeroShotClassifier",
         },
     )

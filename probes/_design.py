@@ -1,4 +1,4 @@
-"""The rows of a logistic problem: centred, scaled, in memory where they fit and streamed where they do not.
+"""The rows of linear problems: centred and scaled, in memory where they fit and streamed where they do not.
 
 Shapes: N rows, D features, n rows of a block.
 """
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from featurebank.probes._rows import row_blocks
+from featurebank.probes._rows import BLOCK_VALUES, row_blocks, row_deviation, row_mean, row_slices
 
 FEW = 4096  # rows that tell enough of the second moments
 
@@ -107,6 +107,34 @@ class Design:
 
     def _on_device(self, block: NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(block).to(self.device).sub_(self._shift).mul_(self._scale)
+
+
+class Standardised:
+    """Rows (x - mean) / scale (N, D) in blocks, by the mean and deviation of all rows in float64.
+
+    On the CPU the features are read for every pass; on a GPU they are held there, in the dtype that they come in.
+
+    Attributes:
+        mean: (D,) float64.
+        scale: (D,) float64; ones where features are not to be standardised.
+    """
+
+    def __init__(self, features: NDArray[Any], device: str = "cpu", *, standardize: bool) -> None:
+        self.features, self.device = features, device
+        self._held = None if torch.device(device).type == "cpu" else list(self._source())
+        mean = row_mean(features)
+        scale = row_deviation(features, mean) if standardize else np.ones_like(mean)
+        self.mean, self.scale = (torch.from_numpy(part).to(device) for part in (mean, scale))
+
+    def blocks(self, dtype: torch.dtype) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Each block once, in order: where it stands, and its rows (n, D)."""
+        mean, scale = self.mean.to(dtype), self.scale.to(dtype)
+        for rows, block in self._source() if self._held is None else self._held:
+            yield rows, block.to(dtype, copy=True).sub_(mean).div_(scale)
+
+    def _source(self) -> Iterator[tuple[slice, torch.Tensor]]:
+        for rows in row_slices(*self.features.shape, values=BLOCK_VALUES):
+            yield rows, torch.from_numpy(np.array(self.features[rows])).to(self.device)
 
 
 def _moments(

@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from featurebank.probes._training import held_out
 
-__all__ = ["stratified_part"]
-
 
 def stratified_part(
     labels: NDArray[Any], fraction: float, seed: int | None

@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["check_classes", "class_codes"]
-
 
 def check_classes(labels: NDArray[Any]) -> None:
     """Raises ValueError for numbers that are no classes, without scikit-learn's warning of few rows a class."""

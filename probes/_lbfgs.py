@@ -29,8 +29,7 @@ import torch
 
 from featurebank.probes._design import Design
 from featurebank.probes._preconditioner import Inverse, Preconditioner
-from featurebank.probes._softmax import Rows
-from featurebank.probes._steps import KeptLogits, Recomputed, Steps, dot, kept_bytes
+from featurebank.probes._softmax import KeptLogits, Recomputed, Rows, Steps, dot, kept_bytes
 
 KEPT = 2**30  # bytes of logits and residuals that are kept; where those of one problem take more, none are
 COLUMNS = 512  # of one product where none are kept

@@ -5,8 +5,6 @@ from __future__ import annotations
 import ctypes
 import platform
 
-__all__ = ["give_back"]
-
 
 def give_back() -> bool:
     """Lets the C library return what it keeps of freed blocks: after eigendecompositions, hundreds of megabytes.

@@ -15,31 +15,6 @@ from featurebank.probes._rows import query_data, row_blocks, row_slices
 Float = TypeVar("Float", bound=np.floating)
 
 
-class LinearPredictor:
-    """The predictions of a fitted linear classifier.
-
-    Attributes:
-        classes_: (K,).
-        coef_: (K, D) float64, (1, D) for two classes.
-        intercept_: (K,) float64, (1,) for two classes.
-    """
-
-    classes_: NDArray[Any]
-    coef_: NDArray[np.float64]
-    intercept_: NDArray[np.float64]
-
-    def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
-        """(M, K) logits; (M,) of the second class against the first where there are two."""
-        features = query_data(self, X)
-        logits = affine(features, self.coef_, self.intercept_)
-        return logits[:, 0] if len(self.classes_) == 2 else logits
-
-    def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """(M,) classes."""
-        best = both_logits(self.decision_function(X)).argmax(1)
-        return self.classes_[best]  # type: ignore[no-any-return]
-
-
 class SoftmaxClassifier:
     """The predictions of a fitted classifier with a logit for each class.
 
@@ -68,6 +43,23 @@ class SoftmaxClassifier:
         """The most probable class (M,); of equal ones the first."""
         best = self.logits(X).argmax(1)
         return self.classes_[best]  # type: ignore[no-any-return]
+
+
+class LinearPredictor(SoftmaxClassifier):
+    """The predictions of a fitted linear classifier.
+
+    Attributes:
+        classes_: (K,).
+        coef_: (K, D) float64, (1, D) for two classes.
+        intercept_: (K,) float64, (1,) for two classes.
+    """
+
+    coef_: NDArray[np.float64]
+    intercept_: NDArray[np.float64]
+
+    def logits(self, X: ArrayLike) -> NDArray[np.float64]:
+        """(M, K); 0 for the first of two classes."""
+        return both_logits(affine(query_data(self, X), self.coef_, self.intercept_))
 
 
 def affine(features: NDArray[Any], coef: NDArray[np.float64], intercept: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -11,17 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-__all__ = [
-    "as_features",
-    "check_finite",
-    "query_data",
-    "row_blocks",
-    "row_deviation",
-    "row_mean",
-    "row_slices",
-    "training_data",
-]
-
 BLOCK_VALUES = 2**24  # 128 MiB of float64
 SLICE_VALUES = 2**20
 FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
@@ -93,14 +82,19 @@ def row_blocks(
     for where in row_slices(*features.shape, values=BLOCK_VALUES, rows=rows):
         with np.errstate(over="ignore"):
             block = np.array(features[where], dtype=dtype, order="C")
-        finite = np.isfinite(block)
-        if not finite.all():
-            row, column = np.argwhere(~finite)[0]
-            raise ValueError(
-                f"{name} must be finite in {np.dtype(dtype).name}; found NaN or infinity (inf) "
-                f"in row {where.start + row}, column {column}; leave out failed rows"
-            )
+        check_block(block, name, where.start)
         yield where, block
+
+
+def check_block(block: NDArray[Any], name: str, first: int) -> None:
+    """Raises ValueError at the first value of a block that is not finite; ``first`` is its first row's number."""
+    finite = np.isfinite(block)
+    if not finite.all():
+        row, column = np.argwhere(~finite)[0]
+        raise ValueError(
+            f"{name} must be finite in {block.dtype.name}; found NaN or infinity (inf) in row {first + row}, "
+            f"column {column}; leave out failed rows"
+        )
 
 
 def check_finite(features: NDArray[Any], dtype: DTypeLike = np.float32) -> None:

@@ -15,8 +15,6 @@ from featurebank.probes._rows import as_features, row_blocks
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Metric", "check_choice", "check_k", "nearest"]
-
 Metric = Literal["cosine", "euclidean"]
 
 GALLERY_ROWS, QUERY_ROWS = 32768, 512  # topk is twice as fast on rows longer than 64 k

@@ -8,32 +8,18 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
 
 from featurebank.probes._rows import FLOATS, row_slices
 
-if TYPE_CHECKING:
-    from sklearn.base import BaseEstimator  # type: ignore[import-untyped]
-    from torch import Tensor, nn
-
 T = TypeVar("T")
-M = TypeVar("M", bound="nn.Module")
+M = TypeVar("M", bound=nn.Module)
 
-ABOVE_0 = ("learning_rate", "trust_coefficient")
-LEAST = {
-    "batch_size": 2,
-    "epochs": 1,
-    "hidden": 1,
-    "momentum": 0,
-    "n_classes": 2,
-    "n_heads": 1,
-    "patience": 1,
-    "warmup_epochs": 0,
-    "weight_decay": 0,
-}
 EPS = 1e-6  # of batch normalisation
 FORWARD_VALUES = 2**23  # numbers that a network reads or writes at a time
 
@@ -77,40 +63,6 @@ def checked_array(values: ArrayLike, axes: str, name: str) -> NDArray[Any]:
                 f"{name} must be finite in float32; found NaN or infinity (inf) in row {row}; leave out failed rows"
             )
     return array
-
-
-def check_number(name: str, value: float, *, above: float | None = None, least: float | None = None) -> None:
-    """Raises ValueError for a parameter that is not finite or out of its range."""
-    if math.isfinite(value) and (above is None or value > above) and (least is None or value >= least):
-        return
-    bound = f"above {above:g}" if above is not None else f"at least {least:g}"
-    raise ValueError(f"{name} must be a number {bound}; found {value!r}")
-
-
-def check_parameters(probe: BaseEstimator, **least: float) -> None:
-    """Raises ValueError for a parameter of a probe that is out of its range: those named here, or else of `LEAST`."""
-    bounds = LEAST | least
-    for name, value in probe.get_params(deep=False).items():
-        if name in ABOVE_0:
-            check_number(name, value, above=0)
-        elif name in bounds and value is not None:
-            check_number(name, value, least=bounds[name])
-    check_device(probe.device)
-
-
-def check_device(name: str) -> None:
-    """Raises ValueError where torch has no such device."""
-    if name == "cpu":
-        return
-    import torch
-
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"device must be one that torch can use here, such as 'cpu'; found {name!r}: {reason}"
-        ) from error
 
 
 def validation_codes(classes: NDArray[Any], labels: ArrayLike, n_rows: int) -> NDArray[np.int64]:
@@ -218,42 +170,32 @@ def cosine_factor(step: int, steps: int, warmup: int = 0) -> float:
 
 
 def train(
-    step: Callable[[NDArray[np.int64], float], T],
-    rows: NDArray[np.int64],
-    *,
-    epochs: int,
-    batch_size: int,
-    seed: int | tuple[int, ...],
-    warmup_epochs: float = 0.0,
+    probe: Any, step: Callable[[NDArray[np.int64], float], T], rows: NDArray[np.int64], *, seed: int | tuple[int, ...]
 ) -> Iterator[list[T]]:
     """Trains epoch by epoch; yields what each step of an epoch gave.
 
     Args:
+        probe: Has ``epochs``, ``batch_size`` and, where the learning rate rises first, ``warmup_epochs``.
         step: Moves what is trained, given rows (B,) and the learning rate's factor.
         rows: The training rows' numbers.
-        epochs: Passes over them.
-        batch_size: B at most.
         seed: Of the batches.
-        warmup_epochs: With a rising learning rate.
     """
     generator = np.random.default_rng(seed)
-    per_epoch = count_batches(len(rows), batch_size)
-    factors = (cosine_factor(n, epochs * per_epoch, round(warmup_epochs * per_epoch)) for n in itertools.count())
-    for _ in range(epochs):
-        batches = shuffled_batches(rows, batch_size, generator)
+    per_epoch = count_batches(len(rows), probe.batch_size)
+    warmup = round(getattr(probe, "warmup_epochs", 0) * per_epoch)
+    factors = (cosine_factor(n, probe.epochs * per_epoch, warmup) for n in itertools.count())
+    for _ in range(probe.epochs):
+        batches = shuffled_batches(rows, probe.batch_size, generator)
         yield [step(batch, factor) for batch, factor in zip(batches, factors, strict=False)]
 
 
-def adamw(
-    network: nn.Module, loss: Callable[[NDArray[np.int64]], Tensor], *, learning_rate: float, weight_decay: float
-) -> Callable[[NDArray[np.int64], float], Tensor]:
-    """A step of `train`: AdamW on the loss of a batch's rows; gives the loss."""
-    import torch
-
-    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay, foreach=False)
+def adamw(probe: Any, loss: Callable[[NDArray[np.int64]], Tensor]) -> Callable[[NDArray[np.int64], float], Tensor]:
+    """A step of `train` on a probe's ``network_``, AdamW on the loss of a batch's rows; gives the loss."""
+    rate = probe.learning_rate
+    optimizer = torch.optim.AdamW(probe.network_.parameters(), lr=rate, weight_decay=probe.weight_decay, foreach=False)
 
     def step(batch: NDArray[np.int64], factor: float) -> Tensor:
-        optimizer.param_groups[0]["lr"] = learning_rate * factor
+        optimizer.param_groups[0]["lr"] = rate * factor
         value = loss(batch)
         optimizer.zero_grad()
         value.backward()  # type: ignore[no-untyped-call]
@@ -265,8 +207,6 @@ def adamw(
 
 def seeded(build: Callable[[], M], seed: int, device: str) -> M:
     """A network with weights from a seed, on a device; torch's own generator is left as it was."""
-    import torch
-
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return build().to(device)
@@ -278,8 +218,14 @@ def check_loss(loss: float, learning_rate: float) -> None:
         raise ValueError(f"the loss must stay finite; found {loss} with learning_rate={learning_rate}; lower it")
 
 
+def in_blocks(
+    features: NDArray[Any], width: int, answer: Callable[[slice], NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """What a network answers to all rows, a block at a time, of no more than `FORWARD_VALUES` features or answers."""
+    width = max(features[0].size, width)
+    return np.concatenate([answer(rows) for rows in row_slices(len(features), width, values=FORWARD_VALUES)])
+
+
 def to_torch(values: NDArray[Any], rows: NDArray[np.int64] | slice, device: str) -> Tensor:
     """Some rows as a float32 tensor of its own."""
-    import torch
-
     return torch.from_numpy(np.array(values[rows], np.float32, order="C")).to(device)

@@ -17,7 +17,7 @@ from featurebank.probes._rows import row_slices
 from featurebank.probes.metrics import as_labels, as_values
 from featurebank.probes.weighted import Statistic
 
-__all__ = ["bootstrap_interval", "cluster_interval", "weighted_interval"]
+__all__ = ["bootstrap_interval", "bootstrap_means", "cluster_interval", "row_weights", "weighted_interval"]
 
 _FEW = 32  # distinct values up to which resampled rows are drawn as counts
 

@@ -7,25 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator  # type: ignore[import-untyped]
+from sklearn.utils.validation import check_is_fitted  # type: ignore[import-untyped]
+from torch import Tensor, nn
 
+from featurebank.probes._parameters import Bound, Count, NotNegative, Positive, check_parameters
+from featurebank.probes._rows import row_slices
 from featurebank.probes._training import (
     EPS,
     adamw,
     check_loss,
-    check_parameters,
     checked_array,
     seeded,
     to_torch,
     train,
 )
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 __all__ = ["DenseLinearProbe"]
 
@@ -65,13 +66,13 @@ class DenseLinearProbe(BaseEstimator):  # type: ignore[misc]
     ((4, 8, 8), 1.0)
     """
 
-    n_classes: int | None = None
+    n_classes: Annotated[int | None, Bound("at least 2", lambda value: value is None or value >= 2)] = None
     _: KW_ONLY
     ignore_index: int = 255
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
-    epochs: int = 30
-    batch_size: int = 16
+    learning_rate: Positive = 1e-3
+    weight_decay: NotNegative = 1e-4
+    epochs: Count = 30
+    batch_size: Count = 16
     device: str = "cpu"
     random_state: int = 0
 
@@ -82,7 +83,7 @@ class DenseLinearProbe(BaseEstimator):  # type: ignore[misc]
             ValueError: NaN or infinity, tokens that are not h * w, masks of another number, type or class, no pixel
                 that counts, fewer than two classes, parameters that are not allowed, or a loss that is not finite.
         """
-        check_parameters(self, batch_size=1)
+        check_parameters(self)
         features = checked_array(tokens, "N, h * w, D", "tokens")
         self.grid_ = _checked_grid(grid, features.shape[1])
         truth = self._checked_masks(masks, len(features))
@@ -120,31 +121,23 @@ class DenseLinearProbe(BaseEstimator):  # type: ignore[misc]
         return right / counted
 
     def _network(self) -> nn.Module:
-        from torch import nn
-
         norm = nn.BatchNorm1d(self.n_features_in_, affine=False, eps=EPS)
         return nn.Sequential(norm, nn.Linear(self.n_features_in_, self.n_classes_))
 
     def _train(self, features: NDArray[Any], truth: NDArray[np.integer]) -> None:
-        import torch
-
         def loss(batch: NDArray[np.int64]) -> Tensor:
             logits = _enlarged(self._forward(to_torch(features, batch, self.device)), self.mask_size_)
             pixels = torch.from_numpy(truth[batch].astype(np.int64)).to(self.device)
             return _cross_entropy(logits, pixels, self.ignore_index)
 
-        step = adamw(self.network_.train(), loss, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
-        rows, seed = np.arange(len(features)), self.random_state
+        self.network_.train()
         self.loss_: list[float] = []
-        for losses in train(step, rows, epochs=self.epochs, batch_size=self.batch_size, seed=seed):
+        for losses in train(self, adamw(self, loss), np.arange(len(features)), seed=self.random_state):
             self.loss_.append(torch.stack(losses).mean().item())
             check_loss(self.loss_[-1], self.learning_rate)
         self.network_.eval()
 
     def _logits(self, tokens: ArrayLike) -> Iterator[tuple[slice, Tensor]]:
-        import torch
-        from sklearn.utils.validation import check_is_fitted  # type: ignore[import-untyped]
-
         check_is_fitted(self, "network_")
         features = checked_array(tokens, "M, h * w, D", "tokens")
         expected = (self.grid_[0] * self.grid_[1], self.n_features_in_)
@@ -153,8 +146,7 @@ class DenseLinearProbe(BaseEstimator):  # type: ignore[misc]
                 f"tokens must be (M, {expected[0]}, {expected[1]}), as in fit; found shape {features.shape}; "
                 "use the same output of the same backbone"
             )
-        for start in range(0, len(features), self.batch_size):
-            rows = slice(start, min(start + self.batch_size, len(features)))
+        for rows in row_slices(len(features), 1, rows=self.batch_size):
             with torch.inference_mode():
                 logits = self._forward(to_torch(features, rows, self.device))
             yield rows, logits
@@ -208,16 +200,12 @@ def _enlarged(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _bilinear(old: int, new: int, like: Tensor) -> Tensor:
     """The weights (new, old) of linear interpolation along one axis."""
-    import torch
-
     eye = torch.eye(old, dtype=like.dtype, device=like.device)[None]
     return torch.nn.functional.interpolate(eye, new, mode="linear", align_corners=False)[0].T
 
 
 def _cross_entropy(logits: Tensor, pixels: Tensor, ignore_index: int) -> Tensor:
     """The mean over the pixels that count, 0 where none does; logits (B, K, H, W), pixels (B, H, W)."""
-    import torch
-
     flat = logits.movedim(1, -1).flatten(0, 2)
     total = torch.nn.functional.cross_entropy(flat, pixels.flatten(), ignore_index=ignore_index, reduction="sum")
     return total / (pixels != ignore_index).sum().clamp(min=1)

@@ -9,35 +9,32 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin  # type: ignore[import-untyped]
+from torch import Tensor
 
 from featurebank.probes._labels import class_codes
+from featurebank.probes._parameters import Count, NotNegative, NotNegatives, Pair, Positive, Positives, check_parameters
 from featurebank.probes._prediction import SoftmaxClassifier
-from featurebank.probes._rows import query_data, row_slices, training_data
+from featurebank.probes._rows import query_data, training_data
 from featurebank.probes._training import (
     EPS,
-    FORWARD_VALUES,
     Held,
-    check_number,
-    check_parameters,
     checked_array,
+    in_blocks,
     split_rows,
     to_torch,
     train,
 )
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 __all__ = ["LinearHeads"]
 
 LEARNING_RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
 RUNNING, INIT_STD = 0.1, 0.01
-OPTIMIZERS = ("sgd", "lars")
 
 
 @dataclass(eq=False, repr=False)
@@ -85,15 +82,15 @@ class LinearHeads(SoftmaxClassifier, ClassifierMixin, BaseEstimator):  # type: i
     (['cat'], (13, 1))
     """
 
-    learning_rates: Sequence[float] = LEARNING_RATES
-    weight_decays: Sequence[float] = (0.0,)
+    learning_rates: Positives = LEARNING_RATES
+    weight_decays: NotNegatives = (0.0,)
     _: KW_ONLY
     optimizer: Literal["sgd", "lars"] = "sgd"
-    momentum: float = 0.9
-    trust_coefficient: float = 0.001
-    epochs: int = 90
-    warmup_epochs: float = 0.0
-    batch_size: int = 1024
+    momentum: NotNegative = 0.9
+    trust_coefficient: Positive = 0.001
+    epochs: Count = 90
+    warmup_epochs: NotNegative = 0.0
+    batch_size: Pair = 1024
     validation_fraction: float = 0.2
     device: str = "cpu"
     random_state: int = 0
@@ -110,7 +107,10 @@ class LinearHeads(SoftmaxClassifier, ClassifierMixin, BaseEstimator):  # type: i
             ValueError: NaN or infinity, one class only, other widths, classes or parameters than allowed, or no head
                 that stayed finite.
         """
-        grid = self._checked_grid()
+        check_parameters(self)
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs must be below epochs, {self.epochs}; found {self.warmup_epochs!r}")
+        grid = [(float(rate), float(b)) for rate, b in itertools.product(self.learning_rates, self.weight_decays)]
         features, labels = training_data(self, X, y)
         checked_array(features, "N, D", "features")
         self.classes_, codes = class_codes(labels)
@@ -138,25 +138,7 @@ class LinearHeads(SoftmaxClassifier, ClassifierMixin, BaseEstimator):  # type: i
         features = query_data(self, X)
         checked_array(features, "N, D", "features")
         heads = _Heads.of(self.coef_, self.intercept_, self.mean_, self.variance_, self.device)
-        blocks = row_slices(len(features), max(self.coef_.shape), values=FORWARD_VALUES)
-        return np.concatenate([heads.logits(features, rows)[:, 0].cpu().numpy() for rows in blocks])
-
-    def _checked_grid(self) -> list[tuple[float, float]]:
-        check_parameters(self)
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}; found {self.optimizer!r}")
-        for name in ("learning_rates", "weight_decays"):
-            if len(getattr(self, name)) == 0:
-                raise ValueError(f"{name} must have at least one value; found none")
-        for rate in self.learning_rates:
-            check_number("each of learning_rates", rate, above=0)
-        for decay in self.weight_decays:
-            check_number("each of weight_decays", decay, least=0)
-        if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs must be below epochs, {self.epochs}; found {self.warmup_epochs!r}")
-        return [
-            (float(rate), float(decay)) for rate, decay in itertools.product(self.learning_rates, self.weight_decays)
-        ]
+        return in_blocks(features, len(self.classes_), lambda rows: heads.logits(features, rows)[:, 0].cpu().numpy())
 
     def _train(
         self,
@@ -165,8 +147,6 @@ class LinearHeads(SoftmaxClassifier, ClassifierMixin, BaseEstimator):  # type: i
         rows: NDArray[np.int64],
         grid: Sequence[tuple[float, float]],
     ) -> _Heads:
-        import torch
-
         heads = _Heads.initial(len(grid), len(self.classes_), features.shape[1], self.random_state, self.device)
         steps_of = _Sgd if self.optimizer == "sgd" else _Lars
         optimizer = steps_of(heads, grid, self.momentum, self.trust_coefficient)
@@ -177,15 +157,7 @@ class LinearHeads(SoftmaxClassifier, ClassifierMixin, BaseEstimator):  # type: i
             x = to_torch(features, batch, self.device)
             optimizer.step(heads.gradients(x, labels[batch].to(self.device)), scale * factor)
 
-        loop = train(
-            step,
-            rows,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            seed=(self.random_state, 0),
-            warmup_epochs=self.warmup_epochs,
-        )
-        for _ in loop:
+        for _ in train(self, step, rows, seed=(self.random_state, 0)):
             pass
         return heads
 
@@ -198,8 +170,6 @@ class _Heads:
 
     @classmethod
     def initial(cls, n_heads: int, n_classes: int, width: int, seed: int, device: str) -> _Heads:
-        import torch
-
         generator = torch.Generator().manual_seed(seed)
         weight = torch.nn.init.trunc_normal_(torch.empty(n_classes, width), std=INIT_STD, generator=generator)
         return cls(
@@ -213,8 +183,6 @@ class _Heads:
     def of(
         cls, coef: NDArray[Any], intercept: NDArray[Any], mean: NDArray[Any], var: NDArray[Any], device: str
     ) -> _Heads:
-        import torch
-
         arrays = (coef[None], intercept[None, :, None], mean, var)
         return cls(*(torch.tensor(array, device=device) for array in arrays))
 
@@ -228,8 +196,6 @@ class _Heads:
 
     def gradients(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Of each head's mean cross-entropy over a batch (B, D) with labels (B,); updates the running statistics."""
-        import torch
-
         z = self._normalised(x, training=True)
         errors = self._scores(z).softmax(2)
         errors -= torch.nn.functional.one_hot(labels, errors.shape[2])[:, None]
@@ -238,8 +204,6 @@ class _Heads:
 
     def accuracy(self, held: Held) -> NDArray[np.float64]:
         """Of each head (H,) on some rows; NaN for a head that is not finite."""
-        import torch
-
         correct = torch.zeros(len(self.weight), dtype=torch.int64, device=self.weight.device)
         for rows, codes in held.blocks(self.bias.numel()):
             best = self.logits(held.features, rows).argmax(2)
@@ -249,8 +213,6 @@ class _Heads:
         return np.where(finite.cpu().numpy(), share, np.nan)
 
     def _normalised(self, x: Tensor, *, training: bool) -> Tensor:
-        import torch
-
         return torch.nn.functional.batch_norm(x, self.mean, self.variance, training=training, momentum=RUNNING, eps=EPS)
 
     def _scores(self, z: Tensor) -> Tensor:
@@ -261,8 +223,6 @@ class _Sgd:
     """``torch.optim.SGD`` for all heads: v = m v + (g + b w), w = w - r v, for weights and biases."""
 
     def __init__(self, heads: _Heads, grid: Sequence[tuple[float, float]], momentum: float, trust: float) -> None:
-        import torch
-
         self.heads, self.momentum, self.trust = heads, momentum, trust
         self.rates, self.decays = torch.tensor(grid, device=heads.weight.device).T[:, :, None, None]
         self.velocity = torch.zeros_like(heads.weight), torch.zeros_like(heads.bias)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from featurebank.probes._prediction import both_logits, log_probabilities
+from featurebank.probes._prediction import log_probabilities
 from featurebank.probes.choice import CS, Choice
 from featurebank.probes.proportions import wilson_interval
 
@@ -52,7 +52,7 @@ class LinearFit:
 
     def logits(self, X: NDArray[np.floating]) -> NDArray[np.floating]:
         """(M, K), not yet divided by the temperature; 0 for the first of two classes under ``logistic``."""
-        return _logits(self.model, X)
+        return self.model.logits(X)  # type: ignore[no-any-return]
 
     def log_probabilities(self, X: NDArray[np.floating]) -> NDArray[np.floating]:
         """(M, K), calibrated."""
@@ -117,7 +117,7 @@ def linear_probe(
     """
     _check("test", test, test_labels)
     fit = fit_linear(train, train_labels, validation=validation, Cs=Cs, random_state=random_state, device=device)
-    _check_width(test, train)
+    _check("test", test, test_labels, width=train.shape[1])
     log_probabilities = fit.log_probabilities(test)
     predictions = fit.classes[log_probabilities.argmax(1)]
     correct = predictions == test_labels
@@ -160,27 +160,35 @@ def fit_linear(
     Raises:
         ValueError: as `linear_probe`, or another protocol.
     """
+    from sklearn.base import clone  # type: ignore[import-untyped]
+
+    from featurebank.probes._holding import stratified_part
+    from featurebank.probes.logistic import LogisticProbe, LogisticProbeCV
+
     if protocol not in get_args(Protocol):
         raise ValueError(f"protocol must be one of {', '.join(get_args(Protocol))}; found {protocol!r}")
     _check("train", train, train_labels)
     if len(np.unique(train_labels)) < 2:
         raise ValueError(f"a probe needs at least two classes, got only class {train_labels[0]} in the train rows")
+    first, whole = (train, train_labels), None
     if validation is None:
-        fitting, held = _split(train_labels, random_state)
-        first = train[fitting], train_labels[fitting]
+        fitting, held = map(np.sort, stratified_part(train_labels, HELD_OUT, random_state))
+        first, whole = (train[fitting], train_labels[fitting]), first
         validation = train[held], train_labels[held]
+    _check("validation", *validation, width=train.shape[1])
+    search: Any
+    if protocol == "logistic":
+        search = LogisticProbeCV(Cs, random_state=random_state, device=device).fit(*first, validation=validation)
+        chosen, accuracies = {"C": float(search.C_)}, search.validation_accuracy_
+        model = search if whole is None else LogisticProbe(search.C_, device=device).fit(*whole)
     else:
-        fitting = np.arange(0)
-        first = train, train_labels
-        _check("validation", *validation)
-        _check_width(validation[0], train)
-    search = _search(protocol, Cs, random_state, device).fit(*first, validation=validation)
-    chosen, accuracies = _found(search)
-    temperature, uncalibrated = _temperature(_logits(search, validation[0]), validation[1], search.classes_)
-    model = search
-    if len(fitting):
-        model = _single(protocol, chosen, random_state, device)
-        model = model.fit(train, train_labels) if protocol == "logistic" else model.fit(train, train_labels, validation)
+        heads = protocol_heads(protocol, random_state=random_state, device=device)
+        search = clone(heads).fit(*first, validation)
+        chosen, pairs = search.best_, zip(search.learning_rates, search.validation_accuracy_[:, 0], strict=True)
+        accuracies = {float(rate): float(accuracy) for rate, accuracy in pairs if np.isfinite(accuracy)}
+        best = {f"{name}s": (value,) for name, value in chosen.items()}
+        model = search if whole is None else heads.set_params(**best).fit(*whole, validation)
+    temperature, uncalibrated = _temperature(search.logits(validation[0]), validation[1], search.classes_)
     return LinearFit(
         classes=model.classes_,
         chosen=chosen,
@@ -205,37 +213,6 @@ def protocol_heads(protocol: Literal["bob", "dinov2"], *, random_state: int = 0,
     return LinearHeads(random_state=random_state, device=device)
 
 
-def _search(protocol: Protocol, Cs: Sequence[float], random_state: int, device: str) -> Any:
-    from featurebank.probes.logistic import LogisticProbeCV
-
-    if protocol == "logistic":
-        return LogisticProbeCV(Cs, random_state=random_state, device=device)
-    return protocol_heads(protocol, random_state=random_state, device=device)
-
-
-def _single(protocol: Protocol, chosen: dict[str, float], random_state: int, device: str) -> Any:
-    """The estimator of the chosen candidate alone."""
-    from featurebank.probes.logistic import LogisticProbe
-
-    if protocol == "logistic":
-        return LogisticProbe(chosen["C"], device=device)
-    return protocol_heads(protocol, random_state=random_state, device=device).set_params(
-        learning_rates=(chosen["learning_rate"],), weight_decays=(chosen["weight_decay"],)
-    )
-
-
-def _found(search: Any) -> tuple[dict[str, float], dict[float, float]]:
-    """What was chosen, and the accuracy of each candidate; a diverged head has none."""
-    if hasattr(search, "C_"):
-        return {"C": float(search.C_)}, search.validation_accuracy_
-    pairs = zip(search.learning_rates, search.validation_accuracy_[:, 0].tolist(), strict=True)
-    return dict(search.best_), {float(rate): accuracy for rate, accuracy in pairs if np.isfinite(accuracy)}
-
-
-def _logits(model: Any, X: ArrayLike) -> NDArray[np.floating]:
-    return both_logits(model.logits(X) if hasattr(model, "logits") else model.decision_function(X))
-
-
 def _temperature(
     logits: NDArray[np.floating], labels: NDArray[np.int64], classes: NDArray[np.int64]
 ) -> tuple[float, str]:
@@ -250,28 +227,17 @@ def _temperature(
     return scaling.temperature_, ""
 
 
-def _split(labels: NDArray[np.int64], random_state: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """A stratified fifth held out: the rows left, the rows held out. Classes of one row are left."""
-    from featurebank.probes._holding import stratified_part
-
-    left, held = stratified_part(labels, HELD_OUT, random_state)
-    return np.sort(left), np.sort(held)
-
-
-def _check(name: str, features: NDArray[np.floating], labels: NDArray[np.int64]) -> None:
+def _check(name: str, features: NDArray[np.floating], labels: NDArray[np.int64], *, width: int | None = None) -> None:
     if features.ndim != 2:
         raise ValueError(f"{name} features must be (N, D), got {features.shape}; use an output of one vector a row")
+    if width not in (None, features.shape[1]):
+        raise ValueError(
+            f"all features must have the same D as the train rows', {width}, got {features.shape}; "
+            "use the same output of the same backbone"
+        )
     if labels.shape != (len(features),):
         raise ValueError(f"{name} labels must be one class per row, ({len(features)},), got {labels.shape}")
     if len(labels) == 0 or labels.min() < 0:
         raise ValueError(
             f"{name} rows must exist and be labelled, got {len(labels)} rows with labels below 0 among them"
-        )
-
-
-def _check_width(features: NDArray[np.floating], train: NDArray[np.floating]) -> None:
-    if features.shape[1] != train.shape[1]:
-        raise ValueError(
-            f"all features must have the same D as the train rows', {train.shape[1]}, got {features.shape}; "
-            "use the same output of the same backbone"
         )

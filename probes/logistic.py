@@ -10,9 +10,9 @@ Shapes: N rows, D features, K classes.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -25,8 +25,9 @@ from sklearn.utils.validation import _check_sample_weight  # type: ignore[import
 from featurebank.probes._design import Design
 from featurebank.probes._holding import stratified_part
 from featurebank.probes._labels import check_classes
-from featurebank.probes._lbfgs import Convergence, Solution, solve_path
-from featurebank.probes._prediction import LinearPredictor, both_logits, log_probabilities
+from featurebank.probes._lbfgs import Convergence, solve_path
+from featurebank.probes._parameters import Positive, Positives, check_parameters
+from featurebank.probes._prediction import LinearPredictor, log_probabilities
 from featurebank.probes._rows import training_data
 from featurebank.probes.choice import CS
 
@@ -39,104 +40,96 @@ MEMORY = 4 * 2**30
 TOL = 3e-5
 
 
-@dataclass(frozen=True)
-class _Problem:
-    """Labels and weights, ready for the solver."""
-
-    design: Design
-    y: torch.Tensor
-    s: torch.Tensor
-    classes: NDArray[Any]
-    intercept: bool
-
-    def path(
-        self, Cs: Sequence[float], tol: float, max_iter: int
-    ) -> Iterator[tuple[Solution, NDArray[Any], NDArray[Any]]]:
-        """Solutions with coefficients and intercepts of the features as given, in the order of ``Cs``."""
-        k = len(self.classes)
-        # With two classes one weight vector, the difference, is penalised: the softmax form at half the C.
-        binary = k == 2
-        order = np.argsort(Cs, kind="stable")
-        scaled = [Cs[i] / 2 if binary else Cs[i] for i in order]
-        solved = solve_path(
-            self.design, self.y, self.s, k, scaled, intercept=self.intercept, tol=tol, max_iter=max_iter
-        )
-        found = dict(zip(order.tolist(), solved, strict=True))
-        for index, C in enumerate(Cs):
-            solution = found[index]
-            at = solution.convergence
-            if binary:
-                at = replace(at, objective=2 * at.objective, gap=2 * at.gap)
-            yield replace(solution, convergence=replace(at, C=C)), *self._unfolded(solution, binary=binary)
-
-    def _unfolded(self, solution: Solution, *, binary: bool) -> tuple[NDArray[Any], NDArray[Any]]:
-        W = solution.W.double().cpu().numpy() * self.design.scale
-        b = solution.b.double().cpu().numpy()
-        if self.intercept:
-            b = b - W @ self.design.shift
-            b -= b.mean()
-        if binary:
-            W, b = W[1:] - W[:1], b[1:] - b[:1]
-        return W, b
+Fit = tuple[NDArray[np.float64], NDArray[np.float64], Convergence]
+"""Coefficients (K, D) and intercepts (K,) of the features as given, one of two classes alone; how good they are."""
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class _Logistic(LinearPredictor, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """What both probes share: the settings of the solver, and probabilities."""
 
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = False
-        return tags
+    standardize: bool = True
+    fit_intercept: bool = True
+    class_weight: str | Mapping[Any, float] | None = None
+    tol: float = TOL
+    max_iter: int = 2000
+    dtype: Literal["auto", "float32", "float64"] = "auto"
+    device: str = "cpu"
+    memory: int = MEMORY
 
-    def _problem(self, X: NDArray[Any], y: NDArray[Any], sample_weight: ArrayLike | None) -> _Problem:
+    def _fits(
+        self, X: NDArray[Any], y: NDArray[Any], Cs: Sequence[float], sample_weight: ArrayLike | None
+    ) -> list[Fit]:
+        """At each C, in the order of ``Cs``; sets ``classes_``."""
         check_classes(y)
-        classes, encoded = np.unique(y, return_inverse=True)
-        if len(classes) < 2:
-            raise ValueError(f"a probe needs at least two classes; found 1 class in the training rows: {classes[0]!r}")
+        self.classes_, encoded = np.unique(y, return_inverse=True)
+        k = len(self.classes_)
+        if k < 2:
+            raise ValueError(
+                f"a probe needs at least two classes; found 1 class in the training rows: {self.classes_[0]!r}"
+            )
         weights: NDArray[np.float64] = _check_sample_weight(
             sample_weight, X, dtype=np.float64, ensure_non_negative=True
         )
         if self.class_weight is not None:
-            factors = compute_class_weight(self.class_weight, classes=classes, y=y, sample_weight=weights)
+            factors = compute_class_weight(self.class_weight, classes=self.classes_, y=y, sample_weight=weights)
             weights = weights * factors[encoded]
-        present = np.bincount(encoded, weights, minlength=len(classes)) > 0
-        if not present.all():
-            raise ValueError(f"every class needs a row of positive weight; found none for {classes[~present].tolist()}")
+        absent = np.bincount(encoded, weights, minlength=k) <= 0
+        if absent.any():
+            raise ValueError(
+                f"every class needs a row of positive weight; found none for {self.classes_[absent].tolist()}"
+            )
         device = torch.device(self.device)
         design = Design(
             X,
             weights,
             centre=self.fit_intercept,
             standardize=self.standardize,
-            dtype=self._dtype(X, len(classes)),
+            dtype=self._dtype(X, k),
             device=device,
             memory=self.memory,
         )
-        return _Problem(
+        # With two classes one weight vector, the difference, is penalised: the softmax form at half the C.
+        share = 2 if k == 2 else 1
+        order = np.argsort(Cs, kind="stable")
+        solved = solve_path(
             design,
             torch.from_numpy(encoded.astype(np.int64)).to(device),
             torch.from_numpy(weights).to(device, design.dtype),
-            classes,
-            self.fit_intercept,
+            k,
+            [Cs[index] / share for index in order],
+            intercept=self.fit_intercept,
+            tol=self.tol,
+            max_iter=self.max_iter,
         )
+        fits: list[Any] = [None] * len(Cs)
+        for index, solution in zip(order, solved, strict=True):
+            W = solution.W.double().cpu().numpy() * design.scale
+            b = solution.b.double().cpu().numpy()
+            if self.fit_intercept:
+                b = b - W @ design.shift
+                b -= b.mean()
+            if k == 2:
+                W, b = W[1:] - W[:1], b[1:] - b[:1]
+            at = solution.convergence
+            fits[index] = W, b, replace(at, C=Cs[index], objective=share * at.objective, gap=share * at.gap)
+        return fits
 
     def _dtype(self, X: NDArray[Any], k: int) -> torch.dtype:
         if self.dtype == "auto":
             return torch.float64 if X.shape[0] * X.shape[1] * k <= SMALL else torch.float32
-        if self.dtype not in ("float32", "float64"):
-            raise ValueError(f"dtype must be 'auto', 'float32' or 'float64', got {self.dtype!r}")
-        found: torch.dtype = getattr(torch, self.dtype)
-        return found
+        return torch.float32 if self.dtype == "float32" else torch.float64
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """(N, K) log probabilities."""
-        return log_probabilities(both_logits(self.decision_function(X)))
+        return log_probabilities(self.logits(X))
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """(N, K) probabilities."""
         return np.exp(self.predict_log_proba(X))
 
 
+@dataclass(eq=False, repr=False)
 class LogisticProbe(_Logistic):
     """Logistic regression at one C.
 
@@ -165,28 +158,7 @@ class LogisticProbe(_Logistic):
     [0, 1]
     """
 
-    def __init__(
-        self,
-        C: float = 1.0,
-        *,
-        standardize: bool = True,
-        fit_intercept: bool = True,
-        class_weight: str | Mapping[Any, float] | None = None,
-        tol: float = TOL,
-        max_iter: int = 2000,
-        dtype: str = "auto",
-        device: str = "cpu",
-        memory: int = MEMORY,
-    ) -> None:
-        self.C = C
-        self.standardize = standardize
-        self.fit_intercept = fit_intercept
-        self.class_weight = class_weight
-        self.tol = tol
-        self.max_iter = max_iter
-        self.dtype = dtype
-        self.device = device
-        self.memory = memory
+    C: Positive = 1.0
 
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Fits on (N, D) features and (N,) labels.
@@ -195,16 +167,14 @@ class LogisticProbe(_Logistic):
             ValueError: one class, features that are not finite, a class without weight, or C that is not positive.
         """
         features, labels = training_data(self, X, y)
-        _check_penalties([self.C])
-        problem = self._problem(features, labels, sample_weight)
-        ((solution, self.coef_, self.intercept_),) = problem.path([self.C], self.tol, self.max_iter)
-        self.classes_ = problem.classes
-        self.convergence_ = solution.convergence
-        self.n_iter_ = solution.convergence.iterations
-        _warn([solution.convergence], self.tol)
+        check_parameters(self)
+        ((self.coef_, self.intercept_, self.convergence_),) = self._fits(features, labels, [self.C], sample_weight)
+        self.n_iter_ = self.convergence_.iterations
+        _warn([self.convergence_], self.tol)
         return self
 
 
+@dataclass(eq=False, repr=False)
 class LogisticProbeCV(_Logistic):
     """Logistic regression, its C chosen on validation rows.
 
@@ -224,32 +194,10 @@ class LogisticProbeCV(_Logistic):
         path_: candidate to `Convergence`, of the search.
     """
 
-    def __init__(
-        self,
-        Cs: Sequence[float] = CS,
-        *,
-        validation_fraction: float = 0.2,
-        random_state: int = 0,
-        standardize: bool = True,
-        fit_intercept: bool = True,
-        class_weight: str | Mapping[Any, float] | None = None,
-        tol: float = TOL,
-        max_iter: int = 2000,
-        dtype: str = "auto",
-        device: str = "cpu",
-        memory: int = MEMORY,
-    ) -> None:
-        self.Cs = Cs
-        self.validation_fraction = validation_fraction
-        self.random_state = random_state
-        self.standardize = standardize
-        self.fit_intercept = fit_intercept
-        self.class_weight = class_weight
-        self.tol = tol
-        self.max_iter = max_iter
-        self.dtype = dtype
-        self.device = device
-        self.memory = memory
+    Cs: Positives = CS
+    _: KW_ONLY
+    validation_fraction: float = 0.2
+    random_state: int = 0
 
     def fit(
         self,
@@ -266,32 +214,25 @@ class LogisticProbeCV(_Logistic):
         """
         features, labels = training_data(self, X, y)
         check_classes(labels)
-        _check_penalties(self.Cs)
+        check_parameters(self)
         weights = None if sample_weight is None else np.asarray(sample_weight)
         if validation is None:
             fitting, held = stratified_part(labels, self.validation_fraction, self.random_state)
             part = np.sort(fitting)
-            problem = self._problem(features[part], labels[part], None if weights is None else weights[part])
+            fits = self._fits(features[part], labels[part], self.Cs, None if weights is None else weights[part])
             held_features, held_labels = features[held], labels[held]
         else:
-            problem = self._problem(features, labels, weights)
+            fits = self._fits(features, labels, self.Cs, weights)
             held_features, held_labels = np.asarray(validation[0]), np.asarray(validation[1])
-        self.classes_ = problem.classes
         self.validation_accuracy_: dict[float, float] = {}
-        self.path_: dict[float, Convergence] = {}
-        fits = {}
-        for solution, coef, intercept in problem.path(list(self.Cs), self.tol, self.max_iter):
-            self.coef_, self.intercept_ = coef, intercept
-            C = solution.convergence.C
-            fits[C] = (solution.convergence, coef, intercept)
-            self.path_[C] = solution.convergence
-            self.validation_accuracy_[C] = float((self.predict(held_features) == held_labels).mean())
-        self.C_ = min(fits, key=lambda C: (-self.validation_accuracy_[C], C))
-        self.convergence_, self.coef_, self.intercept_ = fits[self.C_]
+        for self.coef_, self.intercept_, at in fits:
+            self.validation_accuracy_[at.C] = float((self.predict(held_features) == held_labels).mean())
+        self.path_ = {at.C: at for _, _, at in fits}
+        best = min(fits, key=lambda fit: (-self.validation_accuracy_[fit[2].C], fit[2].C))
+        self.C_ = best[2].C
         if validation is None:
-            problem = self._problem(features, labels, weights)
-            ((solution, self.coef_, self.intercept_),) = problem.path([self.C_], self.tol, self.max_iter)
-            self.convergence_, self.classes_ = solution.convergence, problem.classes
+            (best,) = self._fits(features, labels, [self.C_], weights)
+        self.coef_, self.intercept_, self.convergence_ = best
         self.n_iter_ = self.convergence_.iterations
         _warn([*self.path_.values(), self.convergence_], self.tol)
         return self
@@ -299,7 +240,7 @@ class LogisticProbeCV(_Logistic):
 
 def logistic_path(
     X: ArrayLike, y: ArrayLike, Cs: Sequence[float] = CS, *, sample_weight: ArrayLike | None = None, **settings: Any
-) -> list[tuple[NDArray[np.float64], NDArray[np.float64], Convergence]]:
+) -> list[Fit]:
     """Coefficients (K, D), intercepts (K,) and convergence at every C, in the order of ``Cs``.
 
     Args:
@@ -312,18 +253,12 @@ def logistic_path(
     Raises:
         ValueError: as `LogisticProbe.fit`.
     """
-    probe = LogisticProbe(**settings)
+    probe = LogisticProbeCV(Cs, **settings)
+    check_parameters(probe)
     features, labels = training_data(probe, X, y)
-    _check_penalties(Cs)
-    problem = probe._problem(features, labels, sample_weight)
-    found = [(coef, b, at.convergence) for at, coef, b in problem.path(list(Cs), probe.tol, probe.max_iter)]
-    _warn([convergence for _, _, convergence in found], probe.tol)
-    return found
-
-
-def _check_penalties(Cs: Sequence[float]) -> None:
-    if not len(Cs) or not all(np.isfinite(C) and C > 0 for C in Cs):
-        raise ValueError(f"C must be positive and finite, got {list(Cs)}")
+    fits = probe._fits(features, labels, Cs, sample_weight)
+    _warn([convergence for _, _, convergence in fits], probe.tol)
+    return fits
 
 
 def _warn(reached: Sequence[Convergence], tol: float) -> None:

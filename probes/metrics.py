@@ -18,6 +18,9 @@ from featurebank.probes._rows import row_slices
 __all__ = [
     "ClassScores",
     "accuracy",
+    "as_labels",
+    "as_scores",
+    "as_values",
     "auroc",
     "average_precision",
     "balanced_accuracy",

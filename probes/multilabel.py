@@ -7,27 +7,21 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal, Self
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Literal, Self
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit  # type: ignore[import-untyped]
 from sklearn.base import BaseEstimator  # type: ignore[import-untyped]
+from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
+from torch import Tensor
 
+from featurebank.probes._design import Standardised
+from featurebank.probes._parameters import Count, Positive, check_parameters
 from featurebank.probes._prediction import affine
-from featurebank.probes._rows import (
-    BLOCK_VALUES,
-    check_finite,
-    query_data,
-    row_deviation,
-    row_mean,
-    row_slices,
-    training_data,
-)
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+from featurebank.probes._rows import check_finite, query_data, training_data
 
 __all__ = ["MultiLabelProbe"]
 
@@ -45,6 +39,7 @@ EXACT_LOGIT = 40.0  # from here on log(1 + exp(z)) is z in float64
 TINY = 1e-10
 
 
+@dataclass(eq=False, repr=False)
 class MultiLabelProbe(BaseEstimator):  # type: ignore[misc]
     """L binary logistic regressions with an L2 penalty, fitted jointly.
 
@@ -78,22 +73,13 @@ class MultiLabelProbe(BaseEstimator):  # type: ignore[misc]
         n_features_in_: D.
     """
 
-    def __init__(
-        self,
-        C: float = 1.0,
-        *,
-        missing: Missing = "ignore",
-        standardize: bool = True,
-        tol: float = 1e-7,
-        max_iter: int = 100,
-        device: str = "cpu",
-    ) -> None:
-        self.C = C
-        self.missing = missing
-        self.standardize = standardize
-        self.tol = tol
-        self.max_iter = max_iter
-        self.device = device
+    C: Positive = 1.0
+    _: KW_ONLY
+    missing: Missing = "ignore"
+    standardize: bool = True
+    tol: Positive = 1e-7
+    max_iter: Count = 100
+    device: str = "cpu"
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Fits features (N, D) to labels (N, L) in {0, 1, -1}.
@@ -104,13 +90,7 @@ class MultiLabelProbe(BaseEstimator):  # type: ignore[misc]
         Raises:
             ValueError: other labels, NaN or infinity, no label with both classes, or a parameter that is not allowed.
         """
-        import torch
-
-        for name in ("C", "tol"):
-            if not 0 < getattr(self, name) < np.inf:
-                raise ValueError(f"{name} must be above 0 and finite; found {getattr(self, name)}")
-        if self.max_iter < 1:
-            raise ValueError(f"max_iter must be at least 1; found {self.max_iter}")
+        check_parameters(self)
         features, given = training_data(self, X, y, multi_output=True)
         labels = _resolved(given, self.missing)
         positive, negative = (labels == 1).sum(0), (labels == 0).sum(0)
@@ -140,8 +120,6 @@ class MultiLabelProbe(BaseEstimator):  # type: ignore[misc]
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Probability that each label is 1 (M, L); 0 or 1 for a constant label, NaN for one without labelled rows."""
-        from scipy.special import expit  # type: ignore[import-untyped]
-
         return expit(self.decision_function(X))  # type: ignore[no-any-return]
 
     def predict(self, X: ArrayLike) -> NDArray[np.int64]:
@@ -158,8 +136,6 @@ class MultiLabelProbe(BaseEstimator):  # type: ignore[misc]
 
     def _warn(self, norms: NDArray[np.float64]) -> None:
         if (norms > self.tol).any():
-            from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
-
             warnings.warn(
                 f"{(norms > self.tol).sum()} labels stopped at a gradient norm of up to {norms.max():.2g} after "
                 f"{self.n_iter_} steps, above tol = {self.tol:g}; raise max_iter or tol, or lower C",
@@ -170,8 +146,6 @@ class MultiLabelProbe(BaseEstimator):  # type: ignore[misc]
 
 def _resolved(labels: Any, missing: str) -> NDArray[np.int8]:
     """The labels (N, L) as int8, -1 replaced as the policy says."""
-    if missing not in POLICIES:
-        raise ValueError(f"missing must be one of {', '.join(POLICIES)}; found {missing!r}")
     given = np.asarray(labels)
     if given.ndim != 2 or given.shape[1] == 0:
         raise ValueError(f"labels must be (N, L) with at least one label; found shape {given.shape}")
@@ -183,60 +157,32 @@ def _resolved(labels: Any, missing: str) -> NDArray[np.int8]:
     return np.where(given == MISSING, POLICIES[missing], given).astype(np.int8)
 
 
-class _Rows:
-    """The centred and scaled features with a column of ones, X (N, D + 1), passed over in blocks on a device."""
-
-    def __init__(self, features: NDArray[Any], device: str, *, standardize: bool) -> None:
-        import torch
-
-        self._features, self._device = features, device
-        self._held = None if torch.device(device).type == "cpu" else list(self._source())
-        mean = row_mean(features)
-        scale = row_deviation(features, mean) if standardize else np.ones_like(mean)
-        self.mean, self.scale = (torch.from_numpy(part).to(device) for part in (mean, scale))
-
-    def _source(self) -> Iterator[tuple[slice, Tensor]]:
-        import torch
-
-        for rows in row_slices(*self._features.shape, values=BLOCK_VALUES):
-            yield rows, torch.from_numpy(np.array(self._features[rows])).to(self._device)
-
-    def _blocks(self, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-        mean, scale = self.mean.to(dtype), self.scale.to(dtype)
-        for rows, block in self._source() if self._held is None else self._held:
-            yield rows, block.to(dtype, copy=True).sub_(mean).div_(scale)
+class _Rows(Standardised):
+    """Standardised features with a column of ones, X (N, D + 1), in products."""
 
     def gram(self) -> Tensor:
         """The Gram matrix of these features (D, D): float32 products, summed in float64."""
-        import torch
-
         total = torch.zeros((len(self.mean),) * 2, dtype=torch.float64, device=self.mean.device)
-        for _, block in self._blocks(torch.float32):
+        for _, block in self.blocks(torch.float32):
             total += block.T @ block
         return total
 
     def times(self, weights: Tensor) -> Tensor:
         """X W (N, a)."""
-        import torch
-
-        return torch.cat([block @ weights[:-1] + weights[-1] for _, block in self._blocks(weights.dtype)])
+        return torch.cat([block @ weights[:-1] + weights[-1] for _, block in self.blocks(weights.dtype)])
 
     def transposed_times(self, values: Tensor) -> Tensor:
         """X'V (D + 1, a) for V (N, a)."""
-        import torch
-
         total = values.new_zeros(len(self.mean), values.shape[1])
-        for rows, block in self._blocks(values.dtype):
+        for rows, block in self.blocks(values.dtype):
             total += block.T @ values[rows]
         return torch.cat([total, values.sum(0, keepdim=True)])
 
     def curved(self, curvature: Tensor, weights: Tensor) -> Tensor:
         """X'(S ∘ XW) (D + 1, a) float64, for S (N, a): float32 products, summed in float64."""
-        import torch
-
         weights = weights.float()
         total = torch.zeros(weights.shape, dtype=torch.float64, device=weights.device)
-        for rows, block in self._blocks(torch.float32):
+        for rows, block in self.blocks(torch.float32):
             values = curvature[rows] * (block @ weights[:-1] + weights[-1])
             total[:-1] += block.T @ values
             total[-1] += values.sum(0)
@@ -250,8 +196,6 @@ def _newton(
 
     Labels that have converged, or whose objective falls no further, leave the iteration.
     """
-    import torch
-
     known, target = (labels != MISSING).double(), (labels == 1).double()
     spectrum = torch.linalg.eigh(rows.gram())
     penalty = torch.ones_like(rows.mean[:, None])
@@ -292,8 +236,6 @@ def _direction(
 
     The preconditioner is the Hessian if every row had the label's mean curvature.
     """
-    import torch
-
     eigenvalues, eigenvectors = spectrum
     total = curvature.sum(0).clamp_min(TINY)
     scale = 1 + C * eigenvalues.clamp_min(0)[:, None] * total / len(curvature)
@@ -346,7 +288,6 @@ def _step_lengths(
         move: the direction's.
         slope: (a,) of the objective along the direction.
     """
-    import torch
 
     def objective(length: Tensor) -> Tensor:
         weights, logits = (values + length * change for values, change in zip(start, move, strict=True))

@@ -5,16 +5,19 @@ Shapes: N rows, D features, T targets, A alphas.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin  # type: ignore[import-untyped]
 
+from featurebank.probes._design import Standardised
+from featurebank.probes._parameters import Positives, check_parameters
 from featurebank.probes._prediction import affine
-from featurebank.probes._rows import as_features, query_data, row_blocks, row_deviation, row_mean, training_data
+from featurebank.probes._rows import as_features, query_data, training_data
 
 __all__ = ["RegressionScores", "RidgePath", "RidgeProbe", "regression_scores"]
 
@@ -61,6 +64,7 @@ def regression_scores(targets: ArrayLike, predictions: ArrayLike) -> RegressionS
     )
 
 
+@dataclass(eq=False, repr=False)
 class RidgePath(BaseEstimator):  # type: ignore[misc]
     """Ridge regressions for several alphas at the cost of one.
 
@@ -81,9 +85,9 @@ class RidgePath(BaseEstimator):  # type: ignore[misc]
         n_features_in_: D.
     """
 
-    def __init__(self, alphas: Sequence[float] = ALPHAS, *, standardize: bool = True) -> None:
-        self.alphas = alphas
-        self.standardize = standardize
+    alphas: Positives = ALPHAS
+    _: KW_ONLY
+    standardize: bool = True
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Fits features (N, D) to targets (N,) or (N, T).
@@ -99,14 +103,14 @@ class RidgePath(BaseEstimator):  # type: ignore[misc]
         return np.moveaxis(_predicted(query_data(self, X), self.coef_, self.intercept_), 0, 1)
 
 
-class RidgeProbe(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: ignore[misc]
+class RidgeProbe(MultiOutputMixin, RegressorMixin, RidgePath):  # type: ignore[misc]
     """Ridge regression whose alpha has the least squared error on rows that it was not fitted on.
 
     By default those are the training rows left out one by one, which costs no further fit and equals scikit-learn's
     ``RidgeCV``; validation rows given to `fit` take their place. Of equal errors the alpha that is named first wins.
 
     Args:
-        alphas: Candidates above 0; see `RidgePath`.
+        alphas: Candidates above 0.
         standardize: As in `RidgePath`.
 
     Attributes:
@@ -116,10 +120,6 @@ class RidgeProbe(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: igno
         validation_: Mean squared error of each candidate, by alpha.
         n_features_in_: D.
     """
-
-    def __init__(self, alphas: Sequence[float] = ALPHAS, *, standardize: bool = True) -> None:
-        self.alphas = alphas
-        self.standardize = standardize
 
     def fit(self, X: ArrayLike, y: ArrayLike, validation: tuple[ArrayLike, ArrayLike] | None = None) -> Self:
         """Fits features (N, D) to targets (N,) or (N, T) and chooses alpha.
@@ -156,16 +156,14 @@ class RidgeProbe(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: igno
 
 def _path(estimator: Any, X: ArrayLike, y: ArrayLike) -> tuple[Matrix, Matrix, Matrix]:
     """Coefficients (A, T, D), intercepts (A, T) and leave-one-out errors (A,); without T for targets (N,)."""
+    check_parameters(estimator)
     alphas = np.asarray(estimator.alphas, np.float64)
-    if alphas.ndim != 1 or len(alphas) == 0 or not (np.isfinite(alphas) & (alphas > 0)).all():
-        raise ValueError(f"alphas must be at least one finite number above 0; found {estimator.alphas}")
     features, targets = training_data(estimator, X, y, multi_output=True, y_numeric=True, ensure_min_samples=2)
     columns = np.asarray(targets, np.float64).reshape(len(features), -1)
-    mean = row_mean(features)
-    scale = row_deviation(features, mean) if estimator.standardize else np.ones_like(mean)
-    solver = (_Primal if len(features) > features.shape[1] else _Dual)(features, columns, mean, scale)
-    coef = solver.coef(alphas) / scale
-    intercept = columns.mean(0) - coef @ mean
+    rows = Standardised(features, standardize=estimator.standardize)
+    solver = (_Primal if len(features) > features.shape[1] else _Dual)(rows, columns)
+    coef = solver.coef(alphas) / rows.scale.numpy()
+    intercept = columns.mean(0) - coef @ rows.mean.numpy()
     if targets.ndim == 1:
         coef, intercept = coef[:, 0], intercept[:, 0]
     return coef, intercept, solver.loo(alphas)
@@ -180,14 +178,13 @@ def _predicted(features: NDArray[Any], coef: Matrix, intercept: Matrix) -> Matri
 class _Primal:
     """X'X = V diag(s) V' of the centred rows: coefficients V diag(1 / (s + alpha)) V'X'y."""
 
-    def __init__(self, features: NDArray[Any], targets: Matrix, mean: Matrix, scale: Matrix) -> None:
-        self.features, self.targets = features, targets - targets.mean(0)
-        self.mean, self.scale = mean, scale
-        gram = np.zeros((features.shape[1],) * 2)
-        products = np.zeros((features.shape[1], targets.shape[1]))
-        for rows, block in _scaled(self.features, self.mean, self.scale):
+    def __init__(self, rows: Standardised, targets: Matrix) -> None:
+        self.rows, self.targets = rows, targets - targets.mean(0)
+        gram = np.zeros((rows.features.shape[1],) * 2)
+        products = np.zeros((rows.features.shape[1], targets.shape[1]))
+        for where, block in _blocks(rows):
             gram += block.T @ block
-            products += block.T @ self.targets[rows]
+            products += block.T @ self.targets[where]
         self.values, self.vectors = _eigh(gram)
         self.rotated = self.vectors.T @ products
 
@@ -197,15 +194,14 @@ class _Primal:
 
     def loo(self, alphas: Matrix) -> Matrix:
         """(A,): residuals over 1 - leverage, squared."""
-        n = len(self.features)
         totals = np.zeros(len(alphas))
-        for rows, block in _scaled(self.features, self.mean, self.scale):
+        for where, block in _blocks(self.rows):
             scores = block @ self.vectors
             squares = np.square(scores)
             for at, alpha in enumerate(alphas):
                 shrunk = 1 / (self.values + alpha)
-                left = 1 - 1 / n - squares @ shrunk
-                residuals = self.targets[rows] - scores @ (self.rotated * shrunk[:, None])
+                left = 1 - 1 / len(self.targets) - squares @ shrunk
+                residuals = self.targets[where] - scores @ (self.rotated * shrunk[:, None])
                 totals[at] += np.square(residuals / left[:, None]).sum()
         totals /= self.targets.size
         return totals
@@ -218,24 +214,23 @@ class _Dual:
     and dropped, because at a small alpha it would swamp the rest.
     """
 
-    def __init__(self, features: NDArray[Any], targets: Matrix, mean: Matrix, scale: Matrix) -> None:
-        self.features, self.targets = features, targets - targets.mean(0)
-        self.mean, self.scale = mean, scale
-        n = len(features)
+    def __init__(self, rows: Standardised, targets: Matrix) -> None:
+        self.rows = rows
+        n = len(targets)
         gram = np.empty((n, n))
-        for rows, block in _scaled(features, self.mean, self.scale):
-            for columns, other in _scaled(features, self.mean, self.scale):
-                gram[rows, columns] = block @ other.T
+        for where, block in _blocks(rows):
+            for columns, other in _blocks(rows):
+                gram[where, columns] = block @ other.T
         values, vectors = _eigh(gram + (2 * np.trace(gram) + 1) / n)
         self.values, self.vectors = values[:-1], vectors[:, :-1]
-        self.rotated = self.vectors.T @ self.targets
+        self.rotated = self.vectors.T @ (targets - targets.mean(0))
 
     def coef(self, alphas: Matrix) -> Matrix:
         """(A, T, D)."""
         dual = np.stack([self._dual(alpha).T for alpha in alphas])
-        coef = np.zeros((*dual.shape[:2], self.features.shape[1]))
-        for rows, block in _scaled(self.features, self.mean, self.scale):
-            coef += dual[..., rows] @ block
+        coef = np.zeros((*dual.shape[:2], self.rows.features.shape[1]))
+        for where, block in _blocks(self.rows):
+            coef += dual[..., where] @ block
         return coef
 
     def loo(self, alphas: Matrix) -> Matrix:
@@ -251,9 +246,8 @@ class _Dual:
         return dual
 
 
-def _scaled(features: NDArray[Any], mean: Matrix, scale: Matrix) -> Iterator[tuple[slice, Matrix]]:
-    for rows, block in row_blocks(features, np.float64):
-        yield rows, np.divide(np.subtract(block, mean, out=block), scale, out=block)
+def _blocks(rows: Standardised) -> Iterator[tuple[slice, Matrix]]:
+    return ((where, block.numpy()) for where, block in rows.blocks(torch.float64))
 
 
 def _eigh(gram: Matrix) -> tuple[Matrix, Matrix]:

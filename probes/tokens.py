@@ -8,33 +8,32 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import Any, Self, cast
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import log_softmax  # type: ignore[import-untyped]
 from sklearn.base import BaseEstimator, ClassifierMixin  # type: ignore[import-untyped]
+from sklearn.utils.validation import check_is_fitted  # type: ignore[import-untyped]
+from torch import Tensor, nn
 
 from featurebank.probes._labels import class_codes
+from featurebank.probes._parameters import Count, NotNegative, Pair, Positive, check_parameters
 from featurebank.probes._prediction import SoftmaxClassifier
-from featurebank.probes._rows import query_data, row_slices, training_data
+from featurebank.probes._rows import query_data, training_data
 from featurebank.probes._training import (
     EPS,
-    FORWARD_VALUES,
     Held,
     adamw,
     check_loss,
-    check_parameters,
     checked_array,
+    in_blocks,
     seeded,
     split_rows,
     to_torch,
     train,
 )
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from featurebank.probes._attentive_pool import AttentivePool
 
 __all__ = ["AttentivePoolProbe", "MLPProbe"]
 
@@ -43,11 +42,11 @@ __all__ = ["AttentivePoolProbe", "MLPProbe"]
 class _NetworkProbe(SoftmaxClassifier, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """AdamW with a cosine schedule; the network of the epoch with the lowest validation loss is kept."""
 
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    epochs: int = 100
-    patience: int = 10
-    batch_size: int = 256
+    learning_rate: Positive = 1e-3
+    weight_decay: NotNegative = 0.01
+    epochs: Count = 100
+    patience: Count = 10
+    batch_size: Pair = 256
     validation_fraction: float = 0.2
     device: str = "cpu"
     random_state: int = 0
@@ -78,9 +77,6 @@ class _NetworkProbe(SoftmaxClassifier, ClassifierMixin, BaseEstimator):  # type:
             ValueError: NaN or infinity, one class only, other shapes, classes or parameters than allowed, or a loss
                 that is not finite.
         """
-        import torch
-        from torch.nn.functional import cross_entropy
-
         check_parameters(self)
         features, labels = self._labelled(X, y)
         self.classes_, codes = class_codes(labels)
@@ -92,14 +88,12 @@ class _NetworkProbe(SoftmaxClassifier, ClassifierMixin, BaseEstimator):  # type:
 
         def loss(batch: NDArray[np.int64]) -> Tensor:
             scores = self.network_.train()(to_torch(features, batch, self.device))
-            return cross_entropy(scores, targets[batch].to(self.device))
+            return nn.functional.cross_entropy(scores, targets[batch].to(self.device))
 
-        step = adamw(self.network_, loss, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
-        seed = (self.random_state, 0)
         best, state = np.inf, {}
         self.validation_loss_: list[float] = []
         self.validation_accuracy_: list[float] = []
-        for epoch, _ in enumerate(train(step, rows, epochs=self.epochs, batch_size=self.batch_size, seed=seed)):
+        for epoch, _ in enumerate(train(self, adamw(self, loss), rows, seed=(self.random_state, 0))):
             self._validate(held)
             if self.validation_loss_[-1] < best:
                 best, self.best_epoch_ = self.validation_loss_[-1], epoch
@@ -113,13 +107,10 @@ class _NetworkProbe(SoftmaxClassifier, ClassifierMixin, BaseEstimator):  # type:
     def logits(self, X: ArrayLike) -> NDArray[np.float32]:
         """(M, K), computed in blocks of rows."""
         features = self._unlabelled(X)
-        blocks = row_slices(len(features), max(features[0].size, len(self.classes_)), values=FORWARD_VALUES)
-        return np.concatenate([self._scores(features, rows) for rows in blocks])
+        return in_blocks(features, len(self.classes_), lambda rows: self._scores(features, rows))
 
     def _validate(self, held: Held) -> None:
         """Adds the loss and the accuracy of one epoch."""
-        from scipy.special import log_softmax  # type: ignore[import-untyped]
-
         loss = correct = 0.0
         for rows, truth in held.blocks(len(self.classes_)):
             scores = self._scores(held.features, rows)
@@ -130,8 +121,6 @@ class _NetworkProbe(SoftmaxClassifier, ClassifierMixin, BaseEstimator):  # type:
         self.validation_accuracy_.append(float(correct / len(held.rows)))
 
     def _scores(self, features: NDArray[Any], rows: NDArray[np.int64] | slice) -> NDArray[np.float32]:
-        import torch
-
         self.network_.eval()
         with torch.inference_mode():
             return self.network_(to_torch(features, rows, self.device)).cpu().numpy()  # type: ignore[no-any-return]
@@ -168,11 +157,9 @@ class MLPProbe(_NetworkProbe):
     1.0
     """
 
-    hidden: int = 512
+    hidden: Count = 512
 
     def _network(self, width: int, n_classes: int) -> nn.Module:
-        from torch import nn
-
         norm = nn.BatchNorm1d(width, affine=False, eps=EPS)
         return nn.Sequential(norm, nn.Linear(width, self.hidden), nn.GELU(), nn.Linear(self.hidden, n_classes))
 
@@ -192,25 +179,22 @@ class AttentivePoolProbe(_NetworkProbe):
     All other arguments and the attributes are those of `MLPProbe`.
     """
 
-    n_heads: int = 8
-    batch_size: int = field(default=128, kw_only=True)
+    n_heads: Count = 8
+    batch_size: Pair = field(default=128, kw_only=True)
 
     def attention(self, X: ArrayLike) -> NDArray[np.float32]:
         """What each head looks at in each row (M, n_heads, T), adding up to 1 over the tokens."""
-        import torch
-
         tokens, network = self._unlabelled(X), cast("AttentivePool", self.network_)
-        weights = []
+
+        def weights(rows: slice) -> NDArray[np.float32]:
+            x = to_torch(tokens, rows, self.device)
+            x = network.norm(x.flatten(0, 1)).view_as(x)
+            return network.attention(x).transpose(1, 2).cpu().numpy()
+
         with torch.inference_mode():
-            for rows in row_slices(len(tokens), tokens[0].size, values=FORWARD_VALUES):
-                x = to_torch(tokens, rows, self.device)
-                x = network.norm(x.flatten(0, 1)).view_as(x)
-                weights.append(network.attention(x).transpose(1, 2).cpu().numpy())
-        return np.concatenate(weights)
+            return in_blocks(tokens, 1, weights)
 
     def _network(self, width: int, n_classes: int) -> nn.Module:
-        from featurebank.probes._attentive_pool import AttentivePool
-
         if width % self.n_heads:
             raise ValueError(f"n_heads must divide D, {width}; found {self.n_heads}")
         return AttentivePool(width, n_classes, self.n_heads, EPS)
@@ -223,8 +207,6 @@ class AttentivePoolProbe(_NetworkProbe):
         return tokens, labels
 
     def _unlabelled(self, X: ArrayLike) -> NDArray[Any]:
-        from sklearn.utils.validation import check_is_fitted  # type: ignore[import-untyped]
-
         check_is_fitted(self, "n_features_in_")
         tokens = checked_array(X, "N, T, D", "tokens")
         if tokens.shape[-1] != self.n_features_in_:
@@ -233,3 +215,35 @@ class AttentivePoolProbe(_NetworkProbe):
                 "use the same output of the same backbone"
             )
         return tokens
+
+
+class AttentivePool(nn.Module):
+    """Tokens (B, T, D) to logits (B, K): one learned query attends to all tokens, then a linear layer.
+
+    Keys are W_k x and values W_v x. As the query is the same for every image, q . W_k x is computed as (W_k^T q) . x
+    and the attention is taken over the tokens before W_v, which leaves one product of D x heads a token, not of D x D.
+    """
+
+    def __init__(self, width: int, n_classes: int, n_heads: int, eps: float) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.norm = nn.BatchNorm1d(width, affine=False, eps=eps)
+        self.query = nn.Parameter(torch.randn(n_heads, width // n_heads) * 0.02)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width, bias=False)
+        self.head = nn.Linear(width, n_classes)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T, D) to (B, K)."""
+        x = self.norm(tokens.flatten(0, 1)).view_as(tokens)
+        pooled = self.attention(x).transpose(1, 2) @ x
+        values = torch.einsum("bhc,hdc->bhd", pooled, self._per_head(self.value))
+        return self.head(values.flatten(1))  # type: ignore[no-any-return]
+
+    def attention(self, x: Tensor) -> Tensor:
+        """What each head looks at (B, T, H), adding up to 1 over the tokens, given normalised tokens."""
+        query = torch.einsum("hd,hdc->ch", self.query, self._per_head(self.key))
+        return torch.softmax(x @ query * self.query.shape[1] ** -0.5, dim=1)
+
+    def _per_head(self, layer: nn.Linear) -> Tensor:
+        return layer.weight.view(self.n_heads, -1, layer.in_features)

@@ -5,19 +5,22 @@ Shapes: M images, D features, K classes, T templates.
 
 from __future__ import annotations
 
-from typing import Self
+from dataclasses import dataclass
+from typing import Annotated, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin  # type: ignore[import-untyped]
 
+from featurebank.probes._parameters import Bound, Positive, check_parameters
+from featurebank.probes._prediction import SoftmaxClassifier
 from featurebank.probes._rows import as_features, query_data, row_blocks
-from featurebank.probes.prompts import IMAGENET_TEMPLATES, PLAIN_TEMPLATE, render_prompts
 
-__all__ = ["IMAGENET_TEMPLATES", "PLAIN_TEMPLATE", "ZeroShotClassifier", "render_prompts"]
+__all__ = ["ZeroShotClassifier"]
 
 
-class ZeroShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+@dataclass(eq=False, repr=False)
+class ZeroShotClassifier(SoftmaxClassifier, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Cosine of image and text features, times a scale, as logits: CLIP (Radford et al. 2021, arXiv:2103.00020).
 
     With T templates, a class is the mean of its T text features of unit length, scaled to unit length.
@@ -38,9 +41,8 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         n_features_in_: D.
     """
 
-    def __init__(self, logit_scale: float = 100.0, logit_bias: float = 0.0) -> None:
-        self.logit_scale = logit_scale
-        self.logit_bias = logit_bias
+    logit_scale: Positive = 100.0
+    logit_bias: Annotated[float, Bound("finite", np.isfinite)] = 0.0
 
     def fit(self, text: ArrayLike, y: object = None) -> Self:  # noqa: ARG002
         """Ensembles text features (K, D), or (K, T, D) with T templates a class; needs no image.
@@ -53,10 +55,7 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             ValueError: other shapes, fewer than two classes, NaN or infinity, a zero vector, a scale of 0 or less, or a
                 bias that is not finite.
         """
-        if not 0 < self.logit_scale < np.inf:
-            raise ValueError(f"logit_scale must be above 0 and finite; found {self.logit_scale}")
-        if not np.isfinite(self.logit_bias):
-            raise ValueError(f"logit_bias must be finite; found {self.logit_bias}")
+        check_parameters(self)
         features = np.asarray(text, np.float64)
         if features.ndim not in (2, 3) or 0 in features.shape or len(features) < 2:
             raise ValueError(
@@ -80,18 +79,6 @@ class ZeroShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if self.logit_bias:
             logits += self.logit_bias
         return logits
-
-    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Softmax of the logits (M, K)."""
-        logits = self.logits(X)
-        np.exp(logits - logits.max(1, keepdims=True), out=logits)
-        logits /= logits.sum(1, keepdims=True)
-        return logits
-
-    def predict(self, X: ArrayLike) -> NDArray[np.int64]:
-        """The class of the highest logit (M,); of equal ones the lower."""
-        best: NDArray[np.int64] = self.logits(X).argmax(1)
-        return best
 
 
 def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:

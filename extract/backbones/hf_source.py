@@ -16,6 +16,7 @@ from featurebank.extract.backbones.configurations import plain_configuration, re
 from featurebank.extract.backbones.contract import BackboneSpec, Network
 from featurebank.extract.backbones.folders import folder_weights, verified, weight_file
 from featurebank.extract.backbones.naming import checked_outputs, given_weights, random_seed, split_random
+from featurebank.extract.backbones.text_tower import TextTower
 from featurebank.extract.errors import WeightsError
 from featurebank.extract.preprocessing import Interpolation, Preprocessing
 from featurebank.store.places import expanded
@@ -79,6 +80,19 @@ class HuggingFaceSource:
         with seeded(seed):
             kind, config = _configured(spec.name, json.loads(spec.architecture))
             return HuggingFaceNetwork(spec, kind._from_config(config, dtype=torch.float32))
+
+    def tokenizer(self, spec: BackboneSpec) -> Mapping[str, Any]:
+        """What determines the tokens of a text; see `TextSource.tokenizer`."""
+        from featurebank.extract.backbones.hf_text import tokenizer_record
+
+        return tokenizer_record(spec, _files)
+
+    def text_tower(self, spec: BackboneSpec, device: str) -> TextTower:
+        """The text tower behind a spec; see `TextSource.text_tower`."""
+        from featurebank.extract.backbones.hf_text import build_text_tower
+
+        record = self.tokenizer(spec)
+        return build_text_tower(spec, _loaded(spec), record, device)
 
     def describe(self, name: str) -> Mapping[str, object]:
         """What its configuration says."""

@@ -16,10 +16,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["EMBEDDING", "TextSource", "TextTower"]
+__all__ = ["TextSource", "TextTower"]
 
-EMBEDDING = "embedding"
-"""The output of an image tower that lies in the same space as texts."""
 BATCH = 256
 
 

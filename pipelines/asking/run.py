@@ -180,7 +180,7 @@ def _watched(question: Question, case: Case) -> tuple[Answer, list[str]]:
     from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
 
     if (device := getattr(question, "device", None)) is not None:
-        from featurebank.probes._training import check_device
+        from featurebank.probes._parameters import check_device
 
         check_device(device)
     rows = read_case(question, case)

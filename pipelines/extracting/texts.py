@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from featurebank.store import Entry
 
 __all__ = ["texts"]
+
+FOLDER = "hf:"
 
 
 def texts(  # noqa: PLR0917 - one for each option
@@ -57,12 +59,14 @@ def texts(  # noqa: PLR0917 - one for each option
     entries = _image_sets(found.ls(), dataset)
     prompts = make_prompts(_class_names(entries), templates=templates, classes=classes)
     able = _with_towers(entries, backbone or (), dataset)
-    if checkpoint is not None and len(able) > 1:
-        raise ConfigError(f"--checkpoint is of one backbone; name it: found {', '.join(able)}")
-    specs, faults = {}, {}
-    for name, entry in able.items():
+    if checkpoint is not None and len(backbone or able) > 1:
+        raise ConfigError(f"--checkpoint is of one backbone; name it: found {', '.join(backbone or able)}")
+    specs: dict[str, BackboneSpec] = {}
+    faults: dict[str, str] = {}
+    for name in dict.fromkeys(backbone or sorted(able)):
         try:
-            specs[name] = _spec(entry, checkpoint, checkpoint_key)
+            called, spec = _spec(name, able, checkpoint, checkpoint_key)
+            specs[called] = spec
         except (ExtractError, StoreError, OSError, ValueError) as error:
             faults[name] = fault(error)
     outcomes = make_texts([*specs.values()], [(entries[0].dataset, prompts)], found, device=resolve_device(device))
@@ -88,7 +92,7 @@ def _image_sets(entries: Iterable[Entry], dataset: str) -> list[Entry]:
         UnknownNameError: there is none.
     """
     from featurebank.extract.errors import nearest
-    from featurebank.extract.texts import is_texts
+    from featurebank.extract.text_sets import is_texts
     from featurebank.store.entries import newest_contents
 
     entries = [*entries]
@@ -126,8 +130,8 @@ def _with_towers(entries: Sequence[Entry], wanted: Sequence[str], dataset: str) 
         ConfigError: none has a set in the space of texts, or not one that is asked for.
     """
     from featurebank.extract.backbones import has_texts
-    from featurebank.extract.backbones.text_tower import EMBEDDING
     from featurebank.extract.errors import nearest
+    from featurebank.extract.text_sets import EMBEDDING
 
     able: dict[str, Entry] = {}
     for entry in entries:
@@ -135,30 +139,38 @@ def _with_towers(entries: Sequence[Entry], wanted: Sequence[str], dataset: str) 
             able.setdefault(entry.name, entry)
     names = {entry.name for entry in entries}
     for name in wanted:
-        if name not in names:
+        if name not in names and not name.startswith(FOLDER):
             raise nearest(f"backbone of {dataset}", name, names)
-    lacking = [name for name in wanted or sorted(names) if name not in able]
+    lacking = [name for name in wanted or sorted(names) if name not in able and name in names]
     if lacking if wanted else not able:
         raise ConfigError(
             f"texts are for backbones with a text tower, whose sets have the output {EMBEDDING}, such as "
             f"open_clip:ViT-B-16/openai; found {', '.join(lacking)}"
         )
-    return {name: able[name] for name in (dict.fromkeys(wanted) or sorted(able))}
+    return able
 
 
-def _spec(entry: Entry, checkpoint: Path | None, checkpoint_key: str) -> BackboneSpec:
-    """The backbone that made a set, its weights the very same.
+def _spec(
+    name: str, able: Mapping[str, Entry], checkpoint: Path | None, checkpoint_key: str
+) -> tuple[str, BackboneSpec]:
+    """What a backbone is called, and its spec, of the very weights that made its sets.
 
     Raises:
-        ConfigError: these are other weights.
+        ConfigError: these are other weights, or lie in a folder that a store does not name.
     """
     from featurebank.extract import backbones
 
-    spec = backbones.resolve(entry.backbone, checkpoint=checkpoint, checkpoint_key=checkpoint_key)
-    network = entry.network
-    if network is None or spec.weights.identity != network.weights:
-        raise ConfigError(
-            f"{entry.name}: expected the weights of its sets, {network.weights[:16] if network else 'unknown'}, found "
-            f"{spec.weights.identity[:16]}; name their file with --checkpoint"
-        )
-    return replace(spec, label=network.label)
+    there = able.get(name)
+    if there is not None and there.backbone.startswith(FOLDER):
+        raise ConfigError(f"{name}: a store does not say where the folder is; name it: {FOLDER}PATH")
+    reference = there.backbone if there else name
+    spec = backbones.resolve(reference, checkpoint=checkpoint, checkpoint_key=checkpoint_key)
+    networks = {entry.network: entry.name for entry in able.values() if entry.network and entry.backbone == spec.name}
+    for network, called in networks.items():
+        if network.weights == spec.weights.identity:
+            return called, replace(spec, label=network.label)
+    made = ", ".join(network.weights[:16] for network in networks) or "none in the space of texts"
+    raise ConfigError(
+        f"{name}: expected the weights of its sets, {made}; found {spec.weights.identity[:16]}; "
+        "name their file with --checkpoint"
+    )

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from featurebank.probes.ood.contract import *
     from featurebank.probes.ood.distances import *
     from featurebank.probes.ood.evaluation import *
-    from featurebank.probes.ood.grids import *
     from featurebank.probes.ood.head import *
     from featurebank.probes.ood.logits import *
     from featurebank.probes.ood.neighbours import *
@@ -33,12 +32,11 @@ else:
             "contract": "OODScore",
             "distances": "GMM MDS RMDS MDSPlusPlus RMDSPlusPlus",
             "evaluation": "Detection Evaluation Selection detection evaluate select shared_rows",
-            "grids": "grid",
             "head": "Head",
             "logits": "GEN MSP Energy Entropy KLMatching MaxLogit ScaledMSP",
             "neighbours": "KNN GalleryScore NNGuide Relation",
             "openmax": "OpenMax",
-            "registry": "ScoredSets family get score_all scores",
+            "registry": "ScoredSets family get grid score_all scores",
             "shaping": "ASHB ASHP ASHS DICE LTS SCALE VRA ReAct",
             "statistics": "TrainingSet",
             "subspace": "PNML CoP CoRP Residual ViM",

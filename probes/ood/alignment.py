@@ -6,11 +6,14 @@ head, c the predicted class, mu the mean training row.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
+from featurebank.probes._parameters import NotNegative, Positive
 from featurebank.probes.ood.block import Block, peak
-from featurebank.probes.ood.contract import OODScore, check_positive
+from featurebank.probes.ood.contract import OODScore
 from featurebank.probes.ood.logits import log_largest
 from featurebank.probes.ood.moments import add_by_class
 from featurebank.probes.ood.statistics import TrainingSet
@@ -32,7 +35,6 @@ class SHE(OODScore):
 
     def _fit(self, train: TrainingSet) -> None:
         chosen = train.pattern_rows
-        assert train.labels is not None and train.features is not None  # noqa: S101, PT018
         sums = torch.zeros(train.classes, train.features.shape[1], dtype=torch.float64, device=train.device)
         counts = torch.zeros(train.classes, dtype=torch.float64, device=train.device)
         for where, block in train.training_blocks("features"):
@@ -73,10 +75,9 @@ class FDBD(OODScore):
     needs = ("features", "logits", "head")
 
     def _fit(self, train: TrainingSet) -> None:
-        weight, _ = train.head_tensors
-        assert weight is not None  # noqa: S101
         self._mean = train.mean.float()
-        gaps = torch.cdist(weight.double(), weight.double(), compute_mode="donot_use_mm_for_euclid_dist")
+        weight = train.affine.weight.double()
+        gaps = torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist")
         self._inverse = torch.where(gaps > 0, 1 / gaps, 0.0).float()
         self._boundaries = (gaps > 0).sum(1).clamp(min=1)
 
@@ -100,19 +101,16 @@ class NCI(OODScore):
 
     name = "nci"
     needs = ("features", "logits", "head")
+    candidates: ClassVar = {"alpha": (1e-4, 1e-3, 1e-2, 1e-1)}
 
-    def __init__(self, alpha: float = 1e-4) -> None:
-        self.alpha = alpha
+    alpha: NotNegative = 1e-4
 
     def _fit(self, train: TrainingSet) -> None:
-        if not 0 <= self.alpha < torch.inf:
-            raise ValueError(f"alpha must be at least 0 and finite; found {self.alpha}")
         self._mean = train.mean.float()
 
     def _score(self, block: Block) -> Tensor:
-        assert block.weight is not None  # noqa: S101
         centred = block.features - self._mean
-        along: Tensor = torch.einsum("md,md->m", centred, block.weight[block.predicted]).double()
+        along: Tensor = torch.einsum("md,md->m", centred, block.head.weight[block.predicted]).double()
         norms = centred.norm(dim=1).clamp_(min=torch.finfo(torch.float32).tiny)
         scores: Tensor = along / norms.double() + self.alpha * block.l1
         return scores
@@ -129,14 +127,12 @@ class MCM(OODScore):
 
     name = "mcm"
     needs = ("features", "text")
+    candidates: ClassVar = {"temperature": (0.01, 0.1, 1.0)}
 
-    def __init__(self, temperature: float = 1.0) -> None:
-        self.temperature = temperature
+    temperature: Positive = 1.0
 
     def _fit(self, train: TrainingSet) -> None:
-        check_positive("temperature", self.temperature)
-        assert train.text is not None  # noqa: S101
-        self._text = Block(train.on_device(train.text), None, None, None).unit.T / self.temperature
+        self._text = Block(train.on_device(train.text)).unit.T / self.temperature
 
     def _score(self, block: Block) -> Tensor:
         return log_largest(peak(block.unit @ self._text))

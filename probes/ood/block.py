@@ -65,21 +65,24 @@ def energy(logits: Tensor) -> Tensor:
     return found.top.double() + found.rest.log1p()
 
 
+class Affine(NamedTuple):
+    """A head on a device: weight (K, D) and bias (K,), float32."""
+
+    weight: Tensor
+    bias: Tensor
+
+
 class Block:
     """Rows on a device, float32, with the work that scores share.
 
     Args:
         features: (m, D), or None where only logits are known.
         logits: (m, K); computed from the head where None.
-        weight: (K, D) of the head, or None.
-        bias: (K,).
+        head: the classifier, or None.
     """
 
-    def __init__(
-        self, features: Tensor | None, logits: Tensor | None, weight: Tensor | None, bias: Tensor | None
-    ) -> None:
-        self._features, self._logits = features, logits
-        self.weight, self.bias = weight, bias
+    def __init__(self, features: Tensor | None, logits: Tensor | None = None, head: Affine | None = None) -> None:
+        self._features, self._logits, self._head = features, logits, head
 
     @property
     def features(self) -> Tensor:
@@ -87,19 +90,21 @@ class Block:
         assert self._features is not None  # noqa: S101 - TrainingSet.blocks refuses rows without
         return self._features
 
+    @property
+    def head(self) -> Affine:
+        """Of the training set."""
+        assert self._head is not None  # noqa: S101 - a score that needs a head is not fitted without
+        return self._head
+
     @cached_property
     def linear(self) -> Tensor:
         """(m, K) products with the head's weights, without its bias."""
-        assert self.weight is not None  # noqa: S101 - a score that needs a head is not fitted without
-        return self.features @ self.weight.T
+        return self.features @ self.head.weight.T
 
     @cached_property
     def logits(self) -> Tensor:
         """(m, K) as given, or else the head's."""
-        if self._logits is not None:
-            return self._logits
-        assert self.bias is not None  # noqa: S101
-        return self.linear + self.bias
+        return self.linear + self.head.bias if self._logits is None else self._logits
 
     @cached_property
     def peak(self) -> Peak:

@@ -5,11 +5,15 @@ Shapes: N rows, D features, K classes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Self
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self, dataclass_transform
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator  # type: ignore[import-untyped]
+
+from featurebank.probes._parameters import check_parameters
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,18 +24,27 @@ if TYPE_CHECKING:
 __all__ = ["OODScore"]
 
 
+@dataclass_transform(eq_default=False)
 class OODScore(BaseEstimator):  # type: ignore[misc]
     """A score of rows: the higher, the more like the training rows.
 
-    A subclass names what it needs of the training set, reads it in `_fit`, and scores one block of rows in `_score`.
+    A subclass is a dataclass of its parameters, each with its bound. It names what it needs of the training set, reads
+    it in `_fit`, and scores one block of rows in `_score`.
 
     Attributes:
         name: in the registry.
         needs: of ``features``, ``labels``, ``logits``, ``head`` and ``text``; logits are there if a head is.
+        candidates: the values of parameters that are worth choosing on validation rows: those of OpenOOD v1.5's search
+            and of the paper, thinned where many lie close.
     """
 
     name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
+    candidates: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        dataclass(eq=False, repr=False)(cls)
 
     def fit(self, train: TrainingSet) -> Self:
         """Takes from the training set what the score needs.
@@ -40,6 +53,7 @@ class OODScore(BaseEstimator):  # type: ignore[misc]
             ValueError: something that it needs is missing, or a parameter is not allowed.
         """
         train.require(self.needs, f"the score {self.name!r}")
+        check_parameters(self)
         self._train = train
         self._fit(train)
         return self
@@ -70,15 +84,3 @@ class OODScore(BaseEstimator):  # type: ignore[misc]
 def as_numpy(values: Tensor) -> NDArray[np.float64]:
     """A vector on any device as float64."""
     return values.double().cpu().numpy()
-
-
-def check_fraction(name: str, value: float) -> None:
-    """Raises ValueError where a share is not in [0, 1)."""
-    if not 0 <= value < 1:
-        raise ValueError(f"{name} must be at least 0 and below 1; found {value}")
-
-
-def check_positive(name: str, value: float) -> None:
-    """Raises ValueError where a number is not above 0 and finite."""
-    if not 0 < value < np.inf:
-        raise ValueError(f"{name} must be above 0 and finite; found {value}")

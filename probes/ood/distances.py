@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from featurebank.probes._parameters import Positive
 from featurebank.probes.ood.block import Block
-from featurebank.probes.ood.contract import OODScore, check_positive
+from featurebank.probes.ood.contract import OODScore
 from featurebank.probes.ood.moments import Moments, add_gram, symmetric
 from featurebank.probes.ood.statistics import TrainingSet
 
@@ -38,7 +39,6 @@ class MDS(OODScore):
 
     def _fit(self, train: TrainingSet) -> None:
         moments = train.unit_moments if self._unit else train.moments
-        assert moments.counts is not None and moments.class_means is not None  # noqa: S101, PT018
         self._mean = moments.mean
         self._within = moments.within
         means = self._within.whitened(moments.class_means[moments.counts > 0] - moments.mean)
@@ -74,7 +74,6 @@ class RMDS(MDS):
     name = "rmds"
 
     def _fit(self, train: TrainingSet) -> None:
-        assert train.labels is not None  # noqa: S101
         if len(np.unique(train.labels)) < 2:
             raise ValueError(f"the score {self.name!r} needs at least two classes; found one, {train.labels[0]}")
         super()._fit(train)
@@ -126,13 +125,10 @@ class GMM(OODScore):
     name = "gmm"
     needs = ("features", "labels")
 
-    def __init__(self, reg: float = 1e-6) -> None:
-        self.reg = reg
+    reg: Positive = 1e-6
 
     def _fit(self, train: TrainingSet) -> None:
-        check_positive("reg", self.reg)
         moments = train.moments
-        assert train.labels is not None and moments.counts is not None and moments.class_means is not None  # noqa: S101, PT018
         order = np.argsort(train.labels, kind="stable")
         counts = moments.counts.long().cpu().numpy()
         members = [part for part in np.split(order, counts.cumsum()[:-1]) if len(part)]
@@ -197,6 +193,5 @@ class GMM(OODScore):
 
     def _centred(self, train: TrainingSet, members: NDArray[np.int64]) -> Tensor:
         """Training rows (n, D) less the mean of all."""
-        assert train.features is not None  # noqa: S101
         rows = np.asarray(train.features[members], np.float32).astype(np.float64)
         return torch.from_numpy(rows).to(self._mean.device).sub_(self._mean)

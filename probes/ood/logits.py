@@ -5,12 +5,15 @@ Shapes: N rows, K classes, m rows of a block; p is the softmax of the logits l.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from featurebank.probes._parameters import Count, Positive
 from featurebank.probes.ood.block import Block, Peak, peak
-from featurebank.probes.ood.contract import OODScore, check_positive
+from featurebank.probes.ood.contract import OODScore
 from featurebank.probes.ood.statistics import TrainingSet
 
 __all__ = ["GEN", "MSP", "Energy", "Entropy", "KLMatching", "MaxLogit", "ScaledMSP"]
@@ -88,11 +91,7 @@ class Energy(OODScore):
     name = "energy"
     needs = ("logits",)
 
-    def __init__(self, temperature: float = 1.0) -> None:
-        self.temperature = temperature
-
-    def _fit(self, train: TrainingSet) -> None:  # noqa: ARG002
-        check_positive("temperature", self.temperature)
+    temperature: Positive = 1.0
 
     def _score(self, block: Block) -> Tensor:
         if self.temperature == 1:
@@ -128,15 +127,10 @@ class GEN(OODScore):
 
     name = "gen"
     needs = ("logits",)
+    candidates: ClassVar = {"gamma": (0.01, 0.1, 0.5, 1.0), "top": (10, 100)}
 
-    def __init__(self, gamma: float = 0.1, top: int = 100) -> None:
-        self.gamma = gamma
-        self.top = top
-
-    def _fit(self, train: TrainingSet) -> None:  # noqa: ARG002
-        check_positive("gamma", self.gamma)
-        if self.top < 1:
-            raise ValueError(f"top must be at least 1; found {self.top}")
+    gamma: Positive = 0.1
+    top: Count = 100
 
     def _score(self, block: Block) -> Tensor:
         found = block.peak
@@ -195,16 +189,18 @@ def entropy(found: Peak) -> Tensor:
 
 def _likelihood_slope(train: TrainingSet, inverse: float) -> tuple[float, float]:
     """First and second derivative of the mean negative log-likelihood of l / T with respect to 1 / T."""
-    logits, labels = (train.logits, train.labels) if train.validation is None else train.validation
-    features = train.features if logits is None else None
+    if train.validation is None:
+        labels, blocks = train.labels, train.training_blocks("logits")
+    else:
+        logits, labels = train.validation
+        blocks = train.blocks(None, logits, needs=("logits",))
     slope = curvature = 0.0
-    for where, block in train.blocks(features, logits, needs=("logits",)):
+    for where, block in blocks:
         values = block.logits.double()
-        own = values.gather(1, torch.tensor(labels[where], device=values.device)[:, None])  # type: ignore[index]
+        own = values.gather(1, torch.tensor(labels[where], device=values.device)[:, None])
         values -= own
         p = (values * inverse).softmax(1)
         mean = (p * values).sum(1)
         slope += float(mean.sum())
         curvature += float(((values - mean[:, None]).square() * p).sum())
-    rows = len(labels)  # type: ignore[arg-type]
-    return slope / rows, curvature / rows
+    return slope / len(labels), curvature / len(labels)

@@ -55,15 +55,15 @@ class Moments:
         rows: N.
         mean: (D,).
         covariance: (D, D) about the mean.
-        counts: (K,) rows of each class, or None without labels.
+        counts: (K,) rows of each class; one class without labels.
         class_means: (K, D), zero for a class without rows.
     """
 
     rows: int
     mean: Tensor
     covariance: Tensor
-    counts: Tensor | None
-    class_means: Tensor | None
+    counts: Tensor
+    class_means: Tensor
 
     @cached_property
     def spectrum(self) -> Spectrum:
@@ -73,7 +73,6 @@ class Moments:
     @cached_property
     def within(self) -> Spectrum:
         """Of the covariance of the rows about their class means, shared by the classes."""
-        assert self.counts is not None and self.class_means is not None  # noqa: S101, PT018 - labels were required
         offsets = (self.class_means - self.mean) * (self.counts / self.rows).sqrt()[:, None]
         return self.decompose(self.covariance - offsets.T @ offsets)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -48,6 +48,7 @@ class KNN(GalleryScore):
 
     name = "knn"
     needs = ("features",)
+    candidates: ClassVar = {"k": (1, 10, 50, 100, 200, 500, 1000)}
 
     def __init__(self, k: int = 50) -> None:
         self.k = k
@@ -66,8 +67,7 @@ class KNN(GalleryScore):
 
     def _finished(self, block: Block, state: Any) -> Tensor:
         train = self._train
-        assert train.features is not None  # noqa: S101
-        neighbours = Block(train.on_device(train.features[state[1][:, -1].cpu().numpy()]), None, None, None)
+        neighbours = Block(train.on_device(train.features[state[1][:, -1].cpu().numpy()]))
         distances: Tensor = (block.unit - neighbours.unit).norm(dim=1)
         return -distances
 
@@ -84,6 +84,7 @@ class NNGuide(GalleryScore):
 
     name = "nnguide"
     needs = ("features", "logits")
+    candidates: ClassVar = {"k": (1, 5, 10, 100)}
 
     def __init__(self, k: int = 10) -> None:
         self.k = k
@@ -117,6 +118,7 @@ class Relation(GalleryScore):
 
     name = "relation"
     needs = ("features", "logits")
+    candidates: ClassVar = {"power": (1.0, 2.0, 4.0, 8.0)}
 
     def __init__(self, power: float = 1.0, threshold: float = 0.03) -> None:
         self.power = power

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from featurebank.probes._parameters import Count
 from featurebank.probes.ood.block import Block
 from featurebank.probes.ood.contract import OODScore
 from featurebank.probes.ood.moments import add_by_class
@@ -46,15 +47,11 @@ class OpenMax(OODScore):
     name = "openmax"
     needs = ("labels", "logits")
 
-    def __init__(self, alpha: int = 10, tail: int = 20) -> None:
-        self.alpha = alpha
-        self.tail = tail
+    alpha: Count = 10
+    tail: Count = 20
 
     def _fit(self, train: TrainingSet) -> None:
-        if self.alpha < 1 or self.tail < 1:
-            raise ValueError(f"alpha and tail must be at least 1; found {self.alpha} and {self.tail}")
         chosen, k = train.pattern_rows, train.classes
-        assert train.labels is not None  # noqa: S101
         counts = np.bincount(train.labels[chosen], minlength=k)
         sums = torch.zeros(k, k, dtype=torch.float64, device=train.device)
         for where, block in train.training_blocks("logits"):

@@ -26,7 +26,7 @@ from featurebank.probes.ood.statistics import TrainingSet
 from featurebank.probes.ood.subspace import PNML, CoP, CoRP, Residual, ViM
 from featurebank.probes.ood.weiper import WeiPerKLD
 
-__all__ = ["ScoredSets", "family", "get", "score_all", "scores"]
+__all__ = ["ScoredSets", "family", "get", "grid", "score_all", "scores"]
 
 _FAMILIES: dict[str, tuple[type[OODScore], ...]] = {
     "logits": (MSP, ScaledMSP, MaxLogit, Energy, Entropy, GEN, KLMatching, OpenMax),
@@ -93,6 +93,25 @@ def family(name: str) -> str:
     return next(label for label, members in _FAMILIES.items() if score in members)
 
 
+def grid(name: str, *, rows: int, width: int) -> Mapping[str, tuple[Any, ...]]:
+    """The candidates for each parameter of a score; empty where there is nothing to choose.
+
+    >>> grid("vim", rows=5000, width=300), grid("msp", rows=5000, width=300)
+    ({'dim': (16, 64, 256)}, {})
+
+    Args:
+        name: of the score.
+        rows: N, of the training rows, which numbers of neighbours do not exceed.
+        width: D, which dimensions of subspaces stay below.
+    """
+    most = {"k": rows, "dim": width - 1}
+    candidates = {
+        parameter: tuple(value for value in values if value <= most.get(parameter, np.inf))
+        for parameter, values in get(name).candidates.items()
+    }
+    return candidates if all(candidates.values()) else {}
+
+
 def score_all(
     train: TrainingSet,
     sets: Mapping[str, tuple[ArrayLike | None, ArrayLike | None]],
@@ -139,7 +158,7 @@ def score_all(
         skipped={name: need for name, need in lacking.items() if need is not None},
         settings={score.name: score.get_params() for score in usable},
         seconds=seconds,
-        head=train.head.source if train.head else None,
+        head=train.head.source if train.has("head") else None,
     )
 
 

@@ -5,11 +5,14 @@ Shapes: N rows, D features, K classes, m rows of a block; f are the features, W 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
+from featurebank.probes._parameters import Fraction
 from featurebank.probes.ood.block import Block, energy
-from featurebank.probes.ood.contract import OODScore, check_fraction
+from featurebank.probes.ood.contract import OODScore
 from featurebank.probes.ood.quantiles import exact_quantiles, feature_quantiles
 from featurebank.probes.ood.statistics import TrainingSet
 
@@ -28,13 +31,11 @@ class ReAct(OODScore):
 
     name = "react"
     needs = ("features", "head")
+    candidates: ClassVar = {"percentile": (0.85, 0.9, 0.95, 0.99)}
 
-    def __init__(self, percentile: float = 0.9) -> None:
-        self.percentile = percentile
+    percentile: Fraction = 0.9
 
     def _fit(self, train: TrainingSet) -> None:
-        check_fraction("percentile", self.percentile)
-        assert train.features is not None  # noqa: S101
         self.threshold_ = float(exact_quantiles(train.features, [self.percentile])[0])
 
     def _score(self, block: Block) -> Tensor:
@@ -57,17 +58,14 @@ class VRA(OODScore):
 
     name = "vra"
     needs = ("features", "head")
+    candidates: ClassVar = {"lower": (0.5, 0.6, 0.7), "upper": (0.9, 0.95, 0.99)}
 
-    def __init__(self, lower: float = 0.6, upper: float = 0.95) -> None:
-        self.lower = lower
-        self.upper = upper
+    lower: Fraction = 0.6
+    upper: Fraction = 0.95
 
     def _fit(self, train: TrainingSet) -> None:
-        check_fraction("lower", self.lower)
-        check_fraction("upper", self.upper)
         if self.lower > self.upper:
             raise ValueError(f"lower must not be above upper; found {self.lower} and {self.upper}")
-        assert train.features is not None  # noqa: S101
         self.thresholds_ = feature_quantiles(train.features, [self.lower, self.upper])
         self._low, self._high = train.on_device(self.thresholds_)
 
@@ -91,14 +89,12 @@ class DICE(OODScore):
 
     name = "dice"
     needs = ("features", "head")
+    candidates: ClassVar = {"sparsity": (0.1, 0.3, 0.5, 0.7, 0.9)}
 
-    def __init__(self, sparsity: float = 0.9) -> None:
-        self.sparsity = sparsity
+    sparsity: Fraction = 0.9
 
     def _fit(self, train: TrainingSet) -> None:
-        check_fraction("sparsity", self.sparsity)
-        weight, _ = train.head_tensors
-        assert weight is not None  # noqa: S101
+        weight = train.affine.weight
         contribution = train.mean * weight.double()
         place = self.sparsity * (contribution.numel() - 1)
         ordered = contribution.flatten().sort().values
@@ -107,17 +103,14 @@ class DICE(OODScore):
         self.weight_ = torch.where(contribution > threshold, weight, 0.0)
 
     def _score(self, block: Block) -> Tensor:
-        return energy(torch.addmm(_bias(block), block.features, self.weight_.T))
+        return energy(torch.addmm(block.head.bias, block.features, self.weight_.T))
 
 
 class _Pruned(OODScore):
     needs = ("features", "head")
+    candidates: ClassVar = {"percentile": (0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)}
 
-    def __init__(self, percentile: float) -> None:
-        self.percentile = percentile
-
-    def _fit(self, train: TrainingSet) -> None:  # noqa: ARG002
-        check_fraction("percentile", self.percentile)
+    percentile: Fraction
 
     def _kept(self, block: Block) -> int:
         """How many activations of a row stay."""
@@ -136,8 +129,7 @@ class ASHP(_Pruned):
 
     name = "ash-p"
 
-    def __init__(self, percentile: float = 0.6) -> None:
-        super().__init__(percentile)
+    percentile: Fraction = 0.6
 
     def _score(self, block: Block) -> Tensor:
         return head_energy(block, block.features * largest(block, self._kept(block)))
@@ -152,8 +144,7 @@ class ASHB(_Pruned):
 
     name = "ash-b"
 
-    def __init__(self, percentile: float = 0.65) -> None:
-        super().__init__(percentile)
+    percentile: Fraction = 0.65
 
     def _score(self, block: Block) -> Tensor:
         kept = self._kept(block)
@@ -172,8 +163,7 @@ class ASHS(_Pruned):
 
     name = "ash-s"
 
-    def __init__(self, percentile: float = 0.9) -> None:
-        super().__init__(percentile)
+    percentile: Fraction = 0.9
 
     def _score(self, block: Block) -> Tensor:
         kept = self._kept(block)
@@ -191,12 +181,11 @@ class SCALE(_Pruned):
 
     name = "scale"
 
-    def __init__(self, percentile: float = 0.85) -> None:
-        super().__init__(percentile)
+    percentile: Fraction = 0.85
 
     def _score(self, block: Block) -> Tensor:
         factor = ratio(block.features, block.descending[:, : self._kept(block)], otherwise=0.0).exp()
-        return energy(torch.addcmul(_bias(block), block.linear, factor[:, None]))
+        return energy(torch.addcmul(block.head.bias, block.linear, factor[:, None]))
 
 
 class LTS(OODScore):
@@ -210,24 +199,20 @@ class LTS(OODScore):
 
     name = "lts"
     needs = ("features", "head")
+    candidates: ClassVar = {"share": (0.01, 0.05, 0.1, 0.2)}
 
-    def __init__(self, share: float = 0.05) -> None:
-        self.share = share
-
-    def _fit(self, train: TrainingSet) -> None:  # noqa: ARG002
-        check_fraction("share", self.share)
+    share: Fraction = 0.05
 
     def _score(self, block: Block) -> Tensor:
         width = block.features.shape[1]
         kept = max(1, width - round(width * (1 - self.share)))
         factor = ratio(block.features.relu(), block.descending[:, :kept].relu(), otherwise=1.0).square()
-        return energy((block.linear + _bias(block)).mul_(factor[:, None]))
+        return energy((block.linear + block.head.bias).mul_(factor[:, None]))
 
 
 def head_energy(block: Block, features: Tensor) -> Tensor:
     """The energy (m,) of the head's logits of shaped features (m, D)."""
-    assert block.weight is not None  # noqa: S101
-    return energy(torch.addmm(_bias(block), features, block.weight.T))
+    return energy(torch.addmm(block.head.bias, features, block.head.weight.T))
 
 
 def largest(block: Block, kept: int) -> Tensor:
@@ -248,8 +233,3 @@ def ratio(values: Tensor, part: Tensor, *, otherwise: float) -> Tensor:
     """sum(values) / sum(part) of each row (m,), or what it is where the part does not sum to more than zero."""
     whole, some = values.sum(1), part.sum(1)
     return torch.where(some > 0, whole / some, otherwise)
-
-
-def _bias(block: Block) -> Tensor:
-    assert block.bias is not None  # noqa: S101
-    return block.bias

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -15,22 +15,34 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from featurebank.probes._rows import BLOCK_VALUES, as_features
+from featurebank.probes._rows import BLOCK_VALUES, as_features, check_block, row_slices
 from featurebank.probes.metrics import as_labels
-from featurebank.probes.ood.block import Block, argmax
+from featurebank.probes.ood.block import Affine, Block, argmax
 from featurebank.probes.ood.head import Head
 from featurebank.probes.ood.moments import Moments, add_by_class, add_gram, symmetric
 
 __all__ = ["TrainingSet"]
 
 ROWS, LOGIT_ROWS = 1024, 256  # of a block; where only logits are read, a few that stay in the cache
-REMEDIES = {
-    "features": "pass the features (N, D)",
-    "labels": "pass the classes (N,) of the training rows",
-    "logits": "pass logits (N, K) or a head",
-    "head": "pass the backbone's own classifier, or a probe's weights as Head(..., source='probe')",
-    "text": "pass the text embeddings (K, D) of the class names",
-}
+T = TypeVar("T")
+
+
+class Part(Generic[T]):
+    """A part of a training set; where it has none, asking for it is a ValueError that says what to do."""
+
+    def __init__(self, remedy: str) -> None:
+        self.remedy = remedy
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __set__(self, train: TrainingSet, value: T | None) -> None:
+        vars(train)[self.name] = value
+
+    def __get__(self, train: TrainingSet, owner: type) -> T:
+        if (value := vars(train)[self.name]) is None:
+            raise ValueError(f"{self.name} must be given; the training set has none: {self.remedy}")
+        return value  # type: ignore[no-any-return]
 
 
 class TrainingSet:
@@ -53,6 +65,12 @@ class TrainingSet:
         ValueError: shapes that do not match, or no rows.
     """
 
+    features = Part[NDArray[Any]]("pass the features (N, D)")
+    labels = Part[NDArray[np.int64]]("pass the classes (N,) of the training rows")
+    logits = Part[NDArray[Any]]("pass logits (N, K) or a head")
+    head = Part[Head]("pass the backbone's own classifier, or a probe's weights as Head(..., source='probe')")
+    text = Part[NDArray[Any]]("pass the text embeddings (K, D) of the class names")
+
     def __init__(
         self,
         features: ArrayLike | None = None,
@@ -65,45 +83,40 @@ class TrainingSet:
         device: str = "cpu",
     ) -> None:
         self.head, self.device = head, device
-        self.features = None if features is None else as_features(features)
-        self.logits = None if logits is None else as_features(logits, "logits")
-        self.text = None if text is None else as_features(text, "text")
-        if self.features is None and self.logits is None:
+        self.features, self.logits, self.text = (
+            None if values is None else as_features(values, name)
+            for name, values in (("features", features), ("logits", logits), ("text", text))
+        )
+        if not self.has("features") and not self.has("logits"):
             raise ValueError("a training set must have features (N, D) or logits (N, K); found neither")
-        self.rows = len(self.features if self.features is not None else self.logits)  # type: ignore[arg-type]
+        self.rows = len(self.features if self.has("features") else self.logits)
         self._check_widths()
         self.labels = None
         if labels is not None:
-            classes = None if self.logits is None and head is None else self.classes
+            classes = self.classes if self.has("logits") or self.has("head") else None
             self.labels = as_labels(labels, rows=self.rows, classes=classes)
         self.validation = validation and self._checked_validation(*validation)
+
+    def has(self, part: str) -> bool:
+        """Whether it was given ``features``, ``labels``, ``logits``, ``head`` or ``text``."""
+        return vars(self)[part] is not None
 
     @cached_property
     def classes(self) -> int:
         """K: of the head, the logits, or the labels."""
-        if self.head is not None:
+        if self.has("head"):
             return len(self.head.weight)
-        if self.logits is not None:
-            return int(self.logits.shape[1])
-        assert self.labels is not None  # noqa: S101 - only asked where one of the three was required
-        return 1 + int(self.labels.max())
+        return int(self.logits.shape[1] if self.has("logits") else 1 + self.labels.max())
 
     def missing(self, needs: Sequence[str]) -> str | None:
         """The first of the needs that this training set does not meet."""
-        has = {
-            "features": self.features is not None,
-            "labels": self.labels is not None,
-            "logits": self.logits is not None or (self.head is not None and self.features is not None),
-            "head": self.head is not None,
-            "text": self.text is not None,
-        }
-        return next((need for need in needs if not has[need]), None)
+        through = {"logits"} if self.has("head") and self.has("features") else set()
+        return next((need for need in needs if not self.has(need) and need not in through), None)
 
     def require(self, needs: Sequence[str], what: str) -> None:
         """Raises ValueError, with what to do, where a need is not met."""
-        need = self.missing(needs)
-        if need is not None:
-            raise ValueError(f"{what} needs {need}; the training set has none: {REMEDIES[need]}")
+        if (need := self.missing(needs)) is not None:
+            raise ValueError(f"{what} needs {need}; the training set has none: {_remedy(need)}")
 
     def blocks(
         self, features: ArrayLike | None, logits: ArrayLike | None, *, needs: Sequence[str], rows: int | None = None
@@ -115,31 +128,27 @@ class TrainingSet:
         """
         x = as_features(features) if features is not None and (needs != ("logits",) or logits is None) else None
         given = None if logits is None else as_features(logits, "logits")
-        if "features" in needs and x is None:
-            raise ValueError(f"features (N, D) must be given; found none: {REMEDIES['features']}")
-        if "logits" in needs and given is None and (x is None or self.head is None):
-            raise ValueError(f"logits (N, K) must be given; found none: {REMEDIES['logits']}")
+        for need, lacks in (("features", x is None), ("logits", given is None and (x is None or not self.has("head")))):
+            if need in needs and lacks:
+                raise ValueError(f"{need} of the rows must be given; found none: {_remedy(need)}")
         self._check_rows(x, given)
         arrays = {name: array for name, array in (("features", x), ("logits", given)) if array is not None}
         most = min(max(1, BLOCK_VALUES // array.shape[1]) for array in arrays.values())
         step = min(most, rows or (LOGIT_ROWS if x is None else ROWS))
-        total = len(next(iter(arrays.values())))
-        for start in range(0, total, step):
-            where = slice(start, min(start + step, total))
+        for where in row_slices(len(next(iter(arrays.values()))), 1, rows=step):
             tensors = {name: self._read(array, where, name) for name, array in arrays.items()}
-            yield where, Block(tensors.get("features"), tensors.get("logits"), *self.head_tensors)
+            yield where, Block(**{"features": None, **tensors}, head=self.affine if self.has("head") else None)
 
     def training_blocks(self, *needs: str, rows: int | None = None) -> Iterator[tuple[slice, Block]]:
         """Blocks of the training rows."""
-        logits = self.logits if "logits" in needs else None
-        return self.blocks(self.features, logits, needs=needs, rows=rows)
+        features = self.features if self.has("features") else None
+        logits = self.logits if "logits" in needs and self.has("logits") else None
+        return self.blocks(features, logits, needs=needs, rows=rows)
 
     @cached_property
-    def head_tensors(self) -> tuple[Tensor | None, Tensor | None]:
-        """Weight (K, D) and bias (K,) of the head, float32."""
-        if self.head is None:
-            return None, None
-        return self.on_device(self.head.weight), self.on_device(self.head.bias)
+    def affine(self) -> Affine:
+        """The head, on the device."""
+        return Affine(self.on_device(self.head.weight), self.on_device(self.head.bias))
 
     def on_device(self, values: NDArray[Any]) -> Tensor:
         """An array as float32 on the device."""
@@ -158,7 +167,6 @@ class TrainingSet:
     @cached_property
     def mean(self) -> Tensor:
         """(D,) float64, of the features."""
-        assert self.features is not None  # noqa: S101
         total = torch.zeros(self.features.shape[1], dtype=torch.float64, device=self.device)
         for _, block in self.training_blocks("features"):
             total += block.features.sum(0, dtype=torch.float64)
@@ -167,8 +175,7 @@ class TrainingSet:
     @cached_property
     def energies(self) -> Tensor:
         """(N,) float64, log-sum-exp of each row's logits."""
-        found = [block.energy for _, block in self.training_blocks("logits")]
-        return torch.cat(found)
+        return torch.cat([block.energy for _, block in self.training_blocks("logits")])
 
     @cached_property
     def posteriors(self) -> Tensor:
@@ -187,7 +194,6 @@ class TrainingSet:
         Raises:
             ValueError: a class has no training row.
         """
-        assert self.labels is not None  # noqa: S101
         absent = np.flatnonzero(np.bincount(self.labels, minlength=self.classes) == 0)
         if absent.size:
             raise ValueError(
@@ -208,60 +214,52 @@ class TrainingSet:
                 values = np.array(values, np.float32, order="C")
         rows = from_dlpack(values)  # not a copy, nor a warning of one that cannot be written to
         if not rows.sum().isfinite():  # or a sum that overflows
-            check_finite(values, name, where.start)
+            check_block(values, name, where.start)
         return rows.to(self.device)
 
     def _moments(self, *, unit: bool) -> Moments:
-        d = self.features.shape[1]  # type: ignore[union-attr]
-        sums = {"dtype": torch.float64, "device": self.device}
-        k = self.classes if self.labels is not None else 1
-        class_sums, counts, scatter = torch.zeros(k, d, **sums), torch.zeros(k, **sums), torch.zeros(d, d, **sums)  # type: ignore[call-overload]
+        d, labelled = self.features.shape[1], self.has("labels")
+        k = self.classes if labelled else 1
+        class_sums, counts, scatter = (
+            torch.zeros(*shape, dtype=torch.float64, device=self.device) for shape in ((k, d), (k,), (d, d))
+        )
         about = None if unit else self.mean
         for where, block in self.training_blocks("features"):
             rows = (block.unit if unit else block.features).double()
             about = rows.mean(0) if about is None else about
             rows -= about
-            codes = np.zeros(len(rows), np.int64) if self.labels is None else self.labels[where]
-            at = torch.tensor(codes, device=self.device)
+            at = torch.tensor(self.labels[where] if labelled else np.zeros(len(rows), np.int64), device=self.device)
             add_by_class(class_sums, at, rows)
             counts += torch.bincount(at, minlength=k)
             add_gram(scatter, rows)
         assert about is not None  # noqa: S101 - there are rows
         offset = class_sums.sum(0) / self.rows
-        means = torch.where(counts[:, None] > 0, class_sums / counts.clamp(min=1)[:, None] + about, 0.0)
         return Moments(
             rows=self.rows,
             mean=about + offset if unit else about,
             covariance=symmetric(scatter) / self.rows - torch.outer(offset, offset),
-            counts=None if self.labels is None else counts,
-            class_means=None if self.labels is None else means,
+            counts=counts,
+            class_means=torch.where(counts[:, None] > 0, class_sums / counts.clamp(min=1)[:, None] + about, 0.0),
         )
 
     def _check_widths(self) -> None:
-        widths = {
-            "features": None if self.features is None else self.features.shape[1],
-            "head": None if self.head is None else self.head.weight.shape[1],
-            "text": None if self.text is None else self.text.shape[1],
-        }
-        if len({width for width in widths.values() if width is not None}) > 1:
+        arrays = {name: getattr(self, name) for name in ("features", "text", "logits") if self.has(name)}
+        widths = {name: array.shape[1] for name, array in arrays.items()}
+        k = widths.pop("logits", None)
+        if self.has("head"):
+            widths["head"] = self.head.weight.shape[1]
+            if k not in (None, len(self.head.weight)):
+                raise ValueError(f"logits and head must have the same K; found {k} and {len(self.head.weight)}")
+        if len(set(widths.values())) > 1:
             raise ValueError(f"features, head and text must have the same D; found {widths}")
-        if self.logits is not None:
-            if self.head is not None and self.logits.shape[1] != len(self.head.weight):
-                raise ValueError(
-                    f"logits and head must have the same K; found {self.logits.shape[1]} and {len(self.head.weight)}"
-                )
-            if self.logits.shape[1] < 2:
-                raise ValueError(f"logits must have at least two classes; found shape {self.logits.shape}")
-        if self.features is not None and self.logits is not None and len(self.features) != len(self.logits):
-            raise ValueError(
-                f"features and logits must have the same rows; found {len(self.features)} and {len(self.logits)}"
-            )
+        if k == 1:
+            raise ValueError(f"logits must have at least two classes; found shape {self.logits.shape}")
+        self._check_rows(arrays.get("features"), arrays.get("logits"))
 
     def _check_rows(self, x: NDArray[Any] | None, logits: NDArray[Any] | None) -> None:
-        width = self.features.shape[1] if self.features is not None else None
-        if x is not None and width is not None and x.shape[1] != width:
-            raise ValueError(f"features must be (N, {width}) as in training; found {x.shape}")
-        known = self.logits is not None or self.head is not None
+        if x is not None and self.has("features") and x.shape[1] != self.features.shape[1]:
+            raise ValueError(f"features must be (N, {self.features.shape[1]}) as in training; found {x.shape}")
+        known = self.has("logits") or self.has("head")
         if logits is not None and known and logits.shape[1] != self.classes:
             raise ValueError(f"logits must be (N, {self.classes}) as in training; found {logits.shape}")
         if x is not None and logits is not None and len(x) != len(logits):
@@ -274,12 +272,6 @@ class TrainingSet:
         return array, as_labels(labels, rows=len(array), classes=self.classes, name="validation labels")
 
 
-def check_finite(values: NDArray[np.float32], name: str, first: int) -> None:
-    """Raises ValueError at the first value that is not finite; ``first`` is the number of the first row."""
-    bad = np.argwhere(~np.isfinite(values))
-    if len(bad):
-        row, column = bad[0]
-        raise ValueError(
-            f"{name} must be finite in float32; found NaN or infinity (inf) in row {first + row}, column {column}; "
-            "leave out failed rows"
-        )
+def _remedy(part: str) -> str:
+    remedy: str = vars(TrainingSet)[part].remedy
+    return remedy

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from featurebank.probes._parameters import Fraction, Positive
 from featurebank.probes.ood.block import Block
-from featurebank.probes.ood.contract import OODScore, check_fraction, check_positive
+from featurebank.probes.ood.contract import OODScore
 from featurebank.probes.ood.head import Head
 from featurebank.probes.ood.moments import add_gram, symmetric
 from featurebank.probes.ood.statistics import TrainingSet
@@ -41,9 +42,9 @@ class Residual(OODScore):
 
     name = "residual"
     needs: ClassVar[tuple[str, ...]] = ("features", "head")
+    candidates: ClassVar = {"dim": (16, 64, 256, 512, 1000)}
 
-    def __init__(self, dim: int | None = None) -> None:
-        self.dim = dim
+    dim: int | None = None
 
     def _fit(self, train: TrainingSet) -> None:
         moments = train.moments
@@ -51,7 +52,6 @@ class Residual(OODScore):
         self.dim_ = self.dim or (1000 if d >= 2048 else 512 if d >= 768 else d // 2)
         if not 1 <= self.dim_ < d:
             raise ValueError(f"dim must be at least 1 and below D = {d}; found {self.dim_}")
-        assert train.head is not None  # noqa: S101
         self.origin_ = origin(train.head).to(moments.mean.device)
         shift = moments.mean - self.origin_
         vectors = torch.linalg.eigh(moments.covariance + torch.outer(shift, shift)).eigenvectors
@@ -114,12 +114,11 @@ class CoP(OODScore):
 
     name = "cop"
     needs = ("features",)
+    candidates: ClassVar = {"explained": (0.85, 0.9, 0.95, 0.99)}
 
-    def __init__(self, explained: float = 0.99) -> None:
-        self.explained = explained
+    explained: Fraction = 0.99
 
     def _fit(self, train: TrainingSet) -> None:
-        check_fraction("explained", self.explained)
         moments = train.unit_moments
         spectrum = moments.spectrum
         self.dim_ = explaining(spectrum.values, self.explained)
@@ -147,19 +146,14 @@ class CoRP(OODScore):
 
     name = "corp"
     needs = ("features",)
+    candidates: ClassVar = {"explained": (0.5, 0.9)}
 
-    def __init__(
-        self, gamma: float = 3.0, explained: float = 0.5, samples: int | None = None, random_state: int = 0
-    ) -> None:
-        self.gamma = gamma
-        self.explained = explained
-        self.samples = samples
-        self.random_state = random_state
+    gamma: Positive = 3.0
+    explained: Fraction = 0.5
+    samples: int | None = None
+    random_state: int = 0
 
     def _fit(self, train: TrainingSet) -> None:
-        check_positive("gamma", self.gamma)
-        check_fraction("explained", self.explained)
-        assert train.features is not None  # noqa: S101
         d = train.features.shape[1]
         r = self.samples or 2 * d
         generator = np.random.default_rng(self.random_state)
@@ -210,8 +204,7 @@ class PNML(OODScore):
         self._rows = moments.rows
 
     def _score(self, block: Block) -> Tensor:
-        assert block.weight is not None and block.bias is not None  # noqa: S101, PT018
-        unit = Block(None, torch.addmm(block.bias, block.unit, block.weight.T), None, None)
+        unit = Block(None, torch.addmm(block.head.bias, block.unit, block.head.weight.T))
         x = self._spectrum.whitened(block.unit.double(), mixed=True).square_().sum(1) / self._rows
         exponent = x / (1 + x) - 1
         found = unit.peak

@@ -6,13 +6,16 @@ Shapes: N rows, D features, K classes, m rows of a block, r perturbations, B bin
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import KW_ONLY
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from featurebank.probes._parameters import Count, Positive
 from featurebank.probes.ood.block import Block, peak
-from featurebank.probes.ood.contract import OODScore, check_positive
+from featurebank.probes.ood.contract import OODScore
 from featurebank.probes.ood.statistics import TrainingSet
 
 __all__ = ["WeiPerKLD"]
@@ -58,40 +61,22 @@ class WeiPerKLD(OODScore):
 
     name = "weiper+kld"
     needs = ("features", "head")
+    candidates: ClassVar = {"smoothing": (1, 4), "smooth_train": (False, True)}
 
-    def __init__(
-        self,
-        *,
-        repeats: int = 100,
-        distance: float = 1.8,
-        bins: int = 100,
-        smoothing: int = 4,
-        smoothing_perturbed: int = 15,
-        smooth_train: bool = False,
-        lambda_1: float = 2.5,
-        lambda_2: float = 0.1,
-        fit_rows: int = 300_000,
-        random_state: int = 0,
-    ) -> None:
-        self.repeats = repeats
-        self.distance = distance
-        self.bins = bins
-        self.smoothing = smoothing
-        self.smoothing_perturbed = smoothing_perturbed
-        self.smooth_train = smooth_train
-        self.lambda_1 = lambda_1
-        self.lambda_2 = lambda_2
-        self.fit_rows = fit_rows
-        self.random_state = random_state
+    _: KW_ONLY
+    repeats: Count = 100
+    distance: Positive = 1.8
+    bins: Count = 100
+    smoothing: Count = 4
+    smoothing_perturbed: Count = 15
+    smooth_train: bool = False
+    lambda_1: float = 2.5
+    lambda_2: float = 0.1
+    fit_rows: Count = 300_000
+    random_state: int = 0
 
     def _fit(self, train: TrainingSet) -> None:
-        for name in ("repeats", "bins", "smoothing", "smoothing_perturbed", "fit_rows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; found {getattr(self, name)}")
-        check_positive("distance", self.distance)
-        weight, bias = train.head_tensors
-        assert weight is not None and bias is not None and train.features is not None  # noqa: S101, PT018
-        self._weight, self._bias = weight, bias
+        self._weight, self._bias = train.affine
         step = -(-train.rows // self.fit_rows)
         rows = train.features[::step]
         self.range_ = self.range_perturbed_ = (np.inf, -np.inf)

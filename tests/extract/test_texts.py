@@ -14,7 +14,8 @@ from tiny_clip import in_hub, tiny_zoo
 
 from featurebank.extract.backbones import resolve, tokenizer
 from featurebank.extract.backbones.text_tower import TextTower
-from featurebank.extract.texts import Prompts, is_texts, logit_numbers, make_texts
+from featurebank.extract.text_sets import is_texts, logit_numbers
+from featurebank.extract.texts import Prompts, make_texts
 from featurebank.extract.wanted import Outcome
 from featurebank.probes.prompts import IMAGENET_TEMPLATES, render_prompts
 from featurebank.probes.zeroshot import ZeroShotClassifier

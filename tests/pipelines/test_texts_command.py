@@ -12,7 +12,7 @@ import pytest
 from command_line import Done, featurebank_, words
 from PIL import Image
 from probe_sets import write_set
-from tiny_clip import in_hub, saved, tiny_zoo
+from tiny_clip import in_hub, save_hugging_face, saved, tiny_zoo
 
 from featurebank.pipelines.extracting.config import ConfigError
 from featurebank.pipelines.extracting.prompts import make_prompts
@@ -126,6 +126,24 @@ def test_checkpoints_of_files_must_be_named_and_the_same(hub: Path, tmp_path: Pa
     assert done.code == 0, done.err
     assert done.json["sets"][0]["backbone"] == f"{TINY}[mine]"
     assert {entry.name for entry in store} == {f"{TINY}[mine]"}
+
+
+def test_folders_are_named_again_for_their_texts(tmp_path: Path) -> None:
+    save_hugging_face(tmp_path / "tiny", "siglip")
+    save_hugging_face(tmp_path / "other" / "tiny", "siglip", seed=1)
+    store = extract(tmp_path, f"{{name: 'hf:{tmp_path / 'tiny'}', outputs: [embedding]}}")
+    done = texts(store, "pets")
+    assert (done.code, "hf:tiny: a store does not say where the folder is; name it: hf:PATH" in words(done.out)) == (
+        1,
+        True,
+    )
+    done = texts(store, "pets", f"hf:{tmp_path / 'other' / 'tiny'}")
+    assert (done.code, "expected the weights of its sets" in words(done.out)) == (1, True)
+    done = texts(store, "pets", f"hf:{tmp_path / 'tiny'}", "--json")
+    assert done.code == 0, done.err
+    assert done.json["sets"][0]["backbone"] == "hf:tiny"
+    with store.open("pets/texts-simple", "hf:tiny") as fs:
+        assert fs.provenance["logit_bias"] == -12.5
 
 
 def test_what_cannot_be_done_is_one_line(store: FeatureStore, tmp_path: Path) -> None:

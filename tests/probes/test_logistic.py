@@ -230,8 +230,8 @@ def test_it_reproduces_to_the_last_digit() -> None:
     [
         ([[0.0], [1.0]], [1, 1], {}, "at least two classes; found 1 class"),
         ([[0.0], [np.nan]], [0, 1], {}, "must be finite"),
-        ([[0.0], [1.0]], [0, 1], {"C": 0.0}, "C must be positive"),
-        ([[0.0], [1.0]], [0, 1], {"dtype": "int8"}, "dtype must be 'auto', 'float32' or 'float64', got 'int8'"),
+        ([[0.0], [1.0]], [0, 1], {"C": 0.0}, "C must be above 0 and finite; found 0.0"),
+        ([[0.0], [1.0]], [0, 1], {"dtype": "int8"}, "dtype must be one of auto, float32, float64; found 'int8'"),
         ([[0.0], [1.0], [2.0]], [0, 1], {}, "inconsistent numbers of samples"),
     ],
 )

@@ -39,7 +39,7 @@ def reference(x: Any, y: Any, C: float) -> LogisticRegression:
 def test_each_label_is_scikit_learns_without_its_missing_rows(
     C: float, blocks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featurebank.probes.multilabel.BLOCK_VALUES", blocks)
+    monkeypatch.setattr("featurebank.probes._design.BLOCK_VALUES", blocks)
     monkeypatch.setattr(_rows, "BLOCK_VALUES", blocks)
     x, y = digits()
     probe = MultiLabelProbe(C, standardize=False).fit(x, y)

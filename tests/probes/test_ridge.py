@@ -19,7 +19,7 @@ from sklearn.pipeline import make_pipeline  # type: ignore[import-untyped]
 from sklearn.preprocessing import StandardScaler  # type: ignore[import-untyped]
 from sklearn.utils.estimator_checks import estimator_checks_generator  # type: ignore[import-untyped]
 
-from featurebank.probes import _rows
+from featurebank.probes import _design, _rows
 from featurebank.probes.ridge import RidgePath, RidgeProbe, regression_scores
 
 ALPHAS = (1e-3, 1.0, 100.0)
@@ -36,7 +36,8 @@ def regression(rows: int, width: int, targets: int | None = 3) -> tuple[Any, Any
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_rows, "BLOCK_VALUES", 400)
+    for module in (_design, _rows):
+        monkeypatch.setattr(module, "BLOCK_VALUES", 400)
 
 
 @pytest.mark.parametrize("targets", [None, 1, 3])

@@ -14,9 +14,8 @@ from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 from sklearn.metrics import log_loss  # type: ignore[import-untyped]
 from sklearn.utils.estimator_checks import parametrize_with_checks  # type: ignore[import-untyped]
 
-from featurebank.probes._attentive_pool import AttentivePool
 from featurebank.probes._training import cosine_factor, held_out, shuffled_batches
-from featurebank.probes.tokens import AttentivePoolProbe, MLPProbe
+from featurebank.probes.tokens import AttentivePool, AttentivePoolProbe, MLPProbe
 
 
 @pytest.fixture(autouse=True)
@@ -185,9 +184,9 @@ def with_nan(x: Any) -> Any:
         ({}, lambda x, y: (x, y[:-1]), "labels must be one class per row"),
         ({}, lambda x, y: (x, y * 0), "at least two classes; found one class, 0"),
         ({"n_heads": 5}, None, "n_heads must divide D, 16; found 5"),
-        ({"n_heads": 0}, None, "n_heads must be a number at least 1; found 0"),
-        ({"patience": 0}, None, "patience must be a number at least 1; found 0"),
-        ({"learning_rate": float("nan")}, None, "learning_rate must be a number above 0; found nan"),
+        ({"n_heads": 0}, None, "n_heads must be at least 1; found 0"),
+        ({"patience": 0}, None, "patience must be at least 1; found 0"),
+        ({"learning_rate": float("nan")}, None, "learning_rate must be above 0 and finite; found nan"),
         ({"learning_rate": 1e30}, None, "the loss must stay finite"),
         ({"device": "nowhere"}, None, "device must be one that torch can use here"),
     ],

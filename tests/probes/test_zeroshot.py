@@ -11,7 +11,8 @@ from sklearn.base import clone  # type: ignore[import-untyped]
 from sklearn.exceptions import NotFittedError  # type: ignore[import-untyped]
 
 from featurebank.probes import _rows
-from featurebank.probes.zeroshot import IMAGENET_TEMPLATES, PLAIN_TEMPLATE, ZeroShotClassifier, render_prompts
+from featurebank.probes.prompts import IMAGENET_TEMPLATES, PLAIN_TEMPLATE, render_prompts
+from featurebank.probes.zeroshot import ZeroShotClassifier
 
 
 def features(*shape: int) -> Any:

@@ -16,8 +16,7 @@ from featurebank.pipelines.questions.ood.classifier import Classifier, has_class
 from featurebank.pipelines.questions.ood.parts import Parts
 from featurebank.probes.choice import Choice
 from featurebank.probes.ood.evaluation import Selection, select
-from featurebank.probes.ood.grids import grid
-from featurebank.probes.ood.registry import get
+from featurebank.probes.ood.registry import get, grid
 from featurebank.probes.ood.statistics import TrainingSet
 
 __all__ = ["choices", "choose", "selection_settings"]

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from featurebank.probes.ood.grids import grid
-from featurebank.probes.ood.registry import get, scores
+from featurebank.probes.ood.registry import get, grid, scores
 from featurebank.probes.ood.weiper import WeiPerKLD
 
 

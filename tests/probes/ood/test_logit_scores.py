@@ -229,7 +229,7 @@ def test_openmax_does_not_depend_on_the_batch() -> None:
         (Energy(0), "temperature must be above 0 and finite; found 0"),
         (GEN(-1), "gamma must be above 0"),
         (GEN(top=0), "top must be at least 1; found 0"),
-        (OpenMax(alpha=0), "alpha and tail must be at least 1; found 0 and 20"),
+        (OpenMax(alpha=0), "alpha must be at least 1; found 0"),
     ],
 )
 def test_bad_parameters_are_one_clear_error(score: Any, message: str) -> None:
