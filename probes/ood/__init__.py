@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from featurebank.probes.ood.grids import *
     from featurebank.probes.ood.head import *
     from featurebank.probes.ood.logits import *
+    from featurebank.probes.ood.names import *
     from featurebank.probes.ood.neighbours import *
     from featurebank.probes.ood.openmax import *
     from featurebank.probes.ood.registry import *
@@ -36,9 +37,10 @@ else:
             "grids": "grid",
             "head": "Head",
             "logits": "GEN MSP Energy Entropy KLMatching MaxLogit ScaledMSP",
+            "names": "family scores",
             "neighbours": "KNN GalleryScore NNGuide Relation",
             "openmax": "OpenMax",
-            "registry": "ScoredSets family get score_all scores",
+            "registry": "ScoredSets get score_all",
             "shaping": "ASHB ASHP ASHS DICE LTS SCALE VRA ReAct",
             "statistics": "TrainingSet",
             "subspace": "PNML CoP CoRP Residual ViM",

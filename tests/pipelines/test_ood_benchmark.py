@@ -17,7 +17,7 @@ from runs import RESNET
 from featurebank.pipelines.asking.results import Results
 from featurebank.pipelines.ood.benchmark import BENCHMARKS
 from featurebank.pipelines.ood.published import PUBLISHED, published
-from featurebank.probes.ood.registry import scores
+from featurebank.probes.ood.names import scores
 from featurebank.store import FeatureStore
 
 SOME = ("--scores", "msp", "--scores", "react", "--scores", "mds", "--draws", 0)

@@ -19,7 +19,7 @@ from featurebank.pipelines.asking.results import Results, Row
 from featurebank.pipelines.ood.display import Standing, ood_table
 from featurebank.pipelines.ood.families import architecture_family
 from featurebank.probes.linear import linear_probe
-from featurebank.probes.ood.registry import scores
+from featurebank.probes.ood.names import scores
 from featurebank.store import FeatureStore
 
 RANDOM = "timm:net@random:0"

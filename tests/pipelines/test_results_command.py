@@ -156,8 +156,6 @@ def test_csv_is_that_of_the_store_in_a_file_or_on_stdout(root: Path, tmp_path: P
     assert {line["set"] for line in lines} == {"pets/test", "'=noise/test"}  # no spreadsheet computes it
     details = [line["details"] for line in lines if line["metric"] == "nll"]
     assert [json.loads(text) for text in details] == 3 * [{"of": [1, "é"]}]
-        True
-    }
     one = results(root, "--csv", "-", "--where", "score=vim", "--where", "backbone=*a]").out
     assert len(one.splitlines()) == 2
 

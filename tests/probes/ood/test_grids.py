@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from featurebank.probes.ood.grids import grid
-from featurebank.probes.ood.registry import get, scores
+from featurebank.probes.ood.names import scores
+from featurebank.probes.ood.registry import get
 from featurebank.probes.ood.weiper import WeiPerKLD
 
 
