@@ -288,13 +288,13 @@ def _results(root: Path) -> Target:
         rows = [
             Row(
                 backbone="b",
-                dataset="d/test",
-                task="linear",
+                set="d/test",
+                question="linear",
                 metric="accuracy",
                 value=0.5,
                 low=0.4,
                 high=0.6,
-                settings={"a": 1},
+                details={"a": 1},
             )
         ]
         return Computed(rows=rows, arrays={"predictions": np.arange(4)}, notes=["a note"])

@@ -52,7 +52,8 @@ def training(arrays: Arrays) -> Any:
 
 def ours(names: Sequence[str] | None, arrays: Arrays, repeats: int) -> tuple[float, dict[str, float], Any]:
     """Seconds, seconds of each score, and the scores of the in- and out-of-distribution rows."""
-    from featurebank.probes.ood.registry import get, score_all, scores
+    from featurebank.probes.ood.names import scores
+    from featurebank.probes.ood.registry import get, score_all
 
     chosen = [get(name)(repeats=repeats) if name == "weiper+kld" else get(name)() for name in names or scores()]
     start = time.perf_counter()

@@ -79,7 +79,7 @@ class Question(Showing, ABC):
             raise ConfigError(f"{cls.name} needs {' and '.join(flag_of(cls, name) for name in needed)}")
         try:
             return cls(**values)
-        except ValueError as error:
+        except (KeyError, ValueError) as error:
             raise ConfigError(f"{cls.name}: {error}") from error
 
     @classmethod

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from featurebank.probes.ood.evaluation import *
     from featurebank.probes.ood.head import *
     from featurebank.probes.ood.logits import *
+    from featurebank.probes.ood.names import *
     from featurebank.probes.ood.neighbours import *
     from featurebank.probes.ood.openmax import *
     from featurebank.probes.ood.registry import *
@@ -34,9 +35,10 @@ else:
             "evaluation": "Detection Evaluation Selection detection evaluate select shared_rows",
             "head": "Head",
             "logits": "GEN MSP Energy Entropy KLMatching MaxLogit ScaledMSP",
+            "names": "family scores",
             "neighbours": "KNN GalleryScore NNGuide Relation",
             "openmax": "OpenMax",
-            "registry": "ScoredSets family get grid score_all scores",
+            "registry": "ScoredSets get grid score_all",
             "shaping": "ASHB ASHP ASHS DICE LTS SCALE VRA ReAct",
             "statistics": "TrainingSet",
             "subspace": "PNML CoP CoRP Residual ViM",

@@ -5,7 +5,6 @@ Shapes: N rows, D features, K classes.
 
 from __future__ import annotations
 
-import difflib
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from featurebank.probes.ood.alignment import FDBD, MCM, NCI, SHE, GradNorm
 from featurebank.probes.ood.contract import OODScore, as_numpy
 from featurebank.probes.ood.distances import GMM, MDS, RMDS, MDSPlusPlus, RMDSPlusPlus
 from featurebank.probes.ood.logits import GEN, MSP, Energy, Entropy, KLMatching, MaxLogit, ScaledMSP
+from featurebank.probes.ood.names import family, scores
 from featurebank.probes.ood.neighbours import KNN, GalleryScore, NNGuide, Relation, sweep
 from featurebank.probes.ood.openmax import OpenMax
 from featurebank.probes.ood.shaping import ASHB, ASHP, ASHS, DICE, LTS, SCALE, VRA, ReAct
@@ -26,17 +26,19 @@ from featurebank.probes.ood.statistics import TrainingSet
 from featurebank.probes.ood.subspace import PNML, CoP, CoRP, Residual, ViM
 from featurebank.probes.ood.weiper import WeiPerKLD
 
-__all__ = ["ScoredSets", "family", "get", "grid", "score_all", "scores"]
+__all__ = ["ScoredSets", "get", "grid", "score_all"]
 
-_FAMILIES: dict[str, tuple[type[OODScore], ...]] = {
-    "logits": (MSP, ScaledMSP, MaxLogit, Energy, Entropy, GEN, KLMatching, OpenMax),
-    "distances": (MDS, RMDS, MDSPlusPlus, RMDSPlusPlus, GMM),
-    "neighbours": (KNN, NNGuide, Relation),
-    "subspaces": (Residual, ViM, CoP, CoRP, PNML),
-    "shaping": (ReAct, DICE, ASHP, ASHB, ASHS, SCALE, VRA, LTS),
-    "alignment": (SHE, GradNorm, FDBD, NCI, WeiPerKLD, MCM),
-}
-_SCORES = {score.name: score for members in _FAMILIES.values() for score in members}
+_SCORES: dict[str, type[OODScore]] = {
+    score.name: score
+    for score in (
+        MSP, ScaledMSP, MaxLogit, Energy, Entropy, GEN, KLMatching, OpenMax,
+        MDS, RMDS, MDSPlusPlus, RMDSPlusPlus, GMM,
+        KNN, NNGuide, Relation,
+        Residual, ViM, CoP, CoRP, PNML,
+        ReAct, DICE, ASHP, ASHB, ASHS, SCALE, VRA, LTS,
+        SHE, GradNorm, FDBD, NCI, WeiPerKLD, MCM,
+    )
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,11 +61,6 @@ class ScoredSets:
     head: str | None
 
 
-def scores() -> tuple[str, ...]:
-    """The names of all scores."""
-    return tuple(_SCORES)
-
-
 def get(name: str) -> type[OODScore]:
     """The score of a name.
 
@@ -73,24 +70,8 @@ def get(name: str) -> type[OODScore]:
     Raises:
         ValueError: there is none of this name.
     """
-    if name not in _SCORES:
-        near = difflib.get_close_matches(name, _SCORES, n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else f"the scores are {', '.join(_SCORES)}"
-        raise ValueError(f"there is no score {name!r}; {hint}")
+    family(name)  # there is one
     return _SCORES[name]
-
-
-def family(name: str) -> str:
-    """What a score looks at: logits, distances, neighbours, subspaces, shaping (of activations), or alignment.
-
-    >>> family("vim"), family("ash-s"), family("nci")
-    ('subspaces', 'shaping', 'alignment')
-
-    Raises:
-        ValueError: there is no score of this name.
-    """
-    score = get(name)
-    return next(label for label, members in _FAMILIES.items() if score in members)
 
 
 def grid(name: str, *, rows: int, width: int) -> Mapping[str, tuple[Any, ...]]:

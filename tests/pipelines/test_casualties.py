@@ -290,9 +290,9 @@ def test_d15_a_score_that_raises_is_one_line(
         raise error
 
     monkeypatch.setattr(type(get("rmds")()), step, broken, raising=False)
-    question = find_question("ood").of({"ood": ("noise/test",), "score": ("rmds", "mds"), "resamples": 0})
+    question = find_question("ood").of({"ood": ("noise/test",), "scores": ("rmds", "mds"), "resamples": 0})
     (one,) = ask(shapes, [(question, select(shapes, question, ["pets"]))], force=True).asked
     assert not one.error
     assert {row.score for row in one.rows} - {""} == {"mds"}
     (note,) = (note for note in one.notes if note.startswith("rmds: "))
-    assert type(error).__name__ in note or note.removeprefix("rmds: ") == str(error)
+    assert type(error).__name__ in note or note.removeprefix("rmds: not computed: ") == str(error)

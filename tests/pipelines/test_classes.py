@@ -155,14 +155,14 @@ QUESTIONS: Mapping[str, Mapping[str, Any]] = {
     "multilabel": {"cs": (1.0,)},
     "shift": {"on": WILD, "cs": (1.0,)},
     "retrieve": {},
-    "ood": {"ood": WILD, "score": ("msp",), "resamples": 0},
+    "ood": {"ood": WILD, "scores": ("msp",), "resamples": 0},
 }
 CHOOSING: Mapping[str, Mapping[str, Any]] = {
     "linear that chooses": TRIED,
     "knn that chooses": {"k": (1, 5, 40), "temperature": (0.1,)},
     "multilabel that chooses": TRIED,
     "shift that chooses": {"on": WILD, **TRIED},
-    "ood that chooses": {"ood": WILD, "score": ("temperature", "klm"), "resamples": 0},
+    "ood that chooses": {"ood": WILD, "scores": ("temperature", "klm"), "resamples": 0},
 }
 SHIFTED = {**QUESTIONS["ood"], "shifted": ("moved/test",)}
 ASKED = {**QUESTIONS, **CHOOSING, "ood of a shifted set": SHIFTED}

@@ -18,7 +18,7 @@ from runs import RESNET
 from featurebank.pipelines.asking.results import Results
 from featurebank.pipelines.questions.ood.benchmark import BENCHMARKS
 from featurebank.pipelines.questions.ood.published import PUBLISHED, published
-from featurebank.probes.ood.registry import scores
+from featurebank.probes.ood.names import scores
 from featurebank.store import FeatureStore
 
 SOME = ("--score", "msp", "--score", "react", "--score", "mds", "--resamples", 0)

@@ -22,7 +22,7 @@ from featurebank.pipelines.asking.table import render_sheet
 from featurebank.pipelines.questions.ood.families import architecture_family
 from featurebank.pipelines.questions.ood.question import OOD
 from featurebank.probes.linear import linear_probe
-from featurebank.probes.ood.registry import scores
+from featurebank.probes.ood.names import scores
 from featurebank.store import FeatureStore
 
 RANDOM = "timm:net@random:0"

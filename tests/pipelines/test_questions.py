@@ -285,7 +285,7 @@ def values(kind: Any, own: Any) -> st.SearchStrategy[Any]:
     if parts:
         return values(parts[0], own)
     numbers = {int: st.integers(1, 9), float: st.floats(0.01, 0.99), bool: st.just(True)}
-    return numbers.get(kind, st.sampled_from(["mds", "abc", "1", "a=1"]))
+    return numbers.get(kind, st.sampled_from(["mds", "vim", "abc", "1", "a=1"]))
 
 
 def drawn(data: st.DataObject, name: str, of: str, file: Path) -> Any:

@@ -22,7 +22,8 @@ from featurebank.pipelines.asking.results import Computed, Results, Row
 from featurebank.pipelines.questions.fewshot import FewShot
 from featurebank.pipelines.questions.knn import KNN
 from featurebank.pipelines.questions.linear import Linear
-from featurebank.probes.ood.registry import get, scores
+from featurebank.probes.ood.names import scores
+from featurebank.probes.ood.registry import get
 from featurebank.store import FeatureStore
 from featurebank.store.fingerprint import fingerprint
 
@@ -39,7 +40,7 @@ DEFAULTS: list[tuple[str, int, dict[str, Any]]] = [
     ("linear", 2, {**EVERY, "protocol": "logistic", "cs": CS}),
     ("mlp", 1, {**EVERY, **TRAINED, "hidden": 512}),
     ("multilabel", 2, {**EVERY, "cs": CS, "missing": "ignore"}),
-    ("ood", 2, {**EVERY, "resamples": 1000, "parameters": "44c2e60e"}),
+    ("ood", 2, {**EVERY, "resamples": 1000, "parameters": "a7a0ade5"}),
     ("regression", 2, EVERY),
     ("retrieve", 2, {**EVERY, "protocol": "labels"}),
     ("shift", 2, {**EVERY, "head": "probe", "protocol": "logistic", "cs": CS}),

@@ -15,7 +15,8 @@ from featurebank.probes.logistic import LogisticProbe, LogisticProbeCV
 from featurebank.probes.multilabel import MultiLabelProbe
 from featurebank.probes.neighbours import KNNProbe, NearestClassMean
 from featurebank.probes.ood.head import Head
-from featurebank.probes.ood.registry import get, score_all, scores
+from featurebank.probes.ood.names import scores
+from featurebank.probes.ood.registry import get, score_all
 from featurebank.probes.ood.statistics import TrainingSet
 from featurebank.probes.ood.weiper import WeiPerKLD
 from featurebank.probes.ridge import RidgeProbe

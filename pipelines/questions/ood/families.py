@@ -10,7 +10,7 @@ import numpy as np
 
 from featurebank.pipelines.asking.sheet import Sheet
 from featurebank.pipelines.questions.ood.standings import Standing, is_random
-from featurebank.probes.ood.registry import family
+from featurebank.probes.ood.names import family
 
 __all__ = ["architecture_family", "families_sheet"]
 

@@ -97,7 +97,7 @@ class OOD(Question):
     device: str = option("cpu", "Of torch, such as cpu or cuda.", hashed=False)
 
     def __post_init__(self) -> None:
-        from featurebank.probes.ood.registry import scores
+        from featurebank.probes.ood.names import scores
 
         super().__post_init__()
         for name in self.scores:
@@ -150,9 +150,11 @@ class OOD(Question):
 
     def settings(self, part: str = "") -> dict[str, Any]:
         """As every question's, with the parameters of a score."""
+        if not part:
+            return super().settings()
         from featurebank.probes.ood.registry import get
 
-        return super().settings(part) | ({"parameters": get(part)().get_params()} if part else {})
+        return super().settings(part) | {"parameters": get(part)().get_params()}
 
     def run(self, rows: Rows) -> Answer:
         """The head's accuracy on the in-distribution sets; each score's metrics on each set and on groups."""

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from featurebank.probes.ood.registry import get, grid, scores
+from featurebank.probes.ood.names import scores
+from featurebank.probes.ood.registry import get, grid
 from featurebank.probes.ood.weiper import WeiPerKLD
 
 

@@ -17,8 +17,9 @@ from featurebank.probes.ood.contract import OODScore
 from featurebank.probes.ood.evaluation import detection
 from featurebank.probes.ood.head import Head
 from featurebank.probes.ood.logits import MSP
+from featurebank.probes.ood.names import scores
 from featurebank.probes.ood.neighbours import KNN
-from featurebank.probes.ood.registry import get, score_all, scores
+from featurebank.probes.ood.registry import _SCORES, get, score_all
 from featurebank.probes.ood.statistics import TrainingSet
 from featurebank.probes.ood.weiper import WeiPerKLD
 
@@ -148,3 +149,8 @@ def test_cuda_scores_the_same(name: str, problem: Any) -> None:
     found = quick(name).fit(other).score_samples(problem.queries)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).mean())
     assert torch.cuda.is_available()
+
+
+def test_the_names_are_those_of_the_scores_in_their_order() -> None:
+    assert tuple(_SCORES) == scores()
+    assert [get(name).name for name in scores()] == [*scores()]

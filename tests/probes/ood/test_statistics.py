@@ -15,8 +15,9 @@ from featurebank.probes.ood import quantiles, statistics
 from featurebank.probes.ood.distances import MDS
 from featurebank.probes.ood.head import Head
 from featurebank.probes.ood.logits import MSP, Energy
+from featurebank.probes.ood.names import scores
 from featurebank.probes.ood.quantiles import exact_quantiles, feature_quantiles
-from featurebank.probes.ood.registry import get, scores
+from featurebank.probes.ood.registry import get
 from featurebank.probes.ood.statistics import TrainingSet
 
 
