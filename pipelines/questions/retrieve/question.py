@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from featurebank.extract.errors import nearest
 from featurebank.pipelines.asking.answer import Answer, Score
@@ -21,6 +20,7 @@ from featurebank.pipelines.asking.question import Question
 from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.questions.retrieve.lookup import TWO_LEVEL, Lookup, pose
 from featurebank.pipelines.questions.retrieve.queries import join_outputs, read_queries
+from featurebank.pipelines.questions.retrieve.scores import MAIN, drawn_together, kept_arrays, protocol_scores
 from featurebank.retrieval.protocols import Protocol, find_protocol
 
 if TYPE_CHECKING:
@@ -28,19 +28,16 @@ if TYPE_CHECKING:
     from featurebank.pipelines.asking.images import Album
     from featurebank.pipelines.asking.results import Results
     from featurebank.pipelines.questions.retrieve.ranking import Descriptors, Lists
-    from featurebank.retrieval.evaluation import Evaluation
     from featurebank.retrieval.index import FeatureIndex
     from featurebank.store import FeatureStore
 
-__all__ = ["Retrieve", "main_metric"]
+__all__ = ["RERANKINGS", "Retrieve"]
 
 DESCRIPTORS, RANKING = "Descriptors", "Ranking"
 RERANKINGS = ("k-reciprocal", "diffusion")
-MAIN = ("map", "map_trapezoidal", "map@100", "map@r")
-CLASS = "class"
 ALPHA = 3.0
 FEW_CLUSTERS = 20
-CUT, EXPANSION = re.compile(r"map@\d+"), re.compile(r"(\d+)(?::(\d+(?:\.\d+)?))?")
+EXPANSION = re.compile(r"(\d+)(?::(\d+(?:\.\d+)?))?")
 RECIPES = (
     "Every ranking beside the plain one, in one table; --power, --components … then set what the recipes use, and "
     "whitening is learned on the gallery unless --whiten is given."
@@ -110,45 +107,41 @@ class Retrieve(Question):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_relevance()
+        if found := next((message for wrong, message in self._refusals() if wrong), None):
+            raise ValueError(found)
+
+    def _refusals(self) -> Iterator[tuple[Any, str]]:
+        """What is not allowed, and why."""
+        protocol, levels, truth = self.protocol, ", ".join(self.rules.positives), self.ground_truth is not None
+        few = self.per_class is not None and protocol not in TWO_LEVEL
+        yield few, f"per_class is for protocols that split a set, {', '.join(TWO_LEVEL)}; found {protocol}"
+        bare = levels and not truth and not protocol.startswith("bob")
+        yield bare, f"protocol {protocol} needs ground_truth, the {levels} rows of each query"
+        yield (
+            truth and not levels,
+            f"ground_truth is for protocols with levels, such as roxford-medium; found {protocol}",
+        )
+        yield truth and self.by is not None, "by and ground_truth both say what is relevant; give one of them"
+        yield (
+            truth and self.queries is not None,
+            "queries of a file say themselves what is relevant; found ground_truth too; leave it out",
+        )
         for given, other, together in (
             ("components", "whiten", self.whiten),
             ("nprobe", "index", self.index),
             ("ef_search", "index", self.index),
             ("depth", "rerank or index", self.rerank or self.index),
         ):
-            if getattr(self, given) is not None and not together:
-                raise ValueError(f"{given} is for {other}; found it without")
-        if self.power is not None and not 0 < self.power <= 1:
-            raise ValueError(f"power must be above 0 and at most 1; found {self.power}")
+            yield getattr(self, given) is not None and not together, f"{given} is for {other}; found it without"
+        if self.power is not None:
+            yield not 0 < self.power <= 1, f"power must be above 0 and at most 1; found {self.power}"
         for name, count in self.counts.items():
-            if count < 1:
-                raise ValueError(f"{name} must be at least 1; found {count}")
-        if self.rerank and self.index:
-            raise ValueError("rerank and index are two ways to rank; give one of them")
-        if self.queries is not None and self.gallery is not None:
-            raise ValueError("--queries and --gallery are two ways to name the other side; give one of them")
-
-    def _check_relevance(self) -> None:
-        levels = self.rules.positives
-        if self.per_class is not None and self.protocol not in TWO_LEVEL:
-            raise ValueError(
-                f"per_class is for protocols that split a set, {', '.join(TWO_LEVEL)}; found {self.protocol}"
-            )
-        if self.ground_truth is None:
-            if levels and not self.protocol.startswith("bob"):
-                raise ValueError(
-                    f"protocol {self.protocol} needs ground_truth, the {', '.join(levels)} rows of each query"
-                )
-            return
-        if not levels:
-            raise ValueError(
-                f"ground_truth is for protocols with levels, such as roxford-medium; found {self.protocol}"
-            )
-        if self.by is not None:
-            raise ValueError("by and ground_truth both say what is relevant; give one of them")
-        if self.queries is not None:
-            raise ValueError("queries of a file say themselves what is relevant; found ground_truth too; leave it out")
+            yield count < 1, f"{name} must be at least 1; found {count}"
+        yield self.rerank and self.index, "rerank and index are two ways to rank; give one of them"
+        yield (
+            self.queries is not None and self.gallery is not None,
+            "--queries and --gallery are two ways to name the other side; give one of them",
+        )
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
@@ -295,17 +288,17 @@ class Retrieve(Question):
             extra = [Score(metric=f"index_recall@{report.k}", value=report.recall)]
             speeds = (report.queries_per_second, report.exact_queries_per_second)
             notes.append("the index answers {:,.0f} queries a second, the exact search {:,.0f}".format(*speeds))
-        clusters = None if self.cluster is None else self._clusters(queries)
-        if clusters is not None and (n := len(np.unique(clusters))) < FEW_CLUSTERS:
+        clusters = None if self.cluster is None else drawn_together(queries, self.cluster, self.by)
+        if clusters is not None and (n := len(np.unique(clusters[1]))) < FEW_CLUSTERS:
             notes.append(f"--cluster {self.cluster}: intervals over {n} clusters only are narrower than they should be")
         if found.n_without:
             notes.append(
                 f"{queries.name}: {found.n_without:,} of {found.n_queries:,} queries have nothing relevant to find"
             )
         return Answer(
-            scores=[*self._scores(found, clusters), *extra],
+            scores=[*protocol_scores(found, clusters, seed=self.seed), *extra],
             chosen={"queries": found.n_queries, "without": found.n_without, "gallery": found.n_gallery},
-            arrays=_kept(queries.ids, queries.rows, found.per_query),
+            arrays=kept_arrays(queries.ids, queries.rows, found.per_query),
             notes=notes,
         )
 
@@ -375,55 +368,3 @@ class Retrieve(Question):
         from featurebank.pipelines.questions.retrieve.section import rankings_html
 
         return rankings_html(self, answered, results, album)
-
-    def _clusters(self, queries: SplitRows) -> NDArray[Any]:
-        """What is drawn together, (M,) for the queries."""
-        name = self.by if self.cluster == CLASS else self.cluster
-        if name is None and queries.labels.ndim == 1 and (queries.labels >= 0).any():
-            return queries.labels
-        columns = queries.columns
-        if name is None:
-            raise ValueError(
-                f"--cluster class needs the classes of {queries.name}, found none; name a column: "
-                f"{', '.join(columns) or 'it has none'}"
-            )
-        if name not in columns:
-            raise nearest(f"column of {queries.name}", name, columns)
-        return columns[name]
-
-    def _scores(self, found: Evaluation, clusters: NDArray[Any] | None) -> list[Score]:
-        from featurebank.pipelines.asking.intervals import mean_score
-
-        drawn = "classes" if self.cluster == CLASS else f"values of {self.cluster}"
-        main = main_metric([*found.values])
-        scores = []
-        for name in sorted(found.values, key=lambda name: name != main):
-            if name in found.per_query:
-                known = ~np.isnan(values := found.per_query[name])
-                among = None if clusters is None else (drawn, clusters[known])
-                scores.append(mean_score(name, values[known], seed=self.seed, unit="queries", clusters=among))
-            else:
-                scores.append(Score(metric=name, value=found.values[name]))
-        return scores
-
-
-def main_metric(names: Sequence[str]) -> str:
-    """The mean average precision among some metrics, or else the first of them.
-
-    >>> main_metric(["hit_rate@1", "map@r", "map"]), main_metric(["hit_rate@1", "map@r", "map@1000"])
-    ('map', 'map@1000')
-    """
-    cut = (name for name in names if CUT.fullmatch(name))
-    return next((name for name in (*MAIN[:2], *cut, *MAIN[2:]) if name in names), names[0])
-
-
-def _kept(
-    ids: NDArray[np.str_], rows: NDArray[np.intp], per_query: Mapping[str, NDArray[np.float64]]
-) -> dict[str, NDArray[Any]]:
-    """Of the queries that have something relevant: ids, row numbers, the main metric as score, and all metrics."""
-    if not per_query:
-        return {}
-    score = per_query[main_metric([*per_query])]
-    known = ~np.isnan(score)
-    every = {name: values[known].astype(np.float32) for name, values in per_query.items()}
-    return {"ids": ids[known], "rows": rows[known], "score": score[known], **every}

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from featurebank.pipelines.asking.layout import Layout
 from featurebank.pipelines.asking.sheet import FAILED, Cell, Sheet, selection_note
 from featurebank.pipelines.errors import ConfigError
-from featurebank.pipelines.questions.retrieve.question import ALPHA, RERANKINGS, Retrieve, main_metric
+from featurebank.pipelines.questions.retrieve.question import ALPHA, RERANKINGS, Retrieve
+from featurebank.pipelines.questions.retrieve.scores import main_metric
 
 if TYPE_CHECKING:
     from featurebank.pipelines.asking.cases import Answered, Case, Selection

@@ -15,7 +15,7 @@ from featurebank.pipelines.asking.images import row_names
 from featurebank.pipelines.asking.images import shown as shown_image
 from featurebank.pipelines.asking.page import figure, name_html
 from featurebank.pipelines.asking.run import read_case
-from featurebank.pipelines.questions.retrieve.question import main_metric
+from featurebank.pipelines.questions.retrieve.scores import main_metric
 from featurebank.retrieval.ranks import ranks_in_lists
 from featurebank.retrieval.relevance import Relevance
 from featurebank.store.text import html_text
