@@ -20,7 +20,6 @@ class Layout:
         apart: roles of further sets of which no set may have two, nor be the KEY's.
         within: two roles, of which the first takes its sets out of the second, where both have them.
         grouped: whether lines stay in the order of the backbones.
-        main: whether there is a main table; without it, `Showing.sheets` are all.
     """
 
     fitted: str = "train"
@@ -31,4 +30,3 @@ class Layout:
     apart: tuple[str, ...] = ()
     within: tuple[str, ...] = ()
     grouped: bool = False
-    main: bool = True

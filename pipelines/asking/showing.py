@@ -27,6 +27,11 @@ class Showing:
         """What its table is called."""
         return self.name
 
+    @property
+    def has_table(self) -> bool:
+        """Whether there is a main table; else `sheets` are all."""
+        return True
+
     def faint(self, row: Row) -> bool:  # noqa: ARG002 (of questions that know better)
         """Whether a line of the table is shown as less than the others."""
         return False

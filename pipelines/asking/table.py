@@ -33,7 +33,7 @@ def sheets_of(report: Report) -> list[Sheet]:
     groups: dict[tuple[str, ...], list[Asked]] = {}
     for one in report.asked:
         layout = one.question.layout
-        alone = one.question.name if layout.index != ("backbone",) or layout.shown or not layout.main else ""
+        alone = one.question.name if layout.index != ("backbone",) or layout.shown or not one.question.has_table else ""
         groups.setdefault((one.fitted, one.scored, alone), []).append(one)
     sheets: list[Sheet] = []
     for asked in groups.values():
@@ -50,7 +50,7 @@ def sheets_of(report: Report) -> list[Sheet]:
         what = question.title if not several else "accuracy" if same else "scores"
         way = dict.fromkeys((asked[0].fitted, asked[0].scored))
         arrow = " in " if question.layout.alone else " -> "
-        if not question.layout.main:
+        if not question.has_table:
             sheets += question.sheets(rows)
             continue
         sheet = question.sheet(rows, f"{what}: {arrow.join(way)}", failed)

@@ -214,7 +214,7 @@ def retrieved(backbone: str, value: float | None, question: Retrieve) -> Asked:
         one.error = "expected labelled rows"
         return one
     metrics = ("map", "hit_rate@1", "hit_rate@10", "recall@1000", "map@r", "r_precision", "mrr", "ndcg")
-    ends = {"value": value, "low": value - 0.02, "high": value + 0.02}
+    ends: dict[str, Any] = {"value": value, "low": value - 0.02, "high": value + 0.02}
     rows = tuple(Row(backbone=backbone, question="retrieve", metric=name, **ends) for name in metrics)
     one.results = (Result(question="retrieve", name="0" * 16, rows=rows),)
     return one

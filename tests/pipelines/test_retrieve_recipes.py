@@ -21,7 +21,7 @@ from featurebank.pipelines.asking.run import ask
 from featurebank.pipelines.asking.sheet import interval_of
 from featurebank.pipelines.asking.table import render_sheet, sheets_of
 from featurebank.pipelines.questions.retrieve import Retrieve
-from featurebank.pipelines.questions.retrieve.recipes import ALPHA_QE, RECIPES
+from featurebank.pipelines.questions.retrieve.question import ALPHA_QE, RECIPES
 from featurebank.store import FeatureStore
 
 WHITEN = ("--whiten", "pets/gallery", "--components", 8)

@@ -155,9 +155,9 @@ def test_bad_input_is_refused(options: Any, message: str) -> None:
 
 def test_scores_of_other_queries_are_refused() -> None:
     relevance = ListRelevance([[0]], 6)
-    images = {"query_image": image("q"), "gallery_image": image("g")}
-    names = {"query_names": ["0"], "gallery_names": [*"012345"]}
+    given: dict[str, Any] = {"query_image": image("q"), "gallery_image": image("g"), "query_names": ["0"]}
+    given["gallery_names"] = NAMES["gallery_names"]
     with pytest.raises(ValueError, match="one for each of 1 queries"):
-        ranking_html([[0]], relevance, [1.0, 0.5], **images, **names)
+        ranking_html([[0]], relevance, [1.0, 0.5], **given)
     with pytest.raises(ValueError, match="0 to 5"):
-        ranking_html([[6]], relevance, [1.0], **images, **names)
+        ranking_html([[6]], relevance, [1.0], **given)

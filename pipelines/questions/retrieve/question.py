@@ -1,161 +1,57 @@
-"""The question: how rows are ranked, what counts as relevant, and the protocol's metrics."""
+"""The question, asked alone or as every way to a better ranking beside the plain search; its tables and its page."""
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
-from featurebank.extract.errors import nearest
-from featurebank.pipelines.asking.answer import Answer, Score
-from featurebank.pipelines.asking.inputs import Rows, SplitRows
-from featurebank.pipelines.asking.layout import Layout
-from featurebank.pipelines.asking.option import PAGE, Option, option
-from featurebank.pipelines.asking.question import Question
+from featurebank.pipelines.asking.option import Option
+from featurebank.pipelines.asking.sheet import FAILED, Cell, Sheet, selection_note
 from featurebank.pipelines.errors import ConfigError
-from featurebank.pipelines.questions.retrieve.lookup import TWO_LEVEL, Lookup, pose
-from featurebank.pipelines.questions.retrieve.queries import join_outputs, read_queries
-from featurebank.retrieval.protocols import Protocol, find_protocol
+from featurebank.pipelines.questions.retrieve.scores import MAIN, main_metric
+from featurebank.pipelines.questions.retrieve.search import ALPHA, RERANKINGS, Search
 
 if TYPE_CHECKING:
     from featurebank.pipelines.asking.cases import Answered, Case, Selection
     from featurebank.pipelines.asking.images import Album
-    from featurebank.pipelines.asking.results import Results
-    from featurebank.pipelines.questions.retrieve.ranking import Descriptors, Lists
-    from featurebank.retrieval.evaluation import Evaluation
-    from featurebank.retrieval.index import FeatureIndex
+    from featurebank.pipelines.asking.results import Results, Row
     from featurebank.store import FeatureStore
 
-__all__ = ["Retrieve", "main_metric"]
+__all__ = ["ALPHA_QE", "RECIPES", "Retrieve"]
 
-DESCRIPTORS, RANKING = "Descriptors", "Ranking"
-RERANKINGS = ("k-reciprocal", "diffusion")
-MAIN = ("map", "map_trapezoidal", "map@100", "map@r")
-CLASS = "class"
-ALPHA = 3.0
-FEW_CLUSTERS = 20
-CUT, EXPANSION = re.compile(r"map@\d+"), re.compile(r"(\d+)(?::(\d+(?:\.\d+)?))?")
-RECIPES = (
+PLAIN, ALPHA_QE = "plain", "αQE"  # noqa: RUF001 (alpha query expansion, as its paper calls it)
+MOVED = (ALPHA_QE, "DBA", *RERANKINGS)
+RECIPES = (PLAIN, "power", "whiten", "power+whiten", *MOVED, *(f"whiten+{name}" for name in MOVED))
+TUNED = ("power", "components", "augment", "expand", "depth")
+POWER, COMPONENTS, NEIGHBOURS = 0.5, 256, 10
+FIRST = ("hit_rate@1", "precision@1", "recall@1", "mrr")
+HELP = (
     "Every ranking beside the plain one, in one table; --power, --components … then set what the recipes use, and "
     "whitening is learned on the gallery unless --whiten is given."
 )
+GAIN = "* the best of a backbone; gain: over plain, mean of all backbones"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Retrieve(Question):
+class Retrieve(Search):
     """Find the rows that belong together: of DATASET/SPLIT among each other, of DATASET/QUERY:GALLERY in the gallery.
 
-    The features are power-normalised, then whitened, the gallery is augmented, the queries are expanded; then comes the
-    exact search, an index, or a re-ranking. A protocol scores it.
+    With ``--recipes`` it stands for one of `RECIPES`, and before the sets are known for all of them.
+
+    Attributes:
+        recipe_name: of `RECIPES`; empty where it is asked alone.
+        given: the options of the recipes that are given, `TUNED`; others are 0.5, 256 components, 10 neighbours and
+            alpha 3, or as many as there are.
+        about: what the recipes' names leave open.
     """
 
     name: ClassVar[str] = "retrieve"
-    version: ClassVar[int] = 2
-    layout: ClassVar[Layout] = Layout(fitted="queries", scored="gallery", alone=True)
-    extra: ClassVar[Mapping[str, tuple[Any, Option]]] = {"recipes": (bool, Option(help=RECIPES))}
+    extra: ClassVar[Mapping[str, tuple[Any, Option]]] = {"recipes": (bool, Option(help=HELP))}
 
-    output: str = option("pooled", "The output that is read. Several are joined: pooled+cls.", metavar="NAME")
-    gallery: str | None = option(
-        None,
-        "The set that KEY's rows are looked for in instead.",
-        metavar="DATASET/SPLIT",
-        role=True,
-        hashed=False,
-    )
-    queries: Path | None = option(
-        None,
-        "Features that are looked for in KEY instead, such as those of texts: .npy, a row a class, or .npz of features "
-        "and labels, or ids of KEY's rows.",
-        metavar="FILE",
-    )
-    protocol: str = option("labels", "cub, sop, gldv2, roxford-medium, bob …; labels has every metric.", metavar="NAME")
-    by: str | None = option(None, "An extra column of the records: rows with the same value are relevant.")
-    ground_truth: Path | None = option(
-        None, "JSON: the easy, hard and junk ids of each query's id; instead of both.", metavar="FILE"
-    )
-    per_class: int | None = option(None, "Rows of each class that bob keeps, the first ones; without it all.")
-    cluster: str | None = option(
-        None, "What intervals draw instead of queries, where these are not independent: class, or a column."
-    )
-    power: float | None = option(None, "Power normalisation, such as 0.5.", panel=DESCRIPTORS)
-    whiten: str | None = option(
-        None, "The set that PCA-whitening is learned on.", metavar="DATASET/SPLIT", role=True, panel=DESCRIPTORS
-    )
-    components: int | None = option(None, "Directions that whitening keeps.", panel=DESCRIPTORS)
-    augment: int | None = option(None, "Neighbours that each gallery row is moved towards.", panel=DESCRIPTORS)
-    expand: str | None = option(
-        None,
-        "Gallery rows that each query is moved towards, and the exponent of their cosines, 3; 0 is the mean.",
-        metavar="N[:ALPHA]",
-        panel=DESCRIPTORS,
-    )
-    rerank: Literal["k-reciprocal", "diffusion"] | None = option(None, "The first rows ranked anew.", panel=RANKING)
-    index: str | None = option(
-        None, "Search a FAISS index instead: HNSW32, IVF256,PQ16 …", metavar="FACTORY", panel=RANKING
-    )
-    nprobe: int | None = option(None, "Lists that an IVF index visits.", panel=RANKING)
-    ef_search: int | None = option(None, "Candidates that an HNSW index keeps.", panel=RANKING)
-    depth: int | None = option(
-        None,
-        "Rows that an index or re-ranking lists: 1,000 or all. An index's are in the names: map@1000.",
-        panel=RANKING,
-    )
-    shown: int | None = option(None, "Rows of each query on the page: 10.", hashed=False, least=1, panel=PAGE)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check_relevance()
-        for given, other, together in (
-            ("components", "whiten", self.whiten),
-            ("nprobe", "index", self.index),
-            ("ef_search", "index", self.index),
-            ("depth", "rerank or index", self.rerank or self.index),
-        ):
-            if getattr(self, given) is not None and not together:
-                raise ValueError(f"{given} is for {other}; found it without")
-        if self.power is not None and not 0 < self.power <= 1:
-            raise ValueError(f"power must be above 0 and at most 1; found {self.power}")
-        for name, count in self.counts.items():
-            if count < 1:
-                raise ValueError(f"{name} must be at least 1; found {count}")
-        if self.rerank and self.index:
-            raise ValueError("rerank and index are two ways to rank; give one of them")
-        if self.queries is not None and self.gallery is not None:
-            raise ValueError("--queries and --gallery are two ways to name the other side; give one of them")
-
-    def _check_relevance(self) -> None:
-        levels = self.rules.positives
-        if self.per_class is not None and self.protocol not in TWO_LEVEL:
-            raise ValueError(
-                f"per_class is for protocols that split a set, {', '.join(TWO_LEVEL)}; found {self.protocol}"
-            )
-        if self.ground_truth is None:
-            if levels and not self.protocol.startswith("bob"):
-                raise ValueError(
-                    f"protocol {self.protocol} needs ground_truth, the {', '.join(levels)} rows of each query"
-                )
-            return
-        if not levels:
-            raise ValueError(
-                f"ground_truth is for protocols with levels, such as roxford-medium; found {self.protocol}"
-            )
-        if self.by is not None:
-            raise ValueError("by and ground_truth both say what is relevant; give one of them")
-        if self.queries is not None:
-            raise ValueError("queries of a file say themselves what is relevant; found ground_truth too; leave it out")
-
-    @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Self:
-        """The question; neighbours without an alpha have the usual one, so that both are one result."""
-        if isinstance(text := given.get("expand"), str) and text.isdigit():
-            given = {**given, "expand": f"{text}:{ALPHA:g}"}
-        return super().of(given)
+    recipe_name: str = ""
+    given: tuple[tuple[str, Any], ...] = ()
+    about: tuple[str, ...] = ()
 
     @classmethod
     def prepare(
@@ -164,204 +60,114 @@ class Retrieve(Question):
         extra: Mapping[str, Any],
         keys: Sequence[str],
         store: FeatureStore,  # noqa: ARG003 (no set is made)
-    ) -> list[tuple[Retrieve, Sequence[str]]]:
-        """One question; with ``--recipes`` one for each KEY, whose variants are the recipes."""
+    ) -> list[tuple[Self, Sequence[str]]]:
+        """One question; with ``--recipes`` one for each KEY, whose variants are the recipes.
+
+        Raises:
+            ConfigError: options that fix the ranking itself, or a value that is not allowed.
+        """
         if not extra.get("recipes"):
             return [(cls.of(given), keys)]
-        from featurebank.pipelines.questions.retrieve.recipes import Recipe
-
-        asked = Recipe.tuned(given)
+        if "rerank" in given or "index" in given:
+            raise ConfigError("--recipes tries every ranking; found --rerank or --index; leave it out")
+        own = {name: value for name, value in given.items() if name not in TUNED}
+        tuned = tuple((name, given[name]) for name in TUNED if name in given)
+        asked = replace(cls.of(own), recipe_name=PLAIN, given=tuned)
         return [(asked, [key]) for key in keys] or [(asked, ())]
 
     @property
-    def rules(self) -> Protocol:
-        """The protocol."""
-        return find_protocol(self.protocol)
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """What is read of each row; further ones are put beside the first, each of unit length."""
-        return tuple(self.output.split("+"))
-
-    @property
-    def fitted_name(self) -> str:
-        """The file of queries."""
-        return self.queries.name if self.queries else ""
-
-    @property
-    def expansion(self) -> tuple[int, float] | None:
-        """Neighbours and alpha of query expansion.
-
-        >>> Retrieve(expand="10").expansion, Retrieve(expand="5:0").expansion
-        ((10, 3.0), (5, 0.0))
-        """
-        if self.expand is None:
-            return None
-        found = EXPANSION.fullmatch(self.expand)
-        if found is None or not math.isfinite(alpha := float(found[2] or ALPHA)):
-            raise ValueError(f"--expand must be N or N:ALPHA, such as 10 or 10:3; found {self.expand!r}")
-        return int(found[1]), alpha
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """The numbers of rows that are asked for, by option."""
-        expand, _ = self.expansion or (None, 0)
-        own = ("components", "augment", "depth", "per_class", "shown")
-        counts = {"expand": expand, **{name: getattr(self, name) for name in own}}
-        return {name: count for name, count in counts.items() if count is not None}
-
-    @property
-    def recipe(self) -> str:
-        """What is done besides the plain search, in words; may be empty.
-
-        >>> Retrieve(power=0.5, expand="10").recipe
-        'power 0.5, queries + 10 (alpha 3)'
-        """
-        parts = {
-            self.output: "+" in self.output or None,
-            f"queries of {self.fitted_name}": self.queries,
-            f"power {self.power}": self.power,
-            f"whitened on {self.whiten}": self.whiten,
-            f"gallery + {self.augment}": self.augment,
-            "queries + {} (alpha {:g})".format(*(self.expansion or (0, 0.0))): self.expand,
-            f"{self.rerank}": self.rerank,
-            f"index {self.index}": self.index,
-        }
-        return ", ".join(text for text, given in parts.items() if given is not None)
+    def variant(self) -> str:
+        """The recipe's name."""
+        return self.recipe_name
 
     @property
     def title(self) -> str:
-        """With the protocol and the recipe."""
-        return f"{self.name} ({self.protocol}{self.recipe and ', '}{self.recipe})"
-
-    def itself(self, case: Case) -> bool:
-        """Whether each row is looked for among the others."""
-        return self.queries is None and self.layout.fitted not in case.sets
-
-    def check(self, cases: Sequence[Case]) -> None:
-        """Raises where options do not suit one set, or two, or where more rows or another column are asked for."""
-        columns: set[str] = set()
-        for case in cases:
-            sets = " in ".join(case.place(role) for role in ("queries", "gallery") if role in case.sets)
-            if self.queries is not None and "queries" in case.sets:
-                raise ConfigError(f"--queries is the other side of a single set, DATASET/SPLIT; found {sets}")
-            if self.itself(case):
-                self._check_single()
-            elif self.per_class is not None:
-                raise ConfigError(f"--per-class is for a single set, which {self.protocol} splits; found {sets}")
-            for flag, count, most in self._most(case):
-                if count > most:
-                    raise ConfigError(
-                        f"{flag} must be at most {most:,}, the rows of {case.place('gallery')} that can be found; "
-                        f"found {count:,}"
-                    )
-            for entry in case.every:
-                with entry.open() as feature_set:
-                    columns |= feature_set.columns.keys()
-        if self.by is not None and cases and self.by not in columns:
-            raise nearest("column", self.by, columns)
-
-    def _check_single(self) -> None:
-        if self.ground_truth is not None:
-            raise ConfigError("ground_truth needs two sets; found one; name them: DATASET/QUERY:GALLERY")
-        if self.rerank and (self.augment or self.expand):
-            raise ConfigError(
-                "rerank in a single set takes queries and gallery as one; found augment or expand, which change one of "
-                "them; leave them out, or name two sets: DATASET/QUERY:GALLERY"
-            )
-
-    def _most(self, case: Case) -> Iterator[tuple[str, int, int]]:
-        """Each number of gallery rows that is asked for, and how many there are."""
-        n_rows = case.one("gallery").n_rows
-        for name, count in self.counts.items():
-            if name not in ("components", "per_class"):
-                yield f"--{name}", count, n_rows - (name == "augment" or self.itself(case))
-
-    def run(self, rows: Rows) -> Answer:
-        """The protocol's metrics with intervals over the queries, the main one first; the metrics of each query."""
-        from featurebank.pipelines.questions.retrieve.ranking import evaluate_index, evaluate_ranking
-
-        lookup, extra = self.lookup(rows), []
-        notes, queries = lookup.notes, lookup.queries
-        descriptors = self.descriptors(rows, lookup)
-        if self.index is None:
-            found = evaluate_ranking(descriptors, lookup.relevance, self.rules, rerank=self.rerank, depth=self.depth)
-        else:
-            index = self.built(descriptors)
-            found, report, short = evaluate_index(
-                index, descriptors, lookup.relevance, self.rules, depth=self.depth, **self.search_options
-            )
-            notes += short
-            extra = [Score(metric=f"index_recall@{report.k}", value=report.recall)]
-            speeds = (report.queries_per_second, report.exact_queries_per_second)
-            notes.append("the index answers {:,.0f} queries a second, the exact search {:,.0f}".format(*speeds))
-        clusters = None if self.cluster is None else self._clusters(queries)
-        if clusters is not None and (n := len(np.unique(clusters))) < FEW_CLUSTERS:
-            notes.append(f"--cluster {self.cluster}: intervals over {n} clusters only are narrower than they should be")
-        if found.n_without:
-            notes.append(
-                f"{queries.name}: {found.n_without:,} of {found.n_queries:,} queries have nothing relevant to find"
-            )
-        return Answer(
-            scores=[*self._scores(found, clusters), *extra],
-            chosen={"queries": found.n_queries, "without": found.n_without, "gallery": found.n_gallery},
-            arrays=_kept(queries.ids, queries.rows, found.per_query),
-            notes=notes,
-        )
-
-    def lookup(self, rows: Rows) -> Lookup:
-        """What is looked for in what; see `pose`."""
-        gallery = join_outputs(rows.one("gallery"), self.outputs[1:])
-        queries: SplitRows = gallery
-        if self.queries is not None:
-            queries = read_queries(self.queries, gallery)
-        elif rows["queries"]:
-            queries = join_outputs(rows.one("queries"), self.outputs[1:])
-        return pose(queries, gallery, self.rules, by=self.by, ground_truth=self.ground_truth, per_class=self.per_class)
-
-    def descriptors(self, rows: Rows, lookup: Lookup) -> Descriptors:
-        """The rows as they are compared; see `describe`."""
-        from featurebank.pipelines.questions.retrieve.ranking import describe
-
-        return describe(
-            lookup,
-            power=self.power,
-            whitening=join_outputs(rows.one("whiten"), self.outputs[1:]) if self.whiten is not None else None,
-            components=self.components,
-            augment=self.augment,
-            expand=self.expansion,
-        )
+        """With the protocol and what is done besides the plain search; of recipes with the protocol alone."""
+        about = (self.protocol,) if self.recipe_name else (self.protocol, self.recipe)
+        return f"{self.name} ({', '.join(filter(None, about))})"
 
     @property
-    def search_options(self) -> dict[str, int | None]:
-        """Of an index."""
-        return {"nprobe": self.nprobe, "ef_search": self.ef_search}
+    def has_table(self) -> bool:
+        """Not of recipes."""
+        return not self.recipe_name
 
-    def built(self, descriptors: Descriptors) -> FeatureIndex:
-        """The index of a gallery; see `open_index`.
-
-        Raises:
-            ValueError: FAISS is not installed, or cannot make such an index of these rows.
-        """
-        from featurebank.extract.assets import cache_dir
-        from featurebank.pipelines.questions.retrieve.ranking import open_index
-
+    def variants(self, selection: Selection) -> Sequence[Self]:
+        """Itself, or all recipes, the plain search first."""
+        cases = selection.cases
+        if not (cases and self.recipe_name):
+            return (self,)
+        gallery, itself = cases[0].place("gallery"), self.itself(cases[0])
+        n_rows = min(case.one("gallery").n_rows for case in cases)
+        learned = [case.one("whiten" if self.whiten else "gallery").n_rows for case in cases]
+        numbers: dict[str, Any] = {
+            "power": POWER,
+            "components": min(COMPONENTS, *(n - 1 for n in learned), *self._widths(cases)),
+            "augment": min(NEIGHBOURS, n_rows - 1),
+            "expand": f"{min(NEIGHBOURS, n_rows - itself)}:{ALPHA:g}",
+            "depth": None,
+            **dict(self.given),
+        }
+        power, expand, augment = ({name: numbers[name]} for name in ("power", "expand", "augment"))
+        whitening = {"whiten": self.whiten or gallery, "components": numbers["components"]}
+        moved = [expand, augment, *({"rerank": name, "depth": numbers["depth"]} for name in RERANKINGS)]
+        steps: list[dict[str, Any]] = [{}, power, whitening, {**power, **whitening}, *moved]
+        steps += [{**whitening, **step} for step in moved]
+        where = f"{gallery}, the {'set itself' if itself else 'gallery'}"
         try:
-            # Not in the store: FAISS reads whatever bytes it finds, and a store may be a stranger's.
-            return open_index(descriptors.gallery, self.index or "Flat", cache_dir() / "indexes", seed=self.seed)
-        except ImportError as error:
-            raise ValueError(str(error)) from error
+            neighbours, alpha = replace(self, **expand).expansion or (0, 0.0)
+            about = (
+                f"whiten: PCA learned on {self.whiten if self.whiten not in (None, gallery) else where}, "
+                f"{numbers['components']:,} directions; power: {numbers['power']:g}",
+                f"neighbours: {ALPHA_QE} {neighbours:,} (alpha {alpha:g}), DBA {numbers['augment']:,}",
+            )
+            plain = replace(self, whiten=None, given=(), about=about)
+            return [replace(plain, recipe_name=name, **step) for name, step in zip(RECIPES, steps, strict=True)]
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
 
-    def first(self, descriptors: Descriptors, k: int) -> Lists:
-        """The first k gallery rows of each query, as they are ranked: scores and rows, (M, k) each."""
-        from featurebank.pipelines.questions.retrieve.ranking import ranked
+    def _widths(self, cases: Sequence[Case]) -> Iterator[int]:
+        """D of each backbone's descriptors."""
+        for case in cases:
+            shapes = {output.name: output.shape for output in case.one("gallery").outputs}
+            yield sum(shapes[name][-1] for name in self.outputs if shapes.get(name)) or COMPONENTS
 
-        if self.index is None:
-            return ranked(descriptors, k, self.rerank)
-        return self.built(descriptors).search(descriptors.queries, k, own=descriptors.own, **self.search_options)
+    def sheets(self, rows: Sequence[Row]) -> Sequence[Sheet]:
+        """Of recipes: these down, backbones across, the main metric, and how often the first row is right."""
+        if not self.recipe_name:
+            return ()
+        cells = {(row.score, row.backbone, row.metric): row for row in rows}
+        backbones = [*dict.fromkeys(row.backbone for row in rows)]
+        asked = {(row.score, row.backbone) for row in rows}
+        names = [
+            name for name in dict.fromkeys(row.metric for row in rows) if all((*of, name) in cells for of in asked)
+        ]
+        if not names:
+            return ()
+        main = main_metric(names)
+        others = [name for name in (*FIRST, *names) if name in names and name != main]
+        way = " in ".join(dict.fromkeys((rows[0].train, rows[0].test)))
+        sheets = []
+        for metric in (main, *others[:1]):
+            own = {(recipe, name): cells.get((recipe, name, metric)) for recipe in RECIPES for name in backbones}
+            lines: list[tuple[tuple[str, ...], tuple[Cell, ...]]] = [
+                ((recipe,), (*(_shown(own[recipe, name]) for name in backbones), _gain(recipe, own)))
+                for recipe in RECIPES
+            ]
+            sheet = Sheet(
+                title=f"{self.title}: {way}: {metric}",
+                names=("recipe",),
+                columns=(*backbones, "mean\ngain"),
+                lines=lines,
+                marked=frozenset((_best(own, name), at) for at, name in enumerate(backbones)),
+            )
+            sheets.append(sheet)
+        sheets[-1].notes = [GAIN, selection_note("what is marked *", len(RECIPES), rows="queries"), *self.about]
+        return sheets
 
     def check_page(self, selection: Selection, album: Album) -> None:
         """Raises where queries have no images, or no average precision, or images cannot be opened."""
+        if self.recipe_name:
+            return  # a page of tables
         if self.queries is not None:
             raise ConfigError("--html shows the images of queries; those of --queries have none")
         if not set(MAIN) & self.rules.metrics.keys():
@@ -371,59 +177,31 @@ class Retrieve(Question):
                 album.split(entry.path, entry.place)
 
     def section(self, answered: Sequence[Answered], results: Results, album: Album) -> str:
-        """The queries of each backbone with their first rows, worst first."""
+        """The queries of each backbone with their first rows, worst first; of recipes nothing."""
         from featurebank.pipelines.questions.retrieve.section import rankings_html
 
-        return rankings_html(self, answered, results, album)
-
-    def _clusters(self, queries: SplitRows) -> NDArray[Any]:
-        """What is drawn together, (M,) for the queries."""
-        name = self.by if self.cluster == CLASS else self.cluster
-        if name is None and queries.labels.ndim == 1 and (queries.labels >= 0).any():
-            return queries.labels
-        columns = queries.columns
-        if name is None:
-            raise ValueError(
-                f"--cluster class needs the classes of {queries.name}, found none; name a column: "
-                f"{', '.join(columns) or 'it has none'}"
-            )
-        if name not in columns:
-            raise nearest(f"column of {queries.name}", name, columns)
-        return columns[name]
-
-    def _scores(self, found: Evaluation, clusters: NDArray[Any] | None) -> list[Score]:
-        from featurebank.pipelines.asking.intervals import mean_score
-
-        drawn = "classes" if self.cluster == CLASS else f"values of {self.cluster}"
-        main = main_metric([*found.values])
-        scores = []
-        for name in sorted(found.values, key=lambda name: name != main):
-            if name in found.per_query:
-                known = ~np.isnan(values := found.per_query[name])
-                among = None if clusters is None else (drawn, clusters[known])
-                scores.append(mean_score(name, values[known], seed=self.seed, unit="queries", clusters=among))
-            else:
-                scores.append(Score(metric=name, value=found.values[name]))
-        return scores
+        return "" if self.recipe_name else rankings_html(self, answered, results, album)
 
 
-def main_metric(names: Sequence[str]) -> str:
-    """The mean average precision among some metrics, or else the first of them.
-
-    >>> main_metric(["hit_rate@1", "map@r", "map"]), main_metric(["hit_rate@1", "map@r", "map@1000"])
-    ('map', 'map@1000')
-    """
-    cut = (name for name in names if CUT.fullmatch(name))
-    return next((name for name in (*MAIN[:2], *cut, *MAIN[2:]) if name in names), names[0])
+_Cells = Mapping[tuple[str, str], "Row | None"]
 
 
-def _kept(
-    ids: NDArray[np.str_], rows: NDArray[np.intp], per_query: Mapping[str, NDArray[np.float64]]
-) -> dict[str, NDArray[Any]]:
-    """Of the queries that have something relevant: ids, row numbers, the main metric as score, and all metrics."""
-    if not per_query:
-        return {}
-    score = per_query[main_metric([*per_query])]
-    known = ~np.isnan(score)
-    every = {name: values[known].astype(np.float32) for name, values in per_query.items()}
-    return {"ids": ids[known], "rows": rows[known], "score": score[known], **every}
+def _shown(row: Row | None) -> Cell:
+    """The number without its interval."""
+    return FAILED if row is None else replace(row, low=None, high=None, interval="")
+
+
+def _best(cells: _Cells, backbone: str) -> int:
+    """The line with a backbone's highest value; the first of equal ones."""
+    values = [row.value if (row := cells[recipe, backbone]) else float("-inf") for recipe in RECIPES]
+    return values.index(max(values))
+
+
+def _gain(recipe: str, cells: _Cells) -> Cell:
+    """What a recipe adds to the plain search, the mean over the backbones that have both."""
+    pairs = [(row, cells[PLAIN, name]) for (of, name), row in cells.items() if of == recipe]
+    both = [(row, plain) for row, plain in pairs if row is not None and plain is not None]
+    if not both:
+        return None
+    value = sum(row.value - plain.value for row, plain in both) / len(both)
+    return replace(both[0][0], backbone="", metric="gain", value=value, low=None, high=None, interval="")

@@ -15,7 +15,7 @@ from featurebank.pipelines.asking.images import row_names
 from featurebank.pipelines.asking.images import shown as shown_image
 from featurebank.pipelines.asking.page import figure, name_html
 from featurebank.pipelines.asking.run import read_case
-from featurebank.pipelines.questions.retrieve.question import main_metric
+from featurebank.pipelines.questions.retrieve.scores import main_metric
 from featurebank.retrieval.ranks import ranks_in_lists
 from featurebank.retrieval.relevance import Relevance
 from featurebank.store.text import html_text
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from featurebank.pipelines.asking.images import Album
     from featurebank.pipelines.asking.inputs import SplitRows
     from featurebank.pipelines.asking.results import Results
-    from featurebank.pipelines.questions.retrieve.question import Retrieve
+    from featurebank.pipelines.questions.retrieve.search import Search
     from featurebank.store import Entry
 
 __all__ = ["Thumbnail", "ranking_html", "rankings_html"]
@@ -37,7 +37,7 @@ ROWS = 10  # of each query
 QUERIES = 100  # of all backbones together
 
 
-def rankings_html(question: Retrieve, answered: Sequence[Answered], results: Results, album: Album) -> str:
+def rankings_html(question: Search, answered: Sequence[Answered], results: Results, album: Album) -> str:
     """The rankings of each backbone, whose first rows are found once more.
 
     Raises:
@@ -48,7 +48,7 @@ def rankings_html(question: Retrieve, answered: Sequence[Answered], results: Res
     return "".join(_ranking(question, one, results, album, limit=limit) for one in answered)
 
 
-def _ranking(question: Retrieve, one: Answered, results: Results, album: Album, *, limit: int) -> str:
+def _ranking(question: Search, one: Answered, results: Results, album: Album, *, limit: int) -> str:
     case = one.case
     rows = read_case(question, case)
     lookup = question.lookup(rows)
