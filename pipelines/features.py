@@ -14,7 +14,7 @@ from featurebank.extract import backbones, datasets
 from featurebank.extract.backbones.contract import BackboneSpec
 from featurebank.extract.datasets.contract import DatasetSpec, Split, Subset
 from featurebank.extract.device import Execution, cpu_cores, resolve_device, resolve_precision
-from featurebank.extract.errors import fault, nearest
+from featurebank.extract.errors import fault
 from featurebank.extract.key import Precision
 from featurebank.extract.progress import Observer
 from featurebank.extract.provenance import told
@@ -28,6 +28,7 @@ from featurebank.pipelines.results import Results, Row
 from featurebank.pipelines.scale.start import check_request, connected, started
 from featurebank.store import Entry, FeatureStore
 from featurebank.store.addresses import without_secrets
+from featurebank.store.errors import unknown_name
 from featurebank.store.naming import names_of, network_of
 
 __all__ = ["ProbeOutcome", "Report", "run_features"]
@@ -314,7 +315,7 @@ def _unknown(config: RunConfig) -> Iterator[str]:
         for entry in dataset.splits:
             whole = entry.split.removesuffix("-train80").removesuffix("-test20")
             if whole not in known:
-                yield f"datasets.{index}: {nearest(f'split of {dataset.name}', entry.split, known)}"
+                yield f"datasets.{index}: {unknown_name(f'split of {dataset.name}', entry.split, known)}"
 
 
 def _probe_all(

@@ -30,6 +30,7 @@ from featurebank.store.errors import (
     StoreError,
     TooLargeError,
     UncheckedError,
+    UnknownNameError,
 )
 from featurebank.store.reader import FeatureSet
 from featurebank.store.rows import RowDataset
@@ -61,5 +62,6 @@ __all__ = [
     "StoreError",
     "TooLargeError",
     "UncheckedError",
+    "UnknownNameError",
     "VerifyReport",
 ]

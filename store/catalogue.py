@@ -17,7 +17,7 @@ from featurebank.store._collecting import Garbage, leftovers, superseded
 from featurebank.store._collecting import delete as remove
 from featurebank.store._listing import entry_of, named
 from featurebank.store._merging import Merged, copy_verified
-from featurebank.store._names import decode_component, encode_component, not_found, partial_path
+from featurebank.store._names import decode_component, encode_component, partial_path
 from featurebank.store._noted import note, noted
 from featurebank.store._sources import Features
 from featurebank.store.entries import Entry, described, newest_contents, shortest
@@ -28,6 +28,7 @@ from featurebank.store.errors import (
     NotFoundError,
     NotSealedError,
     StoreError,
+    unknown_name,
 )
 from featurebank.store.places import expanded
 from featurebank.store.reader import FeatureSet, Verification
@@ -140,15 +141,14 @@ class FeatureStore:
         self._check_there()
         found = list(self._files(name, split))
         if not found:
-            raise not_found(
-                str(self.root), "dataset", dataset, (f"{names[0]}/{names[1]}" for names, _ in self._files())
-            )
+            known = (f"{names[0]}/{names[1]}" for names, _ in self._files())
+            raise unknown_name("dataset", dataset, known, where=str(self.root))
         matching = [entry_of(names, path, self.root) for names, path in found if names[2] == backbone]
         if len({entry.network for entry in matching}) != 1:
             called = self.ls(dataset, backbone)
             matching = [entry for entry in called if entry.name == backbone] or matching
         if not matching:
-            raise not_found(f"{self.root}, {dataset}", "backbone", backbone, (names[2] for names, _ in found))
+            raise unknown_name("backbone", backbone, (names[2] for names, _ in found), where=f"{self.root}, {dataset}")
         if fingerprint is not None:
             known = [entry.fingerprint for entry in matching]
             # A damaged file is known by the beginning of its fingerprint only.
@@ -156,7 +156,7 @@ class FeatureStore:
                 e for e in matching if e.fingerprint.startswith(fingerprint) or fingerprint.startswith(e.fingerprint)
             ]
             if not matching:
-                raise not_found(f"{self.root}, {dataset}, {backbone}", "fingerprint", fingerprint, known)
+                raise unknown_name("fingerprint", fingerprint, known, where=f"{self.root}, {dataset}, {backbone}")
             return _only(matching).open(verify)
         entry = _only(newest_contents(matching) or matching)
         opened = entry.open(verify)
@@ -268,7 +268,7 @@ class FeatureStore:
         sealed = {entry.fingerprint: entry for entry in self}
         matching = [known for known in sealed if known.startswith(fingerprint)]
         if not matching:
-            raise not_found(str(self.root), "sealed set of fingerprint", fingerprint, sealed)
+            raise unknown_name("fingerprint of a sealed set", fingerprint, sealed, where=str(self.root))
         if len(matching) > 1:
             names = shortest(sealed[known] for known in matching).values()
             raise AmbiguousError(f"{self.root}: several fingerprints begin with {fingerprint!r}: {', '.join(names)}")
@@ -370,7 +370,8 @@ class FeatureStore:
         sealed = list(self)
         matching = [entry for entry in sealed if f"{entry.dataset}/{entry.split}" == dataset]
         if not matching:
-            raise not_found(str(self.root), "dataset", dataset, (f"{e.dataset}/{e.split}" for e in sealed))
+            known = (f"{e.dataset}/{e.split}" for e in sealed)
+            raise unknown_name("dataset", dataset, known, where=str(self.root))
         with max(newest_contents(matching), key=lambda entry: entry.n_rows).open() as feature_set:
             known = feature_set.content_hash.any(axis=1)
             # As pairs of integers, which sort and compare whole; strings would lose their last zeros.

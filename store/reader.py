@@ -15,7 +15,6 @@ import xxhash
 from numpy.typing import ArrayLike, NDArray
 
 from featurebank.store._disk import Disk, enough_memory, storage_error
-from featurebank.store._names import not_found
 from featurebank.store._opening import manifest_of, open_sealed, string_in
 from featurebank.store._packed import PackedValues
 from featurebank.store._records import Output, decoded_strings, first_few, quantity
@@ -23,7 +22,7 @@ from featurebank.store._remote import RemoteFile, RemoteValues
 from featurebank.store._table import Array, OutputEntry
 from featurebank.store._values import MappedValues, Values, view_of
 from featurebank.store.addresses import Url, location
-from featurebank.store.errors import CorruptError, InvalidInputError
+from featurebank.store.errors import CorruptError, InvalidInputError, unknown_name
 from featurebank.store.rows import LazyOutput, RowDataset, data_frame, iterate_batches
 from featurebank.store.verify import VerifyReport, verify
 
@@ -382,7 +381,7 @@ class FeatureSet:
         try:
             return self._entries[name]
         except KeyError:
-            raise not_found(str(self.path), "output", name, self._entries) from None
+            raise unknown_name("output", name, self._entries, where=str(self.path)) from None
 
     def _is_mask(self, rows: NDArray[Any]) -> bool:
         if rows.dtype == np.bool_ and rows.shape != (self.n_rows,):

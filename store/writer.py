@@ -19,7 +19,7 @@ from featurebank.store._claiming import claim, is_there, sync_directory
 from featurebank.store._disk import Disk, lock
 from featurebank.store._header import Header
 from featurebank.store._layout import Contents, lay_out
-from featurebank.store._names import check_file_name, final_path, not_found, partial_path
+from featurebank.store._names import check_file_name, final_path, partial_path
 from featurebank.store._opening import read_partial
 from featurebank.store._parts import PARTS, Parts, digest, part_bytes, plain, read_parts, rows_held
 from featurebank.store._records import (
@@ -38,6 +38,7 @@ from featurebank.store.errors import (
     InvalidInputError,
     NonFiniteError,
     NotFoundError,
+    unknown_name,
 )
 from featurebank.store.fingerprint import fingerprint
 from featurebank.store.reader import FeatureSet
@@ -401,7 +402,7 @@ class FeatureSetWriter:
         try:
             return self._entries[name]
         except KeyError:
-            raise not_found(str(self.partial_path), "output", name, self._entries) from None
+            raise unknown_name("output", name, self._entries, where=str(self.partial_path)) from None
 
     def _check_open(self) -> None:
         if not self._disk.is_open:

@@ -37,7 +37,8 @@ from featurebank.extract.backbones.own_source import OwnBackbone, OwnSource
 from featurebank.extract.backbones.packaged import PackagedSource
 from featurebank.extract.backbones.timm_source import TimmSource
 from featurebank.extract.backbones.torchvision_source import TorchvisionSource
-from featurebank.extract.errors import UnknownNameError, WeightsError, nearest
+from featurebank.extract.errors import WeightsError
+from featurebank.store.errors import UnknownNameError, unknown_name
 from featurebank.store.places import expanded
 
 __all__ = ["OwnBackbone", "build", "describe", "logit_scale", "names", "resolve", "rooted", "text_features"]
@@ -116,7 +117,7 @@ def build(spec: BackboneSpec) -> Network:
         UnknownNameError: an output the network does not have.
     """
     if spec.source not in _SOURCES:
-        raise nearest("source of backbones", spec.source, _SOURCES)
+        raise unknown_name("source of backbones", spec.source, _SOURCES)
     network = _SOURCES[spec.source].build(spec)
     zoo.check(spec, network)
     return network
@@ -146,9 +147,9 @@ def _source_of(name: str) -> Backbone:
             return _SOURCES["packaged"]
         if base in own:
             return _SOURCES["python"]
-        raise nearest("backbone", base, [*packaged, *own, *zoo.names()])
+        raise unknown_name("backbone", base, [*packaged, *own, *zoo.names()])
     for source in _SOURCES.values():
         if source.prefix == f"{prefix}:":
             return source
     known = [source.prefix for source in _SOURCES.values() if source.prefix]
-    raise UnknownNameError(f"unknown backbone {name!r}; {nearest('prefix', f'{prefix}:', known)}")
+    raise UnknownNameError(f"unknown backbone {name!r}; {unknown_name('prefix', f'{prefix}:', known)}")

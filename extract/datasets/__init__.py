@@ -27,9 +27,10 @@ from featurebank.extract.datasets._torchvision import TorchvisionSource
 from featurebank.extract.datasets._webdataset import WebDatasetSource
 from featurebank.extract.datasets.contract import DatasetSource, DatasetSpec, Split, Subset
 from featurebank.extract.datasets.loaders.imagenet import class_mask
-from featurebank.extract.errors import DatasetError, nearest
+from featurebank.extract.errors import DatasetError
 from featurebank.extract.own_code import in_file
 from featurebank.store._names import encode_component
+from featurebank.store.errors import unknown_name
 from featurebank.store.places import expanded
 
 __all__ = [
@@ -187,4 +188,6 @@ def _source(name: str) -> DatasetSource:
         if name.startswith(source.prefix) and (source.prefix or ":" not in name):
             return source
     prefixes = [source.prefix for source in SOURCES if source.prefix]
-    raise nearest("dataset source", name.partition(":")[0] + ":", prefixes, "(folder:PATH, manifest:PATH, or a name)")
+    raise unknown_name(
+        "dataset source", name.partition(":")[0] + ":", prefixes, "(folder:PATH, manifest:PATH, or a name)"
+    )

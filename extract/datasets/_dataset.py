@@ -18,7 +18,8 @@ from featurebank.extract.datasets._place import Place
 from featurebank.extract.datasets._reading import check_inside, reading
 from featurebank.extract.datasets._records import ArraySplit, FileSplit
 from featurebank.extract.datasets.contract import DatasetSpec, Split
-from featurebank.extract.errors import DatasetError, nearest
+from featurebank.extract.errors import DatasetError
+from featurebank.store.errors import unknown_name
 from featurebank.store.places import expanded
 
 __all__ = ["Found", "Loader", "NamedDataset"]
@@ -92,9 +93,9 @@ class NamedDataset:
             if option == PARTIAL or (option == PER_CLASS and value.isdecimal() and int(value) > 0):
                 values[option] = value
             elif option not in self.options:
-                raise nearest(f"option of {self.name}", option, [*self.options, PARTIAL, f"{PER_CLASS}=N"])
+                raise unknown_name(f"option of {self.name}", option, [*self.options, PARTIAL, f"{PER_CLASS}=N"])
             elif value not in self.options[option]:
-                raise nearest(f"value of {self.name}@{option}", value, self.options[option])
+                raise unknown_name(f"value of {self.name}@{option}", value, self.options[option])
             else:
                 values[option] = value
         changes: dict[str, Any] = {}
@@ -160,7 +161,7 @@ class NamedDataset:
             return split, ""
         if part in PARTS and base in self.splits:
             return base, part
-        raise nearest(f"split of {self.name}", split, self.splits)
+        raise unknown_name(f"split of {self.name}", split, self.splits)
 
     def check(self, split: str, labels: NDArray[np.int64], options: Mapping[str, str]) -> None:
         """Compares a whole split with the official numbers.

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from featurebank.extract.errors import DatasetError, ExtractError
 from featurebank.extract.opening import open_regular
+from featurebank.store.errors import UnknownNameError
 
 __all__ = [
     "IMAGE_BYTES",
@@ -156,7 +157,7 @@ def reading(place: object, expected: str, advice: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except (ExtractError, ImportError):
+    except (ExtractError, UnknownNameError, ImportError):
         raise
     except Exception as error:
         raise DatasetError(

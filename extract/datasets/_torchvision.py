@@ -20,7 +20,8 @@ from featurebank.extract.assets import cache_dir
 from featurebank.extract.datasets._network import downloads_allowed, unreachable
 from featurebank.extract.datasets._records import ArraySplit, FileSplit, ReaderSplit
 from featurebank.extract.datasets.contract import DatasetSpec, Split
-from featurebank.extract.errors import AssetError, DatasetError, nearest
+from featurebank.extract.errors import AssetError, DatasetError
+from featurebank.store.errors import unknown_name
 from featurebank.store.places import expanded
 
 __all__ = ["ARGUMENTS", "NOT_CLASSIFICATION", "TorchvisionSource"]
@@ -142,7 +143,7 @@ class TorchvisionSource:
         """
         arguments = self._arguments(spec.name)
         if spec.split not in arguments:
-            raise nearest(f"split of {spec.name}", spec.split, arguments)
+            raise unknown_name(f"split of {spec.name}", spec.split, arguments)
         name = spec.name.removeprefix(self.prefix)
         dataset = _construct(name, spec, arguments[spec.split], download=self.download)
         if len(dataset) == 0:
@@ -156,7 +157,7 @@ class TorchvisionSource:
         import torchvision.datasets  # type: ignore[import-untyped]
 
         if name in NOT_CLASSIFICATION or name not in torchvision.datasets.__all__:
-            raise nearest("dataset", spec_name, self.names())
+            raise unknown_name("dataset", spec_name, self.names())
         parameters = inspect.signature(getattr(torchvision.datasets, name)).parameters
         if "train" in parameters:
             return _TRAIN_FLAG

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from featurebank.extract.errors import nearest
 from featurebank.pipelines.config import ConfigError
 from featurebank.pipelines.ood.selection import OutSets
 from featurebank.pipelines.probing.classification import check_choice
@@ -24,6 +23,7 @@ from featurebank.pipelines.probing.task import Task
 from featurebank.pipelines.results import Row
 from featurebank.probes.choice import edge_notes
 from featurebank.store import FeatureSet
+from featurebank.store.errors import unknown_name
 
 if TYPE_CHECKING:
     from featurebank.pipelines.ood.classifier import Classifier
@@ -86,7 +86,7 @@ class OODTask(Task):
             check_choice("head", self.head, HEADS)
         for name in self.scores:
             if name not in scores():
-                raise nearest("score", name, scores())
+                raise unknown_name("score", name, scores())
         object.__setattr__(self, "scores", tuple(dict.fromkeys(self.scores)) or scores())
 
     @property

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurebank.extract.errors import nearest
 from featurebank.pipelines.config import ConfigError
 from featurebank.pipelines.probing.measures import Measure, main_rows, measure_of
 from featurebank.pipelines.probing.run import TASKS, Probed
@@ -23,6 +22,7 @@ from featurebank.pipelines.probing.selection import Pair
 from featurebank.pipelines.probing.task import Task
 from featurebank.pipelines.results import Computed, Result, Results, Row
 from featurebank.store import FeatureStore
+from featurebank.store.errors import unknown_name
 
 __all__ = ["CompareTable", "GroupTable", "check_analysis", "compare", "group"]
 
@@ -128,7 +128,7 @@ def check_analysis(pairs: Sequence[Pair], tasks: Sequence[Task], *, comparison: 
         with pair.test.open() as scored:
             columns |= scored.columns.keys()
     if pairs and column not in columns:
-        raise nearest("column", column, columns)
+        raise unknown_name("column", column, columns)
 
 
 def _column(store: FeatureStore, row: Row, one: Probed, column: str, rows: NDArray[np.intp]) -> NDArray[Any]:
@@ -138,7 +138,7 @@ def _column(store: FeatureStore, row: Row, one: Probed, column: str, rows: NDArr
         if entry.split == split and entry.dataset == dataset and entry.fingerprint in row.fingerprints:
             with entry.open() as scored:
                 if column not in scored.columns:
-                    raise nearest(f"column of {one.test}", column, scored.columns)
+                    raise unknown_name(f"column of {one.test}", column, scored.columns)
                 return np.asarray(scored.columns[column][rows])
     raise ValueError(f"{one.test}: expected the set of {one.backbone} that was scored, found it gone; probe again")
 

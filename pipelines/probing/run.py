@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any
 
-from featurebank.extract.errors import fault, nearest
+from featurebank.extract.errors import fault
 from featurebank.pipelines.config import ConfigError
 from featurebank.pipelines.probing.classification import FewShotTask, KNNTask, LinearTask, ZeroShotTask
 from featurebank.pipelines.probing.inputs import Inputs, check_alike, read_rows
@@ -21,6 +21,7 @@ from featurebank.pipelines.probing.transfer import ShiftTask
 from featurebank.pipelines.results import Computed, Result, Results, Row
 from featurebank.probes._training import check_device
 from featurebank.store import Entry, FeatureStore
+from featurebank.store.errors import unknown_name
 
 __all__ = ["DEFAULT_TASKS", "TASKS", "ProbeReport", "Probed", "build_tasks", "probe_pair", "run_probes"]
 
@@ -87,7 +88,7 @@ def build_tasks(names: Sequence[str], options: Mapping[str, Any]) -> list[Task]:
     used: set[str] = set()
     for name in dict.fromkeys(names):
         if name not in TASKS:
-            raise nearest("task", name, TASKS)
+            raise unknown_name("task", name, TASKS)
         own = {f.name: f for f in fields(TASKS[name])}
         needed = [n for n, f in own.items() if f.default is MISSING and f.default_factory is MISSING]
         if lacking := [option(n) for n in needed if n not in given]:
@@ -248,7 +249,7 @@ def _check_names(entries: Sequence[Entry], pairs: Sequence[Pair], tasks: Sequenc
     outputs = {output.name for pair in pairs for output in pair.test.outputs}
     for task in tasks:
         if pairs and task.output not in outputs:
-            raise nearest("output", task.output, outputs)
+            raise unknown_name("output", task.output, outputs)
         for name in task.others:
             named_splits(entries, name)
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from featurebank.extract.errors import fault, nearest
+from featurebank.extract.errors import fault
 from featurebank.store import AmbiguousError, CorruptError, Entry, FeatureStore, NotFoundError
 from featurebank.store.entries import described, newest_contents
+from featurebank.store.errors import unknown_name
 from featurebank.store.fingerprint import differences
 
 __all__ = ["Key", "Pair", "Selection", "called", "further_sets", "named_splits", "parse_key", "same_recipe", "select"]
@@ -80,7 +81,7 @@ def parse_key(text: str, datasets: Iterable[str]) -> Key:
             test=(test if colon else train) or None,
             backbone=backbone or None,
         )
-    raise nearest("dataset", text.partition("@")[0].rpartition("/")[0] or text.partition("@")[0], known)
+    raise unknown_name("dataset", text.partition("@")[0].rpartition("/")[0] or text.partition("@")[0], known)
 
 
 def select(
@@ -147,7 +148,7 @@ def called(entries: Sequence[Entry], backbones: Iterable[str], what: str) -> lis
     for backbone in backbones:
         own = {backbone} & names or {entry.name for entry in entries if entry.backbone == backbone}
         if not own:
-            raise nearest(what, backbone, names)
+            raise unknown_name(what, backbone, names)
         found |= dict.fromkeys(sorted(own))
     return [*found]
 
@@ -183,7 +184,7 @@ def named_splits(entries: Iterable[Entry], text: str) -> tuple[str, list[str]]:
     key = parse_key(text, {dataset for dataset, _ in places})
     splits = sorted(split for dataset, split in places if dataset == key.dataset)
     if key.test is not None and key.test not in splits:
-        raise nearest(f"split of {key.dataset}", key.test, splits)
+        raise unknown_name(f"split of {key.dataset}", key.test, splits)
     return key.dataset, [key.test] if key.test else [TEST] if TEST in splits else splits
 
 
@@ -205,7 +206,9 @@ def _splits(key: Key, splits: set[str], *, train: bool) -> tuple[str, str | None
     fitted = key.train or TRAIN if train else test
     for name in (fitted, test):
         if name not in splits:
-            raise nearest(f"split of {key.dataset}", name, splits, f"(both can be named: {key.dataset}/TRAIN:TEST)")
+            raise unknown_name(
+                f"split of {key.dataset}", name, splits, f"(both can be named: {key.dataset}/TRAIN:TEST)"
+            )
     if train and fitted == test:
         raise NotFoundError(
             f"{key.dataset}: expected two different splits to fit on and to score, found {test!r} twice; "

@@ -13,13 +13,13 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from featurebank.extract.errors import nearest
 from featurebank.pipelines.classes import listed
 from featurebank.pipelines.probing.classification import check_choice
 from featurebank.pipelines.probing.inputs import Inputs, SplitRows, left_out, load_array, match_notes, matched, vectors
 from featurebank.pipelines.probing.scores import Answer, resampled
 from featurebank.pipelines.probing.task import Task
 from featurebank.probes.choice import CS, Choice, edge_notes
+from featurebank.store.errors import unknown_name
 
 __all__ = ["DenseTask", "MultiLabelTask", "RegressionTask"]
 
@@ -143,7 +143,7 @@ class RegressionTask(Task):
         columns = split.columns
         for name in self.target:
             if name not in columns:
-                raise nearest(f"column of {split.name}", name, columns)
+                raise unknown_name(f"column of {split.name}", name, columns)
         # Labels with decimals are kept as a column of that name; see `extract.datasets`.
         decimals = ("label",) if (split.labels < 0).all() and "label" in columns else ()
         named = [_as_numbers(columns[name], split.name) for name in self.target or decimals]

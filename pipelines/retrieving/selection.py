@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from featurebank.extract.errors import fault, nearest
+from featurebank.extract.errors import fault
 from featurebank.pipelines.config import ConfigError
 from featurebank.pipelines.probing.selection import Pair, Selection, further_sets, named_splits, parse_key, select
 from featurebank.pipelines.retrieving.task import RetrieveTask
 from featurebank.store import Entry, FeatureStore, NotFoundError
+from featurebank.store.errors import unknown_name
 
 __all__ = ["Lookup", "check_lookups", "look_up"]
 
@@ -123,7 +124,7 @@ def check_lookups(store: FeatureStore, lookups: Sequence[Lookup], *, k: int | No
         outputs = {output.name for pair in lookup.selection.pairs for output in pair.test.outputs}
         for name in lookup.task.joined:
             if outputs and name not in outputs:
-                raise nearest("output", name, outputs)
+                raise unknown_name("output", name, outputs)
         for pair in lookup.selection.pairs:
             for name, count, most in _counts(lookup.task, pair, k):
                 if count > most:
@@ -134,7 +135,7 @@ def check_lookups(store: FeatureStore, lookups: Sequence[Lookup], *, k: int | No
         if lookup.task.by is not None and lookup.selection.pairs:
             columns = {name for pair in lookup.selection.pairs for name in _columns(pair)}
             if lookup.task.by not in columns:
-                raise nearest("column", lookup.task.by, columns)
+                raise unknown_name("column", lookup.task.by, columns)
 
 
 def _counts(task: RetrieveTask, pair: Pair, k: int | None) -> Iterator[tuple[str, int, int]]:

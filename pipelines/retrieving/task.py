@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from featurebank.extract.errors import nearest
 from featurebank.pipelines.config import ConfigError
 from featurebank.pipelines.probing.classification import check_choice
 from featurebank.pipelines.probing.inputs import Inputs, SplitRows
@@ -21,6 +20,7 @@ from featurebank.pipelines.probing.task import Task
 from featurebank.pipelines.retrieving.question import TWO_LEVEL, Question, pose
 from featurebank.pipelines.retrieving.rows import join_outputs, read_queries
 from featurebank.retrieval.protocols import Protocol, find_protocol
+from featurebank.store.errors import unknown_name
 
 if TYPE_CHECKING:
     from featurebank.pipelines.retrieving.ranking import Descriptors, Lists
@@ -287,7 +287,7 @@ class RetrieveTask(Task):
                 f"{', '.join(columns) or 'it has none'}"
             )
         if name not in columns:
-            raise nearest(f"column of {queries.name}", name, columns)
+            raise unknown_name(f"column of {queries.name}", name, columns)
         return columns[name]
 
     def _scores(self, found: Evaluation, about: str, clusters: NDArray[Any] | None) -> list[Score]:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from probe_sets import clusters, write_pair, write_set
 
-from featurebank.extract.errors import UnknownNameError
 from featurebank.pipelines.probing.selection import Key, further_sets, parse_key, same_recipe, select
 from featurebank.store import AmbiguousError, FeatureStore, NotFoundError
+from featurebank.store.errors import UnknownNameError
 
 
 @pytest.fixture

@@ -141,9 +141,11 @@ def test_open_and_find(store: FeatureStore) -> None:
 
 def test_misses_name_the_nearest(store: FeatureStore) -> None:
     add(store, "fashion_mnist", "train", "efficientnet_lite0")
-    with pytest.raises(NotFoundError, match="no dataset 'fashion-mnist/train'; did you mean 'fashion_mnist/train'"):
+    with pytest.raises(
+        NotFoundError, match="unknown dataset 'fashion-mnist/train'; did you mean 'fashion_mnist/train'"
+    ):
         store.open("fashion-mnist/train", "efficientnet_lite0")
-    with pytest.raises(KeyError, match="no backbone 'efficientnet_lite'; did you mean 'efficientnet_lite0'"):
+    with pytest.raises(KeyError, match="unknown backbone 'efficientnet_lite'; did you mean 'efficientnet_lite0'"):
         store.open("fashion_mnist/train", "efficientnet_lite")
     with pytest.raises(InvalidInputError, match="'dataset/split'; found 'fashion_mnist'"):
         store.open("fashion_mnist", "efficientnet_lite0")

@@ -85,7 +85,7 @@ def test_keys_of_any_shape_open(tmp_path: Path) -> None:
 
 def test_unknown_output_names_the_nearest(sealed: Path) -> None:
     with FeatureSet(sealed) as fs:
-        with pytest.raises(NotFoundError, match="no output 'poold'; did you mean 'pooled'"):
+        with pytest.raises(NotFoundError, match="unknown output 'poold'; did you mean 'pooled'"):
             fs["poold"]
         with pytest.raises(KeyError):
             fs.batches(3, outputs=["nothing"])

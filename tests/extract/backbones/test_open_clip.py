@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from zoo_networks import put_in_hub
 
 from featurebank.extract.backbones import build, describe, logit_scale, names, resolve, text_features
-from featurebank.extract.errors import AssetError, UnknownNameError, WeightsError
+from featurebank.extract.errors import AssetError, WeightsError
+from featurebank.store.errors import UnknownNameError
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
 VIT = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}

@@ -29,7 +29,8 @@ from featurebank.extract.datasets import (
     open_split,
 )
 from featurebank.extract.datasets import contract as contracts
-from featurebank.extract.errors import DatasetError, UnknownNameError
+from featurebank.extract.errors import DatasetError
+from featurebank.store.errors import UnknownNameError
 from featurebank.store.fingerprint import content_hash
 
 Draw = Callable[[Path, int], Path]
