@@ -10,8 +10,6 @@ from urllib.parse import quote, unquote_to_bytes
 from featurebank.store.addresses import Url
 from featurebank.store.errors import InvalidInputError
 
-__all__ = ["check_file_name", "decode_component", "encode_component", "final_path", "partial_path"]
-
 _SAFE = "._-:+@=,"
 _LONGEST = 255
 _FINGERPRINT_STEM = re.compile(r"[0-9a-f]{16}")

@@ -43,6 +43,7 @@ __all__ = [
     "TooLargeError",
     "UncheckedError",
     "UnknownNameError",
+    "damaged",
     "unknown_name",
 ]
 
@@ -117,6 +118,17 @@ class StorageError(StoreError, OSError):
     """The operating system refused: no space, read-only, no permission, a failing disk."""
 
 
+def damaged(path: object, what: str, expected: object, found: object) -> CorruptError:
+    """The error for a file that is not as it was sealed.
+
+    >>> print(damaged("demo.h5", "its size", "4096 bytes", "4095 bytes"))
+    demo.h5 is damaged: its size must be 4096 bytes; found 4095 bytes; restore it from a copy or extract it again
+    """
+    return CorruptError(
+        f"{path} is damaged: {what} must be {expected}; found {found}; restore it from a copy or extract it again"
+    )
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str], hint: str = "", *, where: str = "") -> UnknownNameError:
     """The error for a name that nothing answers to, with the nearest spellings of those there are.
 
@@ -137,9 +149,10 @@ def unknown_name(kind: str, name: str, known: Iterable[str], hint: str = "", *, 
     names = sorted(set(known))
     if close := difflib.get_close_matches(name, names, n=5, cutoff=0.5):
         advice = f"did you mean {' or '.join(map(repr, close))}?"
-    elif len(names) > _LISTED:
-        advice = f"{len(names)} names are known, none close to it"
+    elif names:
+        more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
+        advice = f"known: {', '.join(names[:_LISTED])}{more}"
     else:
-        advice = f"known: {', '.join(names) or 'none'}"
+        advice = "there is none at all"
     begin, end = f"{where}: " if where else "", f" {hint}" if hint else ""
     return UnknownNameError(f"{begin}unknown {kind} {name!r}; {advice}{end}")

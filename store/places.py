@@ -44,4 +44,4 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     try:
         return Path(there + _VARIABLE.sub(value, rest)).expanduser()
     except RuntimeError as error:
-        raise InvalidInputError(f"{text}: expected ~ or ~USER of a user with a home folder: {error}") from error
+        raise InvalidInputError(f"{text}: ~ must be of a user with a home; {error}; write the path out") from error

@@ -16,8 +16,6 @@ from featurebank.extract.errors import DatasetError
 from featurebank.store.errors import unknown_name
 from featurebank.store.places import expanded
 
-__all__ = ["EXTENSIONS", "FolderSource", "entries", "images_below", "is_folder", "walk_notes"]
-
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"}
     | {".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".avif", ".jp2", ".j2k", ".jpx", ".ico", ".qoi"}

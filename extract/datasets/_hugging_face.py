@@ -26,8 +26,6 @@ from featurebank.extract.errors import DatasetError
 from featurebank.store.errors import unknown_name
 from featurebank.store.places import expanded
 
-__all__ = ["HuggingFaceSource"]
-
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
 CHOICE = re.compile(r"@((?:image|label)=[^,@/]+(?:,(?:image|label)=[^,@/]+)*)$")
 

@@ -12,8 +12,6 @@ from featurebank.extract.errors import DatasetError
 from featurebank.store.errors import unknown_name
 from featurebank.store.places import expanded
 
-__all__ = ["ImageListSource", "read_image_list"]
-
 
 class ImageListSource:
     """``list:FILE``: the images that a text file lists, in its order, in one split called ``all``.

@@ -20,8 +20,6 @@ from featurebank.extract.opening import open_regular
 from featurebank.store.errors import unknown_name
 from featurebank.store.places import expanded
 
-__all__ = ["ManifestSource"]
-
 Table = Mapping[str, Sequence[Any]]
 
 RESERVED = ("path", "label", "split", "id")

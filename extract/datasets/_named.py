@@ -19,8 +19,6 @@ from featurebank.extract.errors import DatasetError
 from featurebank.extract.own_code import own_object
 from featurebank.store.errors import unknown_name
 
-__all__ = ["GROUP", "NamedSource", "PythonSource", "manifest"]
-
 GROUP = "featurebank.datasets"
 """The entry points that are datasets of one's own."""
 

@@ -18,18 +18,16 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from featurebank.extract.assets import DebianPackage, PackageFile, cache_dir, cached, fetch
+from featurebank.extract.assets import DebianPackage, PackageFile, cache_dir, cached, fetch, is_offline
 from featurebank.extract.datasets._arrays import Arrays, kept
 from featurebank.extract.datasets._idx import parse_idx, read_idx
-from featurebank.extract.datasets._network import downloads_allowed, unreachable
+from featurebank.extract.datasets._network import unreachable
 from featurebank.extract.datasets._packaged_files import FILE_SETS
 from featurebank.extract.datasets._reading import read_file, reason, unpack_gzip
 from featurebank.extract.datasets._records import ArraySplit
 from featurebank.extract.datasets.contract import DatasetSpec, Split
 from featurebank.extract.errors import AssetError
 from featurebank.store.errors import unknown_name
-
-__all__ = ["FASHION_MNIST", "MNIST_5K", "PackagedSource"]
 
 log = logging.getLogger("featurebank")
 
@@ -153,7 +151,7 @@ def _fashion_mnist_folder() -> Path:
 
 def _download_fashion_mnist(root: Path) -> str:
     """Why torchvision could not download it; empty when it could."""
-    if not downloads_allowed():
+    if is_offline():
         return "downloads are forbidden by FEATUREBANK_OFFLINE"
     from torchvision.datasets import FashionMNIST  # type: ignore[import-untyped]
 

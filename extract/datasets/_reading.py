@@ -20,23 +20,6 @@ from featurebank.extract.errors import DatasetError, ExtractError
 from featurebank.extract.opening import open_regular
 from featurebank.store.errors import UnknownNameError
 
-__all__ = [
-    "IMAGE_BYTES",
-    "LIST_BYTES",
-    "check_inside",
-    "is_inside",
-    "is_unicode",
-    "parse_json",
-    "parse_xml",
-    "passed_over",
-    "read_file",
-    "read_within",
-    "reading",
-    "reason",
-    "shown",
-    "unpack_gzip",
-]
-
 IMAGE_BYTES: Final = 1 << 29
 """The largest encoded image: one of 178 million pixels without any compression."""
 LIST_BYTES: Final = 1 << 30

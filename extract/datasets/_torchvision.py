@@ -16,15 +16,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from featurebank.extract.assets import cache_dir
-from featurebank.extract.datasets._network import downloads_allowed, unreachable
+from featurebank.extract.assets import cache_dir, is_offline
+from featurebank.extract.datasets._network import unreachable
 from featurebank.extract.datasets._records import ArraySplit, FileSplit, ReaderSplit
 from featurebank.extract.datasets.contract import DatasetSpec, Split
 from featurebank.extract.errors import AssetError, DatasetError
 from featurebank.store.errors import unknown_name
 from featurebank.store.places import expanded
-
-__all__ = ["ARGUMENTS", "NOT_CLASSIFICATION", "TorchvisionSource"]
 
 log = logging.getLogger("featurebank")
 
@@ -187,7 +185,7 @@ def _construct(name: str, spec: DatasetSpec, arguments: Mapping[str, object], *,
     found = (str(missing).strip() or type(missing).__name__).splitlines()[0]
     if isinstance(missing, ImportError):
         raise AssetError(f"{spec.name}: expected a package that its loader needs, found: {found}") from missing
-    if not can_download or not download or not downloads_allowed():
+    if not can_download or not download or is_offline():
         forbidden = "FEATUREBANK_OFFLINE forbids downloads" if download else "it is not downloaded now"
         why = forbidden if can_download else "torchvision cannot download it"
         raise AssetError(f"{spec.name}: expected its files under {root}, found: {found}; {why}; {advice}") from missing

@@ -35,8 +35,6 @@ from featurebank.extract.opening import open_regular
 from featurebank.store.errors import unknown_name
 from featurebank.store.places import expanded
 
-__all__ = ["WebDatasetSource"]
-
 LABELS = (".cls", ".json")
 MAX_LABEL_BYTES = 1 << 20
 SHARD_BYTES = 1 << 50
