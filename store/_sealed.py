@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import mmap
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias, get_args
 
@@ -205,6 +206,12 @@ class SealedFile:
         values = self._open_values(name)
         with enough_memory(self.path):
             return values.view()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
 
     def __len__(self) -> int:
         return self.n_rows

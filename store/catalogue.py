@@ -28,7 +28,7 @@ from featurebank.store.errors import (
     StoreError,
     unknown_name,
 )
-from featurebank.store.places import expanded
+from featurebank.store.places import STORE_VARIABLE, expanded
 from featurebank.store.reader import FeatureSet, Verification
 from featurebank.store.verify import VerifyReport
 
@@ -44,12 +44,13 @@ class FeatureStore:
     ``"dataset/split" in store`` is whether there is one of that split, or with ``"dataset"`` of any.
 
     Args:
-        root: The directory. Writing makes it; whatever lists, counts, opens, verifies or collects raises
-            `NotFoundError` where there is none. `find` and `state`, which ask before something is written, do not.
+        root: The directory, by default the one that ``$FEATUREBANK_STORE`` names. Writing makes it; whatever lists,
+            counts, opens, verifies or collects raises `NotFoundError` where there is none. `find` and `state`, which
+            ask before something is written, do not.
     """
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = expanded(root)
+    def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
+        self.root = expanded(f"${STORE_VARIABLE}" if root is None else root)
 
     def __repr__(self) -> str:
         return f"FeatureStore({str(self.root)!r})"

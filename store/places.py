@@ -8,7 +8,10 @@ from pathlib import Path
 
 from featurebank.store.errors import InvalidInputError
 
-__all__ = ["expanded"]
+__all__ = ["STORE_VARIABLE", "expanded"]
+
+STORE_VARIABLE = "FEATUREBANK_STORE"
+"""Names the store where none is given."""
 
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})", re.ASCII)
 

@@ -31,6 +31,8 @@ class FeatureSet(SealedFile):
     Of a packed file only the chunks that hold the rows asked for are read, each checked before it is decompressed; of
     a file on a server, only the rows asked for are fetched, and it must stay the file that was opened.
 
+    As of a data frame, ``len`` counts the rows, while iteration and ``in`` are about the names of the outputs.
+
     Args:
         path: The file, or its URL, ``https://…``, ``s3://…``, which needs fsspec.
         verify: ``"first_touch"`` hashes each chunk before its values are handed out for the first time: all chunks of

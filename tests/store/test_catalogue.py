@@ -107,6 +107,17 @@ def test_d13_a_store_is_a_container_of_its_sealed_sets(store: FeatureStore) -> N
     assert 7 not in store
 
 
+def test_d13_the_store_that_is_not_named_is_the_one_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEATUREBANK_STORE", f"{tmp_path}/sets")
+    assert FeatureStore().root == tmp_path / "sets"
+    assert FeatureStore(tmp_path).root == tmp_path
+    monkeypatch.delenv("FEATUREBANK_STORE")
+    with pytest.raises(InvalidInputError, match=r"\$FEATUREBANK_STORE must be set"):
+        FeatureStore()
+
+
 def test_ls_names_what_is_there(store: FeatureStore) -> None:
     b = add(store, "fashion_mnist", "train", "timm/resnet18")
     a = add(store, "cifar/10", "test", "resnet18", sealed=False)
