@@ -15,8 +15,6 @@ from typing import IO
 
 from featurebank.extract.errors import AssetError
 
-__all__ = ["apt_download", "npm_download", "pip_download", "unpack"]
-
 # Asked for an sdist, pip runs the package's own build to learn its metadata, even where it only downloads. This build
 # backend stands in for setuptools, answers from the PKG-INFO that every sdist carries, and runs nothing.
 _INERT_BACKEND = """\

@@ -37,6 +37,7 @@ from PIL import (
 from featurebank.extract import in_flight
 from featurebank.extract.errors import ImageError
 from featurebank.extract.preprocessing import Decode
+from featurebank.store.limits import REASON_BYTES
 
 __all__ = ["FORMATS", "ORIENTATION_TAG", "VERSION", "decode", "decoded", "quiet"]
 
@@ -52,7 +53,6 @@ _PLUGINS = (
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO", "QOI")
 """What is recognised, by Pillow's names. Formats that run other programs or hold no pixels (EPS, WMF, PDF) are not."""
 
-REASON_BYTES = 96
 ORIENTATION_TAG = 0x0112
 """EXIF's, of the eight ways in which an image can lie."""
 BITS_TAG, PHOTOMETRIC_TAG = 258, 262

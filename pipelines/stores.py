@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from featurebank.store import FeatureStore, NotFoundError
+from featurebank.store.places import STORE_VARIABLE
 
-__all__ = ["DEFAULT_STORE", "STORE_VARIABLE", "StoreOption", "existing_store"]
+__all__ = ["DEFAULT_STORE", "StoreOption", "existing_store"]
 
 DEFAULT_STORE = Path("features")
-STORE_VARIABLE = "FEATUREBANK_STORE"
 StoreOption = Annotated[Path, typer.Option("--store", envvar=STORE_VARIABLE, help="The store's folder.")]
 
 

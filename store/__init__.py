@@ -65,6 +65,9 @@ if TYPE_CHECKING:
     from featurebank.store.errors import (
         UncheckedError as UncheckedError,
     )
+    from featurebank.store.errors import (
+        UnknownNameError as UnknownNameError,
+    )
     from featurebank.store.reader import FeatureSet as FeatureSet
     from featurebank.store.rows import RowDataset as RowDataset
     from featurebank.store.verify import VerifyReport as VerifyReport
@@ -81,7 +84,7 @@ else:
             "errors": (
                 "AmbiguousError CorruptError ExistsError FormatVersionError IncompleteError "
                 "InvalidInputError LockedError NonFiniteError NotAFeatureSetError NotFoundError "
-                "NotSealedError StorageError StoreError TooLargeError UncheckedError"
+                "NotSealedError StorageError StoreError TooLargeError UncheckedError UnknownNameError"
             ),
             "reader": "FeatureSet",
             "rows": "RowDataset",

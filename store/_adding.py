@@ -15,18 +15,12 @@ from numpy.typing import ArrayLike, NDArray
 from featurebank.store._chunks import checked_chunk, checksum
 from featurebank.store._disk import Disk, lock
 from featurebank.store._names import partial_path
-from featurebank.store._records import (
-    Records,
-    checked_head,
-    checked_records,
-)
+from featurebank.store._records import Records, checked_head, checked_records
 from featurebank.store._sources import Features, Source, source_of
 from featurebank.store.errors import ExistsError, InvalidInputError
 from featurebank.store.fingerprint import content_hash, fingerprint, records_digest
 from featurebank.store.reader import FeatureSet
 from featurebank.store.writer import FeatureSetWriter
-
-__all__ = ["Added", "add"]
 
 Place: TypeAlias = Callable[[str], Path]
 _KEY_VERSION = 1
@@ -154,12 +148,9 @@ def _clear(partial: Path) -> None:
     """Deletes what a process that was killed has left; all of it is at hand again."""
     if not os.path.lexists(partial):
         return
-    disk = Disk(partial, writable=True)
-    try:
+    with Disk(partial, writable=True) as disk:
         lock(disk)
         partial.unlink(missing_ok=True)
-    finally:
-        disk.close()
 
 
 def _same(path: Path, source: Source, columns: Mapping[str, NDArray[Any]], added: Added) -> FeatureSet:

@@ -15,8 +15,6 @@ from featurebank.store._records import first_few, quantity
 from featurebank.store._table import OutputEntry
 from featurebank.store.errors import CorruptError, InvalidInputError, NonFiniteError
 
-__all__ = ["checked_chunk", "checksum", "damage", "holds", "recorded"]
-
 # The bits of +infinity, seen as an integer: for float16 and float32 every NaN is above it.
 _INFINITY = {np.dtype("<f2"): 0x7C00, np.dtype("<f4"): 0x7F800000}
 

@@ -19,8 +19,6 @@ from featurebank.store._noted import dataset_of
 from featurebank.store.entries import Entry
 from featurebank.store.errors import LockedError, NotFoundError, StoreError
 
-__all__ = ["Garbage", "delete", "leftovers", "superseded"]
-
 _HIDDEN = ".*.layout"
 
 
@@ -70,7 +68,7 @@ def superseded(sealed: Sequence[Entry], noted: Mapping[str, set[str]]) -> Iterat
     """
     groups: dict[tuple[str, ...], list[Entry]] = {}
     for entry in sealed:
-        groups.setdefault((entry.dataset, entry.split, entry.backbone, entry.recipe), []).append(entry)
+        groups.setdefault(entry.lineage, []).append(entry)
     for group in groups.values():
         if len(group) > 1:
             yield from _superseded(group, noted)
@@ -109,13 +107,10 @@ def _content(entry: Entry) -> tuple[str, Any]:
 def delete(path: Path) -> bool:
     """Deletes a file unless a writer holds it by now; whether it is gone."""
     try:
-        disk = Disk(path, writable=path.suffix != ".h5")
-        try:
+        with Disk(path, writable=path.suffix != ".h5") as disk:
             if path.suffix != ".h5":
                 lock(disk)
             path.unlink(missing_ok=True)
-        finally:
-            disk.close()
     except NotFoundError:
         return True
     except LockedError:
@@ -125,13 +120,8 @@ def delete(path: Path) -> bool:
 
 def _is_held(path: Path) -> bool:
     try:
-        disk = Disk(path, writable=True)
+        with Disk(path, writable=True) as disk:
+            lock(disk)
     except StoreError:
         return True
-    try:
-        lock(disk)
-    except LockedError:
-        return True
-    finally:
-        disk.close()
     return False

@@ -15,7 +15,7 @@ import stat
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,17 +29,8 @@ from featurebank.store.errors import (
     StorageError,
     StoreError,
     TooLargeError,
+    damaged,
 )
-
-__all__ = [
-    "Disk",
-    "Readable",
-    "enough_memory",
-    "lock",
-    "pieces",
-    "reading",
-    "storage_error",
-]
 
 _PIECE = 64 << 20
 _SMALL_PIECE = 8 << 20
@@ -128,6 +119,12 @@ class Disk:
         """Lets go of the file, which is closed as soon as no other thread reads or writes it."""
         self._held = None
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     @contextlib.contextmanager
     def descriptor(self) -> Iterator[int]:
         """The descriptor, of this file for as long as it is used, whoever calls `close` meanwhile.
@@ -167,7 +164,7 @@ class Disk:
                     raise storage_error(error, self.path, "read") from error
                 if got == 0:
                     raise CorruptError(
-                        f"{self.path}: expected {len(view)} bytes at {address}; the file ends after {done} of them; "
+                        f"{self.path} must have {len(view)} bytes at {address}; found {done}, where it ends; "
                         f"it was truncated: restore it from a copy or extract it again"
                     )
                 done += got
@@ -220,10 +217,7 @@ def reading(path: object) -> Iterator[None]:
     except OSError as error:
         raise storage_error(error, path, "read") from error
     except Exception as error:
-        raise CorruptError(
-            f"{path} is damaged: it must be readable; found {type(error).__name__}: {error!s:.400}; "
-            f"restore it from a copy or extract it again"
-        ) from error
+        raise damaged(path, "it", "readable", f"{type(error).__name__}: {error!s:.400}") from error
 
 
 @contextlib.contextmanager

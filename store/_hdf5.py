@@ -21,8 +21,6 @@ from numpy.typing import NDArray
 
 from featurebank.store.errors import CorruptError, UncheckedError
 
-__all__ = ["described", "placed"]
-
 _SECONDS = 120
 # What HDF5 says where malloc gives it nothing.
 _NO_MEMORY = ("memory allocation failed", "can't allocate", "unable to allocate", "no space available for allocation")

@@ -15,24 +15,10 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from featurebank.store import _limits
-from featurebank.store._disk import Readable, pieces
+from featurebank.store import limits
+from featurebank.store._disk import Disk, Readable, pieces
 from featurebank.store._table import DIGEST_END, FILE_DIGEST, LARGEST, Array, Table, decode_table
-from featurebank.store.errors import CorruptError, FormatVersionError, NotAFeatureSetError
-
-__all__ = [
-    "DIGEST_END",
-    "FORMAT_VERSIONS",
-    "PARTIAL",
-    "SEALED",
-    "SLOTS",
-    "STATE",
-    "Header",
-    "array_digest",
-    "pack",
-    "read_header",
-    "user_block_size",
-]
+from featurebank.store.errors import CorruptError, FormatVersionError, NotAFeatureSetError, damaged
 
 MAGIC = b"\x89FBK\r\n\x1a\n"
 FORMAT_VERSIONS = (1, 2)
@@ -43,7 +29,7 @@ _FIXED = struct.Struct("<8sIIQII")
 _TABLE_DIGEST = 32
 STATE = 48
 SLOTS = 128
-_LARGEST_PACKED = _limits.CHUNK_BYTES + (1 << 20)
+_LARGEST_PACKED = limits.CHUNK_BYTES + (1 << 20)
 
 
 @dataclass(frozen=True)
@@ -71,6 +57,15 @@ class Header:
                     data[STATE] = SEALED
                 state.update(data.data)
         return state.digest()
+
+
+def seal(disk: Disk, header: Header, digests: bytes) -> None:
+    """Sets the digest slots, then the file digest with the state, each on the disk before what relies on it."""
+    disk.write(SLOTS, digests)
+    disk.sync()
+    state = bytes([SEALED]).ljust(FILE_DIGEST - STATE, b"\0")
+    disk.write(STATE, state + header.sealed_digest(disk))
+    disk.sync()
 
 
 def array_digest(disk: Readable, array: Array) -> bytes:
@@ -122,38 +117,32 @@ def read_header(disk: Readable) -> Header:
             + ("install a newer featurebank" if version > max(FORMAT_VERSIONS) else "extract it again")
         )
     if size < SLOTS:
-        raise _corrupt(path, "a header", f"{SLOTS} bytes or more", f"{size} bytes")
+        raise damaged(path, "a header", f"{SLOTS} bytes or more", f"{size} bytes")
     _, _, block_size, file_size, length, slots = _FIXED.unpack(start[: _FIXED.size])
     if file_size != size:
-        raise _corrupt(path, "its size", f"{file_size} bytes", f"{size} bytes")
+        raise damaged(path, "its size", f"{file_size} bytes", f"{size} bytes")
     end = SLOTS + 16 * slots + length
-    if block_size & (block_size - 1) or not max(4096, end) <= block_size <= min(_limits.HEADER_BYTES, size):
-        expected = f"a power of two that holds {end} bytes, at most {_limits.HEADER_BYTES}"
-        raise _corrupt(path, "the user block", expected, f"{block_size} bytes")
+    if block_size & (block_size - 1) or not max(4096, end) <= block_size <= min(limits.HEADER_BYTES, size):
+        expected = f"a power of two that holds {end} bytes, at most {limits.HEADER_BYTES}"
+        raise damaged(path, "the user block", expected, f"{block_size} bytes")
     block = disk.read(0, block_size).tobytes()
     text = block[SLOTS + 16 * slots : end]
     digest = xxhash.xxh3_128_digest(block[: _FIXED.size] + text)
     if digest != block[_TABLE_DIGEST : _TABLE_DIGEST + 16]:
-        raise _corrupt(path, "the header's digest", block[_TABLE_DIGEST : _TABLE_DIGEST + 16].hex(), digest.hex())
+        raise damaged(path, "the header's digest", block[_TABLE_DIGEST : _TABLE_DIGEST + 16].hex(), digest.hex())
     table = _decode(path, text)
     if slots != len(table.digested):
-        raise _corrupt(path, "the digest slots", str(len(table.digested)), str(slots))
+        raise damaged(path, "the digest slots", str(len(table.digested)), str(slots))
     _check_extents(path, table, block_size, file_size)
     if block[STATE] not in (PARTIAL, SEALED):
-        raise _corrupt(path, "the state", f"{PARTIAL} or {SEALED}", str(block[STATE]))
+        raise damaged(path, "the state", f"{PARTIAL} or {SEALED}", str(block[STATE]))
     indexes, packed = _packed(disk, table, block_size)
     covered = sum(last - first for first, last in table.covered(file_size, packed))
     # All of it is read at opening: a sparse file of any size must not keep the reader busy.
-    if covered > _limits.COVERED_BYTES:
-        expected = f"at most {_limits.COVERED_BYTES} bytes"
-        raise _corrupt(path, "what lies outside the arrays", expected, f"{covered} bytes")
+    if covered > limits.COVERED_BYTES:
+        expected = f"at most {limits.COVERED_BYTES} bytes"
+        raise damaged(path, "what lies outside the arrays", expected, f"{covered} bytes")
     return Header(table, block[STATE], block, file_size, block[FILE_DIGEST:DIGEST_END], indexes, packed)
-
-
-def _corrupt(path: Path, what: str, expected: str, found: str) -> CorruptError:
-    return CorruptError(
-        f"{path} is damaged: {what} must be {expected}; found {found}; restore it from a copy or extract it again"
-    )
 
 
 def _decode(path: Path, text: bytes) -> Table:
@@ -168,10 +157,10 @@ def _check_extents(path: Path, table: Table, block_size: int, file_size: int) ->
     previous, before = block_size, "the user block"
     for first, last, array in table.extents:
         if first < previous:
-            raise _corrupt(path, f"the address of {array.path}", f"{previous} or more, after {before}", str(first))
+            raise damaged(path, f"the address of {array.path}", f"{previous} or more, after {before}", str(first))
         previous, before = last, array.path
     if previous > file_size:
-        raise _corrupt(path, f"the end of {before}", f"within the file's {file_size} bytes", str(previous))
+        raise damaged(path, f"the end of {before}", f"within the file's {file_size} bytes", str(previous))
 
 
 def _packed(
@@ -187,21 +176,21 @@ def _packed(
         return {}, ()
     places = np.concatenate([index[:, :2] for index in indexes.values()])
     if (places >= LARGEST).any():
-        raise _corrupt(disk.path, "the address of a packed chunk", f"below {LARGEST}", str(places.max()))
+        raise damaged(disk.path, "the address of a packed chunk", f"below {LARGEST}", str(places.max()))
     if (largest := int(places[:, 1].max())) > _LARGEST_PACKED:
-        raise _corrupt(disk.path, "the bytes of a packed chunk", f"at most {_LARGEST_PACKED}", str(largest))
+        raise damaged(disk.path, "the bytes of a packed chunk", f"at most {_LARGEST_PACKED}", str(largest))
     places = places[np.argsort(places[:, 0], kind="stable")].astype(np.int64)
     firsts, lasts = places[:, 0], places.sum(axis=1)
     starts = np.flatnonzero(firsts != np.r_[-1, lasts[:-1]])
-    if len(starts) > _limits.PACKED_STRETCHES:
-        expected = f"in at most {_limits.PACKED_STRETCHES} stretches"
-        raise _corrupt(disk.path, "the packed chunks", expected, str(len(starts)))
+    if len(starts) > limits.PACKED_STRETCHES:
+        expected = f"in at most {limits.PACKED_STRETCHES} stretches"
+        raise damaged(disk.path, "the packed chunks", expected, str(len(starts)))
     packed = list(zip(firsts[starts].tolist(), lasts[np.r_[starts[1:] - 1, len(lasts) - 1]].tolist(), strict=True))
     previous = block_size
     for first, last in sorted([*packed, *((array.address, array.end) for array in table.small_arrays())]):
         if first < previous:
-            raise _corrupt(disk.path, "the address of a packed chunk", f"{previous} or more", str(first))
+            raise damaged(disk.path, "the address of a packed chunk", f"{previous} or more", str(first))
         previous = last
     if previous > disk.size:
-        raise _corrupt(disk.path, "the end of the packed chunks", f"within {disk.size} bytes", str(previous))
+        raise damaged(disk.path, "the end of the packed chunks", f"within {disk.size} bytes", str(previous))
     return indexes, packed

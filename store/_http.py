@@ -21,8 +21,6 @@ from numpy.typing import NDArray
 from featurebank.store.addresses import Url
 from featurebank.store.errors import CorruptError, InvalidInputError, NotFoundError, StorageError
 
-__all__ = ["HttpFile"]
-
 _AT_ONCE = 32
 _CONNECT_SECONDS, _SILENT_SECONDS = 30, 60
 _FIRST = 128
@@ -157,7 +155,7 @@ class HttpFile:
                 )
 
     def _wrong(self, first: int, nbytes: int, found: str) -> CorruptError:
-        return CorruptError(f"{self.path}: expected {nbytes} bytes at {first}; the server gave {found}; try again")
+        return CorruptError(f"{self.path} must have {nbytes} bytes at {first}; found {found} in the answer; try again")
 
     def _refused(self, why: str) -> StorageError:
         return StorageError(errno.EIO, f"cannot read {self.path}: {why}; check the URL and server")

@@ -14,19 +14,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurebank.store import _header, _limits, _manifest
-from featurebank.store._claiming import claim, hidden_file, sync_directory
+from featurebank.store import _header, _manifest, limits
+from featurebank.store._claiming import claim, hidden_file, make_folder
 from featurebank.store._disk import Disk, storage_error
 from featurebank.store._records import Output
 from featurebank.store._table import Array, OutputEntry, Table
 from featurebank.store.errors import ExistsError, InvalidInputError, StorageError
 from featurebank.store.fingerprint import fingerprint
 
-__all__ = ["SMALL_ALIGNMENT", "Contents", "check_limits", "choose_chunk_rows", "create_dataset", "lay_out"]
-
 ALIGNMENT = 4096
 SMALL_ALIGNMENT = 64
-_LARGEST_CHUNK = 16 << 20
+LIBVER = ("v110", "v110")
+LARGEST_CHUNK = 16 << 20
 _MOST_ROWS = 2048
 _RECORDS, _COLUMNS, _HEAD, _MANIFEST = "/records", "/records/columns", "/head", "/manifest"
 
@@ -58,7 +57,7 @@ def choose_chunk_rows(row_bytes: int, n_rows: int, chunk_bytes: int) -> int:
     fit = max(1, min(_MOST_ROWS, chunk_bytes // row_bytes))
     rows = 1 << (fit.bit_length() - 1)
     whole_pages = ALIGNMENT // math.gcd(ALIGNMENT, row_bytes)
-    if whole_pages * row_bytes <= _LARGEST_CHUNK:
+    if whole_pages * row_bytes <= LARGEST_CHUNK:
         rows = max(rows, whole_pages)
     return min(rows, n_rows)
 
@@ -72,15 +71,13 @@ def lay_out(partial: Path, contents: Contents) -> Disk:
         StorageError: not enough space, or the operating system refuses otherwise; nothing is left behind.
     """
     planned = check_limits(_plan(contents), partial)
-    try:
-        partial.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(error, partial, "create") from error
+    make_folder(partial.parent)
     disk = hidden_file(partial.parent)
     hidden = disk.path
     try:
-        table, block_size = _create_hdf5(hidden, planned, contents)
-        _finish(disk, table, block_size, contents)
+        table = _create_hdf5(hidden, planned, contents)
+        # Of the plan: addresses make the table longer.
+        _finish(disk, table, _header.user_block_size(planned), contents)
         _claim(hidden, partial)
     except BaseException as error:
         disk.close()
@@ -91,7 +88,6 @@ def lay_out(partial: Path, contents: Contents) -> Disk:
     finally:
         hidden.unlink(missing_ok=True)
     disk.path = partial
-    sync_directory(partial.parent)
     return disk
 
 
@@ -112,37 +108,43 @@ def check_limits(table: Table, path: Path) -> Table:
         InvalidInputError: something is larger than the format allows.
     """
     try:
-        _limits.check(table)
-        if (size := _header.user_block_size(table)) > _limits.HEADER_BYTES:
-            raise ValueError(f"the bytes of the header must be at most {_limits.HEADER_BYTES:,}; found {size:,}")
+        table.check_limits()
+        if (size := _header.user_block_size(table)) > limits.HEADER_BYTES:
+            raise ValueError(f"the bytes of the header must be at most {limits.HEADER_BYTES:,}; found {size:,}")
     except ValueError as error:
         raise InvalidInputError(f"{path}: {error}; write less into one feature set") from error
     return table
 
 
-def _create_hdf5(path: Path, planned: Table, contents: Contents) -> tuple[Table, int]:
+def create_file(path: Path, table: Table, values: Mapping[str, NDArray[Any]]) -> dict[str, int]:
+    """Creates the HDF5 file of a table with all but the outputs' values; returns the address of each array."""
     import h5py  # type: ignore[import-untyped]
 
-    block_size = _header.user_block_size(planned)
-    chunks = {output.values.path: output for output in planned.outputs}
-    values = _values(contents)
-    addresses: dict[str, int] = {}
+    # v110: superblock 3 and the implicit chunk index, one contiguous allocation that needs no index in the file.
+    settings = {"userblock_size": _header.user_block_size(table), "libver": LIBVER, "locking": False}
+    aligned = {"alignment_threshold": 1, "alignment_interval": SMALL_ALIGNMENT}
+    with h5py.File(path, "w", **settings, **aligned) as file:
+        file.attrs.create("format_version", np.uint32(table.version))
+        file.attrs.create("fingerprint", np.bytes_(table.fingerprint))
+        return {
+            array.path: _create_dataset(file, array, None, values.get(array.path)) for array in table.small_arrays()
+        }
+
+
+def _create_hdf5(path: Path, planned: Table, contents: Contents) -> Table:
+    import h5py
+
     try:
         # Alignment is a property of an open file: small arrays first, on cache lines, then the outputs, on pages.
-        # v110: superblock 3 and the implicit chunk index, one contiguous allocation that needs no index in the file.
-        settings = {"libver": ("v110", "v110"), "alignment_threshold": 1, "locking": False}
-        with h5py.File(path, "w", userblock_size=block_size, alignment_interval=SMALL_ALIGNMENT, **settings) as file:
-            file.attrs.create("format_version", np.uint32(planned.version))
-            file.attrs.create("fingerprint", np.bytes_(planned.fingerprint))
-            for array in planned.small_arrays():
-                addresses[array.path] = create_dataset(file, array, None, values.get(array.path))
-        with h5py.File(path, "r+", alignment_interval=ALIGNMENT, **settings) as file:
-            for output_path, output in chunks.items():
-                addresses[output_path] = create_dataset(file, output.values, output, None)
+        addresses = create_file(path, planned, _values(contents))
+        aligned = {"alignment_threshold": 1, "alignment_interval": ALIGNMENT}
+        with h5py.File(path, "r+", libver=LIBVER, locking=False, **aligned) as file:
+            for output in planned.outputs:
+                addresses[output.values.path] = _create_dataset(file, output.values, output, None)
     except (OSError, RuntimeError) as error:
         cause = error if isinstance(error, OSError) else OSError(None, str(error))
         raise storage_error(cause, path, "create") from error
-    return planned.placed(addresses), block_size
+    return planned.placed(addresses)
 
 
 def _plan(contents: Contents) -> Table:
@@ -157,7 +159,7 @@ def _plan(contents: Contents) -> Table:
         outputs.append(OutputEntry(output.name, values, rows, rows * row_bytes, checksums))
     records = _unplaced(_RECORDS, contents.records)
     records["status"] = Array(f"{_RECORDS}/status", 0, (n_rows,), "|u1")
-    records["reason"] = Array(f"{_RECORDS}/reason", 0, (n_rows,), f"|S{_limits.REASON_BYTES}")
+    records["reason"] = Array(f"{_RECORDS}/reason", 0, (n_rows,), f"|S{limits.REASON_BYTES}")
     return Table(
         fingerprint=fingerprint(contents.key),
         n_rows=n_rows,
@@ -178,7 +180,7 @@ def _values(contents: Contents) -> dict[str, NDArray[Any]]:
     return {f"{group}/{name}": values for group, arrays in groups.items() for name, values in arrays.items()}
 
 
-def create_dataset(file: Any, array: Array, chunks: OutputEntry | None, values: NDArray[Any] | None) -> int:
+def _create_dataset(file: Any, array: Array, chunks: OutputEntry | None, values: NDArray[Any] | None) -> int:
     """Creates one dataset of the file, early and unfiltered, and returns its address."""
     from h5py import h5d, h5p, h5s
 

@@ -16,8 +16,6 @@ from featurebank.store.naming import names_of, network_of
 from featurebank.store.stamps import PLACES, recipe_of, stamp_of
 from featurebank.store.verify import was_checked
 
-__all__ = ["entry_of", "named"]
-
 
 def entry_of(names: tuple[str, str, str], path: Path, root: Path) -> Entry:
     """One file of a store, found in the folders of these names; what is wrong with it is in its message."""
@@ -61,12 +59,9 @@ def _read(path: Path, root: Path) -> tuple[Header, dict[str, Any], int]:
     if path.suffix != ".partial":
         header, manifest = read_sealed(path, root)
         return header, manifest, header.table.n_rows
-    disk = open_within(path, root)
-    try:
+    with open_within(path, root) as disk:
         header, manifest = read_partial(disk)
         return header, manifest, committed_rows(disk, header.table, manifest["provenance"])
-    finally:
-        disk.close()
 
 
 def _check_names(names: tuple[str, str, str], path: Path, key: dict[str, Any]) -> None:

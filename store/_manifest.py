@@ -12,11 +12,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from featurebank.store import _limits
+from featurebank.store import limits
 from featurebank.store.errors import InvalidInputError
 from featurebank.store.fingerprint import canonical_json
-
-__all__ = ["capacity", "decode", "encode", "key_digest", "salvage"]
 
 _SLACK = 64 << 10
 _BEFORE, _AFTER = b'{"key":', b',"provenance":'
@@ -94,18 +92,18 @@ class _LimitError(ValueError):
 
 def _check_marks(text: bytes) -> None:
     # As objects, JSON takes up to a hundred times the memory of its text; each object needs one of these.
-    if (marks := sum(text.count(mark) for mark in (b"[", b"{", b","))) > _limits.MANIFEST_MARKS:
-        raise _LimitError(f"must have at most {_limits.MANIFEST_MARKS:,} brackets and commas; found {marks:,}")
+    if (marks := sum(text.count(mark) for mark in (b"[", b"{", b","))) > limits.MANIFEST_MARKS:
+        raise _LimitError(f"must have at most {limits.MANIFEST_MARKS:,} brackets and commas; found {marks:,}")
 
 
 def _check_depth(value: object) -> None:
     level = [value]
-    for _ in range(_limits.MANIFEST_DEPTH + 1):
+    for _ in range(limits.MANIFEST_DEPTH + 1):
         below = (list(item.values()) if isinstance(item, Mapping) else item for item in level)
         level = [child for items in below if isinstance(items, list | tuple) for child in items]
         if not level:
             return
-    raise _LimitError(f"must be nested at most {_limits.MANIFEST_DEPTH} levels deep")
+    raise _LimitError(f"must be nested at most {limits.MANIFEST_DEPTH} levels deep")
 
 
 def salvage(data: bytes) -> dict[str, Any]:

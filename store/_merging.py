@@ -5,18 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from featurebank.store._claiming import locked_until_named
+from featurebank.store._claiming import named_when_complete
 from featurebank.store._disk import Disk, storage_error
 from featurebank.store._opening import open_sealed
 from featurebank.store.entries import Entry
 from featurebank.store.errors import CorruptError, ExistsError, StoreError
 from featurebank.store.verify import check_arrays, verify_copy
-
-__all__ = ["Merged", "copy_verified"]
 
 _PIECE = 64 << 20
 
@@ -40,30 +39,42 @@ class Merged:
     note: str = ""
 
 
-def copy_verified(entry: Entry, target: Path) -> Merged:
-    """Copies a sealed set to ``target``: what one descriptor reads is verified, copied, and verified as copied.
+def merged(entry: Entry, place: Callable[[str, str, str, str], Path], here: Sequence[Entry]) -> Merged:
+    """Copies a sealed set: what one descriptor reads is verified, copied, and verified as copied.
 
     Nothing is written before the whole source has been found sound and the disk has room for it.
+
+    Args:
+        entry: The set in the other store.
+        place: Dataset, split, backbone and fingerprint to where a set lies in this one.
+        here: What was in this one before.
     """
     source = entry.path
+    if entry.message:
+        return Merged(source=source, path=source, result="refused", message=entry.message)
+    target = place(entry.dataset, entry.split, entry.backbone, entry.fingerprint)
     try:
-        disk, header, _ = open_sealed(source, entry.root)
-        assert isinstance(disk, Disk)  # noqa: S101 - for the type checker: entries are local files
-        try:
-            if header.table.fingerprint != entry.fingerprint:
-                raise CorruptError(f"{source} must have the fingerprint {entry.fingerprint}; it was replaced meanwhile")
-            check_arrays(disk, header)
-            _check_room(target, header.file_size)
-            with locked_until_named(target) as hidden:
-                _copy(disk, hidden, header.file_size)
-                verify_copy(hidden, source, entry.fingerprint)
-        finally:
-            disk.close()
+        if not target.exists():
+            _copy_verified(entry, target)
+            return Merged(source=source, path=target, result="copied", note=_age(entry, here))
     except ExistsError:
-        return Merged(source=source, path=target, result="present")
+        pass
     except StoreError as error:
-        return Merged(source=source, path=target, result="refused", message=str(error))
-    return Merged(source=source, path=target, result="copied")
+        return Merged(source=source, path=target, result="refused", message=str(error), note=_age(entry, here))
+    return Merged(source=source, path=target, result="present")
+
+
+def _copy_verified(entry: Entry, target: Path) -> None:
+    disk, header, _ = open_sealed(entry.path, entry.root)
+    assert isinstance(disk, Disk)  # noqa: S101 - for the type checker: entries are local files
+    with disk:
+        if header.table.fingerprint != entry.fingerprint:
+            raise CorruptError(f"{entry.path} must have the fingerprint {entry.fingerprint}; it was replaced meanwhile")
+        check_arrays(disk, header)
+        _check_room(target, header.file_size)
+        with named_when_complete(target, locked=True) as hidden:
+            _copy(disk, hidden, header.file_size)
+            verify_copy(hidden, entry.path, entry.fingerprint)
 
 
 def _check_room(target: Path, nbytes: int) -> None:
@@ -77,9 +88,8 @@ def _check_room(target: Path, nbytes: int) -> None:
 
 
 def _copy(disk: Disk, hidden: Path, nbytes: int) -> None:
-    copy = Disk(hidden, writable=True)
-    try:
-        done = 0
+    done = 0
+    with Disk(hidden, writable=True) as copy:
         while done < nbytes:
             try:
                 with copy.descriptor() as out, disk.descriptor() as source:
@@ -90,5 +100,15 @@ def _copy(disk: Disk, hidden: Path, nbytes: int) -> None:
                 raise CorruptError(f"{disk.path} became shorter while it was copied; it is being changed: merge again")
             done += sent
         copy.sync()
-    finally:
-        copy.close()
+
+
+def _age(entry: Entry, here: Sequence[Entry]) -> str:
+    """How a copied set relates to the contents of its dataset that are here."""
+    same = [other for other in here if other.place == entry.place]
+    if not same:
+        return ""
+    newest = max(same, key=lambda other: other.sealed_at)
+    than = f"content of the dataset than {newest.fingerprint[:16]}, which is here"
+    if not entry.sealed_at or entry.sealed_at == newest.sealed_at:
+        return f"another {than}; the newer is not known"
+    return f"a newer {than}: it is read from now on" if entry.sealed_at > newest.sealed_at else f"an older {than}"

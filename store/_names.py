@@ -1,18 +1,14 @@
-"""Names as path components, and the nearest spellings of a name nobody knows."""
+"""Names as path components."""
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
 from featurebank.store.addresses import Url
-from featurebank.store.errors import InvalidInputError, NotFoundError
-
-__all__ = ["check_file_name", "decode_component", "encode_component", "final_path", "not_found", "partial_path"]
+from featurebank.store.errors import InvalidInputError
 
 _SAFE = "._-:+@=,"
 _LONGEST = 255
@@ -80,20 +76,3 @@ def check_file_name(path: Path | Url, fingerprint: str, error: type[Exception] =
             f"{path} must be named after its fingerprint, {fingerprint[:16]}.h5; found {path.name}: "
             f"it was renamed, or belongs to another key; name it so, or choose a name that is not 16 hex digits"
         )
-
-
-def not_found(where: str, what: str, name: str, known: Iterable[str]) -> NotFoundError:
-    """The error for an unknown name, with the nearest spellings of those there are.
-
-    >>> print(not_found("demo.h5", "output", "poold", ["pooled", "tokens"]))
-    demo.h5: there is no output 'poold'; did you mean 'pooled'?
-    """
-    names = sorted(set(known))
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    if near:
-        hint = f"did you mean {' or '.join(map(repr, near))}?"
-    elif names:
-        hint = f"there is {', '.join(map(repr, names[:20]))}{', …' if len(names) > 20 else ''}"
-    else:
-        hint = "there is none at all"
-    return NotFoundError(f"{where}: there is no {what} {name!r}; {hint}")

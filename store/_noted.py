@@ -16,8 +16,6 @@ from featurebank.store.errors import CorruptError
 from featurebank.store.filing import Filing
 from featurebank.store.fingerprint import canonical_json, fingerprint
 
-__all__ = ["dataset_of", "note", "noted"]
-
 _FOLDER = ".contents"
 _LONGEST = 64 << 10
 

@@ -20,8 +20,6 @@ from featurebank.store.addresses import Url
 from featurebank.store.errors import CorruptError, NotFoundError, NotSealedError
 from featurebank.store.fingerprint import fingerprint
 
-__all__ = ["manifest_of", "open_sealed", "open_within", "read_partial", "read_sealed", "string_in"]
-
 _FRONT = 80 << 10
 
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,9 @@ from numpy.typing import NDArray
 
 from featurebank.store._chunks import checksum
 from featurebank.store._table import OutputEntry
+from featurebank.store._values import ChunkedValues
 from featurebank.store.errors import CorruptError, InvalidInputError
 from featurebank.store.requirements import advice
-
-__all__ = ["PackedValues", "packed_filters", "packed_settings"]
 
 LEVEL = 3
 _SHUFFLE, _ZSTD = 2, 32015
@@ -53,13 +51,13 @@ def packed_settings(entry: OutputEntry) -> dict[str, Any]:
     }
 
 
-class PackedValues:
+class PackedValues(ChunkedValues):
     """The values of a packed output; every read decompresses the chunks that hold the rows.
 
     Args:
-        path: of the file, for errors.
-        read: the bytes at an address: address and number.
-        entry: of the output.
+        path: Of the file, for errors.
+        read: The bytes at an address: address and number.
+        entry: Of the output.
         index: (chunks, 3) address, bytes and checksum of each.
 
     Raises:
@@ -73,61 +71,17 @@ class PackedValues:
         entry: OutputEntry,
         index: NDArray[np.uint64],
     ) -> None:
-        self._path = path
+        super().__init__(path, entry, entry.packed_rows)
         self._read = read
-        self._entry = entry
         self._index = index
-        self._row_shape = entry.values.shape[1:]
-        self._dtype = np.dtype(entry.values.dtype)
         # The byte shuffle has the first bytes of all values, then their second bytes, and so on.
-        self._planes = (self._dtype.itemsize, entry.packed_rows, math.prod(self._row_shape))
+        self._planes = (self.dtype.itemsize, entry.packed_rows, math.prod(self.row_shape))
         self._decompressor = _zstandard().ZstdDecompressor
 
-    def view(self) -> NDArray[Any]:
-        """All rows, decompressed anew each time."""
-        rows = self.fresh()
-        rows.flags.writeable = False
-        return rows
-
-    def fresh(self) -> NDArray[Any]:
-        """All rows."""
-        return self.part(slice(None))
-
-    def take(self, rows: NDArray[Any]) -> NDArray[Any]:
-        """Some rows: each chunk that holds one of them is decompressed once."""
-        n_rows, size = self._entry.values.shape[0], self._entry.packed_rows
-        rows = np.asarray(rows)
-        if rows.size and not -n_rows <= rows.min() <= rows.max() < n_rows:
-            raise IndexError(f"rows must lie within {-n_rows} to {n_rows - 1}; found {rows.min()} to {rows.max()}")
-        flat = rows.reshape(-1).astype(np.intp) % n_rows
-        taken, planes = self._empty(len(flat))
-        order = np.argsort(flat, kind="stable")
-        chunks, within = np.divmod(flat[order], size)
-        firsts = np.flatnonzero(np.diff(chunks, prepend=-1)).tolist()
-        for first, last in itertools.pairwise([*firsts, len(flat)]):
-            planes[:, order[first:last]] = self._chunk(int(chunks[first]))[:, within[first:last]]
-        return taken.reshape(*rows.shape, *self._row_shape)
-
-    def part(self, rows: slice) -> NDArray[Any]:
-        """A slice of rows."""
-        chosen = range(self._entry.values.shape[0])[rows]
-        if chosen.step != 1:
-            return self.take(np.array(chosen, np.intp))
-        taken, planes = self._empty(len(chosen))
-        size = self._entry.packed_rows
-        for chunk in range(chosen.start // size, -(-chosen.stop // size) if chosen else 0):
-            first, last = max(chunk * size, chosen.start), min((chunk + 1) * size, chosen.stop)
-            found = self._chunk(chunk)[:, first - chunk * size : last - chunk * size]
-            planes[:, first - chosen.start : last - chosen.start] = found
-        return taken.reshape(len(chosen), *self._row_shape)
-
-    def _empty(self, n: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
-        """(n, values a row), and the same memory as (bytes of a value, n, values a row)."""
-        taken = np.empty((n, self._planes[2]), self._dtype)
-        return taken, taken.view(np.uint8).reshape(n, self._planes[2], self._planes[0]).transpose(2, 0, 1)
+    def _chunks(self, numbers: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+        return map(self._chunk, numbers)
 
     def _chunk(self, chunk: int) -> NDArray[np.uint8]:
-        """(bytes of a value, rows, values a row) of a chunk."""
         address, nbytes, expected = self._index[chunk].tolist()
         data = self._read(address, nbytes)
         if checksum(data) != expected:
@@ -145,13 +99,13 @@ class PackedValues:
             raise self._damaged(chunk, f"must decompress ({error})") from error
         if len(values) != whole or not decompressor.eof or decompressor.unused_data:
             raise self._damaged(chunk, "must be one whole frame")
-        return np.frombuffer(values, np.uint8).reshape(self._planes)
+        return np.frombuffer(values, np.uint8).reshape(self._planes).transpose(1, 2, 0)
 
     def _damaged(self, chunk: int, what: str) -> CorruptError:
-        first = chunk * self._entry.packed_rows
-        last = min(first + self._entry.packed_rows, self._entry.values.shape[0]) - 1
+        first = chunk * self.chunk_rows
+        last = min(first + self.chunk_rows, self.n_rows) - 1
         return CorruptError(
-            f"{self._path} is damaged: output {self._entry.name!r}, packed chunk {chunk}, rows {first} to {last}, "
+            f"{self.path} is damaged: output {self.entry.name!r}, packed chunk {chunk}, rows {first} to {last}, "
             f"{what}; restore it from a copy or pack it again"
         )
 

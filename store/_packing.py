@@ -5,72 +5,61 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from featurebank.store import _header, _limits
+from featurebank.store import _header, limits
 from featurebank.store._chunks import checksum
-from featurebank.store._claiming import locked_until_named
+from featurebank.store._claiming import named_when_complete
 from featurebank.store._disk import Disk, reading, storage_error
-from featurebank.store._layout import SMALL_ALIGNMENT, check_limits, choose_chunk_rows, create_dataset
+from featurebank.store._layout import LARGEST_CHUNK, LIBVER, check_limits, choose_chunk_rows, create_file
 from featurebank.store._names import final_path
 from featurebank.store._packed import packed_settings
-from featurebank.store._records import Output, Records
+from featurebank.store._partial import PartialFile
+from featurebank.store._records import Records
+from featurebank.store._sealed import SealedFile
 from featurebank.store._table import Array, OutputEntry, Table
 from featurebank.store.errors import ExistsError, InvalidInputError
 from featurebank.store.verify import verify_copy
-from featurebank.store.writer import FeatureSetWriter
-
-if TYPE_CHECKING:
-    from featurebank.store.reader import FeatureSet
-
-__all__ = ["pack", "unpack"]
 
 _CHUNK_BYTES = 16 << 10
-_CHUNKS = _limits.PACKED_CHUNKS // 2
+_CHUNKS = limits.PACKED_CHUNKS // 2
 
 
-def pack(source: FeatureSet, target: Path) -> None:
-    """Writes a compressed copy, verified before it has its name. See `FeatureSet.pack`."""
+def pack(source: SealedFile, target: Path) -> None:
+    """Writes a compressed copy, verified before it has its name; raises as `FeatureSet.pack`."""
+    target = final_path(target)
     with reading(source.path):
-        _pack(source, target)
+        table = check_limits(_packed_table(source.table), target)
+        with named_when_complete(target, locked=True) as hidden:
+            try:
+                addresses = _write_hdf5(hidden, source, table)
+            except (OSError, RuntimeError) as error:
+                cause = error if isinstance(error, OSError) else OSError(None, str(error))
+                raise storage_error(cause, target, "pack") from error
+            _write_header(hidden, source, table.placed(addresses), _header.user_block_size(table))
+            verify_copy(hidden, source.path, source.fingerprint)
 
 
-def unpack(source: FeatureSet, target: Path) -> None:
-    """Writes a feature set of uncompressed chunks again. See `FeatureSet.unpack`."""
+def unpack(source: SealedFile, target: Path) -> None:
+    """Writes a feature set of uncompressed chunks again; raises as `FeatureSet.unpack`."""
     with reading(source.path):
         _unpack(source, target)
 
 
-def _pack(source: FeatureSet, target: Path) -> None:
-    target = final_path(target)
-    table = check_limits(_packed_table(source.table), target)
-    with locked_until_named(target) as hidden:
-        try:
-            addresses = _write_hdf5(hidden, source, table)
-        except (OSError, RuntimeError) as error:
-            cause = error if isinstance(error, OSError) else OSError(None, str(error))
-            raise storage_error(cause, target, "pack") from error
-        _write_header(hidden, source, table.placed(addresses))
-        verify_copy(hidden, source.path, source.fingerprint)
-
-
-def _unpack(source: FeatureSet, target: Path) -> None:
+def _unpack(source: SealedFile, target: Path) -> None:
     table = source.table
     if table.version == 1:
         raise InvalidInputError(f"{source.path} must be packed to be unpacked; it is not; copy it as it is")
     records = Records(
         ids=source.ids.tolist(), labels=source.labels, content_hash=source.content_hash, columns=source.columns
     )
-    outputs = [
-        Output(name=o.name, shape=o.values.shape[1:], dtype=np.dtype(o.values.dtype).name) for o in table.outputs
-    ]
     try:
-        writer = FeatureSetWriter.create(
+        writer = PartialFile.create(
             target,
             key=source.key,
-            outputs=outputs,
+            outputs=table.described(),
             records=records,
             head=source.head,
             provenance=source.provenance,
@@ -78,7 +67,7 @@ def _unpack(source: FeatureSet, target: Path) -> None:
         )
     except ExistsError:
         # Nobody's partial: an earlier attempt that was cut short, if it has the same key.
-        writer = FeatureSetWriter.resume(target)
+        writer = PartialFile.resume(target)
         if writer.fingerprint != source.fingerprint:
             writer.close()
             raise
@@ -90,7 +79,7 @@ def _unpack(source: FeatureSet, target: Path) -> None:
         writer.mark_ok(0, writer.n_rows)
         for row, reason in source.reasons.items():
             writer.mark_failed(row, reason)
-        writer.seal_copy().close()
+        writer.seal_as_it_is()
 
 
 def _packed_table(table: Table) -> Table:
@@ -110,19 +99,12 @@ def _packed_table(table: Table) -> Table:
     return replace(table, outputs=tuple(packed(output) for output in table.outputs))
 
 
-def _write_hdf5(path: Path, source: FeatureSet, table: Table) -> dict[str, int]:
+def _write_hdf5(path: Path, source: SealedFile, table: Table) -> dict[str, int]:
     import h5py  # type: ignore[import-untyped]
 
-    addresses = {}
-    block_size, versions = _header.user_block_size(table), ("v110", "v110")
-    aligned = {"alignment_threshold": 1, "alignment_interval": SMALL_ALIGNMENT}
-    with h5py.File(path, "w", libver=versions, userblock_size=block_size, locking=False, **aligned) as file:
-        file.attrs.create("format_version", np.uint32(table.version))
-        file.attrs.create("fingerprint", np.bytes_(table.fingerprint))
-        for array in table.small_arrays():
-            addresses[array.path] = create_dataset(file, array, None, None)
+    addresses = create_file(path, table, {})
     # Packed chunks lie close together, so that what lies between them is soon hashed.
-    with h5py.File(path, "r+", libver=versions, locking=False) as file:
+    with h5py.File(path, "r+", libver=LIBVER, locking=False) as file:
         for entry in table.outputs:
             stored = file.create_dataset(entry.values.path, entry.values.shape, **packed_settings(entry))
             # Several chunks at a time, so that each row is read and hashed once.
@@ -133,9 +115,8 @@ def _write_hdf5(path: Path, source: FeatureSet, table: Table) -> dict[str, int]:
     return addresses
 
 
-def _write_header(path: Path, source: FeatureSet, table: Table) -> None:
-    disk = Disk(path, writable=True)
-    try:
+def _write_header(path: Path, source: SealedFile, table: Table, block_size: int) -> None:
+    with Disk(path, writable=True) as disk:
         for entry, index in zip(table.outputs, _indexes(path, disk, table), strict=True):
             assert entry.index is not None  # noqa: S101 - for the type checker: the table is a packed one
             disk.write(entry.index.address, index.reshape(-1).view(np.uint8))
@@ -143,13 +124,9 @@ def _write_header(path: Path, source: FeatureSet, table: Table) -> None:
         for array in table.small_arrays():
             if array.path in old:
                 disk.write(array.address, source.raw(old[array.path]))
-        disk.write(0, _header.pack(table, _header.user_block_size(table), disk.size))
-        disk.write(_header.SLOTS, b"".join(source.header.digest(slot) for slot in range(len(table.digested))))
-        state = bytes([_header.SEALED]).ljust(_header.DIGEST_END - _header.STATE - 16, b"\0")
-        disk.write(_header.STATE, state + _header.read_header(disk).sealed_digest(disk))
-        disk.sync()
-    finally:
-        disk.close()
+        disk.write(0, _header.pack(table, block_size, disk.size))
+        digests = b"".join(source.header.digest(slot) for slot in range(len(table.digested)))
+        _header.seal(disk, _header.read_header(disk), digests)
 
 
 def _indexes(path: Path, disk: Disk, table: Table) -> Iterator[Any]:
@@ -171,4 +148,4 @@ def _chunk_bytes(table: Table) -> int:
     for size in (1 << power for power in range(12, 25)):
         if all(choose_chunk_rows(row_bytes, table.n_rows, size) == rows for row_bytes, rows in strides):
             return size
-    return min(16 << 20, max(output.chunk_stride for output in table.outputs))
+    return min(LARGEST_CHUNK, max(output.chunk_stride for output in table.outputs))

@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 from featurebank.store._disk import Readable
 from featurebank.store._table import OutputEntry, Table
 
-__all__ = ["PARTS", "Parts", "committed_rows", "digest", "part_bytes", "plain", "read_parts", "rows_held"]
-
 PARTS: Final = "unfinished_chunks"
 """Their place in the provenance."""
 

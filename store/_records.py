@@ -12,22 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurebank.store import _limits
+from featurebank.store import limits
 from featurebank.store.errors import InvalidInputError
 
-__all__ = [
-    "NAME",
-    "Output",
-    "Records",
-    "checked_head",
-    "checked_outputs",
-    "checked_records",
-    "decoded_strings",
-    "first_few",
-    "quantity",
-]
-
-NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{_limits.NAME_BYTES - 1}}}")
+NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{limits.NAME_BYTES - 1}}}")
 _RESERVED = ("labels", "rows")  # the other names in a batch
 _LARGEST_STR = 64 << 20
 _DECODED_AT_ONCE = 4 << 20
@@ -108,7 +96,7 @@ def checked_outputs(outputs: Sequence[Output]) -> tuple[Output, ...]:
             raise InvalidInputError(
                 f"the dtype of output {output.name!r} must be float16 or float32; found {output.dtype!r}"
             )
-        if len(output.shape) > _limits.ROW_DIMENSIONS or any(int(n) != n or n < 1 for n in output.shape):
+        if len(output.shape) > limits.ROW_DIMENSIONS or any(int(n) != n or n < 1 for n in output.shape):
             raise InvalidInputError(
                 f"the row shape of output {output.name!r} must be at most 7 positive ints; found {output.shape!r}"
             )
@@ -121,7 +109,7 @@ def checked_records(records: Records) -> tuple[dict[str, NDArray[Any]], dict[str
     Raises:
         InvalidInputError: a length, dtype or value that cannot be stored.
     """
-    ids = _encoded(records.ids, "ids", _limits.ID_BYTES)
+    ids = _encoded(records.ids, "ids", limits.ID_BYTES)
     n = len(ids)
     if n == 0:
         raise InvalidInputError("a feature set must have at least one record; found none")
@@ -198,7 +186,7 @@ def _column(name: str, values: NDArray[Any], n: int) -> NDArray[Any]:
     if values.shape != (n,):
         raise InvalidInputError(f"column {name!r} must have shape ({n},), one value per id; found {values.shape}")
     if values.dtype.kind in "UT":
-        return _encoded(values.tolist(), f"column {name!r}", _limits.TEXT_BYTES)
+        return _encoded(values.tolist(), f"column {name!r}", limits.TEXT_BYTES)
     if values.dtype.kind not in "biuf" or values.dtype.itemsize > 8:
         raise InvalidInputError(
             f"column {name!r} must be bool, integers, floats of at most 64 bits, or fixed-width str; "

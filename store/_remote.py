@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -13,11 +12,10 @@ from numpy.typing import NDArray
 from featurebank.store._chunks import checksum, damage
 from featurebank.store._http import HttpFile, Piece
 from featurebank.store._table import OutputEntry
+from featurebank.store._values import ChunkedValues, Values
 from featurebank.store.addresses import Url, without_secrets
 from featurebank.store.errors import CorruptError, InvalidInputError, NotFoundError, StorageError
 from featurebank.store.requirements import advice
-
-__all__ = ["RemoteFile", "RemoteValues"]
 
 _LARGEST_RANGE = 16 << 20
 _AT_ONCE = 64 << 20
@@ -61,7 +59,7 @@ class RemoteFile:
         for first, last in ranges:
             if last > self.size:
                 raise CorruptError(
-                    f"{self.path}: expected {last - first} bytes at {first}; the file has {self.size}; "
+                    f"{self.path} must have {last - first} bytes at {first}; found {self.size} in all; "
                     f"it was truncated: restore it from a copy or extract it again"
                 )
         found = [np.empty(last - first, np.uint8) for first, last in ranges]
@@ -114,7 +112,7 @@ class _Elsewhere:
             for piece, data in zip(some, found, strict=True):
                 if len(data) != len(piece.place):
                     raise CorruptError(
-                        f"{self._path}: expected {len(piece.place)} bytes at {piece.address}; found {len(data)}; "
+                        f"{self._path} must have {len(piece.place)} bytes at {piece.address}; found {len(data)}; "
                         f"try again"
                     )
                 piece.place[:] = np.frombuffer(data, np.uint8)
@@ -140,86 +138,49 @@ def _grouped(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
         yield some
 
 
-class RemoteValues:
-    """The values of an output on a server.
+class RemoteValues(Values):
+    """The values of an output on a server: rows that lie one after the other come in one range."""
 
-    With ``checked`` whole chunks are fetched, and each is hashed before a row of it is handed out: each time, because
-    what a server gives once says nothing of the next time.
+    def __init__(self, file: RemoteFile, entry: OutputEntry) -> None:
+        super().__init__(file.path, entry)
+        self._file = file
+
+    def _gathered(self, rows: NDArray[np.intp]) -> NDArray[Any]:
+        if not rows.size:
+            return np.empty(0, self.entry.values.dtype)
+        wanted, places = np.unique(rows, return_inverse=True)
+        firsts = np.flatnonzero(np.diff(wanted, prepend=-2) > 1)
+        lasts = np.r_[firsts[1:], len(wanted)] - 1
+        ranges = np.column_stack([wanted[firsts], wanted[lasts] + 1]) * self.row_bytes + self.entry.values.address
+        data = np.concatenate(self._file.read_ranges(list(map(tuple, ranges.tolist()))))
+        return data.view(self.entry.values.dtype).reshape(len(wanted), -1)[places]
+
+    def _stretch(self, start: int, stop: int) -> NDArray[Any]:
+        address = self.entry.values.address + start * self.row_bytes
+        return self._file.read(address, (stop - start) * self.row_bytes).view(self.entry.values.dtype)
+
+
+class CheckedRemoteValues(ChunkedValues):
+    """The values of an output on a server in whole chunks, each hashed before a row of it is handed out.
+
+    Each time: what a server gives once says nothing of the next time.
     """
 
-    def __init__(self, file: RemoteFile, entry: OutputEntry, *, checked: bool) -> None:
+    def __init__(self, file: RemoteFile, entry: OutputEntry) -> None:
+        super().__init__(file.path, entry, entry.chunk_rows)
         self._file = file
-        self._entry = entry
-        checksums = entry.checksums
         # The file digest covers them, and the file is the one that was opened.
-        self._expected = file.read(checksums.address, checksums.nbytes).view("<u8") if checked else None
+        self._expected = file.read(entry.checksums.address, entry.checksums.nbytes).view("<u8")
 
-    def view(self) -> NDArray[Any]:
-        """All rows, fetched anew each time."""
-        rows = self.fresh()
-        rows.flags.writeable = False
-        return rows
-
-    def fresh(self) -> NDArray[Any]:
-        """All rows."""
-        return self.part(slice(None))
-
-    def take(self, rows: NDArray[Any]) -> NDArray[Any]:
-        """Some rows; those that lie one after the other come in one range, or in whole chunks."""
-        values = self._entry.values
-        n_rows = values.shape[0]
-        rows = np.asarray(rows)
-        if rows.size and not -n_rows <= rows.min() <= rows.max() < n_rows:
-            raise IndexError(f"rows must lie within {-n_rows} to {n_rows - 1}; found {rows.min()} to {rows.max()}")
-        if not rows.size:
-            return np.empty((*rows.shape, *values.shape[1:]), values.dtype)
-        wanted, places = np.unique(rows.astype(np.intp) % n_rows, return_inverse=True)
-        fetched = self._rows(wanted) if self._expected is None else self._checked_rows(wanted)
-        return fetched.reshape(len(wanted), *values.shape[1:])[places.reshape(rows.shape)]
-
-    def part(self, rows: slice) -> NDArray[Any]:
-        """A slice of rows."""
-        values = self._entry.values
-        chosen = range(values.shape[0])[rows]
-        if chosen.step != 1 or not chosen:
-            return self.take(np.array(chosen, np.intp))
-        if self._expected is not None:
-            return self._checked_rows(np.array(chosen, np.intp)).reshape(len(chosen), *values.shape[1:])
-        row_bytes = values.nbytes // values.shape[0]
-        data = self._file.read(values.address + chosen.start * row_bytes, len(chosen) * row_bytes)
-        return data.view(values.dtype).reshape(len(chosen), *values.shape[1:])
-
-    def _rows(self, wanted: NDArray[np.intp]) -> NDArray[Any]:
-        """Rows in ascending order, (n, values a row)."""
-        values = self._entry.values
-        starts = np.flatnonzero(np.diff(wanted, prepend=-2) > 1)
-        stops = np.r_[starts[1:], len(wanted)]
-        row_bytes = values.nbytes // values.shape[0]
-        ranges = [
-            (values.address + int(wanted[start]) * row_bytes, values.address + (int(wanted[stop - 1]) + 1) * row_bytes)
-            for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)
-        ]
-        return np.concatenate(self._file.read_ranges(ranges)).view(values.dtype).reshape(len(wanted), -1)
-
-    def _checked_rows(self, wanted: NDArray[np.intp]) -> NDArray[Any]:
-        """The same out of whole chunks whose checksums are right."""
-        entry, expected = self._entry, self._expected
-        assert expected is not None  # noqa: S101 - for the type checker
-        stride, row_bytes = entry.chunk_stride, entry.chunk_stride // entry.chunk_rows
-        rows = np.empty((len(wanted), row_bytes), np.uint8)
-        chunks, within = np.divmod(wanted, entry.chunk_rows)
-        firsts = np.flatnonzero(np.diff(chunks, prepend=-1)).tolist()
-        runs = list(itertools.pairwise([*firsts, len(wanted)]))
-        damaged = []
+    def _chunks(self, numbers: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+        stride, damaged = self.entry.chunk_stride, []
         at_once = max(1, _AT_ONCE // stride)
-        for some in (runs[start : start + at_once] for start in range(0, len(runs), at_once)):
-            numbers = [int(chunks[first]) for first, _ in some]
-            starts = [entry.values.address + number * stride for number in numbers]
+        for some in (numbers[start : start + at_once] for start in range(0, len(numbers), at_once)):
+            starts = [self.entry.values.address + number * stride for number in some]
             fetched = self._file.read_ranges([(start, start + stride) for start in starts])
-            for (first, last), number, data in zip(some, numbers, fetched, strict=True):
-                if checksum(data) != expected[number]:
+            for number, data in zip(some, fetched, strict=True):
+                if checksum(data) != self._expected[number]:
                     damaged.append(number)
-                rows[first:last] = data.reshape(entry.chunk_rows, row_bytes)[within[first:last]]
+                yield data.reshape(self.chunk_rows, -1, self.dtype.itemsize)
         if damaged:
-            raise damage(self._file.path, entry, damaged)
-        return rows.view(entry.values.dtype)
+            raise damage(self.path, self.entry, damaged)

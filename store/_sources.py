@@ -11,12 +11,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featurebank.store._claiming import hidden_file
-from featurebank.store._disk import storage_error
+from featurebank.store._claiming import hidden_file, make_folder
 from featurebank.store._records import Output, checked_outputs, first_few, quantity
 from featurebank.store.errors import InvalidInputError, NonFiniteError
-
-__all__ = ["Features", "Source", "source_of"]
 
 Features: TypeAlias = ArrayLike | Mapping[str, ArrayLike] | Iterable[ArrayLike | Mapping[str, ArrayLike]]
 _AT_ONCE = 8 << 20
@@ -63,10 +60,7 @@ class _Spooled(Source):
     def __init__(self, folder: Path, blocks: Iterator[Any], dtype: str, n_rows: int) -> None:
         first = _named_arrays(next(blocks, {}))
         super().__init__(_outputs(first, dtype), n_rows)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise storage_error(error, folder, "create") from error
+        make_folder(folder)
         self._disk = hidden_file(folder)
         self._disk.path.unlink()
         sizes = (self.row_bytes[output.name] * n_rows for output in self.outputs)

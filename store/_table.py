@@ -13,10 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from featurebank.store import _limits
+from featurebank.store import limits
 from featurebank.store._records import NAME, Output
-
-__all__ = ["DIGEST_END", "FILE_DIGEST", "LARGEST", "Array", "OutputEntry", "Table", "decode_table"]
 
 FILE_DIGEST, DIGEST_END = 64, 80
 LARGEST = 1 << 62
@@ -160,6 +158,36 @@ class Table:
             start = last
         yield start, file_size
 
+    def check_limits(self) -> None:
+        """Raises ValueError where something is larger than the format allows."""
+        texts = [int(array.dtype[2:]) for array in self.columns.values() if array.dtype.startswith("|S")]
+        all_texts = self.n_rows * sum(texts)
+        ids, label, reason = (self.records[name] for name in ("id", "label", "reason"))
+        outputs, n_rows = self.outputs, self.n_rows
+        packed = [-(-n_rows // output.packed_rows) for output in outputs if output.packed_rows]
+        unpacked = [output.chunk_stride // output.chunk_rows * output.packed_rows for output in outputs]
+        head = [n for array in self.head.values() for n in array.shape]
+        for what, most, found in (
+            ("the rows", limits.ROWS, n_rows),
+            ("the outputs", limits.OUTPUTS, len(outputs)),
+            ("the columns", limits.COLUMNS, len(self.columns)),
+            ("the dimensions of a row", limits.ROW_DIMENSIONS, max(len(o.values.shape) - 1 for o in outputs)),
+            ("the bytes of a row or chunk", limits.CHUNK_BYTES, max(output.chunk_stride for output in outputs)),
+            ("the bytes of a packed chunk, unpacked", limits.CHUNK_BYTES, max(unpacked)),
+            ("the chunks of all outputs", limits.CHUNKS, sum(output.n_chunks for output in outputs)),
+            ("the packed chunks of all outputs", limits.PACKED_CHUNKS, sum(packed)),
+            ("the labels of a row", limits.LABELS, label.shape[-1] if len(label.shape) > 1 else 1),
+            ("the classes or features of the head", limits.CLASSES, max(head, default=0)),
+            ("the bytes of an id", limits.ID_BYTES, int(ids.dtype[2:])),
+            ("the bytes of a reason", limits.REASON_BYTES, int(reason.dtype[2:])),
+            ("the bytes of a text in a column", limits.TEXT_BYTES, max(texts, default=0)),
+            ("the bytes of all ids, each as long as the longest,", limits.ALL_ID_BYTES, ids.nbytes),
+            ("the bytes of all texts in columns, each as long as its longest,", limits.ALL_TEXT_BYTES, all_texts),
+            ("the bytes of the manifest", limits.MANIFEST_BYTES, self.manifest.nbytes),
+        ):
+            if found > most:
+                raise ValueError(f"{what} must be at most {most:,}; found {found:,}")
+
     def to_json(self) -> bytes:
         """The canonical JSON of the table."""
         tree = {
@@ -205,7 +233,7 @@ def decode_table(text: bytes) -> Table:
         manifest=_array(tree["manifest"]),
     )
     _check_roles(table)
-    _limits.check(table)
+    table.check_limits()
     return table
 
 

@@ -9,29 +9,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featurebank.store._adding import Added, add
 from featurebank.store._collecting import Garbage, leftovers, superseded
 from featurebank.store._collecting import delete as remove
 from featurebank.store._listing import entry_of, named
-from featurebank.store._merging import Merged, copy_verified
-from featurebank.store._names import decode_component, encode_component, not_found, partial_path
+from featurebank.store._merging import Merged, merged
+from featurebank.store._names import decode_component, encode_component, partial_path
 from featurebank.store._noted import note, noted
+from featurebank.store._sharing import shared_records
 from featurebank.store._sources import Features
-from featurebank.store.entries import Entry, described, newest_contents, shortest
+from featurebank.store.entries import Entry, newest_contents, only, shortest
 from featurebank.store.errors import (
     AmbiguousError,
-    CorruptError,
     InvalidInputError,
     NotFoundError,
-    NotSealedError,
     StoreError,
+    unknown_name,
 )
-from featurebank.store.places import expanded
+from featurebank.store.places import STORE_VARIABLE, expanded
 from featurebank.store.reader import FeatureSet, Verification
-from featurebank.store.verify import VerifyReport, reported
+from featurebank.store.verify import VerifyReport
 
 __all__ = ["FeatureStore"]
 
@@ -45,12 +44,13 @@ class FeatureStore:
     ``"dataset/split" in store`` is whether there is one of that split, or with ``"dataset"`` of any.
 
     Args:
-        root: The directory. Writing makes it; whatever lists, counts, opens, verifies or collects raises
-            `NotFoundError` where there is none. `find` and `state`, which ask before something is written, do not.
+        root: The directory, by default the one that ``$FEATUREBANK_STORE`` names. Writing makes it; whatever lists,
+            counts, opens, verifies or collects raises `NotFoundError` where there is none. `find` and `state`, which
+            ask before something is written, do not.
     """
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = expanded(root)
+    def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
+        self.root = expanded(f"${STORE_VARIABLE}" if root is None else root)
 
     def __repr__(self) -> str:
         return f"FeatureStore({str(self.root)!r})"
@@ -140,25 +140,24 @@ class FeatureStore:
         self._check_there()
         found = list(self._files(name, split))
         if not found:
-            raise not_found(
-                str(self.root), "dataset", dataset, (f"{names[0]}/{names[1]}" for names, _ in self._files())
-            )
+            known = (f"{names[0]}/{names[1]}" for names, _ in self._files())
+            raise unknown_name("dataset", dataset, known, where=str(self.root))
         matching = [entry_of(names, path, self.root) for names, path in found if names[2] == backbone]
         if len({entry.network for entry in matching}) != 1:
             called = self.ls(dataset, backbone)
             matching = [entry for entry in called if entry.name == backbone] or matching
         if not matching:
-            raise not_found(f"{self.root}, {dataset}", "backbone", backbone, (names[2] for names, _ in found))
+            raise unknown_name("backbone", backbone, (names[2] for names, _ in found), where=f"{self.root}, {dataset}")
         if fingerprint is not None:
-            known = [entry.fingerprint for entry in matching]
+            there = [entry.fingerprint for entry in matching]
             # A damaged file is known by the beginning of its fingerprint only.
             matching = [
                 e for e in matching if e.fingerprint.startswith(fingerprint) or fingerprint.startswith(e.fingerprint)
             ]
             if not matching:
-                raise not_found(f"{self.root}, {dataset}, {backbone}", "fingerprint", fingerprint, known)
-            return _only(matching).open(verify)
-        entry = _only(newest_contents(matching) or matching)
+                raise unknown_name("fingerprint", fingerprint, there, where=f"{self.root}, {dataset}, {backbone}")
+            return only(matching).open(verify)
+        entry = only(newest_contents(matching) or matching)
         opened = entry.open(verify)
         opened.older = tuple(e.fingerprint for e in matching if e.state == "sealed" and e.path != entry.path)
         return opened
@@ -268,7 +267,7 @@ class FeatureStore:
         sealed = {entry.fingerprint: entry for entry in self}
         matching = [known for known in sealed if known.startswith(fingerprint)]
         if not matching:
-            raise not_found(str(self.root), "sealed set of fingerprint", fingerprint, sealed)
+            raise unknown_name("fingerprint of a sealed set", fingerprint, sealed, where=str(self.root))
         if len(matching) > 1:
             names = shortest(sealed[known] for known in matching).values()
             raise AmbiguousError(f"{self.root}: several fingerprints begin with {fingerprint!r}: {', '.join(names)}")
@@ -289,7 +288,7 @@ class FeatureStore:
         Raises:
             NotFoundError: there is no such folder.
         """
-        return [_verified(entry) for entry in self.ls() if entry.path.suffix == ".h5"]
+        return [entry.verify() for entry in self.ls() if entry.path.suffix == ".h5"]
 
     def merge(self, other: FeatureStore) -> list[Merged]:
         """Copies every sealed set of another store that this one has not, verified before and after.
@@ -300,18 +299,9 @@ class FeatureStore:
         Raises:
             NotFoundError: there is no folder of the other store.
         """
-        merged, others = [], other.ls()
+        there = other.ls()
         here = list(self) if self.root.is_dir() else []
-        for entry in others:
-            if entry.path.suffix != ".h5":
-                continue
-            if entry.message:
-                merged.append(Merged(source=entry.path, path=entry.path, result="refused", message=entry.message))
-                continue
-            target = self.path_for(entry.dataset, entry.split, entry.backbone, entry.fingerprint)
-            present = Merged(source=entry.path, path=target, result="present")
-            merged.append(present if target.exists() else replace(copy_verified(entry, target), note=_age(entry, here)))
-        return merged
+        return [merged(entry, self.path_for, here) for entry in there if entry.path.suffix == ".h5"]
 
     def gc(self, *, delete: bool = False, hours: float = 24) -> list[Garbage]:
         """What the store can do without: leavings of dead runs, and sets that a later one supersedes.
@@ -357,25 +347,16 @@ class FeatureStore:
         Raises:
             NotFoundError: a split has no sealed set; the text has the nearest names.
         """
-        ids, hashes = zip(*(self._contents(dataset) for dataset in (first, second)), strict=True)
-        content, rows = np.unique(hashes[0], return_index=True)
-        if not len(content):
-            return []
-        place = np.searchsorted(content, hashes[1]).clip(max=len(content) - 1)
-        shared = np.flatnonzero(content[place] == hashes[1])
-        return [(str(ids[0][rows[place[row]]]), str(ids[1][row])) for row in shared.tolist()]
+        with self._largest(first) as one, self._largest(second) as other:
+            return shared_records(one, other)
 
-    def _contents(self, dataset: str) -> tuple[NDArray[np.str_], NDArray[Any]]:
-        """The ids and content hashes of the records that could be read."""
+    def _largest(self, dataset: str) -> FeatureSet:
         sealed = list(self)
         matching = [entry for entry in sealed if f"{entry.dataset}/{entry.split}" == dataset]
         if not matching:
-            raise not_found(str(self.root), "dataset", dataset, (f"{e.dataset}/{e.split}" for e in sealed))
-        with max(newest_contents(matching), key=lambda entry: entry.n_rows).open() as feature_set:
-            known = feature_set.content_hash.any(axis=1)
-            # As pairs of integers, which sort and compare whole; strings would lose their last zeros.
-            hashes = np.ascontiguousarray(feature_set.content_hash[known]).view("<u8,<u8").ravel()
-            return feature_set.ids[known], hashes
+            known = (f"{entry.dataset}/{entry.split}" for entry in sealed)
+            raise unknown_name("dataset", dataset, known, where=str(self.root))
+        return max(newest_contents(matching), key=lambda entry: entry.n_rows).open()
 
     def _files(self, *names: str) -> Iterator[tuple[tuple[str, str, str], Path]]:
         """The files of a store, or of a dataset and split alone, whose folder is all that is looked into."""
@@ -398,7 +379,7 @@ class FeatureStore:
         if not self.root.is_dir():
             above = next((folder for folder in self.root.absolute().parents if folder.is_dir()), self.root)
             raise NotFoundError(
-                f"{self.root}: expected a store's folder, found {'a file' if self.root.exists() else 'nothing'}; "
+                f"{self.root} must be a store's folder; found {'a file' if self.root.exists() else 'nothing'}; "
                 f"of the folders above it {above} exists; check the path, or make the store by writing to it"
             )
 
@@ -412,41 +393,3 @@ def _parts(dataset: str) -> tuple[str, str]:
     if not separator:
         raise InvalidInputError(f"a dataset must be given as 'dataset/split'; found {dataset!r}")
     return name, split
-
-
-def _only(matching: Sequence[Entry]) -> Entry:
-    sealed = [entry for entry in matching if entry.state == "sealed"]
-    if len(sealed) == 1:
-        return sealed[0]
-    if not sealed:
-        for entry in matching:
-            if entry.state == "damaged":
-                raise CorruptError(entry.message)
-        raise NotSealedError(f"{matching[0].path} is still a partial; resume and seal it first")
-    first = sealed[0]
-    raise AmbiguousError(
-        f"{first.path.parent} must have one feature set for {first.dataset}/{first.split}, {first.backbone}; "
-        f"found {len(sealed)}; give one of their fingerprints, {described(sealed)}"
-    )
-
-
-def _age(entry: Entry, here: Sequence[Entry]) -> str:
-    """How a copied set relates to the contents of its dataset that are here."""
-    same = [e for e in here if (e.dataset, e.split, e.backbone) == (entry.dataset, entry.split, entry.backbone)]
-    same = [e for e in same if e.recipe == entry.recipe]
-    if not same:
-        return ""
-    newest = max(same, key=lambda e: e.sealed_at)
-    if not entry.sealed_at or entry.sealed_at == newest.sealed_at:
-        return f"another content of the dataset than {newest.fingerprint[:16]}, which is here; the newer is not known"
-    if entry.sealed_at > newest.sealed_at:
-        return f"a newer content of the dataset than {newest.fingerprint[:16]}, which is here: it is read from now on"
-    return f"an older content of the dataset than {newest.fingerprint[:16]}, which is here"
-
-
-def _verified(entry: Entry) -> VerifyReport:
-    if not entry.message:
-        return reported(entry.path, entry.fingerprint, entry.root)
-    return VerifyReport(
-        path=entry.path, fingerprint=entry.fingerprint, chunks={}, error=entry.message, checked=entry.checked
-    )

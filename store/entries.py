@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from featurebank.store._records import Output
-from featurebank.store.errors import StoreError
+from featurebank.store.errors import AmbiguousError, CorruptError, NotSealedError, StoreError
 from featurebank.store.fingerprint import differences
 from featurebank.store.naming import Network
 from featurebank.store.reader import FeatureSet, Verification
 from featurebank.store.stamps import is_ahead, is_own, secret_of
+from featurebank.store.verify import VerifyReport, reported
 
-__all__ = ["Entry", "State", "described", "newest_contents", "shortest"]
+__all__ = ["Entry", "State", "described", "newest_contents", "only", "shortest"]
 
 log = logging.getLogger("featurebank")
 
@@ -83,6 +84,17 @@ class Entry:
         """
         return FeatureSet(self.path, verify, within=self.root)
 
+    def verify(self) -> VerifyReport:
+        """What verifying the file gives, whatever happens."""
+        if not self.message:
+            return reported(self.path, self.fingerprint, self.root)
+        return VerifyReport(path=self.path, fingerprint=self.fingerprint, error=self.message, checked=self.checked)
+
+    @property
+    def lineage(self) -> tuple[str, str, str, str]:
+        """What the contents of one dataset share: all of their keys agree but for its digest."""
+        return self.dataset, self.split, self.backbone, self.recipe or self.fingerprint
+
     @property
     def is_own(self) -> bool:
         """Whether the store that it lies in sealed it; not where it cannot be opened any more."""
@@ -108,8 +120,7 @@ def newest_contents(entries: Sequence[Entry], asked: Iterable[str] = ()) -> list
     groups: dict[tuple[str, ...], list[Entry]] = {}
     for entry in entries:
         if entry.state == "sealed":
-            place = (entry.dataset, entry.split, entry.backbone, entry.recipe or entry.fingerprint)
-            groups.setdefault(place, []).append(entry)
+            groups.setdefault(entry.lineage, []).append(entry)
         elif entry.state == "damaged":
             _tell(f"passed over: {entry.message}")
     kept: set[Path] = set()
@@ -119,6 +130,29 @@ def newest_contents(entries: Sequence[Entry], asked: Iterable[str] = ()) -> list
         if len(chosen) == 1 < len(group) and not (asked and chosen[0].fingerprint.startswith(tuple(asked))):
             _tell(_line(chosen[0], group))
     return [entry for entry in entries if entry.path in kept]
+
+
+def only(entries: Sequence[Entry]) -> Entry:
+    """The one sealed set of these, which are of one backbone and split.
+
+    Raises:
+        AmbiguousError: there are several; the text has their fingerprints and where their keys differ.
+        NotSealedError: there is only a partial.
+        CorruptError: there is only a damaged file.
+    """
+    sealed = [entry for entry in entries if entry.state == "sealed"]
+    if len(sealed) == 1:
+        return sealed[0]
+    if not sealed:
+        for entry in entries:
+            if entry.state == "damaged":
+                raise CorruptError(entry.message)
+        raise NotSealedError(f"{entries[0].path} is still a partial; resume and seal it first")
+    first = sealed[0]
+    raise AmbiguousError(
+        f"{first.path.parent} must have one feature set for {first.dataset}/{first.split}, {first.backbone}; "
+        f"found {len(sealed)}; give one of their fingerprints, {described(sealed)}"
+    )
 
 
 def described(entries: Sequence[Entry]) -> str:

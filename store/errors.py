@@ -13,6 +13,7 @@
     ├── TooLargeError        (MemoryError)        there is not the memory to read it
     ├── UncheckedError       (RuntimeError)       nothing is known of the file: what should check it could not
     ├── NotFoundError        (KeyError)           no such file, feature set, output
+    │   └── UnknownNameError                      a name that nothing answers to
     ├── AmbiguousError       (KeyError)           several feature sets match
     ├── ExistsError          (FileExistsError)    would overwrite
     ├── LockedError          (BlockingIOError)    another writer has it
@@ -22,6 +23,8 @@ Each also is the built-in a caller would expect, and its text says what must hol
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 __all__ = [
     "AmbiguousError",
@@ -39,7 +42,12 @@ __all__ = [
     "StoreError",
     "TooLargeError",
     "UncheckedError",
+    "UnknownNameError",
+    "damaged",
+    "unknown_name",
 ]
+
+_LISTED = 20
 
 
 class StoreError(Exception):
@@ -87,7 +95,11 @@ class UncheckedError(StoreError, RuntimeError):
 
 
 class NotFoundError(StoreError, KeyError):
-    """Nothing has that name; the text lists the nearest names there are."""
+    """There is no such file, store or feature set."""
+
+
+class UnknownNameError(NotFoundError):
+    """Nothing has that name, of a backbone, dataset, split, output, …; the text has the nearest names there are."""
 
 
 class AmbiguousError(StoreError, KeyError):
@@ -104,3 +116,43 @@ class LockedError(StoreError, BlockingIOError):
 
 class StorageError(StoreError, OSError):
     """The operating system refused: no space, read-only, no permission, a failing disk."""
+
+
+def damaged(path: object, what: str, expected: object, found: object) -> CorruptError:
+    """The error for a file that is not as it was sealed.
+
+    >>> print(damaged("demo.h5", "its size", "4096 bytes", "4095 bytes"))
+    demo.h5 is damaged: its size must be 4096 bytes; found 4095 bytes; restore it from a copy or extract it again
+    """
+    return CorruptError(
+        f"{path} is damaged: {what} must be {expected}; found {found}; restore it from a copy or extract it again"
+    )
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str], hint: str = "", *, where: str = "") -> UnknownNameError:
+    """The error for a name that nothing answers to, with the nearest spellings of those there are.
+
+    Args:
+        kind: What it should name.
+        name: As it was given.
+        known: The names there are.
+        hint: What to say beside them.
+        where: Such as a file, which the text begins with.
+
+    >>> print(unknown_name("backbone", "efficientnet_lite", ["efficientnet_lite0", "mobilenetv2"]))
+    unknown backbone 'efficientnet_lite'; did you mean 'efficientnet_lite0'?
+    >>> print(unknown_name("output", "x", ["pooled", "tokens"], where="demo.h5"))
+    demo.h5: unknown output 'x'; known: pooled, tokens
+    """
+    import difflib
+
+    names = sorted(set(known))
+    if close := difflib.get_close_matches(name, names, n=5, cutoff=0.5):
+        advice = f"did you mean {' or '.join(map(repr, close))}?"
+    elif names:
+        more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
+        advice = f"known: {', '.join(names[:_LISTED])}{more}"
+    else:
+        advice = "there is none at all"
+    begin, end = f"{where}: " if where else "", f" {hint}" if hint else ""
+    return UnknownNameError(f"{begin}unknown {kind} {name!r}; {advice}{end}")

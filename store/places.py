@@ -8,7 +8,10 @@ from pathlib import Path
 
 from featurebank.store.errors import InvalidInputError
 
-__all__ = ["expanded"]
+__all__ = ["STORE_VARIABLE", "expanded"]
+
+STORE_VARIABLE = "FEATUREBANK_STORE"
+"""Names the store where none is given."""
 
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})", re.ASCII)
 
@@ -44,4 +47,4 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     try:
         return Path(there + _VARIABLE.sub(value, rest)).expanduser()
     except RuntimeError as error:
-        raise InvalidInputError(f"{text}: expected ~ or ~USER of a user with a home folder: {error}") from error
+        raise InvalidInputError(f"{text}: ~ must be of a user with a home; {error}; write the path out") from error

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featurebank.store._records import Output
+from featurebank.store._sealed import SealedFile
 from featurebank.store.errors import InvalidInputError
 from featurebank.store.requirements import advice
-
-if TYPE_CHECKING:
-    from featurebank.store.reader import FeatureSet
 
 __all__ = ["LazyOutput", "RowDataset", "data_frame", "iterate_batches", "label_names", "plain_text"]
 
@@ -32,7 +30,7 @@ class RowDataset:
         rows: The row numbers of the items.
     """
 
-    def __init__(self, feature_set: FeatureSet, outputs: Sequence[str]) -> None:
+    def __init__(self, feature_set: SealedFile, outputs: Sequence[str]) -> None:
         self.feature_set = feature_set
         self.outputs = tuple(outputs)
         self.rows: NDArray[np.intp] = np.flatnonzero(feature_set.ok)
@@ -56,7 +54,7 @@ class RowDataset:
 class LazyOutput:
     """An output that reads the rows it is indexed with: what `FeatureSet.to_dask` gives to dask."""
 
-    def __init__(self, feature_set: FeatureSet, output: Output) -> None:
+    def __init__(self, feature_set: SealedFile, output: Output) -> None:
         self.feature_set = feature_set
         self.output = output
         self.shape = (len(feature_set), *output.shape)
@@ -78,7 +76,7 @@ def plain_text(strings: NDArray[Any]) -> NDArray[np.str_]:
 
 
 def iterate_batches(
-    feature_set: FeatureSet, outputs: Sequence[str], rows: NDArray[np.intp], batch_size: int
+    feature_set: SealedFile, outputs: Sequence[str], rows: NDArray[np.intp], batch_size: int
 ) -> Iterator[dict[str, NDArray[Any]]]:
     """Yields the given rows in their order, ``batch_size`` at a time, as fresh arrays."""
     labels = feature_set.labels
@@ -91,7 +89,7 @@ def iterate_batches(
         }
 
 
-def label_names(feature_set: FeatureSet, rows: slice = slice(None)) -> list[Any] | None:
+def label_names(feature_set: SealedFile, rows: slice = slice(None)) -> list[Any] | None:
     """The name of each row's class, ``None`` for a label without one; a list of names where a row has many labels.
 
     ``None`` instead of a list where the set has no class names, or not one for each place of its labels.
@@ -104,7 +102,7 @@ def label_names(feature_set: FeatureSet, rows: slice = slice(None)) -> list[Any]
     return [names[label] if 0 <= label < len(names) else None for label in labels[rows].tolist()]
 
 
-def data_frame(feature_set: FeatureSet, outputs: Sequence[str]) -> Any:
+def data_frame(feature_set: SealedFile, outputs: Sequence[str]) -> Any:
     """What `FeatureSet.to_pandas` gives."""
     infos = [feature_set.info(name) for name in outputs]
     try:

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from featurebank.store._names import decode_component
+from featurebank.store._sealed import SealedFile
 from featurebank.store.errors import InvalidInputError, StoreError
 from featurebank.store.fingerprint import fingerprint
-from featurebank.store.reader import FeatureSet
 
 __all__ = ["PLACES", "Stamp", "is_ahead", "is_own", "new_stamp", "recipe_of", "secret_of", "stamp_of"]
 
@@ -86,7 +86,7 @@ def new_stamp(path: Path, key: Mapping[str, Any], digests: bytes) -> dict[str, A
     return {STAMP: {"at": at, **({} if secret is None else {"mark": _mark(secret, fingerprint(key), at, digests)})}}
 
 
-def is_own(feature_set: FeatureSet, secret: bytes | None) -> bool:
+def is_own(feature_set: SealedFile, secret: bytes | None) -> bool:
     """Whether the store of that secret sealed the set, or the set that it is an unchanged or packed copy of."""
     if secret is None:
         return False
@@ -145,7 +145,7 @@ def _mark(secret: bytes, identity: str, at: str, digests: bytes) -> str:
 
 def _times_of_own(path: Path, root: Path, recipe: str, secret: bytes | None) -> Iterator[str]:
     for other in path.parent.glob("*.h5"):
-        with contextlib.suppress(StoreError), FeatureSet(other, within=root) as sealed:
+        with contextlib.suppress(StoreError), SealedFile(other, within=root) as sealed:
             if recipe_of(sealed.key) == recipe and is_own(sealed, secret):
                 yield stamp_of(sealed.provenance).at
 

@@ -6,7 +6,8 @@ file that verifies holds no external link or storage and no virtual dataset.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -31,6 +32,7 @@ from featurebank.store.errors import (
     StoreError,
     TooLargeError,
     UncheckedError,
+    damaged,
 )
 
 __all__ = ["VerifyReport", "check_arrays", "reported", "verify", "verify_copy", "was_checked"]
@@ -58,7 +60,7 @@ class VerifyReport:
     fingerprint: str = ""
     n_rows: int = 0
     n_failed: int = 0
-    chunks: dict[str, int]
+    chunks: dict[str, int] = field(default_factory=dict)
     nbytes: int = 0
     error: str = ""
     checked: bool = True
@@ -98,7 +100,7 @@ def reported(path: Path, fingerprint: str = "", within: Path | None = None) -> V
     try:
         return verify(path, within)
     except StoreError as error:
-        return VerifyReport(path=path, fingerprint=fingerprint, chunks={}, error=str(error), checked=was_checked(error))
+        return VerifyReport(path=path, fingerprint=fingerprint, error=str(error), checked=was_checked(error))
 
 
 def was_checked(error: StoreError) -> bool:
@@ -108,12 +110,10 @@ def was_checked(error: StoreError) -> bool:
 
 def _verify(path: Path, within: Path | None) -> VerifyReport:
     disk, header, _ = open_sealed(path, within)
-    try:
-        table = header.table
+    table = header.table
+    with contextlib.closing(disk):
         n_failed = check_arrays(disk, header)
         _check_hdf5(path, header)
-    finally:
-        disk.close()
     return VerifyReport(
         path=path,
         fingerprint=table.fingerprint,
@@ -138,7 +138,7 @@ def verify_copy(copy: Path, source: Path | Url, fingerprint: str) -> None:
         kind = CorruptError if was_checked(error) else UncheckedError
         raise kind(str(error).replace(str(copy), str(source))) from error
     if found != fingerprint:
-        raise _corrupt(source, "the fingerprint", fingerprint, f"{found}: another file was put in its place")
+        raise damaged(source, "the fingerprint", fingerprint, f"{found}: another file was put in its place")
 
 
 def check_arrays(disk: Readable, header: Header) -> int:
@@ -157,13 +157,13 @@ def check_arrays(disk: Readable, header: Header) -> int:
 
 def _check_digest(disk: Readable, header: Header, slot: int, array: Array) -> None:
     if (found := array_digest(disk, array)) != header.digest(slot):
-        raise _corrupt(disk.path, f"the digest of {array.path}", header.digest(slot).hex(), found.hex())
+        raise damaged(disk.path, f"the digest of {array.path}", header.digest(slot).hex(), found.hex())
 
 
 def _check_chunks(disk: Readable, entry: OutputEntry, index: NDArray[np.uint64] | None) -> None:
     packed = None if index is None else PackedValues(disk.path, disk.read, entry, index)
     expected = disk.read(entry.checksums.address, entry.checksums.nbytes).view("<u8")
-    damaged = []
+    broken = []
     for number, digest in enumerate(expected):
         if packed is None:
             data = disk.read(entry.values.address + number * entry.chunk_stride, entry.chunk_stride)
@@ -171,9 +171,9 @@ def _check_chunks(disk: Readable, entry: OutputEntry, index: NDArray[np.uint64] 
             values = packed.part(slice(*entry.rows(number))).reshape(-1).view(np.uint8)
             data = np.concatenate([values, np.zeros(entry.chunk_stride - len(values), np.uint8)])
         if checksum(data) != digest:
-            damaged.append(number)
-    if damaged:
-        raise damage(disk.path, entry, damaged)
+            broken.append(number)
+    if broken:
+        raise damage(disk.path, entry, broken)
 
 
 def _failed(disk: Readable, array: Array) -> int:
@@ -182,7 +182,7 @@ def _failed(disk: Readable, array: Array) -> int:
     for status in pieces(disk, array.address, array.nbytes):
         if (wrong := np.flatnonzero((status != 1) & (status != 2))).size:
             rows = first_few((row + wrong[:11]).tolist())
-            raise _corrupt(disk.path, f"the status of rows {rows}", "1 or 2", str(status[wrong[0]]))
+            raise damaged(disk.path, f"the status of rows {rows}", "1 or 2", str(status[wrong[0]]))
         n_failed += int(np.count_nonzero(status == 2))
         row += len(status)
     return n_failed
@@ -194,7 +194,7 @@ def _check_hdf5(path: Path, header: Header) -> None:
     for name in sorted({*expected, *found}):
         if expected.get(name) != found.get(name):
             what = "the HDF5 attributes" if name == "attributes" else f"the HDF5 dataset {name}"
-            raise _corrupt(path, what, str(expected.get(name, "absent")), f"{found.get(name, 'absent')!s:.400}")
+            raise damaged(path, what, str(expected.get(name, "absent")), f"{found.get(name, 'absent')!s:.400}")
 
 
 def _expected(header: Header) -> dict[str, Any]:
@@ -224,9 +224,3 @@ def _described(array: Array, output: OutputEntry | None) -> list[Any]:
         np.column_stack([grid * output.chunk_rows, array.address + grid * stride, np.full_like(grid, stride)])
     )
     return [array.dtype, list(array.shape), [output.chunk_rows, *array.shape[1:]], [], place]
-
-
-def _corrupt(path: Path | Url, what: str, expected: str, found: str) -> CorruptError:
-    return CorruptError(
-        f"{path} is damaged: {what} must be {expected}; found {found}; restore it from a copy or extract it again"
-    )

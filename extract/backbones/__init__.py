@@ -39,7 +39,8 @@ from featurebank.extract.backbones.packaged import PackagedSource
 from featurebank.extract.backbones.text_tower import TextSource, TextTower
 from featurebank.extract.backbones.timm_source import TimmSource
 from featurebank.extract.backbones.torchvision_source import TorchvisionSource
-from featurebank.extract.errors import UnknownNameError, WeightsError, nearest
+from featurebank.extract.errors import WeightsError
+from featurebank.store.errors import UnknownNameError, unknown_name
 from featurebank.store.places import expanded
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def build(spec: BackboneSpec) -> Network:
         UnknownNameError: an output the network does not have.
     """
     if spec.source not in _SOURCES:
-        raise nearest("source of backbones", spec.source, _SOURCES)
+        raise unknown_name("source of backbones", spec.source, _SOURCES)
     network = _SOURCES[spec.source].build(spec)
     zoo.check(spec, network)
     return network
@@ -222,9 +223,9 @@ def _source_of(name: str) -> Backbone:
             return _SOURCES["packaged"]
         if base in own:
             return _SOURCES["python"]
-        raise nearest("backbone", base, [*packaged, *own, *zoo.names()])
+        raise unknown_name("backbone", base, [*packaged, *own, *zoo.names()])
     for source in _SOURCES.values():
         if source.prefix == f"{prefix}:":
             return source
     known = [source.prefix for source in _SOURCES.values() if source.prefix]
-    raise UnknownNameError(f"unknown backbone {name!r}; {nearest('prefix', f'{prefix}:', known)}")
+    raise UnknownNameError(f"unknown backbone {name!r}; {unknown_name('prefix', f'{prefix}:', known)}")

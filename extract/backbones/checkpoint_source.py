@@ -23,8 +23,9 @@ from featurebank.extract.backbones.contract import BackboneSpec, Network, Weight
 from featurebank.extract.backbones.keys import conversion_of, select
 from featurebank.extract.backbones.naming import checked_outputs, given_weights, random_seed, split_random
 from featurebank.extract.backbones.torch_hub import fetch_url
-from featurebank.extract.errors import AssetError, UnknownNameError, nearest
+from featurebank.extract.errors import AssetError
 from featurebank.store.addresses import without_secrets
+from featurebank.store.errors import UnknownNameError, unknown_name
 
 __all__ = ["HubSource", "UrlSource", "build_checkpoint", "cache_name"]
 
@@ -70,7 +71,7 @@ class HubSource:
     def _entry(self, name: str) -> zoo.ZooEntry:
         entry = zoo.find(name)
         if entry is None or entry.reference != name:
-            raise nearest("backbone", name, self.names())
+            raise unknown_name("backbone", name, self.names())
         return entry
 
 

@@ -21,8 +21,9 @@ from featurebank.extract.backbones.folders import folder_weights, verified, weig
 from featurebank.extract.backbones.hub_cache import snapshot
 from featurebank.extract.backbones.keys import select
 from featurebank.extract.backbones.naming import checked_outputs, given_weights, random_seed, split_random
-from featurebank.extract.errors import AssetError, UnknownNameError, WeightsError
+from featurebank.extract.errors import AssetError, WeightsError
 from featurebank.extract.preprocessing import Preprocessing
+from featurebank.store.errors import UnknownNameError
 from featurebank.store.places import expanded
 
 if TYPE_CHECKING:

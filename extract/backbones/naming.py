@@ -8,9 +8,10 @@ from pathlib import Path
 
 from featurebank.extract.assets import sha256_of
 from featurebank.extract.backbones.contract import Weights
-from featurebank.extract.errors import UnknownNameError, WeightsError
+from featurebank.extract.errors import WeightsError
 from featurebank.extract.own_code import in_file
 from featurebank.store.addresses import without_secrets
+from featurebank.store.errors import UnknownNameError
 from featurebank.store.places import expanded
 
 __all__ = ["checked_outputs", "given_weights", "random_seed", "rooted", "split_random"]

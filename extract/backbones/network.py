@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from featurebank.extract.backbones.contract import BackboneSpec, Head
-from featurebank.extract.errors import nearest
+from featurebank.store.errors import unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,7 +78,7 @@ class FrozenNetwork(nn.Module):
         known = self.available()
         for name in outputs:
             if name not in known:
-                raise nearest("output", name, known, hint=f"({self.spec.name} has: {_folded(known)})")
+                raise unknown_name("output", name, known, hint=f"({self.spec.name} has: {_folded(known)})")
 
 
 def _folded(names: Sequence[str]) -> str:

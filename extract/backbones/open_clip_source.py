@@ -16,8 +16,9 @@ from featurebank.extract.backbones.contract import BackboneSpec, Network, Weight
 from featurebank.extract.backbones.hub_cache import from_hub
 from featurebank.extract.backbones.naming import checked_outputs, given_weights, random_seed, split_random
 from featurebank.extract.backbones.text_tower import TextTower
-from featurebank.extract.errors import AssetError, WeightsError, nearest
+from featurebank.extract.errors import AssetError, WeightsError
 from featurebank.extract.preprocessing import Preprocessing
+from featurebank.store.errors import unknown_name
 
 if TYPE_CHECKING:
     import torch
@@ -104,7 +105,7 @@ class OpenClipSource:
         # Only of a known name: of ``hf-hub:`` and ``local-dir:`` it would follow what a folder or the hub says.
         config = open_clip.get_model_config(architecture) if published else None
         if not published or config is None:
-            raise nearest("backbone", name, self.names())
+            raise unknown_name("backbone", name, self.names())
         return architecture, config, published
 
 

@@ -19,9 +19,10 @@ from featurebank.extract.backbones.checkpoint import state_dict_of
 from featurebank.extract.backbones.checkpoint_fitting import load_fitting
 from featurebank.extract.backbones.contract import BackboneSpec, Network
 from featurebank.extract.backbones.naming import checked_outputs, given_weights, random_seed, split_random
-from featurebank.extract.errors import UnknownNameError, WeightsError, nearest
+from featurebank.extract.errors import WeightsError
 from featurebank.extract.own_code import in_file, own_object
 from featurebank.extract.preprocessing import Preprocessing
+from featurebank.store.errors import UnknownNameError, unknown_name
 from featurebank.store.places import expanded
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class OwnSource:
             return name.removeprefix(self.prefix)
         known = entry_points()
         if name not in known:
-            raise nearest("backbone", name, known)
+            raise unknown_name("backbone", name, known)
         return known[name]
 
 

@@ -17,8 +17,9 @@ from featurebank.extract.backbones.checkpoint import read, state_dict_of
 from featurebank.extract.backbones.checkpoint_fitting import classifier_of, load_fitting
 from featurebank.extract.backbones.contract import BackboneSpec, Network, Weights
 from featurebank.extract.backbones.naming import checked_outputs, given_weights, random_seed, split_random
-from featurebank.extract.errors import WeightsError, nearest
+from featurebank.extract.errors import WeightsError
 from featurebank.extract.preprocessing import Preprocessing
+from featurebank.store.errors import unknown_name
 
 if TYPE_CHECKING:
     import torch
@@ -259,7 +260,7 @@ class PackagedSource:
 
     def _entry(self, name: str) -> Entry:
         if name not in ENTRIES:
-            raise nearest("backbone", name, ENTRIES)
+            raise unknown_name("backbone", name, ENTRIES)
         return ENTRIES[name]
 
 

@@ -15,8 +15,9 @@ from featurebank.extract.backbones.checkpoint_fitting import classifier_of, load
 from featurebank.extract.backbones.contract import BackboneSpec, Network, Weights
 from featurebank.extract.backbones.hub_cache import from_hub
 from featurebank.extract.backbones.naming import checked_outputs, given_weights, random_seed, split_random
-from featurebank.extract.errors import AssetError, WeightsError, nearest
+from featurebank.extract.errors import AssetError, WeightsError
 from featurebank.extract.preprocessing import Preprocessing
+from featurebank.store.errors import unknown_name
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
@@ -99,7 +100,7 @@ class TimmSource:
         if cfg is None:
             if "." not in model and timm.is_model(model):
                 return PretrainedCfg(architecture=model)
-            raise nearest("backbone", name, self.names())
+            raise unknown_name("backbone", name, self.names())
         cfg.architecture = architecture
         return cfg
 

@@ -16,8 +16,9 @@ from featurebank.extract.backbones.checkpoint_fitting import load_fitting
 from featurebank.extract.backbones.contract import BackboneSpec, Network, Weights
 from featurebank.extract.backbones.naming import checked_outputs, given_weights, random_seed, split_random
 from featurebank.extract.backbones.torch_hub import fetch_url
-from featurebank.extract.errors import UnknownNameError, WeightsError, nearest
+from featurebank.extract.errors import WeightsError
 from featurebank.extract.preprocessing import Preprocessing
+from featurebank.store.errors import UnknownNameError, unknown_name
 
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum  # type: ignore[import-untyped]
@@ -106,7 +107,7 @@ class TorchvisionSource:
 
         model, _, weights = name.removeprefix(self.prefix).partition("/")
         if model not in _models():
-            raise nearest("backbone", name, self.names())
+            raise unknown_name("backbone", name, self.names())
         enum = get_model_weights(model)
         if weights and weights not in enum.__members__:
             raise UnknownNameError(

@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from featurebank.extract.assets import cache_dir
 from featurebank.store.fingerprint import content_hash
 
-__all__ = ["Arrays", "kept"]
-
 log = logging.getLogger("featurebank")
 
 Arrays: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.uint8]]

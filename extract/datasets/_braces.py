@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["expand_braces"]
-
 
 def expand_braces(text: str) -> list[str]:
     """Every name that ``{a,b}`` and ``{000..003}`` stand for, the last brace changing fastest.

@@ -14,14 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurebank.extract.datasets._reading import is_unicode, shown
-
-__all__ = ["column", "is_missing", "storable"]
-
-NAME_CHARACTERS: Final = 100
-COLUMNS: Final = 1024
-TEXT_BYTES: Final = 4096
-ALL_TEXT_BYTES: Final = 1 << 30
-"""What a store holds: see FORMAT.md, "Limits"."""
+from featurebank.store.limits import ALL_TEXT_BYTES, COLUMNS, NAME_BYTES, TEXT_BYTES
 
 NOTES: Final = 16
 BOOLEANS: Final = (("True", "False"), ("true", "false"), ("TRUE", "FALSE"))
@@ -158,10 +151,10 @@ def storable(columns: Mapping[str, NDArray[Any]]) -> tuple[dict[str, NDArray[np.
 
 def _names(given: str) -> Iterator[str]:
     """The name as a store takes it, then the same with numbers."""
-    plain = re.sub(r"[^A-Za-z0-9._-]", "_", given).lstrip("._-")[:NAME_CHARACTERS] or "column"
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", given).lstrip("._-")[:NAME_BYTES] or "column"
     yield plain
     for k in itertools.count(2):
-        yield f"{plain[: NAME_CHARACTERS - 6]}_{k}"
+        yield f"{plain[: NAME_BYTES - 6]}_{k}"
 
 
 def _unfit(values: NDArray[Any]) -> tuple[str, int]:

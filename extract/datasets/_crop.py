@@ -15,8 +15,6 @@ from featurebank.extract.datasets.contract import Columns, DatasetSpec
 from featurebank.extract.errors import DatasetError, ImageError
 from featurebank.store.fingerprint import content_hash
 
-__all__ = ["CropSplit"]
-
 
 class CropSplit(FileSplit):
     """Files of which a part is read, decoded, as RGB. EXIF orientation is not applied: boxes know nothing of it.

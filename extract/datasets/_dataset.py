@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from featurebank.extract.assets import cache_dir
 from featurebank.extract.datasets._division import PARTS, division
 from featurebank.extract.datasets._listing import Listing, Pixels, absent, open_listing
+from featurebank.extract.datasets._opening import open_split
 from featurebank.extract.datasets._place import Place
 from featurebank.extract.datasets._reading import check_inside, reading
 from featurebank.extract.datasets._records import ArraySplit, FileSplit
 from featurebank.extract.datasets.contract import DatasetSpec, Split
-from featurebank.extract.errors import DatasetError, nearest
+from featurebank.extract.errors import DatasetError
+from featurebank.store.errors import unknown_name
 from featurebank.store.places import expanded
-
-__all__ = ["Found", "Loader", "NamedDataset"]
 
 Found: TypeAlias = Listing | Pixels | Split
 Loader: TypeAlias = Callable[..., Found]
@@ -92,9 +92,9 @@ class NamedDataset:
             if option == PARTIAL or (option == PER_CLASS and value.isdecimal() and int(value) > 0):
                 values[option] = value
             elif option not in self.options:
-                raise nearest(f"option of {self.name}", option, [*self.options, PARTIAL, f"{PER_CLASS}=N"])
+                raise unknown_name(f"option of {self.name}", option, [*self.options, PARTIAL, f"{PER_CLASS}=N"])
             elif value not in self.options[option]:
-                raise nearest(f"value of {self.name}@{option}", value, self.options[option])
+                raise unknown_name(f"value of {self.name}@{option}", value, self.options[option])
             else:
                 values[option] = value
         changes: dict[str, Any] = {}
@@ -129,7 +129,7 @@ class NamedDataset:
                     f"{spec.name}: expected no part of {base!r}, found {part or PER_CLASS}; leave it out"
                 )
             own = replace(found.spec, subset=spec.subset, label=spec.label or found.spec.label)
-            return found if own == found.spec else _reopen(own)
+            return found if own == found.spec else open_split(own)
         # A split of the official size lacks nothing, whatever lies beside it.
         whole = PARTIAL not in values and dataset.splits[base] is not None
         split = _records(spec, base, found, place, () if whole else place.notes())
@@ -160,7 +160,7 @@ class NamedDataset:
             return split, ""
         if part in PARTS and base in self.splits:
             return base, part
-        raise nearest(f"split of {self.name}", split, self.splits)
+        raise unknown_name(f"split of {self.name}", split, self.splits)
 
     def check(self, split: str, labels: NDArray[np.int64], options: Mapping[str, str]) -> None:
         """Compares a whole split with the official numbers.
@@ -188,7 +188,7 @@ def _records(
     if isinstance(found, Pixels):
         n = len(found.pixels)
         ids = [f"{base}/{row:0{max(5, len(str(n - 1)))}d}" for row in range(n)]
-        return ArraySplit(spec, ids, found.labels, found.class_names, pixels=found.pixels, reopen=_reopen)
+        return ArraySplit(spec, ids, found.labels, found.class_names, pixels=found.pixels, reopen=open_split)
     if PARTIAL in place.options and not found.seen:
         gone = set(absent(place.root, found.files))
         found = found.take(np.flatnonzero([file not in gone for file in found.files]))
@@ -203,9 +203,3 @@ def _first_of_each(labels: NDArray[np.int64], n: int, name: str) -> NDArray[np.i
     ordered = labels[order]
     place = np.arange(len(order)) - np.searchsorted(ordered, ordered)
     return np.sort(order[(place < n) & (ordered >= 0)])
-
-
-def _reopen(spec: DatasetSpec) -> Split:
-    from featurebank.extract.datasets import open_split
-
-    return open_split(spec)

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PARTS", "division"]
-
 PARTS = ("train80", "test20")
 """``all-train80`` and ``all-test20`` are the parts of ``all``."""
 

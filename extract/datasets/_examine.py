@@ -10,8 +10,6 @@ from featurebank.extract.datasets._listing import Listing, Pixels, absent
 from featurebank.extract.datasets._place import MissingFileError, Place
 from featurebank.extract.errors import ExtractError
 
-__all__ = ["SplitState", "examine"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class SplitState:

@@ -12,10 +12,9 @@ import numpy as np
 from featurebank.extract.datasets._reading import passed_over
 from featurebank.extract.datasets._records import FileSplit
 from featurebank.extract.datasets.contract import DatasetSpec, Split
-from featurebank.extract.errors import DatasetError, nearest
+from featurebank.extract.errors import DatasetError
+from featurebank.store.errors import unknown_name
 from featurebank.store.places import expanded
-
-__all__ = ["EXTENSIONS", "FolderSource", "entries", "images_below", "is_folder", "walk_notes"]
 
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"}
@@ -62,7 +61,7 @@ class FolderSource:
         if (folder / spec.split).is_dir() and spec.split not in {"", ".", ".."} and "/" not in spec.split:
             folder /= spec.split
         elif spec.split not in (known := self.splits(spec.name, spec.root)):
-            raise nearest(f"split of {spec.name}", spec.split, known)
+            raise unknown_name(f"split of {spec.name}", spec.split, known)
         passed: Counter[str] = Counter()
         files = sorted(images_below(str(folder), "", passed))
         notes = walk_notes(passed)

@@ -22,10 +22,9 @@ from featurebank.extract.datasets._reading import (
 from featurebank.extract.datasets._records import ReaderSplit
 from featurebank.extract.datasets._tables import Table, open_table
 from featurebank.extract.datasets.contract import DatasetSpec, Split
-from featurebank.extract.errors import DatasetError, nearest
+from featurebank.extract.errors import DatasetError
+from featurebank.store.errors import unknown_name
 from featurebank.store.places import expanded
-
-__all__ = ["HuggingFaceSource"]
 
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
 CHOICE = re.compile(r"@((?:image|label)=[^,@/]+(?:,(?:image|label)=[^,@/]+)*)$")
@@ -117,7 +116,7 @@ def _files(folder: Path, split: str) -> list[Path]:
     """A split's files, all of them: the others may lack some."""
     found = _splits(folder)
     if split not in found:
-        raise nearest(f"split of {folder}", split, found)
+        raise unknown_name(f"split of {folder}", split, found)
     paths = _arrow_files(found[split][0]) if found[split][0].is_dir() else found[split]
     if len({path.parent for path in paths}) > 1:
         places = ", ".join(sorted({str(path.parent.relative_to(folder)) for path in paths}))
@@ -200,7 +199,7 @@ def _label(name: str, table: Table, features: Mapping[str, dict[str, Any]], chos
 def _one(name: str, role: str, columns: Sequence[str], table: Table, chosen: Mapping[str, str]) -> str:
     if role in chosen:
         if chosen[role] not in table.schema.names:
-            raise nearest(f"column of {name}", chosen[role], table.schema.names)
+            raise unknown_name(f"column of {name}", chosen[role], table.schema.names)
         return chosen[role]
     if len(columns) != 1:
         found = ", ".join(columns) or f"none among {', '.join(table.schema.names)}"

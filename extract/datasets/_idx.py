@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from featurebank.extract.datasets._reading import read_file, reason
 from featurebank.extract.errors import AssetError
 
-__all__ = ["parse_idx", "read_idx"]
-
 UINT8 = 0x08
 DIMENSIONS = 4
 LARGEST = 1 << 30

@@ -8,10 +8,9 @@ from pathlib import Path
 from featurebank.extract.datasets._listing import Listing, open_listing
 from featurebank.extract.datasets._reading import LIST_BYTES, is_inside, read_file, reading, shown
 from featurebank.extract.datasets.contract import DatasetSpec, Split
-from featurebank.extract.errors import DatasetError, nearest
+from featurebank.extract.errors import DatasetError
+from featurebank.store.errors import unknown_name
 from featurebank.store.places import expanded
-
-__all__ = ["ImageListSource", "read_image_list"]
 
 
 class ImageListSource:
@@ -42,7 +41,7 @@ class ImageListSource:
             DatasetError: the list cannot be read, a line does not fit, images are missing.
         """
         if spec.split != "all":
-            raise nearest(f"split of {spec.name}", spec.split, ["all"])
+            raise unknown_name(f"split of {spec.name}", spec.split, ["all"])
         path = expanded(spec.name.removeprefix(self.prefix)).absolute()
         listing = read_image_list(path)
         folder = expanded(path.parent if spec.root is None else spec.root).absolute()

@@ -24,8 +24,6 @@ from featurebank.extract.assets import cache_dir
 from featurebank.extract.datasets._reading import IMAGE_BYTES, read_within
 from featurebank.extract.opening import open_regular
 
-__all__ = ["file_hashes"]
-
 log = logging.getLogger("featurebank")
 
 Hashes = NDArray[np.uint8]

@@ -19,8 +19,6 @@ from featurebank.extract.datasets._columns import EXACT, is_missing
 from featurebank.extract.datasets._reading import shown
 from featurebank.extract.errors import DatasetError
 
-__all__ = ["SEPARATOR", "Labels", "class_index", "parse_labels", "whole_labels"]
-
 SEPARATOR: Final = "|"
 CLASSES: Final = 1 << 16
 """The most labels of a record: see FORMAT.md, "Limits"."""

@@ -20,8 +20,6 @@ from featurebank.extract.datasets._records import FileSplit
 from featurebank.extract.datasets.contract import Columns, DatasetSpec
 from featurebank.extract.errors import DatasetError
 
-__all__ = ["Listing", "Pixels", "absent", "open_listing"]
-
 NAMED = 10
 
 

@@ -15,11 +15,10 @@ from featurebank.extract.datasets._reading import LIST_BYTES, is_inside, read_fi
 from featurebank.extract.datasets._records import FileSplit
 from featurebank.extract.datasets._tables import COLUMN_BYTES, check_rows, read_parquet
 from featurebank.extract.datasets.contract import DatasetSpec, Split
-from featurebank.extract.errors import DatasetError, nearest
+from featurebank.extract.errors import DatasetError
 from featurebank.extract.opening import open_regular
+from featurebank.store.errors import unknown_name
 from featurebank.store.places import expanded
-
-__all__ = ["ManifestSource"]
 
 Table = Mapping[str, Sequence[Any]]
 
@@ -61,7 +60,7 @@ class ManifestSource:
         table = _table(path)
         known = _splits(table)
         if spec.split not in known:
-            raise nearest(f"split of {spec.name}", spec.split, known)
+            raise unknown_name(f"split of {spec.name}", spec.split, known)
         rows = list(range(len(table["path"])))
         if "split" in table:
             rows = [row for row in rows if _text(table["split"][row]) == spec.split]

@@ -15,8 +15,6 @@ from typing import Any, Final
 
 import numpy as np
 
-__all__ = ["read_mat"]
-
 HEADER: Final = 128
 UNPACKED_BYTES: Final = 1 << 26
 """All that a file unpacks to: the largest official one, Stanford Cars' annotations, has 13 MB."""

@@ -15,10 +15,9 @@ from featurebank.extract.datasets._braces import expand_braces
 from featurebank.extract.datasets._dataset import NamedDataset
 from featurebank.extract.datasets._packaged import PackagedSource
 from featurebank.extract.datasets.contract import DatasetSpec, Split
-from featurebank.extract.errors import DatasetError, nearest
+from featurebank.extract.errors import DatasetError
 from featurebank.extract.own_code import own_object
-
-__all__ = ["GROUP", "NamedSource", "PythonSource", "manifest"]
+from featurebank.store.errors import unknown_name
 
 GROUP = "featurebank.datasets"
 """The entry points that are datasets of one's own."""
@@ -74,7 +73,7 @@ class NamedSource:
         if name in _entry_points():
             return replace(_checked(_entry_points()[name].load(), name), name=name)
         others = "(or folder:PATH, manifest:PATH, list:FILE, hf:PATH, wds:PATTERN, torchvision:NAME)"
-        raise nearest("dataset", name, self.names(), others)
+        raise unknown_name("dataset", name, self.names(), others)
 
 
 class PythonSource:

@@ -1,20 +1,12 @@
-"""Whether a download may be tried, and whether it could work, answered within seconds."""
+"""Whether a download could work, answered within seconds."""
 
 from __future__ import annotations
 
-import os
 import threading
 import urllib.request
 from http.client import HTTPException
 
-__all__ = ["downloads_allowed", "unreachable"]
-
 SECONDS = 5.0
-
-
-def downloads_allowed() -> bool:
-    """Whether ``FEATUREBANK_OFFLINE`` is unset, empty or 0."""
-    return os.environ.get("FEATUREBANK_OFFLINE", "0") in {"", "0"}
 
 
 def unreachable(url: str, *, seconds: float = SECONDS) -> str:

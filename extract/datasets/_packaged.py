@@ -18,17 +18,16 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from featurebank.extract.assets import DebianPackage, PackageFile, cache_dir, cached, fetch
+from featurebank.extract.assets import DebianPackage, PackageFile, cache_dir, cached, fetch, is_offline
 from featurebank.extract.datasets._arrays import Arrays, kept
 from featurebank.extract.datasets._idx import parse_idx, read_idx
-from featurebank.extract.datasets._network import downloads_allowed, unreachable
+from featurebank.extract.datasets._network import unreachable
 from featurebank.extract.datasets._packaged_files import FILE_SETS
 from featurebank.extract.datasets._reading import read_file, reason, unpack_gzip
 from featurebank.extract.datasets._records import ArraySplit
 from featurebank.extract.datasets.contract import DatasetSpec, Split
-from featurebank.extract.errors import AssetError, nearest
-
-__all__ = ["FASHION_MNIST", "MNIST_5K", "PackagedSource"]
+from featurebank.extract.errors import AssetError
+from featurebank.store.errors import unknown_name
 
 log = logging.getLogger("featurebank")
 
@@ -91,7 +90,7 @@ class PackagedSource:
     def splits(self, spec_name: str, root: Path | None) -> Sequence[str]:  # noqa: ARG002 (the contract's signature)
         """``train`` and ``test``, ``google`` and ``twitter``, or ``all``."""
         if spec_name not in self.names():
-            raise nearest("dataset", spec_name, self.names(), "(or folder:PATH, manifest:PATH, torchvision:NAME)")
+            raise unknown_name("dataset", spec_name, self.names(), "(or folder:PATH, manifest:PATH, torchvision:NAME)")
         return list(_GREY[spec_name].splits if spec_name in _GREY else FILE_SETS[spec_name].splits)
 
     def open(self, spec: DatasetSpec) -> Split:
@@ -102,7 +101,7 @@ class PackagedSource:
             AssetError: the files cannot be had, or are not the pinned ones.
         """
         if spec.split not in (known := self.splits(spec.name, spec.root)):
-            raise nearest(f"split of {spec.name}", spec.split, known)
+            raise unknown_name(f"split of {spec.name}", spec.split, known)
         if spec.name in FILE_SETS:
             return FILE_SETS[spec.name].open(spec)
         grey = _GREY[spec.name]
@@ -152,7 +151,7 @@ def _fashion_mnist_folder() -> Path:
 
 def _download_fashion_mnist(root: Path) -> str:
     """Why torchvision could not download it; empty when it could."""
-    if not downloads_allowed():
+    if is_offline():
         return "downloads are forbidden by FEATUREBANK_OFFLINE"
     from torchvision.datasets import FashionMNIST  # type: ignore[import-untyped]
 

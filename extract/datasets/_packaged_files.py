@@ -22,8 +22,6 @@ from featurebank.extract.datasets._records import FileSplit
 from featurebank.extract.datasets.contract import DatasetSpec, Split
 from featurebank.extract.errors import AssetError
 
-__all__ = ["EMOJI", "FILE_SETS", "IMAGENET_20", "TUXPAINT", "FileSet"]
-
 IMAGENET_20: Final = PackageFolder(
     package="foolbox",
     version="3.3.4",

@@ -25,8 +25,6 @@ from featurebank.extract.datasets._reading import (
 from featurebank.extract.errors import DatasetError
 from featurebank.extract.pickles import read_pickle
 
-__all__ = ["MissingFileError", "Place"]
-
 
 class MissingFileError(DatasetError):
     """A file or folder that must be there and is not.

@@ -18,23 +18,7 @@ from typing import Any, Final
 
 from featurebank.extract.errors import DatasetError, ExtractError
 from featurebank.extract.opening import open_regular
-
-__all__ = [
-    "IMAGE_BYTES",
-    "LIST_BYTES",
-    "check_inside",
-    "is_inside",
-    "is_unicode",
-    "parse_json",
-    "parse_xml",
-    "passed_over",
-    "read_file",
-    "read_within",
-    "reading",
-    "reason",
-    "shown",
-    "unpack_gzip",
-]
+from featurebank.store.errors import UnknownNameError
 
 IMAGE_BYTES: Final = 1 << 29
 """The largest encoded image: one of 178 million pixels without any compression."""
@@ -156,7 +140,7 @@ def reading(place: object, expected: str, advice: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except (ExtractError, ImportError):
+    except (ExtractError, UnknownNameError, ImportError):
         raise
     except Exception as error:
         raise DatasetError(

@@ -23,9 +23,6 @@ from featurebank.extract.datasets.contract import Columns, DatasetSpec, Split, S
 from featurebank.extract.errors import DatasetError
 from featurebank.store.fingerprint import content_hash, records_digest
 
-__all__ = ["ArraySplit", "FileSplit", "ReaderSplit", "Records", "dataset_digest", "subset_rows"]
-
-
 ID_BYTES = 1024
 ALL_ID_BYTES = 512 << 20
 """What a store holds: see FORMAT.md, "Limits"."""

@@ -16,8 +16,6 @@ import numpy as np
 from featurebank.extract.datasets._reading import reading
 from featurebank.extract.opening import open_regular
 
-__all__ = ["COLUMN_BYTES", "Table", "check_rows", "open_table", "read_parquet"]
-
 ROW_GROUPS_KEPT = 4
 ROWS = 1 << 26
 FEW_ROWS = 1 << 20

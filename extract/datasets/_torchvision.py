@@ -16,14 +16,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from featurebank.extract.assets import cache_dir
-from featurebank.extract.datasets._network import downloads_allowed, unreachable
+from featurebank.extract.assets import cache_dir, is_offline
+from featurebank.extract.datasets._network import unreachable
 from featurebank.extract.datasets._records import ArraySplit, FileSplit, ReaderSplit
 from featurebank.extract.datasets.contract import DatasetSpec, Split
-from featurebank.extract.errors import AssetError, DatasetError, nearest
+from featurebank.extract.errors import AssetError, DatasetError
+from featurebank.store.errors import unknown_name
 from featurebank.store.places import expanded
-
-__all__ = ["ARGUMENTS", "NOT_CLASSIFICATION", "TorchvisionSource"]
 
 log = logging.getLogger("featurebank")
 
@@ -142,7 +141,7 @@ class TorchvisionSource:
         """
         arguments = self._arguments(spec.name)
         if spec.split not in arguments:
-            raise nearest(f"split of {spec.name}", spec.split, arguments)
+            raise unknown_name(f"split of {spec.name}", spec.split, arguments)
         name = spec.name.removeprefix(self.prefix)
         dataset = _construct(name, spec, arguments[spec.split], download=self.download)
         if len(dataset) == 0:
@@ -156,7 +155,7 @@ class TorchvisionSource:
         import torchvision.datasets  # type: ignore[import-untyped]
 
         if name in NOT_CLASSIFICATION or name not in torchvision.datasets.__all__:
-            raise nearest("dataset", spec_name, self.names())
+            raise unknown_name("dataset", spec_name, self.names())
         parameters = inspect.signature(getattr(torchvision.datasets, name)).parameters
         if "train" in parameters:
             return _TRAIN_FLAG
@@ -186,7 +185,7 @@ def _construct(name: str, spec: DatasetSpec, arguments: Mapping[str, object], *,
     found = (str(missing).strip() or type(missing).__name__).splitlines()[0]
     if isinstance(missing, ImportError):
         raise AssetError(f"{spec.name}: expected a package that its loader needs, found: {found}") from missing
-    if not can_download or not download or not downloads_allowed():
+    if not can_download or not download or is_offline():
         forbidden = "FEATUREBANK_OFFLINE forbids downloads" if download else "it is not downloaded now"
         why = forbidden if can_download else "torchvision cannot download it"
         raise AssetError(f"{spec.name}: expected its files under {root}, found: {found}; {why}; {advice}") from missing

@@ -30,11 +30,10 @@ from featurebank.extract.datasets._reading import (
 )
 from featurebank.extract.datasets._records import ReaderSplit
 from featurebank.extract.datasets.contract import DatasetSpec, Split
-from featurebank.extract.errors import DatasetError, nearest
+from featurebank.extract.errors import DatasetError
 from featurebank.extract.opening import open_regular
+from featurebank.store.errors import unknown_name
 from featurebank.store.places import expanded
-
-__all__ = ["WebDatasetSource"]
 
 LABELS = (".cls", ".json")
 MAX_LABEL_BYTES = 1 << 20
@@ -72,7 +71,7 @@ class WebDatasetSource:
         """
         shards = _shards(spec.name.removeprefix(self.prefix), spec.root)
         if spec.split not in shards:
-            raise nearest(f"split of {spec.name}", spec.split, shards)
+            raise unknown_name(f"split of {spec.name}", spec.split, shards)
         passed: Counter[str] = Counter()
         members = [member for shard in shards[spec.split] for member in _members(shard, passed)]
         labels = np.array([member.label for member in members], np.int64)

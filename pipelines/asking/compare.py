@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurebank.extract.errors import nearest
 from featurebank.pipelines.asking.cases import Selection
 from featurebank.pipelines.asking.intervals import ROWS
 from featurebank.pipelines.asking.metrics import metric
@@ -27,6 +26,7 @@ from featurebank.pipelines.asking.sheet import Sheet, interval_line
 from featurebank.pipelines.errors import ConfigError
 from featurebank.probes.weighted import Statistic, label_auroc, masks, mean, regression
 from featurebank.store import FeatureStore
+from featurebank.store.errors import unknown_name
 
 __all__ = ["Analysis", "check_analysis", "compare", "group"]
 
@@ -91,7 +91,7 @@ def group(store: FeatureStore, asked: Sequence[Asked], column: str, *, force: bo
         row, kept = one.results[0].rows[0], results.arrays(one.results[0])
         with one.case.one(one.question.layout.scored).open() as scored:
             if column not in scored.columns:
-                raise nearest(f"column of {one.scored}", column, scored.columns)
+                raise unknown_name(f"column of {one.scored}", column, scored.columns)
             groups = np.asarray(scored.columns[column][kept["rows"]])
         settings = {"question": row.question, "result": row.result, "column": column}
         compute = partial(_grouped, row, kept, groups, settings)
@@ -124,7 +124,7 @@ def check_analysis(asked: Iterable[tuple[Question, Selection]], *, comparison: b
         with entry.open() as scored:
             columns |= scored.columns.keys()
     if cases and column not in columns:
-        raise nearest("column", column, columns)
+        raise unknown_name("column", column, columns)
 
 
 @dataclass(frozen=True, kw_only=True)

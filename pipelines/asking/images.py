@@ -83,6 +83,7 @@ def open_images(path: Path, images: str | None, *, before: str = "") -> Split:
     from featurebank.extract import datasets
     from featurebank.extract.datasets.contract import DatasetSpec, Subset
     from featurebank.extract.errors import ExtractError
+    from featurebank.store.errors import UnknownNameError
 
     with FeatureSet(path) as feature_set:
         key, ids = feature_set.key["dataset"], feature_set.ids
@@ -96,7 +97,7 @@ def open_images(path: Path, images: str | None, *, before: str = "") -> Split:
         subset = Subset(**key["subset"]) if key.get("subset") else None
         spec = DatasetSpec(name=opened.name, root=opened.root, split=str(key["split"]), subset=subset, label=name)
         split = datasets.open_split(spec)
-    except (ExtractError, ImportError, OSError, TypeError, ValueError) as error:
+    except (ExtractError, UnknownNameError, ImportError, OSError, TypeError, ValueError) as error:
         raise ConfigError(f"--html needs the images of {place}, which cannot be opened: {error}; {advice}") from error
     if not np.array_equal(np.array(split.ids), ids):
         raise ConfigError(

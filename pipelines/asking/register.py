@@ -11,9 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featurebank.extract.errors import fault, nearest
+from featurebank.extract.errors import fault
 from featurebank.pipelines.asking.question import DECLARED, Question
 from featurebank.pipelines.errors import ConfigError
+from featurebank.store.errors import unknown_name
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -75,7 +76,7 @@ def find_question(name: str) -> type[Question]:
         ConfigError: the package that has it cannot be loaded.
     """
     if not is_question(name):
-        raise nearest("question", name, question_names())
+        raise unknown_name("question", name, question_names())
     if name not in DECLARED:
         if _is_own(name):
             importlib.import_module(f"{HOME}.{name}")

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from featurebank.extract.errors import fault, nearest
+from featurebank.extract.errors import fault
 from featurebank.pipelines.asking.cases import Case, Selection
 from featurebank.pipelines.asking.option import flag_of
 from featurebank.pipelines.asking.question import Question
 from featurebank.pipelines.errors import ConfigError
 from featurebank.store import AmbiguousError, CorruptError, Entry, FeatureStore, NotFoundError
 from featurebank.store.entries import described, newest_contents
+from featurebank.store.errors import unknown_name
 from featurebank.store.fingerprint import differences
 
 __all__ = ["Key", "called", "named_splits", "parse_key", "same_recipe", "select"]
@@ -55,7 +56,7 @@ def parse_key(text: str, datasets: Iterable[str]) -> Key:
             test=(test if colon else train) or None,
             backbone=backbone or None,
         )
-    raise nearest("dataset", text.partition("@")[0].rpartition("/")[0] or text.partition("@")[0], known)
+    raise unknown_name("dataset", text.partition("@")[0].rpartition("/")[0] or text.partition("@")[0], known)
 
 
 def select(
@@ -131,7 +132,7 @@ def called(entries: Sequence[Entry], backbones: Iterable[str], what: str) -> lis
     for backbone in backbones:
         own = {backbone} & names or {entry.name for entry in entries if entry.backbone == backbone}
         if not own:
-            raise nearest(what, backbone, names)
+            raise unknown_name(what, backbone, names)
         found |= dict.fromkeys(sorted(own))
     return [*found]
 
@@ -142,7 +143,7 @@ def named_splits(entries: Iterable[Entry], text: str) -> tuple[str, list[str]]:
     key = parse_key(text, {dataset for dataset, _ in places})
     splits = sorted(split for dataset, split in places if dataset == key.dataset)
     if key.test is not None and key.test not in splits:
-        raise nearest(f"split of {key.dataset}", key.test, splits)
+        raise unknown_name(f"split of {key.dataset}", key.test, splits)
     return key.dataset, [key.test] if key.test else [TEST] if TEST in splits else splits
 
 
@@ -203,7 +204,9 @@ def _splits(key: Key, splits: set[str], question: Question) -> tuple[str, str | 
     fitted = key.train or TRAIN if fits else test
     for name in (fitted, test):
         if name not in splits:
-            raise nearest(f"split of {key.dataset}", name, splits, f"(both can be named: {key.dataset}/TRAIN:TEST)")
+            raise unknown_name(
+                f"split of {key.dataset}", name, splits, f"(both can be named: {key.dataset}/TRAIN:TEST)"
+            )
     if fits and fitted == test:
         raise NotFoundError(
             f"{key.dataset}: expected two different splits to fit on and to score, found {test!r} twice; "

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from featurebank.extract.errors import fault, nearest
+from featurebank.extract.errors import fault
 from featurebank.pipelines.asking.answer import Answer
 from featurebank.pipelines.asking.cases import Answered, Case, Selection
 from featurebank.pipelines.asking.inputs import Rows, check_alike, read_rows
@@ -17,6 +17,7 @@ from featurebank.pipelines.asking.metrics import metric
 from featurebank.pipelines.asking.question import Question
 from featurebank.pipelines.asking.results import Computed, Result, Results, Row, result_key
 from featurebank.store import Entry, FeatureStore
+from featurebank.store.errors import unknown_name
 
 __all__ = ["Asked", "Report", "answer", "ask", "read_case"]
 
@@ -89,7 +90,7 @@ def ask(
         outputs = {output.name for case in selection.cases for output in case.one(question.layout.scored).outputs}
         for name in question.outputs:
             if selection.cases and name not in outputs:
-                raise nearest("output", name, outputs)
+                raise unknown_name("output", name, outputs)
         question.check(selection.cases)
         report.failed |= selection.failed
         report.passed_over += [reason for reason in selection.passed_over if reason not in report.passed_over]

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featurebank.extract.errors import nearest
 from featurebank.pipelines.asking.option import PAGE, flag_of, options_of, parameters
 from featurebank.pipelines.asking.question import Question
 from featurebank.pipelines.asking.register import find_question, questions
@@ -18,6 +17,7 @@ from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.stores import DEFAULT_STORE, StoreOption, existing_store
 from featurebank.pipelines.streams import JsonOption, console, print_json, show_messages
 from featurebank.store import FeatureStore
+from featurebank.store.errors import unknown_name
 from featurebank.store.text import shown
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def probe(text: str) -> Callable[..., None]:
         names = list(dict.fromkeys(task or TASKS))
         for name in names:
             if name not in able:
-                raise nearest("task", name, able)
+                raise unknown_name("task", name, able)
         _run([able[name] for name in names], own, {}, **given)
 
     return _command(command, text, {**COMMON, "task": Annotated[list[str] | None, task], **every})

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featurebank.pipelines.extracting.stopping import stoppable
-from featurebank.pipelines.stores import DEFAULT_STORE, STORE_VARIABLE
+from featurebank.pipelines.stores import DEFAULT_STORE
 from featurebank.pipelines.streams import JsonOption, console, print_json, show_messages
+from featurebank.store.places import STORE_VARIABLE
 
 if TYPE_CHECKING:
     from featurebank.extract.wanted import Outcome

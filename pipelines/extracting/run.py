@@ -14,7 +14,7 @@ from featurebank.extract import backbones, datasets
 from featurebank.extract.backbones.contract import BackboneSpec
 from featurebank.extract.datasets.contract import DatasetSpec, Split, Subset
 from featurebank.extract.device import Execution, cpu_cores, resolve_device, resolve_precision
-from featurebank.extract.errors import fault, nearest
+from featurebank.extract.errors import fault
 from featurebank.extract.key import Precision
 from featurebank.extract.progress import Observer
 from featurebank.extract.provenance import told
@@ -29,6 +29,7 @@ from featurebank.pipelines.extracting.config import DatasetConfig, ExtractionCon
 from featurebank.pipelines.extracting.scale.start import check_request, connected, started
 from featurebank.store import FeatureStore, StoreError
 from featurebank.store.addresses import without_secrets
+from featurebank.store.errors import unknown_name
 from featurebank.store.naming import names_of, network_of
 
 __all__ = ["Report", "run_features"]
@@ -307,7 +308,7 @@ def _unknown(config: RunConfig) -> Iterator[str]:
         for entry in dataset.splits:
             whole = entry.split.removesuffix("-train80").removesuffix("-test20")
             if whole not in known:
-                yield f"datasets.{index}: {nearest(f'split of {dataset.name}', entry.split, known)}"
+                yield f"datasets.{index}: {unknown_name(f'split of {dataset.name}', entry.split, known)}"
 
 
 def _ask_all(

@@ -91,9 +91,9 @@ def _image_sets(entries: Iterable[Entry], dataset: str) -> list[Entry]:
     Raises:
         UnknownNameError: there is none.
     """
-    from featurebank.extract.errors import nearest
     from featurebank.extract.text_sets import is_texts
     from featurebank.store.entries import newest_contents
+    from featurebank.store.errors import unknown_name
 
     entries = [*entries]
     own = newest_contents([e for e in entries if dataset in (e.dataset, f"{e.dataset}/{e.split}")])
@@ -104,7 +104,7 @@ def _image_sets(entries: Iterable[Entry], dataset: str) -> list[Entry]:
                 images.append(entry)
     if not images:
         hint = "; its images are extracted first: featurebank features CONFIG"
-        raise nearest("dataset", dataset, {entry.dataset for entry in entries}, hint)
+        raise unknown_name("dataset", dataset, {entry.dataset for entry in entries}, hint)
     return images
 
 
@@ -130,8 +130,8 @@ def _with_towers(entries: Sequence[Entry], wanted: Sequence[str], dataset: str) 
         ConfigError: none has a set in the space of texts, or not one that is asked for.
     """
     from featurebank.extract.backbones import has_texts
-    from featurebank.extract.errors import nearest
     from featurebank.extract.text_sets import EMBEDDING
+    from featurebank.store.errors import unknown_name
 
     able: dict[str, Entry] = {}
     for entry in entries:
@@ -140,7 +140,7 @@ def _with_towers(entries: Sequence[Entry], wanted: Sequence[str], dataset: str) 
     names = {entry.name for entry in entries}
     for name in wanted:
         if name not in names and not name.startswith(FOLDER):
-            raise nearest(f"backbone of {dataset}", name, names)
+            raise unknown_name(f"backbone of {dataset}", name, names)
     lacking = [name for name in wanted or sorted(names) if name not in able and name in names]
     if lacking if wanted else not able:
         raise ConfigError(

@@ -51,7 +51,8 @@ def backbones(
 ) -> None:
     """List the backbones known by short names; of one, say what its weights are and expect."""
     from featurebank.extract.backbones import zoo
-    from featurebank.extract.errors import UnknownNameError, nearest, search
+    from featurebank.extract.errors import search
+    from featurebank.store.errors import UnknownNameError, unknown_name
 
     found = list(zoo.entries().values())
     if name is not None:
@@ -66,7 +67,7 @@ def backbones(
     if style is not None:
         known = {entry.style for entry in found}
         if style not in known:
-            raise nearest("style of pretraining", style, known)
+            raise unknown_name("style of pretraining", style, known)
         found = [entry for entry in found if entry.style == style]
     if as_json:
         print_json([_json(entry) for entry in found])

@@ -33,7 +33,8 @@ def datasets(
 ) -> None:
     """List the datasets known by name; of one, say what must lie where and which files are missing."""
     from featurebank.extract.datasets import examine, named
-    from featurebank.extract.errors import UnknownNameError, nearest, search
+    from featurebank.extract.errors import search
+    from featurebank.store.errors import UnknownNameError, unknown_name
 
     if name is None:
         rows = _all()
@@ -54,7 +55,7 @@ def datasets(
     options = name.rpartition("@")[2] if "@" in name else ""
     place = row.root(root)
     if strangers := [one for one in split or () if one not in row.splits]:
-        raise nearest(f"split of {row.name}", strangers[0], row.splits)
+        raise unknown_name(f"split of {row.name}", strangers[0], row.splits)
     if truth is not None:
         _write_truth(row, place, truth)
         return
@@ -71,11 +72,11 @@ def datasets(
 def _opened(name: str, root: Path | None, wanted: Sequence[str] | None, *, as_json: bool) -> None:
     """One of no official size, such as ``folder:PATH``: what its files hold, which is all that is known of it."""
     from featurebank.extract.datasets import DatasetSpec, open_split, splits
-    from featurebank.extract.errors import nearest
+    from featurebank.store.errors import unknown_name
 
     known = splits(name, root)
     if strangers := [one for one in wanted or () if one not in known]:
-        raise nearest(f"split of {name}", strangers[0], known)
+        raise unknown_name(f"split of {name}", strangers[0], known)
     opened = [open_split(DatasetSpec(name=name, split=one, root=root)) for one in wanted or known]
     if as_json:
         sizes = {split.spec.split: len(split) for split in opened}

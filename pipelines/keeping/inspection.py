@@ -13,11 +13,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from featurebank.extract.errors import nearest
 from featurebank.pipelines.stores import DEFAULT_STORE, StoreOption, existing_store
 from featurebank.pipelines.streams import JsonOption, console, print_json
 from featurebank.pipelines.tables import line, titled_table
 from featurebank.store import Entry, FeatureSet, FeatureStore, VerifyReport
+from featurebank.store.errors import unknown_name
 from featurebank.store.fingerprint import differences
 from featurebank.store.text import shown
 
@@ -65,7 +65,7 @@ def ls(
         backbones = {name for e in everything for name in (e.backbone, e.name)}
         for kind, name, known in (("dataset", dataset, datasets), ("backbone", backbone, backbones)):
             if name is not None and name not in known:
-                raise nearest(kind, name, known)
+                raise unknown_name(kind, name, known)
     if as_json:
         print_json([entry_json(entry) for entry in entries])
     else:

@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from featurebank.extract.errors import nearest
 from featurebank.pipelines.asking.answer import Answer
 from featurebank.pipelines.asking.inputs import Rows, SplitRows, left_out, vectors
 from featurebank.pipelines.asking.option import option
 from featurebank.pipelines.asking.question import Question
+from featurebank.store.errors import unknown_name
 
 __all__ = ["Regression"]
 
@@ -72,7 +72,7 @@ class Regression(Question):
         columns = split.columns
         for name in self.target:
             if name not in columns:
-                raise nearest(f"column of {split.name}", name, columns)
+                raise unknown_name(f"column of {split.name}", name, columns)
         # Labels with decimals are kept as a column of that name; see `extract.datasets`.
         decimals = ("label",) if (split.labels < 0).all() and "label" in columns else ()
         named = [_as_numbers(columns[name], split.name) for name in self.target or decimals]

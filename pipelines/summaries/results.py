@@ -10,11 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from featurebank.extract.errors import nearest
 from featurebank.pipelines.asking.results import COLUMNS, Results, Row, csv_of, plain_row
 from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.stores import DEFAULT_STORE, StoreOption, existing_store
 from featurebank.pipelines.streams import JsonOption, console, print_json
+from featurebank.store.errors import unknown_name
 from featurebank.store.fingerprint import canonical_json
 from featurebank.store.text import shown
 
@@ -117,7 +117,7 @@ def _conditions(texts: Sequence[str]) -> dict[str, list[str]]:
         if not equals:
             raise ConfigError(f"--where must be COLUMN=VALUE, such as metric=accuracy; found {text!r}")
         if name not in COLUMNS:
-            raise nearest("column", name, COLUMNS)
+            raise unknown_name("column", name, COLUMNS)
         found.setdefault(name, []).append(value)
     return found
 
@@ -128,7 +128,7 @@ def _sorted(rows: list[Row], column: str) -> list[Row]:
     if not column:
         return rows
     if column not in COLUMNS:
-        raise nearest("column", column, COLUMNS)
+        raise unknown_name("column", column, COLUMNS)
     if column == "value":
         return sorted(rows, key=lambda row: -metric(row.metric).gain(row.value))
     if column in ("n", "low", "high", "seconds", "version"):

@@ -18,7 +18,8 @@ from serving import Server, serving
 from featurebank.extract import downloads
 from featurebank.extract.backbones import describe, resolve
 from featurebank.extract.backbones.checkpoint_source import cache_name
-from featurebank.extract.errors import AssetError, UnknownNameError
+from featurebank.extract.errors import AssetError
+from featurebank.store.errors import UnknownNameError
 
 BODY = bytes(range(256)) * 300
 

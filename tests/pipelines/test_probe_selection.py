@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from probe_sets import clusters, write_pair, write_set
 
-from featurebank.extract.errors import UnknownNameError
 from featurebank.pipelines.asking.cases import Case, Selection
 from featurebank.pipelines.asking.roles import Key, parse_key, same_recipe
 from featurebank.pipelines.asking.roles import select as select_cases
 from featurebank.pipelines.questions.linear import Linear
 from featurebank.pipelines.questions.shift import Shift
 from featurebank.store import FeatureStore, NotFoundError
+from featurebank.store.errors import UnknownNameError
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ def test_d13_a_store_that_does_not_exist_is_an_error_where_it_is_read(tmp_path: 
         store.root.parent.mkdir()
         store.root.touch()
     above = tmp_path if kind == "nothing" else store.root.parent
-    text = f"{store.root}: expected a store's folder, found {kind}; of the folders above it {above} exists"
+    text = f"{store.root} must be a store's folder; found {kind}; of the folders above it {above} exists"
     with pytest.raises(NotFoundError, match=re.escape(text)):
         READING[verb](store)
     assert not store.root.is_dir()
@@ -84,7 +84,7 @@ def test_d13_a_store_that_does_not_exist_is_an_error_where_it_is_read(tmp_path: 
 
 def test_d13_a_store_is_made_where_it_is_written(tmp_path: Path) -> None:
     made, copied = FeatureStore(tmp_path / "new" / "made"), FeatureStore(tmp_path / "new" / "copied")
-    with pytest.raises(NotFoundError, match="expected a store's folder, found nothing"):
+    with pytest.raises(NotFoundError, match="must be a store's folder; found nothing"):
         copied.merge(made)
     assert not copied.root.exists()
     add(made, "a", "train", "x")
@@ -105,6 +105,17 @@ def test_d13_a_store_is_a_container_of_its_sealed_sets(store: FeatureStore) -> N
     assert [name for name in names if name in store] == ["a/train", "a"]
     assert all(entry in store for entry in store)
     assert 7 not in store
+
+
+def test_d13_the_store_that_is_not_named_is_the_one_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEATUREBANK_STORE", f"{tmp_path}/sets")
+    assert FeatureStore().root == tmp_path / "sets"
+    assert FeatureStore(tmp_path).root == tmp_path
+    monkeypatch.delenv("FEATUREBANK_STORE")
+    with pytest.raises(InvalidInputError, match=r"\$FEATUREBANK_STORE must be set"):
+        FeatureStore()
 
 
 def test_ls_names_what_is_there(store: FeatureStore) -> None:
@@ -135,15 +146,17 @@ def test_open_and_find(store: FeatureStore) -> None:
         opened.close()
     assert store.find(fp[:16] + "0" * 48) is None
     assert store.state("a/b", "train", "x/y", fp) == "sealed"
-    with pytest.raises(NotFoundError, match=rf"no fingerprint '{HEX}'"):
+    with pytest.raises(NotFoundError, match=rf"unknown fingerprint '{HEX}'"):
         store.open("a/b/train", "x/y", fingerprint=HEX)
 
 
 def test_misses_name_the_nearest(store: FeatureStore) -> None:
     add(store, "fashion_mnist", "train", "efficientnet_lite0")
-    with pytest.raises(NotFoundError, match="no dataset 'fashion-mnist/train'; did you mean 'fashion_mnist/train'"):
+    with pytest.raises(
+        NotFoundError, match="unknown dataset 'fashion-mnist/train'; did you mean 'fashion_mnist/train'"
+    ):
         store.open("fashion-mnist/train", "efficientnet_lite0")
-    with pytest.raises(KeyError, match="no backbone 'efficientnet_lite'; did you mean 'efficientnet_lite0'"):
+    with pytest.raises(KeyError, match="unknown backbone 'efficientnet_lite'; did you mean 'efficientnet_lite0'"):
         store.open("fashion_mnist/train", "efficientnet_lite")
     with pytest.raises(InvalidInputError, match="'dataset/split'; found 'fashion_mnist'"):
         store.open("fashion_mnist", "efficientnet_lite0")
@@ -289,5 +302,5 @@ def test_f7_opening_looks_into_one_folder(tmp_path: Path, monkeypatch: pytest.Mo
     store.open("demo/test", "tiny/net").close()
     assert looked
     assert all(place.startswith(str(tmp_path / "demo" / "test")) for place in looked)
-    with pytest.raises(NotFoundError, match="there is 'demo/test', 'other0/test'"):
+    with pytest.raises(NotFoundError, match="known: demo/test, other0/test, other1/test"):
         store.open("unlike/any", "tiny/net")

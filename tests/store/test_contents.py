@@ -138,7 +138,7 @@ def test_b3_a_mark_is_of_one_store_one_time_and_one_content(store: FeatureStore,
     ) as writer:
         writer.write_chunk("pooled", 0, np.full((2, 2), 3, np.float16))
         writer.mark_ok(0, 2)
-        writer.seal_copy().close()
+        writer.seal_as_it_is()
     path.unlink()
     if change == "secret":
         shutil.copyfile(target, path)

@@ -23,8 +23,8 @@ from featurebank.store import (
     Output,
     Records,
     _layout,
+    _merging,
     _packing,
-    catalogue,
 )
 from featurebank.store.fingerprint import fingerprint
 
@@ -210,7 +210,7 @@ def test_c13_a_source_that_changes_while_it_is_copied_is_noticed(
 
     # Before it is opened, or when it has been found sound.
     if moment == "before":
-        during(monkeypatch, catalogue, "copy_verified", swap)
+        during(monkeypatch, _merging, "_copy_verified", swap)
     else:
         during(monkeypatch, os, "sendfile", swap)
     (merged,) = store.merge(other)

@@ -27,15 +27,15 @@ from featurebank.store import (
     Records,
     StoreError,
     TooLargeError,
-    _limits,
     _records,
     _values,
+    limits,
 )
 from featurebank.store._chunks import checksum
 from featurebank.store._packed import PackedValues
 from featurebank.store._table import Array, OutputEntry
 
-FORMAT = Path(_limits.__file__).with_name("FORMAT.md")
+FORMAT = Path(limits.__file__).with_name("FORMAT.md")
 BESIDE_THE_INPUT = 512 << 20
 
 
@@ -43,7 +43,7 @@ def test_c5_the_table_in_the_format_is_the_one_in_the_code() -> None:
     rows = re.findall(r"^\|.*\(`([A-Z_]+)`\) \| ([\d,]+)", FORMAT.read_text(encoding="utf-8"), re.MULTILINE)
     written = {name: int(number.replace(",", "")) for name, number in rows}
     assert written == {
-        name: value for name, value in vars(_limits).items() if name.isupper() and name != "TYPE_CHECKING"
+        name: value for name, value in vars(limits).items() if name.isupper() and name != "TYPE_CHECKING"
     }
 
 
@@ -74,10 +74,10 @@ DEMO = {
 def test_c5_the_writer_refuses_what_the_reader_refuses(
     tmp_path: Path, sealed: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(_limits, name, DEMO[name])
+    monkeypatch.setattr(limits, name, DEMO[name])
     make_sealed(tmp_path / "fits.h5").close()
     FeatureSet(sealed).manifest  # noqa: B018 - it is decoded when asked for
-    monkeypatch.setattr(_limits, name, DEMO[name] - 1)
+    monkeypatch.setattr(limits, name, DEMO[name] - 1)
     with pytest.raises(InvalidInputError):
         make_writer(tmp_path / "refused.h5")
     assert not list(tmp_path.glob("refused*"))
@@ -89,9 +89,9 @@ def test_c5_the_writer_refuses_what_the_reader_refuses(
 def test_c5_what_no_caller_can_exceed_is_still_refused_in_a_file(
     sealed: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(_limits, name, DEMO[name])
+    monkeypatch.setattr(limits, name, DEMO[name])
     FeatureSet(sealed).close()
-    monkeypatch.setattr(_limits, name, DEMO[name] // 2)
+    monkeypatch.setattr(limits, name, DEMO[name] // 2)
     with pytest.raises(CorruptError, match="at most"):
         FeatureSet(sealed)
 
@@ -100,13 +100,13 @@ def test_c5_packed_chunks_are_as_many_as_fit(tmp_path: Path, sealed: Path, monke
     pytest.importorskip("hdf5plugin")
     with FeatureSet(sealed) as fs:
         fs.pack(tmp_path / "packed.h5").close()
-        monkeypatch.setattr(_limits, "PACKED_CHUNKS", 2)
+        monkeypatch.setattr(limits, "PACKED_CHUNKS", 2)
         with pytest.raises(InvalidInputError, match="packed chunks of all outputs must be at most 2; found"):
             fs.pack(tmp_path / "refused.h5")
     with pytest.raises(CorruptError, match="packed chunks of all outputs must be at most 2; found"):
         FeatureSet(tmp_path / "packed.h5")
     monkeypatch.undo()
-    monkeypatch.setattr(_limits, "PACKED_STRETCHES", 0)
+    monkeypatch.setattr(limits, "PACKED_STRETCHES", 0)
     with pytest.raises(CorruptError, match="the packed chunks must be in at most 0 stretches"):
         FeatureSet(tmp_path / "packed.h5")
 

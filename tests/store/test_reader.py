@@ -83,9 +83,15 @@ def test_keys_of_any_shape_open(tmp_path: Path) -> None:
         assert fs.class_names == []
 
 
+def test_d13_a_set_is_a_container_of_its_outputs_and_as_long_as_its_rows(sealed: Path) -> None:
+    with FeatureSet(sealed) as fs:
+        assert (list(fs), len(fs)) == (list(fs.outputs), fs.n_rows)
+        assert [name for name in ("pooled", "poold", 0) if name in fs] == ["pooled"]
+
+
 def test_unknown_output_names_the_nearest(sealed: Path) -> None:
     with FeatureSet(sealed) as fs:
-        with pytest.raises(NotFoundError, match="no output 'poold'; did you mean 'pooled'"):
+        with pytest.raises(NotFoundError, match="unknown output 'poold'; did you mean 'pooled'"):
             fs["poold"]
         with pytest.raises(KeyError):
             fs.batches(3, outputs=["nothing"])

@@ -286,7 +286,7 @@ def drip(handler: BaseHTTPRequestHandler, said: str, body: bytes, seconds: float
 BAD_SERVERS: dict[str, tuple[Callable[..., None], str]] = {
     "endless 200": (lambda h, _said, _body: whole(h, None), "with status 206; found 200, the whole file"),
     "3 GiB": (lambda h, _said, _body: whole(h, 3 << 30), "with status 206; found 200, the whole file"),
-    "endless 206": (lambda h, said, _body: part(h, said, None), "the server gave more"),
+    "endless 206": (lambda h, said, _body: part(h, said, None), "found more in the answer"),
     "gzip": (
         lambda h, said, _body: part(h, said, gzip.compress(bytes(1 << 24)), Content_Encoding="gzip"),
         "serve the file as it is; found it encoded, 'gzip'",
@@ -295,10 +295,10 @@ BAD_SERVERS: dict[str, tuple[Callable[..., None], str]] = {
     "unknown size": (lambda h, said, body: part(h, said.rpartition("/")[0] + "/*", body), "and of how much; found"),
     "another range": (
         lambda h, said, body: part(h, "bytes 1-" + said.partition("-")[2], body),
-        "the range must begin at 0; found 1|the server gave bytes 1 to",
+        "the range must begin at 0; found 1|found bytes 1 to",
     ),
-    "too little": (lambda h, said, body: part(h, said, body[:-1]), r"the server gave \d+; try again"),
-    "too much": (lambda h, said, body: part(h, said, body + b"x"), "the server gave more"),
+    "too little": (lambda h, said, body: part(h, said, body[:-1]), r"found \d+ in the answer; try again"),
+    "too much": (lambda h, said, body: part(h, said, body + b"x"), "found more in the answer"),
     "refused": (lambda h, _said, _body: h.send_error(403), "with status 206; found 403"),
     "silent": (lambda h, said, body: drip(h, said, body, 2.0), "found 0.3 s of silence"),
 }

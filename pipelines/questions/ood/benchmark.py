@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from featurebank.extract.datasets.contract import DatasetSpec, Split
-from featurebank.extract.errors import DatasetError, nearest
+from featurebank.extract.errors import DatasetError
 from featurebank.extract.progress import Observer
 from featurebank.pipelines.errors import ConfigError
 from featurebank.store import FeatureStore, NotFoundError
+from featurebank.store.errors import unknown_name
 
 __all__ = ["BENCHMARKS", "Benchmark", "benchmark_sets", "extracted", "get_benchmark"]
 
@@ -117,7 +118,7 @@ def get_benchmark(name: str) -> Benchmark:
         UnknownNameError: there is none.
     """
     if name not in BENCHMARKS:
-        raise nearest("benchmark", name, BENCHMARKS)
+        raise unknown_name("benchmark", name, BENCHMARKS)
     return BENCHMARKS[name]
 
 

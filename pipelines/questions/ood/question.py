@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from featurebank.extract.errors import nearest
 from featurebank.pipelines.asking.answer import Answer, Score
 from featurebank.pipelines.asking.inputs import Rows, SplitRows, left_out, unknown_classes
 from featurebank.pipelines.asking.layout import Layout
@@ -22,6 +21,7 @@ from featurebank.pipelines.asking.option import Option, option
 from featurebank.pipelines.asking.question import Question
 from featurebank.pipelines.errors import ConfigError
 from featurebank.store import FeatureSet
+from featurebank.store.errors import unknown_name
 
 if TYPE_CHECKING:
     from featurebank.pipelines.asking.cases import Answered, Case
@@ -102,7 +102,7 @@ class OOD(Question):
         super().__post_init__()
         for name in self.scores:
             if name != "all" and name not in scores():
-                raise nearest("score", name, scores())
+                raise unknown_name("score", name, scores())
         every = not self.scores or "all" in self.scores
         object.__setattr__(self, "scores", scores() if every else tuple(dict.fromkeys(self.scores)))
         classes = [name.strip() for some in self.id_classes for name in some.split(",")]

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurebank.extract.errors import nearest
 from featurebank.pipelines.asking.inputs import SplitRows, left_out, match_notes, matched, vectors
 from featurebank.pipelines.questions.retrieve.queries import FileRows
 from featurebank.retrieval.protocols import Protocol
 from featurebank.retrieval.relevance import LabelRelevance, ListRelevance, Relevance, rows_of_ids, two_level_split
 from featurebank.store import FeatureSet
+from featurebank.store.errors import unknown_name
 
 __all__ = ["DISTRACTED", "TWO_LEVEL", "Lookup", "pose"]
 
@@ -109,7 +109,7 @@ def _values(split: SplitRows, by: str | None) -> NDArray[Any]:
     if by is not None:
         columns = split.columns
         if by not in columns:
-            raise nearest(f"column of {split.name}", by, columns)
+            raise unknown_name(f"column of {split.name}", by, columns)
         return columns[by]
     if split.labels.ndim != 1:
         raise ValueError(

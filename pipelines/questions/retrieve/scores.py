@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurebank.extract.errors import nearest
 from featurebank.pipelines.asking.answer import Score
 from featurebank.pipelines.asking.inputs import SplitRows
+from featurebank.store.errors import unknown_name
 
 if TYPE_CHECKING:
     from featurebank.retrieval.evaluation import Evaluation
@@ -52,7 +52,7 @@ def drawn_together(queries: SplitRows, cluster: str, by: str | None) -> tuple[st
             f"{', '.join(columns) or 'it has none'}"
         )
     if name not in columns:
-        raise nearest(f"column of {queries.name}", name, columns)
+        raise unknown_name(f"column of {queries.name}", name, columns)
     return "classes" if cluster == CLASS else f"values of {cluster}", columns[name]
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from featurebank.extract.errors import nearest
 from featurebank.pipelines.asking.answer import Answer, Score
 from featurebank.pipelines.asking.inputs import Rows, SplitRows
 from featurebank.pipelines.asking.layout import Layout
@@ -22,6 +21,7 @@ from featurebank.pipelines.questions.retrieve.lookup import TWO_LEVEL, Lookup, p
 from featurebank.pipelines.questions.retrieve.queries import join_outputs, read_queries
 from featurebank.pipelines.questions.retrieve.scores import drawn_together, kept_arrays, protocol_scores
 from featurebank.retrieval.protocols import Protocol, find_protocol
+from featurebank.store.errors import unknown_name
 
 if TYPE_CHECKING:
     from featurebank.pipelines.asking.cases import Case
@@ -222,7 +222,7 @@ class Search(Question):
                 with entry.open() as feature_set:
                     columns |= feature_set.columns.keys()
         if self.by is not None and cases and self.by not in columns:
-            raise nearest("column", self.by, columns)
+            raise unknown_name("column", self.by, columns)
 
     def _check_single(self) -> None:
         if self.ground_truth is not None:

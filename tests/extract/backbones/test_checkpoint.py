@@ -20,7 +20,8 @@ from featurebank.extract.backbones.checkpoint import decode, differences, load_s
 from featurebank.extract.backbones.configurations import read_configuration
 from featurebank.extract.backbones.contract import Weights
 from featurebank.extract.backbones.naming import checked_outputs, given_weights, split_random
-from featurebank.extract.errors import AssetError, UnknownNameError, WeightsError
+from featurebank.extract.errors import AssetError, WeightsError
+from featurebank.store.errors import UnknownNameError
 
 
 def model() -> nn.Module:

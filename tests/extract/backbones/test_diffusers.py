@@ -17,7 +17,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from zoo_networks import put_in_hub
 
 from featurebank.extract.backbones import build, resolve
-from featurebank.extract.errors import AssetError, UnknownNameError, WeightsError
+from featurebank.extract.errors import AssetError, WeightsError
+from featurebank.store.errors import UnknownNameError
 
 PX, SCALE, LENGTH = 64, 0.18215, 16
 OUTPUTS = [

@@ -22,7 +22,8 @@ from featurebank.extract.backbones import build, describe, resolve, zoo
 from featurebank.extract.backbones.architectures import architecture, parse_call
 from featurebank.extract.backbones.keys import conversion_of, select
 from featurebank.extract.backbones.wavemix import WaveMix, haar
-from featurebank.extract.errors import AssetError, UnknownNameError, WeightsError
+from featurebank.extract.errors import AssetError, WeightsError
+from featurebank.store.errors import UnknownNameError
 
 Tensors = dict[str, torch.Tensor]
 

@@ -16,8 +16,9 @@ from sklearn.datasets import load_sample_image  # type: ignore[import-untyped]
 
 from featurebank.extract.backbones import build, describe, resolve
 from featurebank.extract.backbones.hf_source import preprocessing_of
-from featurebank.extract.errors import AssetError, UnknownNameError, WeightsError
+from featurebank.extract.errors import AssetError, WeightsError
 from featurebank.extract.transform import Transform
+from featurebank.store.errors import UnknownNameError
 
 SMALL: dict[str, Any] = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 37, "image_size": 32,

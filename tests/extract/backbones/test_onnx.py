@@ -15,8 +15,9 @@ from runs import make_images, open_folder, run
 from torch import nn
 
 from featurebank.extract.backbones import build, describe, resolve
-from featurebank.extract.errors import AssetError, UnknownNameError, WeightsError
+from featurebank.extract.errors import AssetError, WeightsError
 from featurebank.store import FeatureStore
+from featurebank.store.errors import UnknownNameError
 
 RECORD = {
     "height": 32, "width": 32, "resize_height": 36, "resize_width": 36, "interpolation": "bicubic",

@@ -14,7 +14,8 @@ from tiny_clip import CONFIGS, saved, tiny_zoo
 from zoo_networks import put_in_hub
 
 from featurebank.extract.backbones import build, describe, logit_scale, names, resolve, text_features
-from featurebank.extract.errors import AssetError, UnknownNameError, WeightsError
+from featurebank.extract.errors import AssetError, WeightsError
+from featurebank.store.errors import UnknownNameError
 
 TEXTS = ["a photo of a cat.", "a photo of a dog."]
 

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from featurebank.extract.backbones import build, describe, names, own_source, resolve
-from featurebank.extract.errors import UnknownNameError, WeightsError
+from featurebank.extract.errors import WeightsError
 from featurebank.extract.key import DatasetKey, feature_key
+from featurebank.store.errors import UnknownNameError
 
 DATASET = DatasetKey(name="pets", split="train", digest="cd" * 32)
 MODULE = """

@@ -23,7 +23,8 @@ from featurebank.extract.backbones.checkpoint import read
 from featurebank.extract.backbones.contract import Network
 from featurebank.extract.backbones.packaged import ENTRIES, _architecture
 from featurebank.extract.backbones.timm_source import preprocessing_of
-from featurebank.extract.errors import AssetError, UnknownNameError, WeightsError
+from featurebank.extract.errors import AssetError, WeightsError
+from featurebank.store.errors import UnknownNameError
 from tests.extract.backbones.conftest import photographs, with_weights_at
 
 pytestmark = pytest.mark.usefixtures("offline")

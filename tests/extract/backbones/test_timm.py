@@ -27,8 +27,9 @@ from torchvision import transforms  # type: ignore[import-untyped]
 from featurebank.extract.backbones import build, describe, hub_cache, resolve
 from featurebank.extract.backbones.network import TimmNetwork
 from featurebank.extract.backbones.timm_source import preprocessing_of
-from featurebank.extract.errors import AssetError, UnknownNameError, WeightsError
+from featurebank.extract.errors import AssetError, WeightsError
 from featurebank.extract.preprocessing import Preprocessing
+from featurebank.store.errors import UnknownNameError
 
 CONFIGS = {name: cfg for model in timm.list_models() for name, cfg in get_arch_pretrained_cfgs(model).items()}
 TINY = "test_resnet.r160_in1k"

@@ -18,7 +18,8 @@ from zoo_networks import put_in_hub
 from featurebank.extract.backbones import build, resolve, text_tower, tokenizer
 from featurebank.extract.backbones.open_clip_text import open_clip_tokenizer
 from featurebank.extract.backbones.tokenizers import FILES, digest_of, fast_tokenizer
-from featurebank.extract.errors import AssetError, UnknownNameError, WeightsError
+from featurebank.extract.errors import AssetError, WeightsError
+from featurebank.store.errors import UnknownNameError
 
 TEXTS = ["a photo of the great white shark", "Itap of a TENCH!", "unknown words, all of them", "a " * 30, "é"]
 

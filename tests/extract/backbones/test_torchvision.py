@@ -16,7 +16,8 @@ from torchvision.models import get_model, get_model_weights  # type: ignore[impo
 from featurebank.extract.backbones import adapters, build, describe, resolve
 from featurebank.extract.backbones.torch_hub import fetch_url
 from featurebank.extract.backbones.torchvision_source import preprocessing_of
-from featurebank.extract.errors import AssetError, UnknownNameError, WeightsError
+from featurebank.extract.errors import AssetError, WeightsError
+from featurebank.store.errors import UnknownNameError
 
 MODELS = torchvision.models.list_models(module=torchvision.models)
 SMALL = ["resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5", "mnasnet0_5", "regnet_x_400mf", "densenet121"]

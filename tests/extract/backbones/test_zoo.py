@@ -26,8 +26,9 @@ from torchvision.models import get_model_weights  # type: ignore[import-untyped]
 from zoo_networks import build_small
 
 from featurebank.extract.backbones import build, describe, names, resolve, zoo
-from featurebank.extract.errors import UnknownNameError, WeightsError
+from featurebank.extract.errors import WeightsError
 from featurebank.extract.transform import Transform
+from featurebank.store.errors import UnknownNameError
 
 ZOO = zoo.entries()
 # A row of each architecture family, small ones where there is a choice.

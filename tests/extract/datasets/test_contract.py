@@ -19,7 +19,6 @@ import pytest
 from official_layouts import LAYOUTS
 
 from featurebank.extract.datasets import (
-    SOURCES,
     DatasetSpec,
     Split,
     Subset,
@@ -29,7 +28,9 @@ from featurebank.extract.datasets import (
     open_split,
 )
 from featurebank.extract.datasets import contract as contracts
-from featurebank.extract.errors import DatasetError, UnknownNameError
+from featurebank.extract.datasets._opening import SOURCES
+from featurebank.extract.errors import DatasetError
+from featurebank.store.errors import UnknownNameError
 from featurebank.store.fingerprint import content_hash
 
 Draw = Callable[[Path, int], Path]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from featurebank.extract.datasets import DatasetSpec, Subset, open_split, splits
-from featurebank.extract.errors import DatasetError, UnknownNameError
+from featurebank.extract.errors import DatasetError
+from featurebank.store.errors import UnknownNameError
 
 Draw = Callable[[Path, int], Path]
 

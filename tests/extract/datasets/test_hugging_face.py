@@ -14,7 +14,8 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 
 from featurebank.extract.datasets import DatasetSpec, Split, Subset, dataset_digest, label_of, open_split, splits
-from featurebank.extract.errors import DatasetError, UnknownNameError
+from featurebank.extract.errors import DatasetError
+from featurebank.store.errors import UnknownNameError
 
 datasets = pytest.importorskip("datasets")
 

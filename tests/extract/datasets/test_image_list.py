@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from featurebank.extract.datasets import DatasetSpec, Split, Subset, label_of, open_split, splits
-from featurebank.extract.errors import DatasetError, UnknownNameError
+from featurebank.extract.errors import DatasetError
+from featurebank.store.errors import UnknownNameError
 
 Draw = Callable[[Path, int], Path]
 

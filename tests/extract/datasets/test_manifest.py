@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from featurebank.extract.datasets import DatasetSpec, Split, Subset, open_split, splits
-from featurebank.extract.errors import DatasetError, UnknownNameError
+from featurebank.extract.errors import DatasetError
+from featurebank.store.errors import UnknownNameError
 
 Draw = Callable[[Path, int], Path]
 Table = dict[str, Sequence[Any]]

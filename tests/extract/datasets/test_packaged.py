@@ -23,8 +23,9 @@ from featurebank.extract.datasets._network import unreachable
 from featurebank.extract.datasets._packaged import FASHION_MNIST, MNIST_5K
 from featurebank.extract.datasets._packaged_files import EMOJI, IMAGENET_20, TUXPAINT
 from featurebank.extract.decode import decode
-from featurebank.extract.errors import AssetError, UnknownNameError
+from featurebank.extract.errors import AssetError
 from featurebank.extract.preprocessing import Decode
+from featurebank.store.errors import UnknownNameError
 
 
 def need(asset: asset_cache.Asset) -> Path:

@@ -20,7 +20,8 @@ from PIL import Image
 from featurebank.extract.datasets import DatasetSpec, Subset, dataset_digest, names, open_split, splits
 from featurebank.extract.datasets._records import ArraySplit, FileSplit, ReaderSplit
 from featurebank.extract.datasets._torchvision import ARGUMENTS, NOT_CLASSIFICATION
-from featurebank.extract.errors import AssetError, UnknownNameError
+from featurebank.extract.errors import AssetError
+from featurebank.store.errors import UnknownNameError
 
 Draw = Callable[..., Path]
 Write = Callable[[Path, Draw, pytest.MonkeyPatch], None]

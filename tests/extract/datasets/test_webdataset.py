@@ -13,7 +13,8 @@ from runs import RESNET, VIT, run
 
 from featurebank.extract.datasets import DatasetSpec, Split, Subset, dataset_digest, label_of, open_split, splits
 from featurebank.extract.datasets._braces import expand_braces
-from featurebank.extract.errors import DatasetError, UnknownNameError
+from featurebank.extract.errors import DatasetError
+from featurebank.store.errors import UnknownNameError
 
 Draw = Callable[[Path, int], Path]
 

@@ -16,7 +16,8 @@ from official_layouts import LAYOUTS
 
 from featurebank.extract.datasets import DatasetSpec, Split, Subset, examine, named, names, open_split, splits
 from featurebank.extract.datasets._named import PACKAGES, _Named, manifest
-from featurebank.extract.errors import DatasetError, UnknownNameError
+from featurebank.extract.errors import DatasetError
+from featurebank.store.errors import UnknownNameError
 
 LISTED = {"imagenet200", "openimage_o"}
 """Their lists come with a package, thousands of images long: no fixture is whole."""
