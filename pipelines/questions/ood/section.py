@@ -101,9 +101,7 @@ def _backbone(one: Answered, results: Results, album: Album) -> str:
         test, whole = one.case.place("test"), kept[""]
         others = [name for name in ranked[0].rows if f"{name} ids" in whole]
         key = f'<li><i class="in"></i>{html_text(test)} (in distribution)'
-        key += "".join(
-            f'<li><i class="{_colour(at)}"></i>{html_text(name)}' for at, name in enumerate(others)
-        )
+        key += "".join(f'<li><i class="{_colour(at)}"></i>{html_text(name)}' for at, name in enumerate(others))
         cards = "".join(_card(standing, kept[standing.score], test, others) for standing in ranked)
         first = ranked[0]
         accuracy = "none" if first.accuracy is None else f"{first.accuracy.value:.3f}"
@@ -190,8 +188,7 @@ def _roc_svg(score: str, inside: Floats, outside: Mapping[str, Floats]) -> str:
 
 def _lines(curves: Iterable[tuple[Floats, Floats]]) -> str:
     return "".join(
-        f'<polyline class="curve {_colour(at)}" points="{_points(*curve)}"/>'
-        for at, curve in enumerate(curves)
+        f'<polyline class="curve {_colour(at)}" points="{_points(*curve)}"/>' for at, curve in enumerate(curves)
     )
 
 
