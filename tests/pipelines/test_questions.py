@@ -258,16 +258,26 @@ def test_a_package_that_cannot_be_loaded_stops_no_other(installed: Callable[...,
 # every question
 
 
+NEEDED: dict[str, dict[str, Any]] = {
+    "dense": dict.fromkeys(("train_masks", "test_masks"), Path(__file__)),
+    "ood": {"ood": ("a/test",)},
+    "shift": {"on": ("a/test",)},
+    "zeroshot": {"text": "a/text"},
+}
+TOGETHER: dict[str, dict[str, Any]] = {  # options of retrieve that others must come with
+    "components": {"whiten": "a/test"},
+    "depth": {"rerank": "diffusion"},
+    "ef_search": {"index": "HNSW8"},
+    "ground_truth": {"protocol": "roxford-medium", "ground_truth": Path(__file__)},
+    "nprobe": {"index": "IVF4,Flat"},
+    "per_class": {"protocol": "bob"},
+}
+
+
 @functools.cache
-def base(name: str) -> Question:
-    """A question with what it needs."""
-    needed: dict[str, dict[str, Any]] = {
-        "dense": dict.fromkeys(("train_masks", "test_masks"), Path(__file__)),
-        "ood": {"ood": ("a/test",)},
-        "shift": {"on": ("a/test",)},
-        "zeroshot": {"text": "a/text"},
-    }
-    return find_question(name).of(needed.get(name, {}))
+def base(name: str, of: str) -> Question:
+    """A question with what it and one of its options need."""
+    return find_question(name).of(TOGETHER.get(of, {}) if name == "retrieve" else NEEDED.get(name, {}))
 
 
 def values(kind: Any, own: Any) -> st.SearchStrategy[Any]:
@@ -285,14 +295,16 @@ def values(kind: Any, own: Any) -> st.SearchStrategy[Any]:
     if parts:
         return values(parts[0], own)
     numbers = {int: st.integers(1, 9), float: st.floats(0.01, 0.99), bool: st.just(True)}
-    return numbers.get(kind, st.sampled_from(["mds", "vim", "abc", "1", "a=1"]))
+    return numbers.get(kind, st.sampled_from(["mds", "vim", "abc", "1", "2:1.5", "sop"]))
 
 
 def drawn(data: st.DataObject, name: str, of: str, file: Path) -> Any:
     """Another value of an option than its question has, one that is allowed."""
     kind = typing.get_type_hints(find_question(name))[of]
-    value = file if Path in (kind, *typing.get_args(kind)) else data.draw(values(kind, options_of(base(name))[of][1]))
-    assume(value != getattr(base(name), of))
+    value = (
+        file if Path in (kind, *typing.get_args(kind)) else data.draw(values(kind, options_of(base(name, of))[of][1]))
+    )
+    assume(value != getattr(base(name, of), of))
     return value
 
 
@@ -313,7 +325,7 @@ EVERY = [(name, of) for name in question_names() for of in options_of(find_quest
 
 def allowed(name: str, of: str, value: Any) -> Question:
     """The base question with another value; a value that it refuses is drawn again."""
-    own = {option: getattr(base(name), option) for option in options_of(base(name))}
+    own = {option: getattr(base(name, of), option) for option in options_of(base(name, of))}
     try:
         return find_question(name).of(own | {of: value})
     except ConfigError:
@@ -331,7 +343,7 @@ def test_every_option_is_in_the_verb_the_key_and_the_yaml_form(
     value = drawn(data, name, of, file)
     question = allowed(name, of, value)
 
-    assert (question.key() != base(name).key()) is (own.hashed and of != kind.methods)
+    assert (question.key() != base(name, of).key()) is (own.hashed and of != kind.methods)
     assert (of in question.settings()) is own.hashed
     if of == kind.methods:
         assert question.parts == ("", *value)
