@@ -287,17 +287,23 @@ def _results(root: Path) -> Target:
     def compute() -> Computed:
         rows = [
             Row(
-                backbone="b",
-                set="d/test",
                 question="linear",
+                backbone="b",
+                train="d/train",
+                test="d/test",
+                set="d/test",
                 metric="accuracy",
+                primary=True,
                 value=0.5,
                 low=0.4,
                 high=0.6,
+                n=4,
+                fingerprints=("ab" * 32,),
                 details={"a": 1},
             )
         ]
-        return Computed(rows=rows, arrays={"predictions": np.arange(4)}, notes=["a note"])
+        arrays = {"predictions": np.arange(4)}
+        return Computed(rows=rows, arrays=arrays, notes=["a note"], settings={"b": [2]}, chosen={"C": 1.0})
 
     results.once("linear", {"C": 1.0}, ["ab" * 32], compute, version=1)
     path = next(root.rglob("*.json"))

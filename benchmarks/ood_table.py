@@ -54,17 +54,14 @@ def aurocs(store: Path, draws: int, *words: str) -> tuple[Values, dict[str, floa
     """Backbone and score to AUROC by set; and backbone to accuracy."""
     picked = [word for name in (*TRAINED, *RANDOM) for word in ("--backbone", name)]
     text = featurebank(
-        "ood", "--id", "fashion_mnist", *words, *picked, "--draws", str(draws), "--store", str(store), "--json"
+        "ood", "fashion_mnist", *words, *picked, "--resamples", str(draws), "--store", str(store), "--json"
     )
-    found: list[dict[str, Any]] = json.loads(text)["backbones"]
-    values = {
-        (one["backbone"], entry["score"]): {
-            place: cells["auroc"]["value"] for place, cells in entry["sets"].items() if "/" in place
-        }
-        for one in found
-        for entry in one["scores"]
-    }
-    return values, {one["backbone"]: one["accuracy"]["value"] for one in found}
+    rows: list[dict[str, Any]] = [row for one in json.loads(text)["answers"] for row in one["rows"]]
+    values: Values = {}
+    for row in rows:
+        if row["metric"] == "auroc" and "/" in row["set"]:
+            values.setdefault((row["backbone"], row["score"]), {})[row["set"]] = row["value"]
+    return values, {row["backbone"]: row["value"] for row in rows if row["metric"] == "accuracy"}
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from toy import absent, stored
 absent("torch", "sklearn", "faiss", "PIL")
 stored(Path("store"), "train", 0)
 stored(Path("store"), "test", 1)
+stored(Path("store"), "far", 2)
 Path("run.yaml").write_text("backbones: [efficientnet_lite0]\ndatasets: [{name: digits, splits: [all]}]\n")
 
 
@@ -28,7 +29,7 @@ for words, extra in (
     (("knn", "toy", *STORE), "probes"),
     (("duplicates", "toy/test", *STORE), "retrieval"),
     (("retrieve", "toy/test", *STORE), "retrieval"),
-    (("ood", "toy", "--ood", "toy/train", *STORE), "probes"),
+    (("ood", "toy", "--ood", "toy/far", *STORE), "probes"),
     (("features", "run.yaml", *STORE), "extract"),
     (("doctor",), "extract"),
     (("pack", "toy/train", *STORE), "pack"),
