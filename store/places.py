@@ -47,4 +47,4 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     try:
         return Path(there + _VARIABLE.sub(value, rest)).expanduser()
     except RuntimeError as error:
-        raise InvalidInputError(f"{text}: ~ must be of a user with a home; {error}; write the path out") from error
+        raise InvalidInputError(f"{text}: ~ must be of a user with a home; found none; write the path out") from error

@@ -66,7 +66,7 @@ def test_b9_ls_and_show_tell_them_apart(store: FeatureStore) -> None:
     for name, weights in ((A, "a"), (B, "b")):
         shown = json.loads(ask(store, "show", "pets/test", name, "--json").out)
         assert shown["manifest"]["key"]["backbone"]["weights"] == weights
-    with pytest.raises(NotFoundError, match=r"no backbone 'timm:resnet18\[run_c\]'"):
+    with pytest.raises(NotFoundError, match=r"unknown backbone 'timm:resnet18\[run_c\]'"):
         store.open("pets/test", f"{NAME}[run_c]")
 
 

@@ -94,7 +94,7 @@ def test_d4_what_is_there_keeps_its_dollar(tmp_path: Path) -> None:
     assert expanded(expanded(tmp_path / "x")) == tmp_path / "x"
     with pytest.raises(StoreError, match="must be set"):
         expanded("$NOWHERE")
-    with pytest.raises(StoreError, match="home folder"):
+    with pytest.raises(StoreError, match="~ must be of a user with a home"):
         expanded("~no-such-user/x")
 
 
