@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from answers import probes
+from answers import by_score, probes
 from command_line import featurebank_, words
 from probe_sets import clusters, write_set
 
@@ -92,12 +92,12 @@ def test_a7_parameters_of_scores_on_an_edge_are_told(tmp_path: Path) -> None:
         write_set(store, place, "net", values + np.float16(shift), labels)
     for place, seed in (("far/test", 5), ("tune/test", 6)):
         write_set(store, place, "net", clusters(60, noise=1.5, seed=seed)[0], np.full(60, -1))
-    some: tuple[Any, ...] = ("--id", "pets", "--ood", "far", "--validation", "tune", "--draws", 0)
-    some += tuple(word for name in SEARCHED for word in ("--scores", name))
+    some: tuple[Any, ...] = ("pets", "--ood", "far", "--validation", "tune", "--resamples", 0)
+    some += tuple(word for name in SEARCHED for word in ("--score", name))
     done = featurebank_("ood", *map(str, some), "--store", store.root, "--json")
     assert done.code == 0, done.err
-    (one,) = done.json["backbones"]
-    (note,) = (note for note in one["notes"] if note.startswith(BEYOND))
+    (one,) = by_score(done.json)
+    notes = {note.partition(": ")[0]: note for note in one["notes"] if BEYOND in note}
     told = 0
     for score in one["scores"]:
         (name,) = score["selected"]["tried"][0]["parameters"]
@@ -106,7 +106,9 @@ def test_a7_parameters_of_scores_on_an_edge_are_told(tmp_path: Path) -> None:
         ends = (min(areas), max(areas))
         inside = any(area == areas[best] for value, area in areas.items() if value not in ends)
         edge = best in ends and not inside
-        assert (f"{score['score']} {name} = {best:g} (" in note) == edge
+        said = f"{score['score']}: {BEYOND}{score['score']} {name} = {best:g} ("
+        assert notes.get(score["score"], "").startswith(said) == edge
+        assert (score["score"] in notes) == edge
         told += edge
     assert told
 
