@@ -18,6 +18,7 @@ from featurebank.pipelines.asking.question import Question
 from featurebank.pipelines.asking.results import Computed, Result, Results, Row, result_key
 from featurebank.store import Entry, FeatureStore
 from featurebank.store.errors import unknown_name
+from featurebank.store.text import shown
 
 __all__ = ["Asked", "Report", "answer", "ask", "read_case"]
 
@@ -100,7 +101,8 @@ def ask(
     try:
         for count, (question, case) in enumerate(every, 1):
             one = Asked(question=question, case=case)
-            about = f"{count} of {len(every)}: {question.called} of {case.backbone}: {one.fitted} -> {one.scored}"
+            way = f"{question.called} of {case.backbone}: {one.fitted} -> {one.scored}"
+            about = shown(f"{count} of {len(every)}: {way}")
             begin(about)
             start = time.perf_counter()
             try:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -570,19 +568,6 @@ def test_fits_that_stop_short_are_a_note(store: FeatureStore, monkeypatch: pytes
     for _ in range(2):
         found = probe_json(store, "pets@good", "--task", "knn", "--k", 5)
         assert found["answers"][0]["notes"] == ["1 of 11 fits stopped above tol"]
-
-
-def test_what_is_known_imports_no_torch(store: FeatureStore) -> None:
-    assert probe(store, "pets", "--task", "linear", "--task", "knn", "--k", 5).code == 0
-    script = (
-        "import sys; from featurebank.pipelines.cli import _run, app; code = _run(app); "
-        "print(sorted({'torch', 'sklearn', 'scipy'} & set(sys.modules)), file=sys.stderr); sys.exit(code)"
-    )
-    command = [sys.executable, "-c", script, "probe", "pets", "--task", "linear", "--task", "knn", "--k", "5"]
-    done = subprocess.run([*command, "--store", str(store.root)], check=False, capture_output=True, text=True)
-    assert done.returncode == 0
-    assert "0 computed, 4 known already" in done.stdout
-    assert done.stderr.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize("content", [b"", b"no array", b"PK\x03\x04", None])

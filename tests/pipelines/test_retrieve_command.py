@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -392,19 +391,6 @@ def test_rows_and_the_metrics_of_each_query_are_read_back(tmp_path: Path) -> Non
     assert found["answers"][0]["notes"] == ["pets/test: 1 of 40 queries have nothing relevant to find"]
     with (store.root / "results" / "results.csv").open(newline="") as file:
         assert {line["question"] for line in csv.DictReader(file)} == {"retrieve"}
-
-
-def test_what_is_known_imports_neither_scipy_nor_faiss(store: FeatureStore) -> None:
-    assert retrieve(store, "pets/test").code == 0
-    script = (
-        "import sys; from featurebank.pipelines.cli import _run, app; code = _run(app); "
-        "print(sorted({'torch', 'sklearn', 'scipy', 'faiss'} & set(sys.modules)), file=sys.stderr); sys.exit(code)"
-    )
-    command = [sys.executable, "-c", script, "retrieve", "pets/test", "--store", str(store.root)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert done.returncode == 0
-    assert "0 computed, 2 known already" in done.stdout
-    assert done.stderr.splitlines()[-1] == "[]"
 
 
 # bad input

@@ -112,6 +112,12 @@ VERBS: list[tuple[Sequence[str], int]] = [
     (("results", "--where", f"{EVIL}=1"), 2),
     (("retrieve", f"{PAIR}/test@{name('net')}", "--recipes"), 0),
     (("ood", PAIR, "--ood", name("far"), "--score", "msp", "--resamples", "0"), 1),
+    (("ood", PAIR, "--ood", name("far"), "--score", "msp", "--resamples", "0", "--html", "{tmp}/page.html"), 1),
+    (("ood", PAIR, "--id-classes", "1,2", "--score", "mds", "--resamples", "0", "--html", "{tmp}/page.html"), 0),
+    (("ood", PAIR, "--ood", name("far"), "--score", EVIL), 2),
+    (("shift", PAIR, "--on", f"{PAIR}/train", "--html", "{tmp}/page.html"), 0),
+    (("shift", PAIR, "--on", EVIL), 2),
+    (("fewshot", PAIR, "--shots", "2", "--protocol", "ncm", "--html", "{tmp}/page.html"), 0),
     (("gc", "--hours", "0"), 0),
     (("duplicates", f"{PAIR}/train:test", "--threshold", "0.5"), 0),
     (("duplicates", f"{PAIR}/train:test", "--threshold", "0.5", "--json"), 0),
@@ -140,6 +146,17 @@ def test_c12_no_verb_lets_a_name_act(root: Path, tmp_path: Path, words: Sequence
         check(text := page.read_text("utf-8"))
         assert MARK in text
     assert given[0] in PATHS_ONLY or MARK in done.out + done.err
+
+
+def test_c12_a_name_with_line_breaks_makes_no_line_of_the_progress(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path)
+    for seed, split in enumerate(("train", "test")):
+        write(store, ("pets", split), "net\r\nerror: all is lost\n1 of 1", 40, seed)
+    done = featurebank_("knn", "pets", "--k", "3", "--store", tmp_path)
+    assert done.code == 0, done.err
+    first, *others = done.err.splitlines()
+    assert first.split()[:2] == ["1", "of"]
+    assert not any(line.strip().startswith(("error", "1 of 1")) for line in others)
 
 
 def test_c12_progress_and_reports_of_extraction_show_names_as_they_are() -> None:
