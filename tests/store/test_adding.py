@@ -255,7 +255,7 @@ def test_d7_every_verb_works_on_sets_of_ones_own(store: FeatureStore, tmp_path: 
     assert probed.code == 0, probed.err
     retrieved = featurebank_("retrieve", "agnews/test:train", "--backbone", "minilm", *place)
     assert retrieved.code == 0, retrieved.err
-    scored = featurebank_("ood", "--id", "agnews", "--ood", "music", "--scores", "knn", "--scores", "msp", *place)
+    scored = featurebank_("ood", "agnews", "--ood", "music", "--score", "knn", "--score", "msp", *place)
     assert scored.code == 0, scored.err
     assert len(featurebank_("ls", *place).json) == 3
     assert featurebank_("verify", *place).code == 0
