@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from featurebank.extract.text_sets import EMBEDDING, TEXTS, logit_numbers
+from featurebank.extract.text_sets import EMBEDDING, logit_numbers
 from featurebank.pipelines.asking.answer import Answer
 from featurebank.pipelines.asking.classes import listed
 from featurebank.pipelines.asking.inputs import (
@@ -26,7 +26,7 @@ from featurebank.pipelines.asking.inputs import (
 )
 from featurebank.pipelines.asking.option import file_of, option
 from featurebank.pipelines.asking.question import Question
-from featurebank.pipelines.asking.texts import read_logit_scale, read_texts
+from featurebank.pipelines.asking.texts import class_prompts, names_texts, read_logit_scale, read_texts
 from featurebank.store import FeatureSet
 
 __all__ = ["ZeroShot"]
@@ -57,8 +57,7 @@ class ZeroShot(Question):
     def __post_init__(self) -> None:
         super().__post_init__()
         file_of(self, "text")
-        made = not self.text or self.text.rpartition("/")[2].startswith(TEXTS)
-        if made and self.output == "pooled":
+        if self.output == "pooled" and (not self.text or names_texts(self.text)):
             object.__setattr__(self, "output", EMBEDDING)  # what lies in one space with them
 
     @property
@@ -117,13 +116,5 @@ class ZeroShot(Question):
             text = read_texts(file)
             return test, text, ordered_classes(file, len(text), test)
         prompts = labelled(sets[0])
-        classes, counts = np.unique(prompts.labels, return_counts=True)
-        if len(set(counts.tolist())) > 1 or classes.tolist() != list(range(len(classes))):
-            raise ValueError(
-                f"{prompts.name}: expected as many prompts for each of the classes 0..K-1, found {counts.min()} to "
-                f"{counts.max()} for {len(classes)} classes up to {classes.max()}"
-            )
-        test = matched(test, prompts, by_number=True)
-        order = np.argsort(prompts.labels, kind="stable")
-        text = prompts.features[order].reshape(len(classes), int(counts[0]), -1)
+        test, text = matched(test, prompts, by_number=True), class_prompts(prompts)
         return test, text, match_notes(prompts, test)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from featurebank.pipelines.asking.roles import named_splits
 from featurebank.pipelines.extracting.config import ConfigError
 from featurebank.pipelines.extracting.prompts import make_prompts
 from featurebank.probes.prompts import IMAGENET_TEMPLATES, readable
+from featurebank.probes.zeroshot import ZeroShotClassifier
 from featurebank.store import FeatureStore
 
 TINY, VISION = "open_clip:fb-vit/tiny", "mobilenetv2@random"
@@ -53,18 +55,18 @@ def store(hub: Path, extracted: Path, tmp_path: Path) -> FeatureStore:
     return store
 
 
-def pictures(folder: Path) -> Path:
+def pictures(folder: Path, classes: Sequence[str] = CLASSES) -> Path:
     for split in ("train", "test"):
         for number in range(9):
-            place = folder / split / CLASSES[number % 3] / f"{number}.png"
+            place = folder / split / classes[number % 3] / f"{number}.png"
             place.parent.mkdir(parents=True, exist_ok=True)
             Image.effect_noise((40, 40), 20 + 20 * (number % 3)).convert("RGB").save(place)
     return folder
 
 
-def run(folder: Path, *backbones: str, more: str = "") -> Done:
+def run(folder: Path, *backbones: str, more: str = "", classes: Sequence[str] = CLASSES) -> Done:
     pets = folder / "pets"
-    pets = pets if pets.is_dir() else pictures(pets)
+    pets = pets if pets.is_dir() else pictures(pets, classes)
     names = "".join(f"  - {name if name.startswith('{') else repr(name)}\n" for name in backbones)
     text = (
         f"store: features\nbackbones:\n{names}datasets:\n  - {{name: 'folder:{pets}', splits: [train, test]}}\n"
@@ -74,8 +76,8 @@ def run(folder: Path, *backbones: str, more: str = "") -> Done:
     return featurebank_("features", folder / "run.yaml", "--json")
 
 
-def extract(folder: Path, *backbones: str, more: str = "") -> FeatureStore:
-    done = run(folder, *backbones, more=more)
+def extract(folder: Path, *backbones: str, more: str = "", classes: Sequence[str] = CLASSES) -> FeatureStore:
+    done = run(folder, *backbones, more=more, classes=classes)
     assert done.code == 0, done.err + done.out
     return FeatureStore(folder / "features")
 
@@ -155,6 +157,9 @@ def test_folders_are_named_again_for_their_texts(tmp_path: Path) -> None:
     assert done.json["sets"][0]["backbone"] == "hf:tiny"
     with store.open("pets/texts-simple", "hf:tiny") as fs:
         assert fs.provenance["logit_bias"] == -12.5
+    (answer,) = zeroshot(store, "pets", "--json").json["answers"]
+    assert answer["chosen"][""] == {"logit_scale": pytest.approx(1.0), "logit_bias": -12.5}
+    assert 0 < numbers(answer)["nll"] < 3
 
 
 def test_what_cannot_be_done_is_one_line(store: FeatureStore, tmp_path: Path) -> None:
@@ -180,6 +185,19 @@ def test_what_cannot_be_done_is_one_line(store: FeatureStore, tmp_path: Path) ->
     done = texts(store, "pets", "--classes", tmp_path / "two.txt")
     assert "expected a line for each of the 3 classes, in their order; found 2" in words(done.err)
     assert not [entry for entry in store if entry.split.startswith("texts")]
+
+
+def test_names_of_classes_do_nothing_to_a_terminal(hub: Path, tmp_path: Path) -> None:
+    in_hub(hub, "fb-vit", tmp_path / "made")
+    hostile = ("a\x1b[31mb", "[bold]c", "=1+1")
+    store = extract(tmp_path, TINY, classes=hostile)
+    done = texts(store, "pets")
+    assert done.code == 0
+    shown = [done, zeroshot(store, "pets"), featurebank_("show", "pets/texts-simple", TINY, "--store", store.root)]
+    assert not [text for one in shown for text in (one.out, one.err) if "\x1b" in text]
+    with store.open("pets/texts-simple", TINY) as fs:
+        called = sorted(["a [31mb", "[bold]c", "=1+1"])
+        assert sorted(fs.columns["prompt"]) == [f"a photo of a {name}." for name in called]
 
 
 BAD: list[tuple[bytes, str]] = [
@@ -307,6 +325,39 @@ def test_texts_are_read_where_they_are_named_alone(store: FeatureStore) -> None:
     entries = [entry for entry in store if entry.split != "test"]
     assert named_splits(entries, "pets") == ("pets", ["train"])
     assert named_splits(entries, "pets/texts-simple") == ("pets", ["texts-simple"])
+
+
+def test_out_of_distribution_scores_take_them(store: FeatureStore, tmp_path: Path) -> None:
+    texts(store, "pets", "--templates", "ensemble")
+    asked = ("ood", f"pets@{TINY}", "--id-classes", "great_white_shark,tench", "--score", "mcm", "--store", store.root)
+    done = featurebank_(*asked, "--text", "pets/texts-ensemble", "--output", "embedding", "--json")
+    assert done.code == 0, done.err
+    with store.open("pets/texts-ensemble", TINY) as fs:
+        np.save(tmp_path / "text.npy", ZeroShotClassifier().fit(fs["embedding"].reshape(3, 7, -1)).weights_)
+    by_file = featurebank_(*asked, "--text", tmp_path / "text.npy", "--output", "embedding", "--json")
+    found, expected = (
+        [row["value"] for row in one.json["answers"][0]["rows"] if row["score"] == "mcm"] for one in (done, by_file)
+    )
+    assert found == pytest.approx(expected)
+    assert len(found) > 2
+    done = featurebank_(*asked, "--text", "pets/texts-ensemble")
+    assert done.code == 2
+    assert "pets/texts-ensemble lies in the space of embedding: --output embedding; found pooled" in words(done.err)
+
+
+def test_texts_are_queries_of_images(store: FeatureStore) -> None:
+    texts(store, "pets")
+    asked = ("retrieve", f"pets/texts-simple:test@{TINY}", "--store", store.root)
+    done = featurebank_(*asked, "--output", "embedding", "--json")
+    assert done.code == 0, done.err
+    (answer,) = done.json["answers"]
+    assert answer["sets"] == {"queries": ["pets/texts-simple"], "gallery": ["pets/test"]}
+    with store.open("pets/texts-simple", TINY) as queries, store.open("pets/test", TINY) as gallery:
+        sides = [fs["embedding"].astype(np.float64) for fs in (queries, gallery)]
+        unit = [side / np.linalg.norm(side, axis=1, keepdims=True) for side in sides]
+        first = gallery.labels[(unit[0] @ unit[1].T).argmax(1)]
+        assert numbers(answer)["hit_rate@1"] == pytest.approx((first == queries.labels).mean())
+    assert "unknown output 'pooled'; known: embedding" in words(featurebank_(*asked).out)
 
 
 def test_texts_of_other_weights_are_not_taken(store: FeatureStore) -> None:
