@@ -16,12 +16,14 @@ from sklearn.base import BaseEstimator, ClassifierMixin  # type: ignore[import-u
 
 from featurebank.probes._labels import class_codes
 from featurebank.probes._rows import as_features, check_finite, query_data, row_blocks, row_slices, training_data
-from featurebank.probes._search import Metric, check_choice, check_k, nearest
 from featurebank.probes.choice import Choice
 from featurebank.probes.proportions import wilson_interval
+from featurebank.retrieval._features import check_choice, check_k
+from featurebank.retrieval.search import nearest
 
 __all__ = ["KNNProbe", "KNNSweep", "NearestClassMean", "knn_sweep"]
 
+Metric = Literal["cosine", "euclidean"]
 Weights = Literal["dino", "uniform"]
 
 KS = (10, 20, 100, 200)

@@ -78,7 +78,10 @@ def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
 def check_k(k: int, rows: int, name: str = "k") -> None:
     """Raises ValueError where there are no k gallery rows."""
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= rows:
-        raise ValueError(f"{name} must be a whole number between 1 and the {rows} gallery rows to find; found {k}")
+        raise ValueError(
+            f"{name} must be a whole number between 1 and the {rows} gallery rows to find, n_samples = {rows}; "
+            f"found {k}"
+        )
 
 
 def rows_of(

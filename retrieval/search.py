@@ -21,7 +21,13 @@ FIRST_COLUMNS = 1024  # of a query's similarities that are partitioned, to know 
 
 
 def nearest(
-    queries: ArrayLike, gallery: ArrayLike, k: int, *, metric: Metric = "cosine", own: ArrayLike | None = None
+    queries: ArrayLike,
+    gallery: ArrayLike,
+    k: int,
+    *,
+    metric: Metric = "cosine",
+    own: ArrayLike | None = None,
+    device: str = "cpu",
 ) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
     """The k most similar gallery rows of each query, best first; of equal similarities the lower row comes first.
 
@@ -40,6 +46,7 @@ def nearest(
         metric: ``cosine``, ``inner_product`` or ``euclidean``.
         own: (M,) a gallery row that each query must not find, -1 for none; for a search of a set in itself
             ``np.arange(N)``.
+        device: of torch, where it is not the CPU.
 
     Returns:
         Similarities (M, k) and gallery rows (M, k).
@@ -47,6 +54,10 @@ def nearest(
     Raises:
         ValueError: different widths, NaN or infinity, k out of range, or an unknown metric.
     """
+    if device != "cpu":
+        from featurebank.retrieval._device import nearest_on
+
+        return nearest_on(device, *_checked(queries, gallery, k, metric, own))
     blocks = list(nearest_blocks(queries, gallery, k, metric=metric, own=own))
     return np.concatenate([scores for _, scores, _ in blocks]), np.concatenate([rows for _, _, rows in blocks])
 
@@ -55,14 +66,21 @@ def nearest_blocks(
     queries: ArrayLike, gallery: ArrayLike, k: int, *, metric: Metric = "cosine", own: ArrayLike | None = None
 ) -> Iterator[tuple[slice, NDArray[np.floating], NDArray[np.int64]]]:
     """Yields blocks of queries with what `nearest` finds for them, so that M x k need not be held either."""
+    pairing, k, left_out = _checked(queries, gallery, k, metric, own)
+    for start in range(0, len(pairing.queries), QUERY_ROWS):
+        among = slice(start, min(start + QUERY_ROWS, len(pairing.queries)))
+        yield among, *_nearest(pairing, k, left_out[among], among)
+
+
+def _checked(
+    queries: ArrayLike, gallery: ArrayLike, k: int, metric: Metric, own: ArrayLike | None
+) -> tuple[Pairing, int, NDArray[np.integer]]:
     pairing = as_pairing(queries, gallery, metric)
     left_out = np.full(len(pairing.queries), -1) if own is None else np.asarray(own)
     if left_out.shape != (len(pairing.queries),) or left_out.dtype.kind not in "iu":
         raise ValueError(f"own must be one row for each of {len(pairing.queries)} queries; found {left_out.shape}")
     check_k(k, len(pairing.gallery) - bool((left_out >= 0).any()))
-    for start in range(0, len(pairing.queries), QUERY_ROWS):
-        among = slice(start, min(start + QUERY_ROWS, len(pairing.queries)))
-        yield among, *_nearest(pairing, k, left_out[among], among)
+    return pairing, k, left_out
 
 
 class _Best:

@@ -145,6 +145,11 @@ class Question(Showing, ABC):
         return {name: (of,) if isinstance(of, str) else tuple(of) for name, of in values.items() if of}
 
     @property
+    def own_texts(self) -> str:
+        """The role that the text features of the scored dataset's classes play; empty where it reads none by itself."""
+        return ""
+
+    @property
     def parts(self) -> tuple[str, ...]:
         """What is kept and found on its own: the methods that are asked for, behind what belongs to none of them."""
         return ("", *getattr(self, self.methods)) if self.methods else ("",)

@@ -5,10 +5,12 @@ A KEY is ``DATASET``, ``DATASET/TEST`` or ``DATASET/TRAIN:TEST``, each with ``@B
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from featurebank.extract.errors import fault
+from featurebank.extract.text_sets import TEXTS, is_texts
 from featurebank.pipelines.asking.cases import Case, Selection
 from featurebank.pipelines.asking.option import flag_of
 from featurebank.pipelines.asking.question import Question
@@ -110,6 +112,11 @@ def select(
                 continue
             try:
                 case = _case(of, key.dataset, names, question=question, further=further, fingerprints=fingerprints)
+            except NotFoundError as error:
+                if wanted:
+                    raise
+                selection.passed_over.append(str(error))
+                continue
             except Exception as error:
                 scored, *_ = further.get(question.layout.scored, (f"{key.dataset}/{names[2]}",))
                 selection.failed[name, scored] = fault(error)
@@ -144,16 +151,21 @@ def named_splits(entries: Iterable[Entry], text: str) -> tuple[str, list[str]]:
     splits = sorted(split for dataset, split in places if dataset == key.dataset)
     if key.test is not None and key.test not in splits:
         raise unknown_name(f"split of {key.dataset}", key.test, splits)
-    return key.dataset, [key.test] if key.test else [TEST] if TEST in splits else splits
+    images = [split for split in splits if not split.startswith(TEXTS)]
+    return key.dataset, [key.test] if key.test else [TEST] if TEST in splits else images
 
 
 def same_recipe(left: Mapping[str, object], right: Mapping[str, object]) -> list[str]:
     """What differs between the keys of two feature sets besides the dataset and the list of outputs; empty if nothing.
 
+    Text features are made the same way as image features where both are of one backbone.
+
     >>> same_recipe({"dtype": "float16", "dataset": {"split": "a"}}, {"dtype": "float32", "dataset": {"split": "b"}})
     ["dtype: 'float16' and 'float32'"]
     """
     ignored = ("dataset.", "backbone.outputs")
+    if is_texts(left) or is_texts(right):  # the two towers of one network
+        left, right = ({"backbone": key.get("backbone")} for key in (left, right))
     found = differences(left, right)
     return [f"{name}: {a!r} and {b!r}" for name, a, b in found if not f"{name}.".startswith(ignored)]
 
@@ -248,11 +260,32 @@ def _case(
     sets: dict[str, tuple[Entry, ...]] = {layout.fitted: (a,)} if fits else {}
     sets |= {"validation": tuple(held)} if fits and held else {}
     sets |= {layout.scored: (b,)}
+    if question.own_texts:
+        further = {**further, question.own_texts: [_own_texts(of, dataset, fingerprints)]}
     for role, places in further.items():
         sets[role] = tuple(_alike(of, place, b, fingerprints) for place in places)
     if sets[layout.scored] != (b,):
         sets = {layout.fitted: (b,), **sets}
     return Case(backbone=b.name, sets=sets, asked=tuple(fingerprints))
+
+
+def _own_texts(of: Sequence[Entry], dataset: str, fingerprints: Sequence[str]) -> str:
+    """Where a backbone's text features of a dataset lie.
+
+    Raises:
+        NotFoundError: it has none.
+        AmbiguousError: it has several, and no fingerprint chooses.
+    """
+    texts = [e for e in of if e.dataset == dataset and e.split.startswith(TEXTS) and e.state == "sealed"]
+    texts = [e for e in texts if e.fingerprint.startswith(tuple(fingerprints))] or texts
+    places = sorted({entry.place for entry in texts})
+    if not places:
+        make = shlex.join(["featurebank", "texts", dataset, of[0].name])
+        raise NotFoundError(f"{of[0].name} has no text features of {dataset}; make them: {make}")
+    if len(places) > 1:
+        several = " or ".join(places)
+        raise AmbiguousError(f"{of[0].name} has several text features of {dataset}; choose one: --text {several}")
+    return places[0]
 
 
 def _alike(of: Sequence[Entry], place: str, like: Entry, fingerprints: Sequence[str]) -> Entry:

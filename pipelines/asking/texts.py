@@ -1,4 +1,4 @@
-"""Text features in files, and the logit scale of the model that they are from.
+"""Text features of classes, in files and in sets, and the logit scale of the model that they are from.
 
 Shapes: K classes, T templates, D features.
 """
@@ -12,11 +12,37 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurebank.pipelines.asking.inputs import load_array
+from featurebank.extract.text_sets import TEXTS
+from featurebank.pipelines.asking.inputs import SplitRows, load_array
 
-__all__ = ["read_logit_scale", "read_texts"]
+__all__ = ["class_prompts", "names_texts", "read_logit_scale", "read_texts"]
 
 TEXT, SCALE = "text", "logit_scale"
+
+
+def names_texts(place: str) -> bool:
+    """Whether DATASET/SPLIT is one that `featurebank texts` makes.
+
+    >>> names_texts("pets/texts-simple"), names_texts("pets/test")
+    (True, False)
+    """
+    return place.rpartition("/")[2].startswith(TEXTS)
+
+
+def class_prompts(prompts: SplitRows) -> NDArray[Any]:
+    """The texts of each class, (K, T, D), of a set with a row for each, labelled with its class.
+
+    Raises:
+        ValueError: a class without texts, or with another number of them.
+    """
+    classes, counts = np.unique(prompts.labels, return_counts=True)
+    if len(set(counts.tolist())) > 1 or classes.tolist() != list(range(len(classes))):
+        raise ValueError(
+            f"{prompts.name}: expected as many prompts for each of the classes 0..K-1, found {counts.min()} to "
+            f"{counts.max()} for {len(classes)} classes up to {classes.max()}"
+        )
+    order = np.argsort(prompts.labels, kind="stable")
+    return np.asarray(prompts.features[order]).reshape(len(classes), int(counts[0]), -1)
 
 
 def read_texts(path: Path) -> NDArray[Any]:

@@ -21,6 +21,7 @@ from featurebank.pipelines.asking.question import Question
 from featurebank.pipelines.asking.register import find_question
 from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.extracting.faults import explained, parsed
+from featurebank.pipelines.extracting.prompts import rooted_templates
 from featurebank.store.naming import LABEL
 from featurebank.store.places import expanded
 
@@ -34,6 +35,7 @@ __all__ = [
     "RunConfig",
     "SplitConfig",
     "SubsetConfig",
+    "TextsConfig",
 ]
 
 
@@ -51,6 +53,15 @@ def _split(value: object) -> object:
 
 def _several(value: object) -> object:
     return (value,) if isinstance(value, str) else value
+
+
+def _templated(value: object) -> object:
+    return {"templates": value} if isinstance(value, str) else value
+
+
+def _templates(name: str) -> str:
+    rooted_templates(name, Path())
+    return name
 
 
 def _question(name: str) -> str:
@@ -159,6 +170,17 @@ class ExtractionConfig(_Model):
     """Whether rows of sets that another store made are copied too, where they have the same images."""
 
 
+class TextsConfig(_Model):
+    """Text features of the classes, of every backbone with a text tower. A plain string is the templates."""
+
+    templates: Annotated[str, AfterValidator(_templates)] = "simple"
+    """`simple`, `ensemble` or `openai`; or a file with a template a line, `{}` in place of the class."""
+    dataset: str = ""
+    """Only of this dataset, as the store calls it; without it, of each that names its classes."""
+    classes: Place | None = None
+    """A file with what the classes are called in prompts, a line a class; without it, their names."""
+
+
 class QuestionConfig(_Model):
     """A question to every backbone of the run, once everything is extracted."""
 
@@ -195,6 +217,8 @@ class RunConfig(_Model):
     """The datasets."""
     extraction: ExtractionConfig = ExtractionConfig()
     """How features are computed."""
+    texts: Annotated[tuple[Annotated[TextsConfig, BeforeValidator(_templated)], ...], BeforeValidator(_several)] = ()
+    """Text features of the classes, for zero-shot questions."""
     questions: tuple[QuestionConfig, ...] = ()
     """What is asked of what was extracted."""
 
@@ -235,6 +259,7 @@ class RunConfig(_Model):
                 "backbones": tuple(_rooted_backbone(b, folder) for b in self.backbones),
                 "datasets": tuple(_rooted_dataset(d, folder) for d in self.datasets),
                 "extraction": extraction,
+                "texts": tuple(_rooted_texts(t, folder) for t in self.texts),
             }
         )
 
@@ -253,6 +278,13 @@ def _rooted_dataset(dataset: DatasetConfig, folder: Path) -> DatasetConfig:
     return dataset.model_copy(update=update)
 
 
+def _rooted_texts(texts: TextsConfig, folder: Path) -> TextsConfig:
+    update: dict[str, Any] = {"templates": rooted_templates(texts.templates, folder)}
+    if texts.classes is not None:
+        update["classes"] = folder / texts.classes
+    return texts.model_copy(update=update)
+
+
 RECORDS: Final[Mapping[str, type[BaseModel]]] = MappingProxyType(
     {
         "": RunConfig,
@@ -261,6 +293,7 @@ RECORDS: Final[Mapping[str, type[BaseModel]]] = MappingProxyType(
         "splits": SplitConfig,
         "subset": SubsetConfig,
         "extraction": ExtractionConfig,
+        "texts": TextsConfig,
         "questions": QuestionConfig,
     }
 )

@@ -16,7 +16,7 @@ from featurebank.pipelines.errors import ConfigError
 from featurebank.probes.prompts import IMAGENET_TEMPLATES, PLAIN_TEMPLATE, READABLE, readable, render_prompts
 from featurebank.store.places import expanded
 
-__all__ = ["TEMPLATES", "make_prompts", "rooted_templates"]
+__all__ = ["TEMPLATES", "make_prompts", "prompts_name", "read_templates", "rooted_templates"]
 
 TEMPLATES: Final = ("simple", "ensemble", "openai")
 """``a photo of a {}.``; the seven of OpenAI's notebook; the eighty for ImageNet, as open_clip has them."""
@@ -37,7 +37,7 @@ def make_prompts(class_names: Sequence[str], *, templates: str = "simple", class
     Raises:
         ConfigError: a file that cannot be used, or class names that no text can be made of.
     """
-    lines = _templates(templates)
+    lines = read_templates(templates)
     texts = [*class_names] if classes is None else _lines(classes, "a class a line")
     if not texts:
         raise ConfigError("the dataset names no classes; say what they are called: --classes FILE, a line a class")
@@ -55,9 +55,8 @@ def make_prompts(class_names: Sequence[str], *, templates: str = "simple", class
         )
     if all(_WORDNET.fullmatch(word) for word in words):
         raise ConfigError(f"classes must be called by words; found WordNet's numbers, such as {words[0]!r}; {advice}")
-    names = [templates if templates in TEMPLATES else _stem(templates), *([] if classes is None else [_stem(classes)])]
     return Prompts(
-        name="-".join(names),
+        name=prompts_name(templates, classes),
         class_names=tuple(class_names),
         templates=lines,
         texts=tuple(map(tuple, render_prompts(words, lines))),
@@ -70,11 +69,23 @@ def rooted_templates(templates: str, folder: Path) -> str:
     return templates if templates in TEMPLATES else str(folder / expanded(templates))
 
 
-def _stem(file: str | Path) -> str:
-    return re.sub(r"[^\w.+-]", "_", expanded(file).stem)[:64]
+def prompts_name(templates: str, classes: Path | None) -> str:
+    """What prompts are called behind ``texts-``: by the templates, and by the file of class texts where there is one.
+
+    >>> prompts_name("simple", None), prompts_name("dir/my sketches.txt", Path("words.txt"))
+    ('simple', 'my_sketches-words')
+    """
+    names = [templates if templates in TEMPLATES else expanded(templates).stem]
+    names += [] if classes is None else [classes.stem]
+    return "-".join(re.sub(r"[^\w.+-]", "_", name)[:64] for name in names)
 
 
-def _templates(templates: str) -> tuple[str, ...]:
+def read_templates(templates: str) -> tuple[str, ...]:
+    """T templates by name, or those in a file.
+
+    Raises:
+        ConfigError: no such name or file, or one that holds something else.
+    """
     if templates == "simple":
         return (PLAIN_TEMPLATE,)
     if templates == "ensemble":

@@ -26,6 +26,7 @@ from featurebank.pipelines.asking.run import Report as Answers
 from featurebank.pipelines.asking.run import ask
 from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.extracting.config import DatasetConfig, ExtractionConfig, QuestionConfig, RunConfig
+from featurebank.pipelines.extracting.run_texts import make_run_texts, text_places
 from featurebank.pipelines.extracting.scale.start import check_request, connected, started
 from featurebank.store import FeatureStore, StoreError
 from featurebank.store.addresses import without_secrets
@@ -129,7 +130,10 @@ def run_features(
     if copied := sum(w.outcome.copied for w in wanted):
         computed = sum(w.outcome.computed for w in wanted)
         say(f"{copied:,} rows copied from sets that had the same images, {computed:,} computed")
-    report = Report(outcomes=[w.outcome for w in wanted], unavailable=unavailable, precision=precision, device=device)
+    outcomes = [w.outcome for w in wanted]
+    own_device = "cpu" if scheduler else device
+    outcomes += make_run_texts(config.texts, wanted, splits, store, unavailable=unavailable, device=own_device)
+    report = Report(outcomes=outcomes, unavailable=unavailable, precision=precision, device=device)
     report.answers = _ask_all(config.questions, report.outcomes, store, force=force, say=say)
     return report
 
@@ -274,6 +278,7 @@ def _dataset_specs(dataset: DatasetConfig) -> list[DatasetSpec]:
 def _check_questions(config: RunConfig, store: FeatureStore) -> None:
     """Raises ConfigError for questions about splits that are nowhere, together with all else that will fail."""
     known = {(datasets.label_of(spec), spec.split) for d in config.datasets for spec in _dataset_specs(d)}
+    known |= text_places(config.texts, {dataset for dataset, _ in known})
     if store.root.is_dir():
         known |= {(entry.dataset, entry.split) for entry in store.ls()}
     listed = ", ".join(sorted(f"{dataset}/{split}" for dataset, split in known))

@@ -31,10 +31,10 @@ Any other checkpoint, by its source:
 |---|---|
 | `timm:ARCHITECTURE.TAG` | timm's zoo; `checkpoint:` takes a local file, pruned ones too |
 | `torchvision:MODEL/WEIGHTS` | torchvision's classification models |
-| `open_clip:ARCHITECTURE/TAG` | image towers; `pooled` before and `embedding` after the projection |
+| `open_clip:ARCHITECTURE/TAG` | image towers, `pooled` and, projected, `embedding`; and [their texts](../README.md) |
 | `diffusers:REPOSITORY?px=512&prompt=TEXT` | Stable Diffusion's encoder; `mid.0.mean`, `down.2.mean_t100` and so on |
 | `url:ARCHITECTURE=ADDRESS#SHA256` | a file on the web for an architecture of timm |
-| `hf:FOLDER` | a folder of transformers, of one of its own networks; no code in it is run |
+| `hf:FOLDER` | a folder of transformers' own networks; its code is not run; CLIP and SigLIP have `embedding`, texts |
 | `onnx:FILE` | a graph for onnxruntime that holds all its tensors, with its preprocessing in a JSON file beside it |
 | `python:FILE.py:FUNCTION`, `python:PACKAGE.MODULE:FUNCTION` | [your own](adding-a-backbone.md) |
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from featurebank.probes.ood.logits import *
     from featurebank.probes.ood.names import *
     from featurebank.probes.ood.neighbours import *
-    from featurebank.probes.ood.openmax import *
     from featurebank.probes.ood.registry import *
     from featurebank.probes.ood.shaping import *
     from featurebank.probes.ood.statistics import *
@@ -34,10 +33,9 @@ else:
             "distances": "GMM MDS RMDS MDSPlusPlus RMDSPlusPlus",
             "evaluation": "Detection Evaluation Selection detection evaluate select shared_rows",
             "head": "Head",
-            "logits": "GEN MSP Energy Entropy KLMatching MaxLogit ScaledMSP",
+            "logits": "GEN MSP Energy Entropy KLMatching MaxLogit OpenMax ScaledMSP",
             "names": "family scores",
             "neighbours": "KNN GalleryScore NNGuide Relation",
-            "openmax": "OpenMax",
             "registry": "ScoredSets get grid score_all",
             "shaping": "ASHB ASHP ASHS DICE LTS SCALE VRA ReAct",
             "statistics": "TrainingSet",

@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from featurebank.probes._search import check_k
 from featurebank.probes.ood.block import Block
 from featurebank.probes.ood.contract import OODScore
 from featurebank.probes.ood.statistics import TrainingSet
+from featurebank.retrieval._features import check_k
 
 __all__ = ["KNN", "GalleryScore", "NNGuide", "Relation"]
 

@@ -17,10 +17,9 @@ from featurebank.probes._memory import give_back
 from featurebank.probes.ood.alignment import FDBD, MCM, NCI, SHE, GradNorm
 from featurebank.probes.ood.contract import OODScore, as_numpy
 from featurebank.probes.ood.distances import GMM, MDS, RMDS, MDSPlusPlus, RMDSPlusPlus
-from featurebank.probes.ood.logits import GEN, MSP, Energy, Entropy, KLMatching, MaxLogit, ScaledMSP
+from featurebank.probes.ood.logits import GEN, MSP, Energy, Entropy, KLMatching, MaxLogit, OpenMax, ScaledMSP
 from featurebank.probes.ood.names import family, scores
 from featurebank.probes.ood.neighbours import KNN, GalleryScore, NNGuide, Relation, sweep
-from featurebank.probes.ood.openmax import OpenMax
 from featurebank.probes.ood.shaping import ASHB, ASHP, ASHS, DICE, LTS, SCALE, VRA, ReAct
 from featurebank.probes.ood.statistics import TrainingSet
 from featurebank.probes.ood.subspace import PNML, CoP, CoRP, Residual, ViM

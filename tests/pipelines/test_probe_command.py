@@ -430,7 +430,7 @@ def test_groups_that_cannot_be_had(store: FeatureStore, arguments: tuple[Any, ..
         (("pets", "--fingerprint", "xyz"), "there is no feature set whose fingerprint begins with 'xyz'"),
         (("pets", "--task", "shift"), "shift: shift needs --on DATASET/SPLIT"),
         (("pets", "--task", "shift", "--on", "pest"), "unknown dataset 'pest'; did you mean 'pets'?"),
-        (("pets", "--task", "zeroshot"), "zeroshot needs --text"),
+        (("pets", "--task", "zeroshot"), "good has no text features of pets; make them: featurebank texts pets good"),
         (("pets", "--task", "dense"), "dense needs --train-masks and --test-masks"),
         (("pets", "--task", "linear", "--shots", 3), "--shots is for fewshot; found only linear"),
         (("pets", "--task", "linear", "--protocol", "sgd"), "protocol must be one of logistic, bob, dinov2"),

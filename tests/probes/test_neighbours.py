@@ -15,10 +15,12 @@ from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid  # type: ignore[import-untyped]
 from sklearn.utils.estimator_checks import estimator_checks_generator  # type: ignore[import-untyped]
 
-from featurebank.probes import _rows, _search, neighbours
-from featurebank.probes._search import nearest
+from featurebank.probes import _rows, neighbours
 from featurebank.probes.neighbours import KNNProbe, NearestClassMean, knn_sweep
+from featurebank.retrieval import _device, _tiles
+from featurebank.retrieval.search import nearest
 
+DEVICES = ("cpu", "cpu:0")  # the latter as on an accelerator
 UNKNOWN: Any = "unknown"
 HALF: Any = 1.5
 
@@ -41,8 +43,10 @@ def sorted_similarities(queries: Any, gallery: Any, metric: str) -> tuple[Any, A
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_search, "GALLERY_ROWS", 37)
-    monkeypatch.setattr(_search, "QUERY_ROWS", 11)
+    monkeypatch.setattr(_device, "GALLERY_ROWS", 37)
+    monkeypatch.setattr(_device, "QUERY_ROWS", 11)
+    monkeypatch.setattr(_tiles, "TILE_QUERIES", 64)
+    monkeypatch.setattr(_tiles, "TILE_GALLERY", 64)
     monkeypatch.setattr(neighbours, "VOTES", 64)
 
 
@@ -53,10 +57,11 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize("k", [1, 20, 50, 300])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_it_is_the_sorted_similarity_matrix(metric: Any, k: int, dtype: Any) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_it_is_the_sorted_similarity_matrix(metric: Any, k: int, dtype: Any, device: str) -> None:
     generator = np.random.default_rng(0)
     queries, gallery = (generator.standard_normal((n, 24)).astype(dtype) for n in (50, 300))
-    similarity, index = nearest(queries, gallery, k, metric=metric)
+    similarity, index = nearest(queries, gallery, k, metric=metric, device=device)
     expected, order = sorted_similarities(queries, gallery, metric)
     np.testing.assert_allclose(similarity, expected[:, :k], atol=1e-6 if metric == "cosine" else 1e-12)
     assert (index == order[:, :k]).mean() > 0.999  # float32 may swap two that are equal in it
@@ -65,46 +70,51 @@ def test_it_is_the_sorted_similarity_matrix(metric: Any, k: int, dtype: Any) -> 
 
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("k", [1, 3, 36, 37, 38, 150, 400])
-def test_ties_go_to_the_lower_row_across_blocks(k: int) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_ties_go_to_the_lower_row_across_blocks(k: int, device: str) -> None:
     generator = np.random.default_rng(1)
     queries, gallery = (generator.integers(0, 2, (n, 5)).astype(np.float16) for n in (40, 400))
-    similarity, index = nearest(queries, gallery, k, metric="euclidean")
+    similarity, index = nearest(queries, gallery, k, metric="euclidean", device=device)
     expected, order = sorted_similarities(queries, gallery, "euclidean")
     np.testing.assert_array_equal(index, order[:, :k])
     np.testing.assert_array_equal(similarity, expected[:, :k])
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_equal_distances_are_equal_numbers_whatever_the_threads(threads: int) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_equal_distances_are_equal_numbers_whatever_the_threads(threads: int, device: str) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         similarity, _ = nearest(
-            np.zeros((1, 2)), np.tile([[1.0, 1.0], [1.0, 2.0]], (5000, 1)), 10000, metric="euclidean"
+            np.zeros((1, 2)), np.tile([[1.0, 1.0], [1.0, 2.0]], (5000, 1)), 10000, metric="euclidean", device=device
         )
     finally:
         torch.set_num_threads(before)
     assert set(similarity[0].tolist()) == {-(2**0.5), -(5**0.5)}
 
 
-def test_ties_of_cosines_go_to_the_lower_row() -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_ties_of_cosines_go_to_the_lower_row(device: str) -> None:
     corners = np.tile(np.eye(4, dtype=np.float32), (25, 1))
-    _, index = nearest(np.eye(4, dtype=np.float32), corners, 30)
+    _, index = nearest(np.eye(4, dtype=np.float32), corners, 30, device=device)
     np.testing.assert_array_equal(index[:, :25], np.arange(4)[:, None] + 4 * np.arange(25))
     others = [[row for row in range(100) if row % 4 != q][:5] for q in range(4)]
     np.testing.assert_array_equal(index[:, 25:], others)
 
 
-def test_small_distances_between_long_vectors_are_kept() -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_small_distances_between_long_vectors_are_kept(device: str) -> None:
     base = np.full((1, 64), 100.0, np.float32)
     gallery = base + np.arange(6, dtype=np.float32)[:, None] / 1024
-    similarity, index = nearest(base, gallery, 6, metric="euclidean")
+    similarity, index = nearest(base, gallery, 6, metric="euclidean", device=device)
     assert index[0].tolist() == [0, 1, 2, 3, 4, 5]
     np.testing.assert_allclose(-similarity[0], np.arange(6) * 8 / 1024, atol=1e-5)
 
 
-def test_a_zero_vector_has_similarity_zero() -> None:
-    similarity, index = nearest(np.zeros((1, 3)), np.eye(3), 2)
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_zero_vector_has_similarity_zero(device: str) -> None:
+    similarity, index = nearest(np.zeros((1, 3)), np.eye(3), 2, device=device)
     assert similarity.tolist() == [[0.0, 0.0]]
     assert index.tolist() == [[0, 1]]
 
@@ -115,18 +125,19 @@ def test_the_gallery_may_be_a_read_only_map_and_is_read_in_blocks(
     values = np.random.default_rng(2).standard_normal((500, 16)).astype(np.float16)
     values.tofile(tmp_path / "raw")
     mapped = np.memmap(tmp_path / "raw", np.float16, "r", shape=values.shape)
-    monkeypatch.setattr(_rows, "BLOCK_VALUES", 16 * 64)
-    widths = []
-    merge = _search._merge
+    for name in ("TILE_QUERIES", "TILE_GALLERY"):
+        monkeypatch.setattr(_tiles, name, 64)
+    sizes = []
+    score = _tiles._score
 
-    def spy(best: Any, index: Any, scores: Any, first: int) -> None:
-        widths.append(tuple(scores.shape))
-        merge(best, index, scores, first)
+    def spy(queries: Any, gallery: Any, metric: Any, out: Any) -> Any:
+        sizes.append(out.shape)
+        return score(queries, gallery, metric, out)
 
-    monkeypatch.setattr(_search, "_merge", spy)
+    monkeypatch.setattr(_tiles, "_score", spy)
     _, index = nearest(mapped[:100], mapped, 1)
     assert index[:, 0].tolist() == list(range(100))
-    assert max(widths) <= (64, 64)
+    assert max(sizes) <= (64, 64)
 
 
 @pytest.mark.cuda
@@ -294,10 +305,10 @@ def with_nan(values: Any) -> Any:
         (lambda x, _: nearest(x, x, HALF), "found 1.5"),
         (lambda x, _: nearest(x, x[:, :5], 1), "same D"),
         (lambda x, _: nearest(x[0], x, 1), "queries must be"),
-        (lambda x, _: nearest(x, with_nan(x), 1), "gallery must be finite in float32; found .* row 3, column 2"),
+        (lambda x, _: nearest(x, with_nan(x), 1), "gallery must be finite in float32; found .* row 3"),
         (lambda x, _: nearest(with_nan(x), x, 1), "queries must be finite"),
         (lambda x, _: nearest(x.astype(np.float64) * 1e300, x, 1), "finite in float32"),
-        (lambda x, _: nearest(x, x, 1, metric=UNKNOWN), "one of cosine, euclidean; found 'unknown'"),
+        (lambda x, _: nearest(x, x, 1, metric=UNKNOWN), "one of cosine, inner_product, euclidean; found 'unknown'"),
         (lambda x, y: KNNProbe(901).fit(x, y), "found 901"),
         (lambda x, y: KNNProbe().fit(x, y * 0), "two classes; found one class, 0"),
         (lambda x, y: KNNProbe().fit(with_nan(x), y), "row 3, column 2"),

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from featurebank.extract.text_sets import EMBEDDING
 from featurebank.pipelines.asking.answer import Answer, Score
 from featurebank.pipelines.asking.inputs import Rows, SplitRows, left_out, unknown_classes
 from featurebank.pipelines.asking.layout import Layout
-from featurebank.pipelines.asking.option import Option, option
+from featurebank.pipelines.asking.option import Option, file_of, option
 from featurebank.pipelines.asking.question import Question
+from featurebank.pipelines.asking.texts import names_texts
 from featurebank.pipelines.errors import ConfigError
 from featurebank.store import FeatureSet
 from featurebank.store.errors import unknown_name
@@ -89,9 +91,9 @@ class OOD(Question):
     head: Literal["own", "probe"] | None = option(
         None, "The backbone's classifier, or a logistic one fitted on the train rows; without it own, if it fits them."
     )
-    text: Path | None = option(
-        None, "Text features of the classes, (K, D) in .npz or .npy, in the order of their numbers; for mcm.",
-        metavar="FILE",
+    text: str | None = option(
+        None, "Text features of the classes, for mcm: DATASET/SPLIT that featurebank texts made, or (K, D) in .npz or "
+        ".npy, in the order of their numbers.", metavar="FILE|KEY", role=True, suffixes=(".npy", ".npz"),
     )  # fmt: skip
     resamples: int = option(1000, "Of the intervals; 0 for none.", least=0)
     device: str = option("cpu", "Of torch, such as cpu or cuda.", hashed=False)
@@ -107,6 +109,9 @@ class OOD(Question):
         object.__setattr__(self, "scores", scores() if every else tuple(dict.fromkeys(self.scores)))
         classes = [name.strip() for some in self.id_classes for name in some.split(",")]
         object.__setattr__(self, "id_classes", tuple(dict.fromkeys(name for name in classes if name)))
+        file_of(self, "text")
+        if self.text and names_texts(self.text) and self.output != EMBEDDING:
+            raise ValueError(f"{self.text} lies in the space of {EMBEDDING}: --output {EMBEDDING}; found {self.output}")
         if not (self.ood or self.near or self.id_classes):
             raise ValueError("ood needs --ood DATASET/SPLIT, a set to tell apart from KEY; it can be repeated")
 
@@ -167,7 +172,7 @@ class OOD(Question):
         from featurebank.probes.ood.registry import get
 
         parts = parts_of(rows, self.id_classes)
-        text, text_notes = (None, []) if self.text is None else class_texts(self.text, parts.train)
+        text, text_notes = class_texts(file_of(self, "text"), rows["text"], parts.train)
         fitted = partial(self._fitted, rows, parts, text)
         classifier, sets = fitted(parts.train)
         selected: dict[str, Selection] = {}

@@ -11,9 +11,17 @@ from numpy.typing import NDArray
 from pytorch_ood import detector  # type: ignore[import-untyped]
 from scipy import optimize, special, stats  # type: ignore[import-untyped]
 
-from featurebank.probes.ood import openmax
-from featurebank.probes.ood.logits import GEN, MSP, Energy, Entropy, KLMatching, MaxLogit, ScaledMSP
-from featurebank.probes.ood.openmax import OpenMax, fit_weibull
+from featurebank.probes.ood.logits import (
+    GEN,
+    MSP,
+    Energy,
+    Entropy,
+    KLMatching,
+    MaxLogit,
+    OpenMax,
+    ScaledMSP,
+    fit_weibull,
+)
 from featurebank.probes.ood.statistics import TrainingSet
 
 K = 12
@@ -201,9 +209,8 @@ def test_openmax_is_its_formula(alpha: int, tail: int, monkeypatch: pytest.Monke
         expected.append(special.logsumexp(kept) - unknown)
     found = fitted(OpenMax(alpha, tail)).score_samples(logits=queries)
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)  # SciPy's fit stops at about 1e-4
-    monkeypatch.setattr(
-        openmax, "fit_weibull", lambda _: (np.array([m[1] for m in models]), np.array([m[2] for m in models]))
-    )
+    shapes_and_scales = tuple(np.array([model[1:3] for model in models]).T)
+    monkeypatch.setattr("featurebank.probes.ood.logits.fit_weibull", lambda _: shapes_and_scales)
     np.testing.assert_allclose(
         fitted(OpenMax(alpha, tail)).score_samples(logits=queries), expected, rtol=1e-4, atol=1e-4
     )
