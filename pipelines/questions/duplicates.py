@@ -68,7 +68,7 @@ class Duplicates(Question):
     @property
     def title(self) -> str:
         """What is counted."""
-        return f"images with a duplicate of cosine {self.threshold:g} or more"
+        return f"near duplicates, cosine {self.threshold:g} or more"
 
     def sheets(self, rows: Sequence[Row]) -> Sequence[Sheet]:
         """The most alike pairs of each backbone."""

@@ -57,11 +57,19 @@ def test_test_images_that_stand_in_train(store: FeatureStore) -> None:
     assert all(row["cosine"] > 0.999 and row["same_bytes"] for row in pairs.values())
 
 
+def test_the_table_says_what_stands_where(store: FeatureStore) -> None:
+    done = featurebank_("duplicates", "pets/train:test", "--store", store.root)
+    text = words(done.out)
+    assert "near duplicates, cosine 0.98 or more: pets/train in pets/test" in text
+    assert "net 2 2 2" in text
+    assert "1.0000 = class1/001.png class1 class2/002.png class2" in text
+
+
 def test_within_a_set_each_pair_once(store: FeatureStore) -> None:
     done = featurebank_("duplicates", "pets/test", "--store", store.root)
     assert done.code == 0, done.err
     text = words(done.out)
-    assert "images with a duplicate of cosine 0.98 or more: pets/test" in text
+    assert "near duplicates, cosine 0.98 or more: pets/test" in text
     assert "same backbone images pairs bytes" in text  # a heading of two lines
     assert "net 2 1 0" in text
     assert all(f"{name}.png" in done.out for name in ("004", "005"))
