@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurebank.probes._training import held_out
-
 
 def stratified_part(
     labels: NDArray[Any], fraction: float, seed: int | None
@@ -34,3 +32,34 @@ def stratified_part(
     splitter = StratifiedShuffleSplit(n_splits=1, test_size=fraction, random_state=seed)
     fitting, held = next(splitter.split(np.empty((len(labels), 1)), labels))
     return fitting, held
+
+
+def held_out(
+    codes: NDArray[np.int64], fraction: float, generator: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows to fit on and rows to validate on, both ascending: that fraction of every class, rounded, at least one row.
+
+    A class of one row stays with the rows to fit on.
+
+    >>> fitting, validating = held_out(np.repeat([0, 1, 2], [5, 10, 1]), 0.2, np.random.default_rng(0))
+    >>> len(fitting), len(validating)
+    (13, 3)
+
+    Raises:
+        ValueError: the fraction is not within 0 and 1, or no class has two rows.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"validation_fraction must be above 0 and below 1; found {fraction!r}")
+    chosen = np.zeros(len(codes), bool)
+    order = generator.permutation(len(codes))
+    order = order[np.argsort(codes[order], kind="stable")]
+    counts = np.bincount(codes)
+    taken = np.clip(np.rint(counts * fraction).astype(np.int64), 1, np.maximum(counts - 1, 0))
+    for start, n in zip(np.cumsum(counts) - counts, np.where(counts < 2, 0, taken), strict=True):
+        chosen[order[start : start + n]] = True
+    if not chosen.any():
+        raise ValueError(
+            f"a class must have at least two rows to validate on one; found one row in each of {len(counts)} classes; "
+            "give validation=(features, labels)"
+        )
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)

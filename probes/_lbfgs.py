@@ -155,30 +155,30 @@ class _Path:
         """All problems of a group from one starting point (K, D + 1)."""
         C = torch.tensor(Cs, dtype=torch.float64, device=start.device)
         V = start.repeat(len(Cs), 1, 1)
-        values, found = self.minimise(V, (1 / (C * self.rows.total)).to(V.dtype))
+        values, best = self.minimise(V, (1 / (C * self.rows.total)).to(V.dtype))
         scale = C * self.rows.total
-        gap = 0.5 * (scale * scale) * found.gradient[..., :-1].square().sum((1, 2), dtype=torch.float64)
-        gap += scale * (found.gradient[..., -1] * found.V[..., -1]).sum(1, dtype=torch.float64).abs()
-        largest = found.gradient.abs().amax((1, 2))
+        gap = 0.5 * (scale * scale) * best.gradient[..., :-1].square().sum((1, 2), dtype=torch.float64)
+        gap += scale * (best.gradient[..., -1] * best.V[..., -1]).sum(1, dtype=torch.float64).abs()
+        largest = best.gradient.abs().amax((1, 2))
         return [
             Solution(
-                W=found.V[j, :, :-1],
-                b=found.V[j, :, -1],
+                W=best.V[j, :, :-1],
+                b=best.V[j, :, -1],
                 convergence=Convergence(
                     C=Cs[j],
                     objective=float(scale[j] * values[j]),
                     gap=float(gap[j]),
                     gradient=float(largest[j]),
-                    iterations=int(found.steps[j]),
+                    iterations=int(best.steps[j]),
                     converged=bool(largest[j] <= self.tol),
                 ),
             )
             for j in range(len(Cs))
         ]
 
-    def minimise(self, V: torch.Tensor, lam: torch.Tensor) -> tuple[torch.Tensor, _Found]:
+    def minimise(self, V: torch.Tensor, lam: torch.Tensor) -> tuple[torch.Tensor, _Minima]:
         """Values (J,) and where they are lowest, from V (J, K, D + 1) at penalties lam (J,)."""
-        found = _Found(V.clone(), torch.zeros_like(V), torch.zeros(len(V), dtype=torch.int64, device=V.device))
+        best = _Minima(V.clone(), torch.zeros_like(V), torch.zeros(len(V), dtype=torch.int64, device=V.device))
         values = torch.zeros(len(V), dtype=torch.float64, device=V.device)
         kept = self.rows.design.in_memory and kept_bytes(self.rows.design, V.shape[0] * V.shape[1]) <= KEPT
         steps: Steps = KeptLogits(self.rows, V) if kept else Recomputed(self.rows, V)
@@ -201,14 +201,14 @@ class _Path:
                 done[:] = True
             if done.any():
                 index = at.index[done]
-                found.V[index], found.gradient[index], found.steps[index] = at.V[done], full[done], step
+                best.V[index], best.gradient[index], best.steps[index] = at.V[done], full[done], step
                 values[index] = at.value()[done]
                 if done.all():
                     break
                 at, full = at[~done], full[~done]
                 steps.keep(~done)
             self._step(steps, at, full, step)
-        return values, found
+        return values, best
 
     def _afresh(self, steps: Steps, at: _Active, index: torch.Tensor) -> None:
         at.loss[index], G = steps.afresh(at.V, index)
@@ -285,7 +285,7 @@ class _Path:
 
 
 @dataclass
-class _Found:
+class _Minima:
     """Where minima are: V and gradient (J, K, D + 1), steps (J,)."""
 
     V: torch.Tensor

@@ -68,10 +68,10 @@ def affine(features: NDArray[Any], coef: NDArray[np.float64], intercept: NDArray
     Raises:
         ValueError: a feature that is not finite.
     """
-    found = np.empty((len(features), len(coef)))
+    logits = np.empty((len(features), len(coef)))
     for rows, block in row_blocks(features, np.float64):
-        found[rows] = block @ coef.T + intercept
-    return found
+        logits[rows] = block @ coef.T + intercept
+    return logits
 
 
 def both_logits(logits: NDArray[Float]) -> NDArray[Float]:
@@ -90,7 +90,7 @@ def log_probabilities(logits: NDArray[Float], temperature: float = 1.0) -> NDArr
     """
     from scipy.special import log_softmax
 
-    found = np.empty_like(logits)
+    log_p = np.empty_like(logits)
     for rows in row_slices(*logits.shape):
-        found[rows] = log_softmax(logits[rows] / temperature, axis=1)
-    return found
+        log_p[rows] = log_softmax(logits[rows] / temperature, axis=1)
+    return log_p

@@ -155,9 +155,9 @@ class KeptLogits(Steps):
         if len(index) == len(V):
             return self.rows.gradient(V, self.Z, self.E)
         Z, E = (V.new_empty((len(index), *self.Z.shape[1:])) for _ in range(2))
-        found = self.rows.gradient(V[index], Z, E)
+        fresh = self.rows.gradient(V[index], Z, E)
         self.Z[index], self.E[index] = Z, E
-        return found
+        return fresh
 
     def keep(self, chosen: torch.Tensor) -> None:
         self.Z, self.E, self.g = self.Z[chosen], self.E[chosen], self.g[chosen]

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from featurebank.probes._holding import held_out
 from featurebank.probes._rows import FLOATS, row_slices
 
 T = TypeVar("T")
@@ -71,46 +72,15 @@ def validation_codes(classes: NDArray[Any], labels: ArrayLike, n_rows: int) -> N
     Raises:
         ValueError: another number of labels than rows, or a class that is not among the training rows.
     """
-    found = np.asarray(labels)
-    if found.shape != (n_rows,):
-        raise ValueError(f"validation labels must be one class per row, ({n_rows},); found shape {found.shape}")
-    if unknown := sorted(set(found.tolist()) - set(classes.tolist())):
+    given = np.asarray(labels)
+    if given.shape != (n_rows,):
+        raise ValueError(f"validation labels must be one class per row, ({n_rows},); found shape {given.shape}")
+    if unknown := sorted(set(given.tolist()) - set(classes.tolist())):
         raise ValueError(
             f"validation labels must be among the {len(classes)} classes of the training rows; found also "
             f"{', '.join(map(repr, unknown[:5]))}; leave those rows out"
         )
-    return np.searchsorted(classes, found).astype(np.int64)
-
-
-def held_out(
-    codes: NDArray[np.int64], fraction: float, generator: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows to fit on and rows to validate on, both ascending: that fraction of every class, rounded, at least one row.
-
-    A class of one row stays with the rows to fit on.
-
-    >>> fitting, validating = held_out(np.repeat([0, 1, 2], [5, 10, 1]), 0.2, np.random.default_rng(0))
-    >>> len(fitting), len(validating)
-    (13, 3)
-
-    Raises:
-        ValueError: the fraction is not within 0 and 1, or no class has two rows.
-    """
-    if not 0 < fraction < 1:
-        raise ValueError(f"validation_fraction must be above 0 and below 1; found {fraction!r}")
-    chosen = np.zeros(len(codes), bool)
-    order = generator.permutation(len(codes))
-    order = order[np.argsort(codes[order], kind="stable")]
-    counts = np.bincount(codes)
-    taken = np.clip(np.rint(counts * fraction).astype(np.int64), 1, np.maximum(counts - 1, 0))
-    for start, n in zip(np.cumsum(counts) - counts, np.where(counts < 2, 0, taken), strict=True):
-        chosen[order[start : start + n]] = True
-    if not chosen.any():
-        raise ValueError(
-            f"a class must have at least two rows to validate on one; found one row in each of {len(counts)} classes; "
-            "give validation=(features, labels)"
-        )
-    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+    return np.searchsorted(classes, given).astype(np.int64)
 
 
 def split_rows(

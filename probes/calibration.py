@@ -15,6 +15,7 @@ from sklearn.base import BaseEstimator, TransformerMixin  # type: ignore[import-
 from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
 from sklearn.utils.validation import check_is_fitted  # type: ignore[import-untyped]
 
+from featurebank.probes._parameters import Count, Positive, check_parameters
 from featurebank.probes._rows import row_slices
 from featurebank.probes.metrics import Closed, as_labels, as_scores, confidence_bins
 
@@ -59,6 +60,7 @@ def reliability_diagram(
     return ReliabilityDiagram(edges=np.arange(bins + 1) / bins, count=count, confidence=confidence, accuracy=accuracy)
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class TemperatureScaling(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Divides logits by the temperature that minimises the NLL of held-out rows (Guo et al. 2017, arXiv:1706.04599).
 
@@ -79,9 +81,8 @@ class TemperatureScaling(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         n_iter_: passes over the logits.
     """
 
-    def __init__(self, *, tol: float = 1e-10, max_iter: int = 100) -> None:
-        self.tol = tol
-        self.max_iter = max_iter
+    tol: Positive = 1e-10
+    max_iter: Count = 100
 
     def fit(self, logits: ArrayLike, labels: ArrayLike) -> Self:
         """Finds T on validation rows: logits (M, K), labels (M,).
@@ -90,8 +91,7 @@ class TemperatureScaling(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             ValueError: a parameter or the input is not valid, or the NLL has no minimum: every label has its row's
                 greatest logit (T goes to 0), or labels' logits are no greater than average (T goes to infinity).
         """
-        if self.max_iter < 1 or not self.tol > 0:
-            raise ValueError(f"max_iter must be at least 1 and tol above 0, got {self.max_iter} and {self.tol}")
+        check_parameters(self)
         scores = as_scores(logits, name="logits", finite=True)
         truth = as_labels(labels, rows=len(scores), classes=scores.shape[1])
         _check_minimum(scores, truth)

@@ -113,9 +113,9 @@ class DenseLinearProbe(BaseEstimator):  # type: ignore[misc]
         features = checked_array(tokens, "M, h * w, D", "tokens")
         truth = self._checked_masks(masks, len(features))
         right = counted = 0
-        for rows, found in self.predict_batches(features, size=(truth.shape[1], truth.shape[2])):
+        for rows, predicted in self.predict_batches(features, size=(truth.shape[1], truth.shape[2])):
             counts = truth[rows] != self.ignore_index
-            right, counted = right + int((found == truth[rows])[counts].sum()), counted + int(counts.sum())
+            right, counted = right + int((predicted == truth[rows])[counts].sum()), counted + int(counts.sum())
         if not counted:
             raise ValueError(f"masks must have pixels other than ignore_index, {self.ignore_index}; found none")
         return right / counted
@@ -165,20 +165,20 @@ class DenseLinearProbe(BaseEstimator):  # type: ignore[misc]
         return truth
 
     def _count_classes(self, truth: NDArray[np.integer]) -> int:
-        found: set[int] = set()
+        present: set[int] = set()
         for mask in truth:
-            found |= set(np.unique(mask).tolist())
-        found.discard(self.ignore_index)
-        if not found:
+            present |= set(np.unique(mask).tolist())
+        present.discard(self.ignore_index)
+        if not present:
             raise ValueError(f"masks must have pixels other than ignore_index, {self.ignore_index}; found none")
-        n_classes = max(found) + 1 if self.n_classes is None else self.n_classes
-        if min(found) < 0 or max(found) >= n_classes:
+        n_classes = max(present) + 1 if self.n_classes is None else self.n_classes
+        if min(present) < 0 or max(present) >= n_classes:
             raise ValueError(
                 f"masks must hold classes 0 to {n_classes - 1} or ignore_index, {self.ignore_index}; "
-                f"found classes from {min(found)} to {max(found)}; set n_classes or ignore_index"
+                f"found classes from {min(present)} to {max(present)}; set n_classes or ignore_index"
             )
         if n_classes < 2:
-            raise ValueError(f"a probe needs at least two classes; found one class, {max(found)}; set n_classes")
+            raise ValueError(f"a probe needs at least two classes; found one class, {max(present)}; set n_classes")
         return n_classes
 
 

@@ -5,7 +5,7 @@ Shapes: N training rows, M test rows, D features, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -14,6 +14,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin  # type: ignore[import-u
 from sklearn.model_selection import StratifiedKFold  # type: ignore[import-untyped]
 
 from featurebank.probes._labels import class_codes
+from featurebank.probes._parameters import Count, Positive, Positives, check_parameters
 from featurebank.probes._prediction import LinearPredictor, both_logits
 from featurebank.probes._rows import row_blocks, training_data
 from featurebank.probes.choice import CS, Choice
@@ -24,6 +25,7 @@ __all__ = ["FewLabelsProbe"]
 ONE_ROW_C = 0.01
 
 
+@dataclass(eq=False, repr=False)
 class FewLabelsProbe(LinearPredictor, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Logistic regression on few rows, its C chosen by stratified folds among them.
 
@@ -35,7 +37,7 @@ class FewLabelsProbe(LinearPredictor, ClassifierMixin, BaseEstimator):  # type: 
         Cs: Candidates; of equal accuracies the smallest wins.
         folds: At most; no more than the rows of the smallest class.
         one_row_C: The C of one row a class.
-        seed: Of the folds.
+        random_state: Of the folds.
 
     Attributes:
         C_: The chosen candidate.
@@ -49,13 +51,11 @@ class FewLabelsProbe(LinearPredictor, ClassifierMixin, BaseEstimator):  # type: 
     [0, 0, 1, 1]
     """
 
-    def __init__(
-        self, Cs: Sequence[float] = CS, *, folds: int = 3, one_row_C: float = ONE_ROW_C, seed: int = 0
-    ) -> None:
-        self.Cs = Cs
-        self.folds = folds
-        self.one_row_C = one_row_C
-        self.seed = seed
+    Cs: Positives = CS
+    _: KW_ONLY
+    folds: Count = 3
+    one_row_C: Positive = ONE_ROW_C  # noqa: N815 - C is the penalty's name
+    random_state: int = 0
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Fits (N, D) features, copied as float64 where N is at most D, and (N,) classes.
@@ -63,6 +63,7 @@ class FewLabelsProbe(LinearPredictor, ClassifierMixin, BaseEstimator):  # type: 
         Raises:
             ValueError: fewer than two classes, or features that are not finite.
         """
+        check_parameters(self)
         features, labels = training_data(self, X, y)
         self.classes_, codes = class_codes(labels)
         if len(features) > features.shape[1]:
@@ -91,7 +92,7 @@ class FewLabelsProbe(LinearPredictor, ClassifierMixin, BaseEstimator):  # type: 
         if folds < 2:
             return self.one_row_C
         right = np.zeros(len(self.Cs))
-        splitter = StratifiedKFold(folds, shuffle=True, random_state=self.seed)
+        splitter = StratifiedKFold(folds, shuffle=True, random_state=self.random_state)
         for fitting, held in splitter.split(rows, labels):
             path = logistic_path(rows[fitting], labels[fitting], self.Cs, standardize=standardize)
             for where, block in row_blocks(rows[held], np.float64):

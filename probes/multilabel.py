@@ -203,13 +203,13 @@ def _newton(
     weights = torch.zeros(len(penalty), labels.shape[1], dtype=torch.float64, device=labels.device)
     weights[-1] = (target.sum(0) / (known - target).sum(0)).log()
     logits = weights[-1].repeat(len(labels), 1)
-    found, norms = torch.zeros_like(weights), torch.zeros_like(weights[-1])
+    solution, norms = torch.zeros_like(weights), torch.zeros_like(weights[-1])
     active = torch.arange(len(norms), device=labels.device)
     moved = torch.ones_like(active, dtype=torch.bool)
     for step in itertools.count():
         probability = logits.sigmoid()
         gradient = penalty * weights + C * rows.transposed_times(known * (probability - target))
-        found[:, active], norms[active] = weights, gradient.norm(dim=0)
+        solution[:, active], norms[active] = weights, gradient.norm(dim=0)
         left = moved & (norms[active] > tol)
         if not left.any() or step == max_iter:
             break
@@ -224,8 +224,8 @@ def _newton(
         length = _step_lengths(penalty=penalty, C=C, known=known, target=target, start=start, move=move, slope=slope)
         weights, logits = weights + length * direction, logits + length * change
         moved = length > 0
-    coef = found[:-1].T / rows.scale
-    intercept = found[-1] - coef @ rows.mean
+    coef = solution[:-1].T / rows.scale
+    intercept = solution[-1] - coef @ rows.mean
     return coef.cpu().numpy(), intercept.cpu().numpy(), norms.cpu().numpy(), step
 
 

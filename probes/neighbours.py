@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin  # type: ignore[import-untyped]
 
+from featurebank.probes._holding import stratified_part
 from featurebank.probes._labels import class_codes
+from featurebank.probes._parameters import Positive, check_parameters
 from featurebank.probes._rows import as_features, check_finite, query_data, row_blocks, row_slices, training_data
 from featurebank.probes.choice import Choice
 from featurebank.probes.proportions import wilson_interval
-from featurebank.retrieval._features import check_choice, check_k
+from featurebank.retrieval._features import check_k
 from featurebank.retrieval.search import nearest
 
 __all__ = ["KNNProbe", "KNNSweep", "NearestClassMean", "knn_sweep"]
@@ -32,6 +34,7 @@ VOTES = 2**22  # votes held at once: 32 MiB
 NO_VOTE = np.iinfo(np.int64).max  # the rank of a class that no neighbour has
 
 
+@dataclass(eq=False, repr=False)
 class KNNProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """The k-nearest-neighbour classifier of frozen features.
 
@@ -51,20 +54,12 @@ class KNNProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         n_features_in_: D.
     """
 
-    def __init__(
-        self,
-        k: int = 20,
-        *,
-        temperature: float = 0.07,
-        metric: Metric = "cosine",
-        weights: Weights = "dino",
-        device: str = "cpu",
-    ) -> None:
-        self.k = k
-        self.temperature = temperature
-        self.metric = metric
-        self.weights = weights
-        self.device = device
+    k: int = 20
+    _: KW_ONLY
+    temperature: Positive = 0.07
+    metric: Metric = "cosine"
+    weights: Weights = "dino"
+    device: str = "cpu"
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Keeps the training rows (N, D) and their classes (N,).
@@ -72,9 +67,7 @@ class KNNProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             ValueError: NaN or infinity, one class only, k above N, or a parameter that is not allowed.
         """
-        check_choice("metric", self.metric, ("cosine", "euclidean"))
-        check_choice("weights", self.weights, ("dino", "uniform"))
-        _check_temperature(self.temperature)
+        check_parameters(self)
         self._gallery, labels = training_data(self, X, y)
         self.classes_, self._codes = class_codes(labels)
         check_k(self.k, len(self._gallery))
@@ -151,7 +144,7 @@ def knn_sweep(
     temperatures: Sequence[float] = TEMPERATURES,
     metric: Metric = "cosine",
     weights: Weights = "dino",
-    seed: int = 0,
+    random_state: int = 0,
     device: str = "cpu",
 ) -> KNNSweep:
     """Chooses (k, T) on validation rows, all pairs from one search at the largest k, then reads the test rows once.
@@ -169,7 +162,7 @@ def knn_sweep(
         temperatures: candidates of the ``dino`` vote; unused with uniform weights.
         metric: as in `KNNProbe`.
         weights: as in `KNNProbe`.
-        seed: of the validation split.
+        random_state: of the validation split.
         device: of torch.
 
     Raises:
@@ -177,14 +170,13 @@ def knn_sweep(
     """
     x, x_test = as_features(train, "train"), as_features(test, "test")
     y = _labels_of(train_labels, len(x), "train")
-    check_choice("weights", weights, ("dino", "uniform"))
     candidates = temperatures if weights == "dino" else (None,)
     if not ks or not candidates:
         raise ValueError(f"ks and temperatures must not be empty; found {tuple(ks)} and {tuple(candidates)}")
-    for candidate in temperatures:
-        _check_temperature(candidate)
+    for candidate in (*temperatures, *TEMPERATURES):
+        check_parameters(KNNProbe(temperature=candidate, metric=metric, weights=weights, device=device))
     if validation is None:
-        fitting, validating = _split(y, seed)
+        fitting, validating = map(np.sort, stratified_part(y, 0.2, random_state))
         gallery, codes_from, queries, truth = x[fitting], y[fitting], x[validating], y[validating]
     else:
         gallery, codes_from, queries = x, y, as_features(validation[0], "validation")
@@ -232,6 +224,7 @@ def _choices(
     return tuple(found)
 
 
+@dataclass(eq=False, repr=False)
 class NearestClassMean(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """The classifier of the nearest class mean; of equally near ones the lower class.
 
@@ -247,8 +240,7 @@ class NearestClassMean(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         n_features_in_: D.
     """
 
-    def __init__(self, metric: Metric = "cosine") -> None:
-        self.metric = metric
+    metric: Metric = "cosine"
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Averages the training rows (N, D) of each class (N,).
@@ -256,7 +248,7 @@ class NearestClassMean(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             ValueError: NaN or infinity, one class only, or another metric.
         """
-        check_choice("metric", self.metric, ("cosine", "euclidean"))
+        check_parameters(self)
         features, labels = training_data(self, X, y)
         self.classes_, codes = class_codes(labels)
         sums = np.zeros((len(self.classes_), features.shape[1]))
@@ -338,16 +330,3 @@ def _labels_of(labels: ArrayLike, rows: int, name: str) -> NDArray[Any]:
     if given.shape != (rows,):
         raise ValueError(f"{name} labels must be one class per row, ({rows},); found {given.shape}")
     return given
-
-
-def _split(labels: NDArray[Any], seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """A stratified fifth held out: the rows left, the rows held out. Classes of one row are left."""
-    from featurebank.probes._holding import stratified_part
-
-    left, held = stratified_part(labels, 0.2, seed)
-    return np.sort(left), np.sort(held)
-
-
-def _check_temperature(temperature: float) -> None:
-    if not 0 < temperature < np.inf:
-        raise ValueError(f"temperature must be above 0 and finite; found {temperature}")

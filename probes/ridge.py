@@ -50,12 +50,12 @@ def regression_scores(targets: ArrayLike, predictions: ArrayLike) -> RegressionS
     Raises:
         ValueError: shapes that differ, no row, NaN or infinity.
     """
-    y, found = np.asarray(targets, np.float64), np.asarray(predictions, np.float64)
-    if y.shape != found.shape or y.ndim not in (1, 2) or y.size == 0:
-        raise ValueError(f"targets and predictions must both be (M,) or (M, T); found {y.shape} and {found.shape}")
-    if not (np.isfinite(y).all() and np.isfinite(found).all()):
+    y, predicted = np.asarray(targets, np.float64), np.asarray(predictions, np.float64)
+    if y.shape != predicted.shape or y.ndim not in (1, 2) or y.size == 0:
+        raise ValueError(f"targets and predictions must both be (M,) or (M, T); found {y.shape} and {predicted.shape}")
+    if not (np.isfinite(y).all() and np.isfinite(predicted).all()):
         raise ValueError("targets and predictions must be finite; found NaN or infinity")
-    error = (y - found).reshape(len(y), -1)
+    error = (y - predicted).reshape(len(y), -1)
     residual = np.square(error).sum(0)
     total = np.square(y - y.mean(0)).reshape(len(y), -1).sum(0)
     r2 = np.where(total > 0, 1 - residual / np.where(total > 0, total, 1.0), residual == 0)

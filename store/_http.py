@@ -6,7 +6,6 @@ reading stops at its end. Its loop and its thread are used, so that connections 
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import functools
 import os
@@ -93,6 +92,8 @@ class HttpFile:
             return size
 
     async def _all(self, pieces: Iterator[Piece]) -> None:
+        import asyncio
+
         async def some() -> None:
             for piece in pieces:
                 await self._one(piece)

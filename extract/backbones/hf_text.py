@@ -82,8 +82,8 @@ def build_text_tower(spec: BackboneSpec, model: Any, record: Mapping[str, Any], 
 
     def encode(numbers: torch.Tensor) -> torch.Tensor:
         # Padding lies behind the end of a text, where CLIP's reads no further; SigLIP was trained to read it.
-        found = model.get_text_features(input_ids=numbers)
-        return getattr(found, "pooler_output", found)  # type: ignore[no-any-return]
+        pooled = model.get_text_features(input_ids=numbers)
+        return getattr(pooled, "pooler_output", pooled)  # type: ignore[no-any-return]
 
     return TextTower(
         model,

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-import urllib.request
 from collections.abc import Sequence
-from http.client import HTTPException
 from pathlib import Path
-from urllib.error import HTTPError, URLError
 
 from featurebank.extract.assets import is_offline, sha256_of
 from featurebank.extract.backbones.contract import Weights
 from featurebank.extract.errors import AssetError
-from featurebank.store.addresses import without_secrets
+from featurebank.extract.reaching import unreachable
 
 __all__ = ["from_hub", "hub_is_offline", "snapshot"]
-
-ANSWER_SECONDS = 5.0
 
 
 def from_hub(name: str, hub_id: str, files: Sequence[str]) -> Weights:
@@ -31,7 +26,7 @@ def from_hub(name: str, hub_id: str, files: Sequence[str]) -> Weights:
     Raises:
         AssetError: it is not in the cache and cannot be downloaded.
     """
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     repository, _, revision = hub_id.partition("@")
@@ -42,7 +37,8 @@ def from_hub(name: str, hub_id: str, files: Sequence[str]) -> Weights:
     advice = f"give checkpoint=, fill the hub's cache on another machine, or use '{name}@random'"
     if hub_is_offline():
         raise AssetError(f"{name}: expected {hub_id} in the hub's local cache, found nothing, and offline; {advice}")
-    if reason := _unreachable():
+    # The hub's client would try for most of a minute, file by file.
+    if reason := unreachable(constants.ENDPOINT, any_answer=True):
         raise AssetError(f"{name}: cannot download {files[0]} of {hub_id}: no network: {reason}; {advice}")
     for file in files:
         try:
@@ -62,10 +58,10 @@ def snapshot(name: str, repository: str, patterns: Sequence[str]) -> Path:
     Raises:
         AssetError: it is not in the cache and cannot be downloaded.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
 
     # Without a network the cache may do.
-    offline = hub_is_offline() or bool(_unreachable())
+    offline = hub_is_offline() or bool(unreachable(constants.ENDPOINT, any_answer=True))
     try:
         return Path(snapshot_download(repository, allow_patterns=list(patterns), local_files_only=offline))
     except Exception as error:  # as above
@@ -79,22 +75,6 @@ def snapshot(name: str, repository: str, patterns: Sequence[str]) -> Path:
 def hub_is_offline() -> bool:
     """Whether an environment variable forbids asking the hub."""
     return is_offline() or os.environ.get("HF_HUB_OFFLINE", "0").upper() in {"1", "ON", "YES", "TRUE"}
-
-
-def _unreachable() -> str:
-    """Why the hub does not answer, ``""`` where it does: its client would try for most of a minute, file by file."""
-    from huggingface_hub import constants
-
-    request = urllib.request.Request(constants.ENDPOINT, method="HEAD")  # noqa: S310 - the hub's own address
-    try:
-        with urllib.request.urlopen(request, timeout=ANSWER_SECONDS):  # noqa: S310
-            return ""
-    except HTTPError as error:
-        error.close()
-        return ""
-    except (OSError, HTTPException, ValueError) as error:
-        reason = error.reason if isinstance(error, URLError) else error
-        return without_secrets(str(reason)) or type(error).__name__
 
 
 def _weights(path: Path, hub_id: str) -> Weights:

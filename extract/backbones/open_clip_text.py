@@ -58,7 +58,7 @@ def open_clip_tokenizer(name: str, text: Mapping[str, Any]) -> Tokenizer:
     plain, own = fast_tokenizer(name, snapshot(name, repository, FILES), context=context)
 
     def tokens(texts: list[str]) -> torch.Tensor:
-        found = plain.tokens([clean(one) for one in texts])
-        return torch.where(found == own.sep_token_id, 0, found) if strip else found
+        numbers = plain.tokens([clean(one) for one in texts])
+        return torch.where(numbers == own.sep_token_id, 0, numbers) if strip else numbers
 
     return Tokenizer(context=context, tokens=tokens, lengths=lambda texts: plain.lengths([clean(one) for one in texts]))

@@ -95,8 +95,8 @@ def fast_tokenizer(name: str, folder: Path, *, context: int) -> tuple[Tokenizer,
     own = kind(tokenizer_object=backend, padding_side="right", **special)
 
     def tokens(texts: list[str]) -> torch.Tensor:
-        found = own(texts, return_tensors="pt", max_length=context, padding="max_length", truncation=True)
-        return found.input_ids  # type: ignore[no-any-return]
+        encoded = own(texts, return_tensors="pt", max_length=context, padding="max_length", truncation=True)
+        return encoded.input_ids  # type: ignore[no-any-return]
 
     def lengths(texts: list[str]) -> list[int]:
         return [len(numbers) for numbers in own(texts, truncation=False, padding=False, verbose=False).input_ids]

@@ -56,13 +56,11 @@ class CropSplit(FileSplit):
         """
         return self._cut(index, super().read(index))
 
-    def content_hashes(self) -> NDArray[np.uint8]:
-        """(N, 16) hashes of the pixels, all zero where there are none; decoded once, then remembered as files' are."""
-        if self._hashes is None:
-            paths = [self.path(index) for index in range(len(self))]
-            parts = [f"box {box}" for box in self._boxes.tolist()]
-            self._hashes = file_hashes(paths, parts=parts, digest=lambda row, file: content_hash(self._cut(row, file)))
-        return self._hashes
+    def _hashed(self) -> NDArray[np.uint8]:
+        # Of the pixels, decoded once, then remembered as files' hashes are.
+        paths = [self.path(index) for index in range(len(self))]
+        parts = [f"box {box}" for box in self._boxes.tolist()]
+        return file_hashes(paths, parts=parts, digest=lambda row, file: content_hash(self._cut(row, file)))
 
     def _cut(self, index: int, content: bytes) -> NDArray[np.uint8]:
         from featurebank.extract.decode import decode

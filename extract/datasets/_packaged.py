@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from featurebank.extract.assets import DebianPackage, PackageFile, cache_dir, cached, fetch, is_offline
 from featurebank.extract.datasets._arrays import Arrays, kept
 from featurebank.extract.datasets._idx import parse_idx, read_idx
-from featurebank.extract.datasets._network import unreachable
 from featurebank.extract.datasets._packaged_files import FILE_SETS
 from featurebank.extract.datasets._reading import read_file, reason, unpack_gzip
 from featurebank.extract.datasets._records import ArraySplit
 from featurebank.extract.datasets.contract import DatasetSpec, Split
 from featurebank.extract.errors import AssetError
+from featurebank.extract.reaching import unreachable
 from featurebank.store.errors import unknown_name
 
 log = logging.getLogger("featurebank")

@@ -22,10 +22,7 @@ from featurebank.extract.datasets._reading import is_unicode, read_file, reason,
 from featurebank.extract.datasets.contract import Columns, DatasetSpec, Split, Subset
 from featurebank.extract.errors import DatasetError
 from featurebank.store.fingerprint import content_hash, records_digest
-
-ID_BYTES = 1024
-ALL_ID_BYTES = 512 << 20
-"""What a store holds: see FORMAT.md, "Limits"."""
+from featurebank.store.limits import ALL_ID_BYTES, ID_BYTES
 
 BLOCK = 16
 """Rows that a thread hashes at a time: few, because rows that lie together are unpacked together."""
@@ -64,6 +61,7 @@ class Records:
         kept, changes = storable(columns or {})
         self.columns: Columns = kept
         self.notes: Sequence[str] = (*notes, *changes)
+        self._hashes: NDArray[np.uint8] | None = None
         _check(self)
 
     def __len__(self) -> int:
@@ -90,7 +88,17 @@ class Records:
         part.ids = [self.ids[row] for row in rows]
         part.labels = self.labels[rows]
         part.columns = {name: values[rows] for name, values in self.columns.items()}
+        part._hashes = None if self._hashes is None else self._hashes[rows]
         return part
+
+    def content_hashes(self) -> NDArray[np.uint8]:
+        """(N, 16) XXH3-128 of what is read, made once in the life of this object; all zero where it cannot be read."""
+        if self._hashes is None:
+            self._hashes = self._hashed()
+        return self._hashes
+
+    def _hashed(self) -> NDArray[np.uint8]:
+        raise NotImplementedError
 
 
 class FileSplit(Records):
@@ -116,13 +124,11 @@ class FileSplit(Records):
         super().__init__(spec, ids, labels, class_names, columns, notes=notes)
         self._folder = str(folder.absolute())
         self._files = files
-        self._hashes: NDArray[np.uint8] | None = None
 
     def take(self, rows: NDArray[np.int64]) -> Self:
         """The records at these rows, in this order."""
         part = super().take(rows)
         part._files = [self._files[row] for row in rows]
-        part._hashes = None if self._hashes is None else self._hashes[rows]
         return part
 
     def path(self, index: int) -> str:
@@ -133,11 +139,9 @@ class FileSplit(Records):
         """The encoded file's bytes."""
         return read_file(self.path(index))
 
-    def content_hashes(self) -> NDArray[np.uint8]:
-        """(N, 16) hashes, the same for the life of this object; files seen before and unchanged are not read again."""
-        if self._hashes is None:
-            self._hashes = file_hashes([self.path(index) for index in range(len(self))])
-        return self._hashes
+    def _hashed(self) -> NDArray[np.uint8]:
+        # Files seen before and unchanged are not read again.
+        return file_hashes([self.path(index) for index in range(len(self))])
 
 
 class ReaderSplit(Records):
@@ -166,7 +170,6 @@ class ReaderSplit(Records):
         self._read = read
         self._reopen = reopen
         self._rows = np.arange(len(self), dtype=np.int64)
-        self._hashes: NDArray[np.uint8] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self._reopen, (self.spec,)
@@ -175,7 +178,6 @@ class ReaderSplit(Records):
         """The records at these rows, in this order."""
         part = super().take(rows)
         part._rows = self._rows[rows]
-        part._hashes = None if self._hashes is None else self._hashes[rows]
         return part
 
     def read(self, index: int) -> bytes | NDArray[np.uint8]:
@@ -191,14 +193,11 @@ class ReaderSplit(Records):
         except Exception as error:
             raise OSError(reason(error)) from error
 
-    def content_hashes(self) -> NDArray[np.uint8]:
-        """(N, 16) hashes of what is read, once in the life of this object; all zero where it cannot be."""
-        if self._hashes is None:
-            blocks = [range(first, min(first + BLOCK, len(self))) for first in range(0, len(self), BLOCK)]
-            with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1)), "hash") as pool:
-                digests = b"".join(pool.map(self._digests, blocks))
-            self._hashes = np.frombuffer(digests, np.uint8).reshape(-1, 16)
-        return self._hashes
+    def _hashed(self) -> NDArray[np.uint8]:
+        blocks = [range(first, min(first + BLOCK, len(self))) for first in range(0, len(self), BLOCK)]
+        with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1)), "hash") as pool:
+            digests = b"".join(pool.map(self._digests, blocks))
+        return np.frombuffer(digests, np.uint8).reshape(-1, 16)
 
     def _digests(self, rows: Sequence[int]) -> bytes:
         digests = []

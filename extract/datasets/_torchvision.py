@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurebank.extract.assets import cache_dir, is_offline
-from featurebank.extract.datasets._network import unreachable
 from featurebank.extract.datasets._records import ArraySplit, FileSplit, ReaderSplit
 from featurebank.extract.datasets.contract import DatasetSpec, Split
 from featurebank.extract.errors import AssetError, DatasetError
+from featurebank.extract.reaching import unreachable
 from featurebank.store.errors import unknown_name
 from featurebank.store.places import expanded
 

@@ -284,7 +284,7 @@ def _own_texts(of: Sequence[Entry], dataset: str, fingerprints: Sequence[str]) -
         raise NotFoundError(f"{of[0].name} has no text features of {dataset}; make them: {make}")
     if len(places) > 1:
         several = " or ".join(places)
-        raise AmbiguousError(f"{of[0].name} has several text features of {dataset}; choose one: --text {several}")
+        raise AmbiguousError(f"several text features of {dataset} are there; choose one: --text {several}")
     return places[0]
 
 

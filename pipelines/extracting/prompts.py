@@ -99,19 +99,19 @@ def read_templates(templates: str) -> tuple[str, ...]:
         raise ConfigError(
             f"templates must be one of {', '.join(TEMPLATES)}, or a file with a template a line; found {templates!r}"
         )
-    found = tuple(line.replace("{c}", "{}") for line in _lines(path, "a template a line, such as 'a photo of a {}.'"))
-    for number, line in enumerate(found, 1):
+    lines = tuple(line.replace("{c}", "{}") for line in _lines(path, "a template a line, such as 'a photo of a {}.'"))
+    for number, line in enumerate(lines, 1):
         if line.count("{}") != 1 or len(line) > MAX_CHARACTERS:
             raise ConfigError(
                 f"{path}: a template must have exactly one {{}} for the class and at most {MAX_CHARACTERS} characters; "
                 f"found {line[:80]!r} as number {number}"
             )
-    if len(found) > MAX_TEMPLATES or len({*found}) < len(found):
+    if len(lines) > MAX_TEMPLATES or len({*lines}) < len(lines):
         raise ConfigError(
-            f"{path}: expected at most {MAX_TEMPLATES:,} templates, each once; found {len(found):,}, "
-            f"{len({*found}):,} of them different"
+            f"{path}: expected at most {MAX_TEMPLATES:,} templates, each once; found {len(lines):,}, "
+            f"{len({*lines}):,} of them different"
         )
-    return found
+    return lines
 
 
 def _lines(path: Path, expected: str) -> list[str]:

@@ -98,8 +98,8 @@ def _prompts(
 
 def _named_classes(splits: Sequence[Split]) -> dict[str, set[tuple[str, ...]]]:
     """The class names of each dataset, as its splits have them."""
-    found: dict[str, set[tuple[str, ...]]] = {}
+    classes: dict[str, set[tuple[str, ...]]] = {}
     for split in splits:
         names = tuple(split.class_names)
-        found.setdefault(label_of(split.spec), set()).update([names] if names else [])
-    return found
+        classes.setdefault(label_of(split.spec), set()).update([names] if names else [])
+    return classes

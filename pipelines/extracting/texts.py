@@ -55,8 +55,8 @@ def texts(  # noqa: PLR0917 - one for each option
     from featurebank.store import StoreError
 
     show_messages(console(stderr=True))
-    found = existing_store(store)
-    entries = _image_sets(found.ls(), dataset)
+    features = existing_store(store)
+    entries = _image_sets(features.ls(), dataset)
     prompts = make_prompts(_class_names(entries), templates=templates, classes=classes)
     able = _with_towers(entries, backbone or (), dataset)
     if checkpoint is not None and len(backbone or able) > 1:
@@ -69,7 +69,7 @@ def texts(  # noqa: PLR0917 - one for each option
             specs[called] = spec
         except (ExtractError, StoreError, OSError, ValueError) as error:
             faults[name] = fault(error)
-    outcomes = make_texts([*specs.values()], [(entries[0].dataset, prompts)], found, device=resolve_device(device))
+    outcomes = make_texts([*specs.values()], [(entries[0].dataset, prompts)], features, device=resolve_device(device))
     for outcome, name in zip(outcomes, specs, strict=True):
         outcome.backbone = name
     faults |= {outcome.backbone: outcome.error for outcome in outcomes if outcome.error}

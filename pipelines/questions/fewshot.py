@@ -98,7 +98,7 @@ class FewShot(Question):
         if self.protocol == "ncm":
             return NearestClassMean()
         if self.protocol == "logistic":
-            return FewLabelsProbe(self.cs, seed=self.seed)
+            return FewLabelsProbe(self.cs, random_state=self.seed)
         return protocol_heads(self.protocol, random_state=self.seed, device=self.device)
 
 

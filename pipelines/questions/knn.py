@@ -49,7 +49,7 @@ class KNN(Question):
             validation=None if validation is None else (validation.features, validation.labels),
             ks=ks,
             temperatures=self.temperature,
-            seed=self.seed,
+            random_state=self.seed,
             device=self.device,
         )
         scores = intervals.class_scores(test.labels, sweep.predictions, seed=self.seed)

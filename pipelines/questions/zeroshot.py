@@ -24,6 +24,7 @@ from featurebank.pipelines.asking.inputs import (
     matched,
     ordered_classes,
 )
+from featurebank.pipelines.asking.layout import Layout
 from featurebank.pipelines.asking.option import file_of, option
 from featurebank.pipelines.asking.question import Question
 from featurebank.pipelines.asking.texts import class_prompts, names_texts, read_logit_scale, read_texts
@@ -44,6 +45,7 @@ class ZeroShot(Question):
     name: ClassVar[str] = "zeroshot"
     version: ClassVar[int] = 2
     predicts_classes: ClassVar[bool] = True
+    layout: ClassVar[Layout] = Layout(fitted="text")
 
     text: str = option(
         "",
@@ -64,6 +66,12 @@ class ZeroShot(Question):
     def fits(self) -> bool:
         """No: nothing is fitted."""
         return False
+
+    @property
+    def fitted_name(self) -> str:
+        """The file of texts."""
+        file = file_of(self, "text")
+        return "" if file is None else file.name
 
     @property
     def own_texts(self) -> str:

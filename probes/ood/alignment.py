@@ -14,7 +14,6 @@ from torch import Tensor
 from featurebank.probes._parameters import NotNegative, Positive
 from featurebank.probes.ood.block import Block, peak
 from featurebank.probes.ood.contract import OODScore
-from featurebank.probes.ood.logits import log_largest
 from featurebank.probes.ood.moments import add_by_class
 from featurebank.probes.ood.statistics import TrainingSet
 
@@ -82,10 +81,10 @@ class FDBD(OODScore):
         self._boundaries = (gaps > 0).sum(1).clamp(min=1)
 
     def _score(self, block: Block) -> Tensor:
-        found = block.peak
-        gaps = (found.top[:, None] - block.logits).mul_(self._inverse[found.predicted])
+        split = block.peak
+        gaps = (split.top[:, None] - block.logits).mul_(self._inverse[split.predicted])
         distance = (block.features - self._mean).norm(dim=1).clamp_(min=torch.finfo(torch.float32).tiny)
-        scores: Tensor = gaps.sum(1).double() / (distance.double() * self._boundaries[found.predicted])
+        scores: Tensor = gaps.sum(1).double() / (distance.double() * self._boundaries[split.predicted])
         return scores
 
 
@@ -135,4 +134,4 @@ class MCM(OODScore):
         self._text = Block(train.on_device(train.text)).unit.T / self.temperature
 
     def _score(self, block: Block) -> Tensor:
-        return log_largest(peak(block.unit @ self._text))
+        return -peak(block.unit @ self._text).log_sum

@@ -32,6 +32,16 @@ class Peak(NamedTuple):
     exponentials: Tensor
     rest: Tensor
 
+    @property
+    def log_sum(self) -> Tensor:
+        """(m,) float64, the logarithm of the sum of exp(shifted): minus that of the largest probability."""
+        return self.rest.log1p()
+
+    @property
+    def energy(self) -> Tensor:
+        """(m,) float64, log-sum-exp of the logits."""
+        return self.top.double() + self.log_sum
+
 
 def peak(logits: Tensor, *, overwrite: bool = False) -> Peak:
     """Splits float32 logits (m, K) so that nothing is lost where the softmax saturates.
@@ -61,8 +71,7 @@ def argmax(logits: Tensor) -> Tensor:
 
 def energy(logits: Tensor) -> Tensor:
     """log-sum-exp of float32 logits (m, K), which are overwritten, as float64 (m,)."""
-    found = peak(logits, overwrite=True)
-    return found.top.double() + found.rest.log1p()
+    return peak(logits, overwrite=True).energy
 
 
 class Affine(NamedTuple):
@@ -119,7 +128,7 @@ class Block:
     @cached_property
     def energy(self) -> Tensor:
         """(m,) float64, log-sum-exp of the logits."""
-        return self.peak.top.double() + self.peak.rest.log1p()
+        return self.peak.energy
 
     @cached_property
     def probabilities(self) -> Tensor:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from featurebank.probes._parameters import Count, Positive
-from featurebank.probes.ood.block import Block, Peak, peak
+from featurebank.probes.ood.block import Block, energy, peak
 from featurebank.probes.ood.contract import OODScore
 from featurebank.probes.ood.moments import add_by_class
 from featurebank.probes.ood.statistics import TrainingSet
@@ -37,7 +37,7 @@ class MSP(OODScore):
     needs = ("logits",)
 
     def _score(self, block: Block) -> Tensor:
-        return log_largest(block.peak)
+        return -block.peak.log_sum
 
 
 class ScaledMSP(OODScore):
@@ -71,7 +71,7 @@ class ScaledMSP(OODScore):
         self.temperature_ = 1 / inverse
 
     def _score(self, block: Block) -> Tensor:
-        return log_largest(peak(block.logits / self.temperature_, overwrite=True))
+        return -peak(block.logits / self.temperature_, overwrite=True).log_sum
 
 
 class MaxLogit(OODScore):
@@ -99,8 +99,7 @@ class Energy(OODScore):
     def _score(self, block: Block) -> Tensor:
         if self.temperature == 1:
             return block.energy
-        found = peak(block.logits / self.temperature, overwrite=True)
-        return self.temperature * (found.top.double() + found.rest.log1p())
+        return self.temperature * energy(block.logits / self.temperature)
 
 
 class Entropy(OODScore):
@@ -114,7 +113,10 @@ class Entropy(OODScore):
     needs = ("logits",)
 
     def _score(self, block: Block) -> Tensor:
-        return -entropy(block.peak)
+        split = block.peak
+        shifted = split.shifted.clamp(min=FARTHEST)  # its product with an exponential of zero is not NaN
+        mean: Tensor = torch.linalg.vecdot(shifted, split.exponentials).double() / (1 + split.rest)
+        return mean - split.log_sum
 
 
 class GEN(OODScore):
@@ -136,13 +138,13 @@ class GEN(OODScore):
     top: Count = 100
 
     def _score(self, block: Block) -> Tensor:
-        found = block.peak
-        log_sum = found.rest.log1p()
-        largest = (self.gamma * (found.rest.log() - 2 * log_sum)).exp()  # (1 - p) p = r / (1 + r)^2
-        others = min(self.top, found.shifted.shape[1]) - 1
+        split = block.peak
+        log_sum = split.log_sum
+        largest = (self.gamma * (split.rest.log() - 2 * log_sum)).exp()  # (1 - p) p = r / (1 + r)^2
+        others = min(self.top, split.shifted.shape[1]) - 1
         if not others:
             return -largest
-        shifted = found.shifted.scatter(1, found.predicted[:, None], -torch.inf)
+        shifted = split.shifted.scatter(1, split.predicted[:, None], -torch.inf)
         if others < shifted.shape[1] - 1:
             shifted = shifted.topk(others, sorted=False)[0]
         log_p = shifted - log_sum.float()[:, None]
@@ -170,10 +172,10 @@ class KLMatching(OODScore):
         self._log32 = self._log.float().T.contiguous()
 
     def _score(self, block: Block) -> Tensor:
-        found = block.peak
+        split = block.peak
         nearest = (block.probabilities @ self._log32).argmax(1)
-        log_sum = found.rest.log1p()
-        log_p = found.shifted.double().sub_(log_sum[:, None])
+        log_sum = split.log_sum
+        log_p = split.shifted.double().sub_(log_sum[:, None])
         p = log_p.exp()
         return -log_p.sub_(self._log[nearest]).mul_(p).sum(1)
 
@@ -241,18 +243,6 @@ class OpenMax(OODScore):
         rest = block.logits.scatter(1, classes, -torch.inf).double()
         known = torch.cat([rest, values - lost], 1).logsumexp(1)
         return known - lost.sum(1)
-
-
-def log_largest(found: Peak) -> Tensor:
-    """The logarithm of the largest softmax probability (m,), float64."""
-    return -found.rest.log1p()
-
-
-def entropy(found: Peak) -> Tensor:
-    """Of the softmax, in nats (m,), float64."""
-    shifted = found.shifted.clamp(min=FARTHEST)  # its product with an exponential of zero is not NaN
-    mean: Tensor = torch.linalg.vecdot(shifted, found.exponentials).double() / (1 + found.rest)
-    return found.rest.log1p() - mean
 
 
 def _likelihood_slope(train: TrainingSet, inverse: float) -> tuple[float, float]:

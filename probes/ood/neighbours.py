@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from featurebank.probes._parameters import Positive
 from featurebank.probes.ood.block import Block
 from featurebank.probes.ood.contract import OODScore
 from featurebank.probes.ood.statistics import TrainingSet
@@ -50,8 +51,7 @@ class KNN(GalleryScore):
     needs = ("features",)
     candidates: ClassVar = {"k": (1, 10, 50, 100, 200, 500, 1000)}
 
-    def __init__(self, k: int = 50) -> None:
-        self.k = k
+    k: int = 50
 
     def _fit(self, train: TrainingSet) -> None:
         check_k(self.k, train.rows)
@@ -86,8 +86,7 @@ class NNGuide(GalleryScore):
     needs = ("features", "logits")
     candidates: ClassVar = {"k": (1, 5, 10, 100)}
 
-    def __init__(self, k: int = 10) -> None:
-        self.k = k
+    k: int = 10
 
     def _fit(self, train: TrainingSet) -> None:
         check_k(self.k, train.rows)
@@ -120,9 +119,8 @@ class Relation(GalleryScore):
     needs = ("features", "logits")
     candidates: ClassVar = {"power": (1.0, 2.0, 4.0, 8.0)}
 
-    def __init__(self, power: float = 1.0, threshold: float = 0.03) -> None:
-        self.power = power
-        self.threshold = threshold
+    power: Positive = 1.0
+    threshold: float = 0.03
 
     def _gathered(self, block: Block, gallery: Block, where: slice, cosines: Tensor, state: Any) -> Any:  # noqa: ARG002
         relations = (block.probabilities @ gallery.probabilities.T).mul_(cosines)

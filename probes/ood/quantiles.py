@@ -43,10 +43,8 @@ def exact_quantiles(features: NDArray[Any], levels: Sequence[float]) -> NDArray[
         halves = keys.view(np.uint16)
         for b in lower:
             lower[b] += np.bincount(halves[::2][halves[1::2] == b], minlength=HALF)
-    found = [
-        lower[int(b)].cumsum().searchsorted(rank - before[b], "right") for b, rank in zip(bins, ranks, strict=True)
-    ]
-    keys = (bins.astype(np.uint32) << np.uint32(16)) | np.array(found, np.uint32)
+    lows = [lower[int(b)].cumsum().searchsorted(rank - before[b], "right") for b, rank in zip(bins, ranks, strict=True)]
+    keys = (bins.astype(np.uint32) << np.uint32(16)) | np.array(lows, np.uint32)
     return np.interp(positions, ranks, _value_of(keys.astype(np.uint32)).astype(np.float64))
 
 
@@ -67,13 +65,13 @@ def feature_quantiles(features: NDArray[Any], levels: Sequence[float]) -> NDArra
     rows = features[:: -(-features.size // (GROUP_VALUES * GROUPS))]
     width = features.shape[1]
     together = max(1, min(width, GROUP_VALUES // len(rows)))
-    found = np.empty((len(levels), width))
+    quantiles = np.empty((len(levels), width))
     for start in range(0, width, together):
         group = np.empty((min(together, width - start), len(rows)), np.float32)
         for where, block in row_blocks(rows[:, start : start + together], np.float32, rows=ROWS):
             group[:, where] = block.T
-        found[:, start : start + together] = np.quantile(group, levels, axis=1, overwrite_input=True)
-    return found
+        quantiles[:, start : start + together] = np.quantile(group, levels, axis=1, overwrite_input=True)
+    return quantiles
 
 
 def _keys(features: NDArray[Any]) -> Iterator[NDArray[np.uint32]]:

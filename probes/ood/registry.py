@@ -105,8 +105,8 @@ def score_all(
 
     >>> generator = np.random.default_rng(0)
     >>> train = TrainingSet(generator.normal(size=(200, 8)), generator.integers(0, 3, 200))
-    >>> found = score_all(train, {"test": (generator.normal(size=(5, 8)), None)}, ["mds", "knn", "msp"])
-    >>> sorted(found.values["test"]), found.skipped
+    >>> scored = score_all(train, {"test": (generator.normal(size=(5, 8)), None)}, ["mds", "knn", "msp"])
+    >>> sorted(scored.values["test"]), scored.skipped
     (['knn', 'mds'], {'msp': 'logits'})
 
     Args:
@@ -161,8 +161,8 @@ def _scored(
             seconds[score.name] += time.perf_counter() - start
         if together:
             start = time.perf_counter()
-            for score, found in zip(together, sweep(together, train, block), strict=True):
-                parts[score.name].append(as_numpy(found))
+            for score, one in zip(together, sweep(together, train, block), strict=True):
+                parts[score.name].append(as_numpy(one))
             for score in together:
                 seconds[score.name] += (time.perf_counter() - start) / len(together)
     return {name: np.concatenate(blocks) for name, blocks in parts.items()}

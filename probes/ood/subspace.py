@@ -207,12 +207,12 @@ class PNML(OODScore):
         unit = Block(None, torch.addmm(block.head.bias, block.unit, block.head.weight.T))
         x = self._spectrum.whitened(block.unit.double(), mixed=True).square_().sum(1) / self._rows
         exponent = x / (1 + x) - 1
-        found = unit.peak
-        log_sum = found.rest.log1p()
-        log_p = found.shifted - log_sum.float()[:, None]
+        split = unit.peak
+        log_sum = split.log_sum
+        log_p = split.shifted - log_sum.float()[:, None]
         terms = 1 / (1 + (log_p * exponent.float()[:, None]).exp() * -torch.expm1(log_p))
-        terms.scatter_(1, found.predicted[:, None], 0.0)
-        top = (-log_sum * exponent).exp() * (found.rest / (1 + found.rest))
+        terms.scatter_(1, split.predicted[:, None], 0.0)
+        top = (-log_sum * exponent).exp() * (split.rest / (1 + split.rest))
         return -torch.log1p(terms.sum(1).double() - top / (1 + top))
 
 

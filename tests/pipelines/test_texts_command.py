@@ -311,10 +311,12 @@ def test_of_several_texts_one_is_chosen(store: FeatureStore) -> None:
     texts(store, "pets", "--templates", "ensemble")
     done = zeroshot(store, "pets")
     assert done.code == 1
-    several = "has several text features of pets; choose one: --text pets/texts-ensemble or pets/texts-simple"
+    several = "several text features of pets are there; choose one: --text pets/texts-ensemble or pets/texts-simple"
     assert several in words(done.out + done.err)
     chosen = [zeroshot(store, "pets", "--text", f"pets/texts-{name}", "--json") for name in ("simple", "ensemble")]
     assert [done.code for done in chosen] == [0, 0]
+    told = [(row["train"], row["test"]) for done in chosen for row in done.json["answers"][0]["rows"]]
+    assert {*told} == {(f"pets/texts-{name}", "pets/test") for name in ("simple", "ensemble")}
     simple = next(entry for entry in store if entry.split == "texts-simple")
     by_fingerprint = zeroshot(store, "pets", "--fingerprint", simple.fingerprint[:12], "--json")
     assert numbers(by_fingerprint.json["answers"][0]) == numbers(chosen[0].json["answers"][0])
@@ -357,6 +359,9 @@ def test_texts_are_queries_of_images(store: FeatureStore) -> None:
         unit = [side / np.linalg.norm(side, axis=1, keepdims=True) for side in sides]
         first = gallery.labels[(unit[0] @ unit[1].T).argmax(1)]
         assert numbers(answer)["hit_rate@1"] == pytest.approx((first == queries.labels).mean())
+    other = ("retrieve", f"pets/texts-simple@{TINY}", "--gallery", "pets/test", "--store", store.root)
+    done = featurebank_(*other, "--output", "embedding", "--json")
+    assert numbers(done.json["answers"][0]) == numbers(answer)
     assert "unknown output 'pooled'; known: embedding" in words(featurebank_(*asked).out)
 
 

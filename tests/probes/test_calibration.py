@@ -147,7 +147,7 @@ LOGITS = np.array([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0], [3.0, 0.0, 1.0]])
         (lambda: TemperatureScaling().fit(LOGITS, [0, 1]), "one value per row, 3, got 2"),
         (lambda: TemperatureScaling().fit(LOGITS, [0, 1, 0]).transform(LOGITS[:, :2]), "the 3 classes of fit, got 2"),
         (lambda: TemperatureScaling(max_iter=0).fit(LOGITS, [0, 1, 0]), "max_iter must be at least 1"),
-        (lambda: TemperatureScaling(tol=0.0).fit(LOGITS, [0, 1, 0]), "tol above 0"),
+        (lambda: TemperatureScaling(tol=0.0).fit(LOGITS, [0, 1, 0]), "tol must be above 0"),
         (lambda: reliability_diagram([0, 1, 2], LOGITS), "probabilities must sum to 1"),
     ],
 )

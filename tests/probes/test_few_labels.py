@@ -63,7 +63,7 @@ def test_it_reproduces_to_the_last_digit_and_takes_float16_maps() -> None:
     x, y = drawn(5)
     x = x.astype(np.float16)
     x.flags.writeable = False
-    first, second = (FewLabelsProbe(seed=3).fit(x, y) for _ in range(2))
+    first, second = (FewLabelsProbe(random_state=3).fit(x, y) for _ in range(2))
     np.testing.assert_array_equal(first.coef_, second.coef_)
 
 

@@ -13,7 +13,8 @@ from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
 from sklearn.utils.estimator_checks import parametrize_with_checks  # type: ignore[import-untyped]
 
-from featurebank.probes._training import cosine_factor, held_out, shuffled_batches
+from featurebank.probes._holding import held_out
+from featurebank.probes._training import cosine_factor, shuffled_batches
 from featurebank.probes.heads import LinearHeads
 
 EPOCHS, BATCH, MOMENTUM, DECAY, RATE = 5, 128, 0.9, 1e-3, 0.05

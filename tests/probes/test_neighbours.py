@@ -247,9 +247,9 @@ def test_the_sweep_searches_once_and_takes_few_test_rows(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(neighbours, "nearest", spy)
     x, y, x_test, y_test = digits()
-    sweep = knn_sweep(x, y, x_test[:7], y_test[:7], ks=(5, 20), temperatures=(0.07, 0.5), seed=3)
+    sweep = knn_sweep(x, y, x_test[:7], y_test[:7], ks=(5, 20), temperatures=(0.07, 0.5), random_state=3)
     assert searches == [(180, 720, 20), (7, 900, sweep.k)]
-    again = knn_sweep(x, y, x_test[:50], y_test[:50], ks=(20, 5), temperatures=(0.5, 0.07), seed=3)
+    again = knn_sweep(x, y, x_test[:50], y_test[:50], ks=(20, 5), temperatures=(0.5, 0.07), random_state=3)
     assert again.validation == sweep.validation
     assert (again.k, again.temperature) == (sweep.k, sweep.temperature)
 

@@ -14,7 +14,8 @@ from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 from sklearn.metrics import log_loss  # type: ignore[import-untyped]
 from sklearn.utils.estimator_checks import parametrize_with_checks  # type: ignore[import-untyped]
 
-from featurebank.probes._training import cosine_factor, held_out, shuffled_batches
+from featurebank.probes._holding import held_out
+from featurebank.probes._training import cosine_factor, shuffled_batches
 from featurebank.probes.tokens import AttentivePool, AttentivePoolProbe, MLPProbe
 
 

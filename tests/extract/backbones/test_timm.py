@@ -337,7 +337,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         raise ConnectionError("no network in tests")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
-    monkeypatch.setattr(hub_cache, "_unreachable", str)
+    monkeypatch.setattr(hub_cache, "unreachable", lambda *_, **__: "")
     monkeypatch.delenv("FEATUREBANK_OFFLINE", raising=False)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     return tmp_path / "hub"

@@ -19,12 +19,12 @@ from PIL import Image
 from featurebank.extract import assets as asset_cache
 from featurebank.extract.datasets import DatasetSpec, Split, Subset, _packaged, dataset_digest, open_split, splits
 from featurebank.extract.datasets._idx import parse_idx, read_idx
-from featurebank.extract.datasets._network import unreachable
 from featurebank.extract.datasets._packaged import FASHION_MNIST, MNIST_5K
 from featurebank.extract.datasets._packaged_files import EMOJI, IMAGENET_20, TUXPAINT
 from featurebank.extract.decode import decode
 from featurebank.extract.errors import AssetError
 from featurebank.extract.preprocessing import Decode
+from featurebank.extract.reaching import unreachable
 from featurebank.store.errors import UnknownNameError
 
 
