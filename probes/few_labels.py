@@ -97,8 +97,8 @@ class FewLabelsProbe(LinearPredictor, ClassifierMixin, BaseEstimator):  # type: 
             path = logistic_path(rows[fitting], labels[fitting], self.Cs, standardize=standardize)
             for where, block in row_blocks(rows[held], np.float64):
                 for index, (coef, intercept, _) in enumerate(path):
-                    found = both_logits(block @ coef.T + intercept).argmax(1)
-                    right[index] += (self.classes_[found] == labels[held][where]).sum()
+                    predicted = both_logits(block @ coef.T + intercept).argmax(1)
+                    right[index] += (self.classes_[predicted] == labels[held][where]).sum()
         best = min(range(len(right)), key=lambda index: (-right[index], self.Cs[index]))
         scores = dict(zip(self.Cs, right.tolist(), strict=True))
         self.choices_ = (Choice(name="C", value=self.Cs[best], scores=scores),)

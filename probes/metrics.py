@@ -97,9 +97,9 @@ def as_scores(
             good |= np.isneginf(array[block])
         if not good.all():
             row, column = np.argwhere(~good)[0]
-            found = array[block][row, column]
+            value = array[block][row, column]
             raise ValueError(
-                f"{name} must be finite, got {found} in row {block.start + row}, column {column}; leave out failed rows"
+                f"{name} must be finite, got {value} in row {block.start + row}, column {column}; leave out failed rows"
             )
     return array
 

@@ -217,11 +217,11 @@ def _choices(
 ) -> tuple[Choice, ...]:
     """Each of the two, the other one as chosen."""
     of_k = {float(one): accuracy for (one, T), accuracy in accuracies.items() if temperature == T}
-    found = [Choice(name="k", value=float(k), scores=of_k)]
+    choices = [Choice(name="k", value=float(k), scores=of_k)]
     if temperature is not None:
         of_t = {T: accuracy for (one, T), accuracy in accuracies.items() if one == k and T is not None}
-        found.append(Choice(name="T", value=temperature, scores=of_t))
-    return tuple(found)
+        choices.append(Choice(name="T", value=temperature, scores=of_t))
+    return tuple(choices)
 
 
 @dataclass(eq=False, repr=False)

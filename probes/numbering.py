@@ -40,9 +40,9 @@ def doubt(labels: ArrayLike, predictions: ArrayLike, classes: int) -> str:
     from scipy.stats import binomtest  # type: ignore[import-untyped]
 
     truth = as_labels(labels, classes=classes)
-    found = as_labels(predictions, rows=len(truth), classes=classes, name="predictions")
-    right = int((truth == found).sum())
-    shares = [np.bincount(side, minlength=classes) / len(truth) for side in (truth, found)]
+    predicted = as_labels(predictions, rows=len(truth), classes=classes, name="predictions")
+    right = int((truth == predicted).sum())
+    shares = [np.bincount(side, minlength=classes) / len(truth) for side in (truth, predicted)]
     chance = max(float(shares[0] @ shares[1]), 1 / classes)
     count = len(truth)
     if (
@@ -52,11 +52,11 @@ def doubt(labels: ArrayLike, predictions: ArrayLike, classes: int) -> str:
     ):
         return f"it is right on {right:,} of {count:,} rows where chance gives {chance * count:,.0f}"
     order = np.argsort(truth, kind="stable")
-    other = _best_numbering(truth[order[::2]], found[order[::2]], classes)
+    other = _best_numbering(truth[order[::2]], predicted[order[::2]], classes)
     rest = order[1::2]
     moved = rest[other[truth[rest]] != truth[rest]]
-    better = int((found[moved] == other[truth[moved]]).sum())
-    worse = int((found[moved] == truth[moved]).sum())
+    better = int((predicted[moved] == other[truth[moved]]).sum())
+    worse = int((predicted[moved] == truth[moved]).sum())
     if better > worse and binomtest(better, better + worse, 0.5, "greater").pvalue < ALPHA:
         instead = f"{better:,} of {len(moved):,} rows instead of {worse:,}"
         return f"with other numbers for some classes it is right on {instead}"
@@ -73,6 +73,6 @@ def _best_numbering(labels: NDArray[np.int64], predictions: NDArray[np.int64], c
     weights = np.concatenate([np.ones(len(labels)), np.full(classes, 0.5)])
     counts = coo_array((weights, (rows, columns)), shape=(classes, classes)).tocsr()
     labelled, chosen = min_weight_full_bipartite_matching(counts, maximize=True)
-    found = own.copy()
-    found[labelled] = chosen
-    return found
+    numbering = own.copy()
+    numbering[labelled] = chosen
+    return numbering

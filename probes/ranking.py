@@ -74,8 +74,8 @@ def z_scores(values: ArrayLike, *, deviation: Deviation = "population", missing:
     centred = table - np.nanmean(table, 0)
     spread = np.nanstd(table, 0, ddof=DDOF[deviation])
     equal = np.nanmin(table, 0) == np.nanmax(table, 0)
-    found: Floats = np.where(equal & np.isfinite(table), 0.0, centred / np.where(equal, 1.0, spread))
-    return found
+    scores: Floats = np.where(equal & np.isfinite(table), 0.0, centred / np.where(equal, 1.0, spread))
+    return scores
 
 
 def ranks(scores: ArrayLike) -> Floats:

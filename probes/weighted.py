@@ -40,8 +40,8 @@ def regression(targets: ArrayLike, predictions: ArrayLike, metric: str) -> Stati
     0.5
     """
     arrays = (np.asarray(part, np.float64) for part in (targets, predictions))
-    truth, found = (array.reshape(len(array), -1) for array in arrays)
-    error = truth - found
+    truth, predicted = (array.reshape(len(array), -1) for array in arrays)
+    error = truth - predicted
     if metric == "mae":
         return mean(np.abs(error).mean(1))
     squared, centred = np.square(error), truth - truth.mean(0)
@@ -100,8 +100,8 @@ def label_precision(labels: ArrayLike, scores: ArrayLike) -> Statistic:
         above, others = positives[:, ::-1], negatives[:, ::-1]
         hits, total = above.cumsum(1), above.sum(1)
         seen = _ratio(hits, hits + others.cumsum(1))
-        found = _ratio((above * np.nan_to_num(seen)).sum(1), total)
-        return np.where(others.sum(1) > 0, found, np.nan)
+        precisions = _ratio((above * np.nan_to_num(seen)).sum(1), total)
+        return np.where(others.sum(1) > 0, precisions, np.nan)
 
     return _over_labels(labels, scores, precision)
 
@@ -110,21 +110,21 @@ def _over_labels(labels: ArrayLike, scores: ArrayLike, metric: Callable[[Draws, 
     """The mean of a metric of the weights of both classes at each distinct score, ascending, over the labels."""
     truth, values = np.asarray(labels), np.asarray(scores)
     parts = []
-    for own, found in zip(truth.T, values.T, strict=True):
+    for own, scored in zip(truth.T, values.T, strict=True):
         rows = np.flatnonzero(own >= 0)
         if len(np.unique(own[rows])) < 2:
             continue
-        rows = rows[np.argsort(found[rows], kind="stable")]
-        starts = np.flatnonzero(np.diff(found[rows], prepend=np.nan) != 0)
+        rows = rows[np.argsort(scored[rows], kind="stable")]
+        starts = np.flatnonzero(np.diff(scored[rows], prepend=np.nan) != 0)
         parts.append((rows, own[rows] == 1, starts))
 
     def statistic(weights: Draws) -> Draws:
-        found = np.empty((len(parts), len(weights)))
+        areas = np.empty((len(parts), len(weights)))
         for index, (rows, positive, starts) in enumerate(parts):
             ordered = weights[:, rows]
             sides = (np.add.reduceat(ordered * side, starts, axis=1) for side in (positive, ~positive))
-            found[index] = metric(*sides)
-        return _mean(found)
+            areas[index] = metric(*sides)
+        return _mean(areas)
 
     return statistic
 

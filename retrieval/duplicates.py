@@ -71,12 +71,12 @@ def near_duplicates(
         count += len(first[-1])
         if count > max_pairs:
             raise ValueError(f"at most {max_pairs} pairs must be alike; found more at {threshold}; raise the threshold")
-    found = Duplicates(np.concatenate(first), np.concatenate(second), np.concatenate(similarity))
-    order = np.lexsort((found.second, found.first, np.negative(found.similarity)))
-    return Duplicates(found.first[order], found.second[order], np.minimum(found.similarity[order], 1))
+    duplicates = Duplicates(np.concatenate(first), np.concatenate(second), np.concatenate(similarity))
+    order = np.lexsort((duplicates.second, duplicates.first, np.negative(duplicates.similarity)))
+    return Duplicates(duplicates.first[order], duplicates.second[order], np.minimum(duplicates.similarity[order], 1))
 
 
-def duplicate_groups(found: Duplicates, n_rows: int) -> list[NDArray[np.int64]]:
+def duplicate_groups(duplicates: Duplicates, n_rows: int) -> list[NDArray[np.int64]]:
     """Rows of one set that pairs connect, directly or through others: largest group first, rows ascending.
 
     >>> pairs = Duplicates(np.array([0, 3]), np.array([3, 4]), np.ones(2, np.float32))
@@ -84,13 +84,15 @@ def duplicate_groups(found: Duplicates, n_rows: int) -> list[NDArray[np.int64]]:
     [[0, 3, 4]]
 
     Args:
-        found: of `near_duplicates` within the set.
+        duplicates: of `near_duplicates` within the set.
         n_rows: N.
     """
     from scipy import sparse  # type: ignore[import-untyped]
     from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
 
-    pairs = sparse.coo_array((np.ones(len(found.first), bool), (found.first, found.second)), shape=(n_rows, n_rows))
+    pairs = sparse.coo_array(
+        (np.ones(len(duplicates.first), bool), (duplicates.first, duplicates.second)), shape=(n_rows, n_rows)
+    )
     labels = connected_components(pairs, directed=False)[1]
     order = np.argsort(labels, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)

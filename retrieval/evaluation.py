@@ -75,7 +75,7 @@ def evaluate(
     judged = _relevance(relevance, rules, len(pairing.queries), n_gallery, itself=gallery is None)
     if rules.pairs is None:
         ranked = exact_ranks(pairing.queries, pairing.gallery, judged, metric=metric)
-        return _of_ranks((found for _, found in ranked), rules, n_gallery)
+        return _of_ranks((ranks for _, ranks in ranked), rules, n_gallery)
     k = min(rules.pairs, n_gallery - bool((judged.own >= 0).any()))
     blocks = list(nearest_blocks(pairing.queries, pairing.gallery, k, metric=metric, own=judged.own))
     return _of_pairs(np.concatenate([b[2] for b in blocks]), np.concatenate([b[1] for b in blocks]), judged, rules)
@@ -106,8 +106,8 @@ def evaluate_lists(
     """
     rules = find_protocol(protocol)
     if rules.pairs is None:
-        found = _ranks_of_blocks(lists if isinstance(lists, Iterator) else _blocks(np.asarray(lists)), relevance)
-        return _of_ranks(found, rules, relevance.n_gallery)
+        ranks = _ranks_of_blocks(lists if isinstance(lists, Iterator) else _blocks(np.asarray(lists)), relevance)
+        return _of_ranks(ranks, rules, relevance.n_gallery)
     rows, values = np.asarray(lists), np.asarray(scores)
     _check_number(len(rows) if rows.ndim else 0, relevance)
     if values.shape != rows.shape:
@@ -159,10 +159,10 @@ def _relevance(given: Any, rules: Protocol, n_queries: int, n_gallery: int, *, i
 def _of_ranks(blocks: Iterable[PositiveRanks], rules: Protocol, n_gallery: int) -> Evaluation:
     values: dict[str, list[NDArray[np.float64]]] = {name: [] for name in rules.metrics}
     n_positives = []
-    for found in blocks:
-        n_positives.append(found.n_positives)
+    for ranks in blocks:
+        n_positives.append(ranks.n_positives)
         for name, metric in rules.metrics.items():
-            values[name].append(metric(found))
+            values[name].append(metric(ranks))
     per_query = {name: np.concatenate(blocks) for name, blocks in values.items()}
     means = {name: mean_over_queries(every) for name, every in per_query.items()}
     return _evaluation(means, per_query, np.concatenate(n_positives), rules, n_gallery)
@@ -170,18 +170,18 @@ def _of_ranks(blocks: Iterable[PositiveRanks], rules: Protocol, n_gallery: int) 
 
 def _of_pairs(rows: NDArray[Any], scores: NDArray[Any], relevance: Relevance, rules: Protocol) -> Evaluation:
     judged = relevance.block(slice(0, len(rows)))
-    found = ranks_in_lists(rows, judged, relevance.n_gallery)
+    ranks = ranks_in_lists(rows, judged, relevance.n_gallery)
     keys = np.arange(len(rows))[:, None] * relevance.n_gallery + rows
     positives, junk = (lists.owners * relevance.n_gallery + lists.rows for lists in (judged.positives, judged.junk))
     counted = (rows >= 0) & (rows != judged.own[:, None]) & ~np.isin(keys, junk)
-    correct, total = np.isin(keys, positives)[counted], int(found.n_positives.sum())
+    correct, total = np.isin(keys, positives)[counted], int(ranks.n_positives.sum())
     if total == 0:
         raise _nothing_relevant(len(rows))
     means = {
         "micro_ap": micro_average_precision(scores[counted], correct, total),
         "recall@p90": recall_at_precision(scores[counted], correct, total),
     }
-    return _evaluation(means, {}, found.n_positives, rules, relevance.n_gallery)
+    return _evaluation(means, {}, ranks.n_positives, rules, relevance.n_gallery)
 
 
 def _evaluation(

@@ -83,15 +83,15 @@ def _moved(pairing: Pairing, n: int, weights: Weights, alpha: float, own: ArrayL
         raise ValueError(f"alpha must be finite and at least 0; found {alpha}")
     moved = np.empty(rows.shape, np.float32)
     step = max(1, GATHERED_VALUES // (max(n, 1) * rows.shape[1]))
-    for at, scores, found in nearest_blocks(rows, gallery, n, own=own):
+    for at, scores, near in nearest_blocks(rows, gallery, n, own=own):
         moved[at] = rows_of(rows, at, "cosine", "queries")
         if weights == "similarity":
             factors = np.maximum(scores, 0) ** np.float32(alpha)
         else:
             falling = np.arange(n, 0, -1, dtype=np.float32) / np.float32(n + 1)
             factors = np.broadcast_to(falling if weights == "rank" else np.ones(n, np.float32), scores.shape)
-        for start in range(0, len(found), step):
+        for start in range(0, len(near), step):
             part = slice(start, start + step)
-            neighbours = rows_of(gallery, found[part].reshape(-1), "cosine", "gallery").reshape(*found[part].shape, -1)
+            neighbours = rows_of(gallery, near[part].reshape(-1), "cosine", "gallery").reshape(*near[part].shape, -1)
             moved[at][part] += np.matmul(factors[part, None], neighbours)[:, 0]
     return unit(moved)

@@ -192,16 +192,16 @@ class FeatureIndex:
         width = k + extra if gallery is None else min(len(self), max(candidates or 10 * k, k) + extra)
         scores, rows = np.empty((len(some), k), np.float32), np.empty((len(some), k), np.int64)
         for at, block in row_blocks(some, _prepared(self.metric), "queries"):
-            found_scores, found = self._index.search(block, width)
+            near_scores, near = self._index.search(block, width)
             if gallery is not None:
-                found_scores = self._rescored(block, gallery, found)
+                near_scores = self._rescored(block, gallery, near)
             elif self.metric == "euclidean":
-                found_scores = -np.sqrt(np.maximum(found_scores, 0))
-            lost = (found < 0) | (found == left_out[at, None])
-            found_scores = np.where(lost, -np.inf, found_scores)
-            order = np.lexsort((found, -found_scores))[:, :k]
-            scores[at] = np.take_along_axis(found_scores, order, 1)
-            rows[at] = np.where(np.isneginf(scores[at]), -1, np.take_along_axis(found, order, 1))
+                near_scores = -np.sqrt(np.maximum(near_scores, 0))
+            lost = (near < 0) | (near == left_out[at, None])
+            near_scores = np.where(lost, -np.inf, near_scores)
+            order = np.lexsort((near, -near_scores))[:, :k]
+            scores[at] = np.take_along_axis(near_scores, order, 1)
+            rows[at] = np.where(np.isneginf(scores[at]), -1, np.take_along_axis(near, order, 1))
         return scores, rows
 
     def measure(self, queries: ArrayLike, features: ArrayLike, k: int = 10, **options: Any) -> IndexReport:
@@ -267,8 +267,8 @@ class FeatureIndex:
                 f"{target} must index {', '.join(fingerprints)}; it indexes {', '.join(held)}; "
                 "build it again, or add what is new"
             )
-        if (found := file_hash(target)) != record["xxh3_128"]:
-            raise ValueError(f"{target} must have the hash {record['xxh3_128']}; found {found}; build it again")
+        if (digest := file_hash(target)) != record["xxh3_128"]:
+            raise ValueError(f"{target} must have the hash {record['xxh3_128']}; found {digest}; build it again")
         index = faiss.read_index(str(target))
         rows = sum(part.rows for part in parts)
         if (index.ntotal, index.d) != (rows, record["dimensions"]):
@@ -295,13 +295,13 @@ class FeatureIndex:
                 f"{min(train_rows, len(rows))} rows must suffice to train {self.factory}; {_reason(error)}"
             ) from error
 
-    def _rescored(self, queries: NDArray[Any], gallery: NDArray[Any], found: NDArray[np.int64]) -> NDArray[Any]:
-        scores = np.empty(found.shape, np.float32)
-        step = max(1, RESCORED_VALUES // (found.shape[1] * gallery.shape[1]))
-        for start in range(0, len(found), step):
+    def _rescored(self, queries: NDArray[Any], gallery: NDArray[Any], near: NDArray[np.int64]) -> NDArray[Any]:
+        scores = np.empty(near.shape, np.float32)
+        step = max(1, RESCORED_VALUES // (near.shape[1] * gallery.shape[1]))
+        for start in range(0, len(near), step):
             at = slice(start, start + step)
-            flat = np.maximum(found[at], 0).reshape(-1)
-            some = rows_of(gallery, flat, _prepared(self.metric), "rescore").reshape(*found[at].shape, -1)
+            flat = np.maximum(near[at], 0).reshape(-1)
+            some = rows_of(gallery, flat, _prepared(self.metric), "rescore").reshape(*near[at].shape, -1)
             if self.metric == "euclidean":
                 scores[at] = -np.linalg.norm(some - queries[at, None], axis=2)
             else:

@@ -32,18 +32,18 @@ __all__ = [
 ]
 
 
-def hit_rate_at_k(found: PositiveRanks, k: int) -> NDArray[np.float64]:
+def hit_rate_at_k(positives: PositiveRanks, k: int) -> NDArray[np.float64]:
     """1 where any of the first k is relevant, else 0: the Recall@k of metric learning (CUB, Cars, SOP, In-shop)."""
-    return _defined(found, np.minimum(_hits(found, k), 1.0))
+    return _defined(positives, np.minimum(_hits(positives, k), 1.0))
 
 
-def recall_at_k(found: PositiveRanks, k: int) -> NDArray[np.float64]:
+def recall_at_k(positives: PositiveRanks, k: int) -> NDArray[np.float64]:
     """The share of the relevant rows that stand among the first k: the recall of information retrieval, and of BoB."""
-    return _defined(found, _hits(found, k) / _at_least_one(found.n_positives))
+    return _defined(positives, _hits(positives, k) / _at_least_one(positives.n_positives))
 
 
 def precision_at_k(
-    found: PositiveRanks, k: int, *, divisor: Literal["k", "last_positive"] = "k"
+    positives: PositiveRanks, k: int, *, divisor: Literal["k", "last_positive"] = "k"
 ) -> NDArray[np.float64]:
     """The share of the first k that are relevant.
 
@@ -51,72 +51,74 @@ def precision_at_k(
     Paris do (Radenović et al. 2018, arXiv:1803.11285); this needs the whole ranking.
     """
     if divisor == "k":
-        return _defined(found, _hits(found, k) / k)
-    _check_complete(found)
-    last = np.zeros(len(found))
-    np.maximum.at(last, found.owners, found.ranks + 1)
-    return _defined(found, _hits(found, k) / np.maximum(np.minimum(last, k), 1))
+        return _defined(positives, _hits(positives, k) / k)
+    _check_complete(positives)
+    last = np.zeros(len(positives))
+    np.maximum.at(last, positives.owners, positives.ranks + 1)
+    return _defined(positives, _hits(positives, k) / np.maximum(np.minimum(last, k), 1))
 
 
-def r_precision(found: PositiveRanks) -> NDArray[np.float64]:
+def r_precision(positives: PositiveRanks) -> NDArray[np.float64]:
     """The share of the first R that are relevant, where the query has R relevant rows."""
-    _check_depth(found, found.n_positives)
-    inside = found.ranks < found.n_positives[found.owners]
-    return _defined(found, _sums(found, inside) / _at_least_one(found.n_positives))
+    _check_depth(positives, positives.n_positives)
+    inside = positives.ranks < positives.n_positives[positives.owners]
+    return _defined(positives, _sums(positives, inside) / _at_least_one(positives.n_positives))
 
 
-def map_at_r(found: PositiveRanks) -> NDArray[np.float64]:
+def map_at_r(positives: PositiveRanks) -> NDArray[np.float64]:
     """MAP@R (Musgrave et al. 2020, arXiv:2003.08505): 1/R times the precisions at the relevant ones of the first R."""
-    _check_depth(found, found.n_positives)
-    inside = found.ranks < found.n_positives[found.owners]
-    return _defined(found, _sums(found, _precisions(found) * inside) / _at_least_one(found.n_positives))
+    _check_depth(positives, positives.n_positives)
+    inside = positives.ranks < positives.n_positives[positives.owners]
+    return _defined(positives, _sums(positives, _precisions(positives) * inside) / _at_least_one(positives.n_positives))
 
 
-def average_precision(found: PositiveRanks) -> NDArray[np.float64]:
+def average_precision(positives: PositiveRanks) -> NDArray[np.float64]:
     """The mean of the precisions at all R relevant rows: the step rule, as TREC and scikit-learn (without ties)."""
-    _check_complete(found)
-    return _defined(found, _sums(found, _precisions(found)) / _at_least_one(found.n_positives))
+    _check_complete(positives)
+    return _defined(positives, _sums(positives, _precisions(positives)) / _at_least_one(positives.n_positives))
 
 
-def trapezoidal_average_precision(found: PositiveRanks) -> NDArray[np.float64]:
+def trapezoidal_average_precision(positives: PositiveRanks) -> NDArray[np.float64]:
     """The area under precision and recall by the trapezoidal rule, as revisited Oxford and Paris, Copydays and BoB.
 
     The j-th relevant row, from 0, at rank r adds (j / r + (j + 1) / (r + 1)) / 2R, where 0 / 0 counts as 1.
     """
-    _check_complete(found)
-    left = np.where(found.ranks == 0, 1.0, found.places / np.maximum(found.ranks, 1))
-    return _defined(found, _sums(found, (left + _precisions(found)) / 2) / _at_least_one(found.n_positives))
+    _check_complete(positives)
+    left = np.where(positives.ranks == 0, 1.0, positives.places / np.maximum(positives.ranks, 1))
+    return _defined(
+        positives, _sums(positives, (left + _precisions(positives)) / 2) / _at_least_one(positives.n_positives)
+    )
 
 
-def average_precision_at_k(found: PositiveRanks, k: int) -> NDArray[np.float64]:
+def average_precision_at_k(positives: PositiveRanks, k: int) -> NDArray[np.float64]:
     """AP@k of Google Landmarks v2 (Weyand et al. 2020, arXiv:2004.01804): the precisions at hits, over min(R, k)."""
-    _check_depth(found, _positive(k))
-    precisions = _precisions(found) * (found.ranks < k)
-    return _defined(found, _sums(found, precisions) / _at_least_one(np.minimum(found.n_positives, k)))
+    _check_depth(positives, _positive(k))
+    precisions = _precisions(positives) * (positives.ranks < k)
+    return _defined(positives, _sums(positives, precisions) / _at_least_one(np.minimum(positives.n_positives, k)))
 
 
-def reciprocal_rank(found: PositiveRanks, k: int | None = None) -> NDArray[np.float64]:
+def reciprocal_rank(positives: PositiveRanks, k: int | None = None) -> NDArray[np.float64]:
     """1 / rank, from 1, of the first relevant row; 0 where none is among the first k. Without k the whole ranking."""
     if k is None:
-        _check_complete(found)
+        _check_complete(positives)
     else:
-        _check_depth(found, _positive(k))
-    first = found.places == 0
-    inside = first if k is None else first & (found.ranks < k)
-    return _defined(found, _sums(found, inside / (found.ranks + 1)))
+        _check_depth(positives, _positive(k))
+    first = positives.places == 0
+    inside = first if k is None else first & (positives.ranks < k)
+    return _defined(positives, _sums(positives, inside / (positives.ranks + 1)))
 
 
-def ndcg_at_k(found: PositiveRanks, k: int | None = None) -> NDArray[np.float64]:
+def ndcg_at_k(positives: PositiveRanks, k: int | None = None) -> NDArray[np.float64]:
     """Normalised discounted cumulative gain (Järvelin & Kekäläinen 2002) of gains 0 and 1, discount log2(rank + 1)."""
     if k is None:
-        _check_complete(found)
+        _check_complete(positives)
     else:
-        _check_depth(found, _positive(k))
-    inside = np.ones(len(found.ranks), bool) if k is None else found.ranks < k
-    ideal = found.n_positives if k is None else np.minimum(found.n_positives, k)
+        _check_depth(positives, _positive(k))
+    inside = np.ones(len(positives.ranks), bool) if k is None else positives.ranks < k
+    ideal = positives.n_positives if k is None else np.minimum(positives.n_positives, k)
     best = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(int(ideal.max(initial=0))) + 2))])
-    gains = _sums(found, inside / np.log2(found.ranks + 2))
-    return _defined(found, gains / np.maximum(best[ideal], 1))
+    gains = _sums(positives, inside / np.log2(positives.ranks + 2))
+    return _defined(positives, gains / np.maximum(best[ideal], 1))
 
 
 def mean_over_queries(values: NDArray[np.float64]) -> float:
@@ -197,44 +199,44 @@ def _positive(k: int) -> int:
     return int(k)
 
 
-def _check_depth(found: PositiveRanks, k: int | NDArray[np.int64]) -> None:
-    needed = np.minimum(k, found.n_candidates)
-    if (short := np.flatnonzero(found.depth < needed)).size:
+def _check_depth(positives: PositiveRanks, k: int | NDArray[np.int64]) -> None:
+    needed = np.minimum(k, positives.n_candidates)
+    if (short := np.flatnonzero(positives.depth < needed)).size:
         query = short[0]
         raise ValueError(
             f"the lists must reach rank {needed[query]} of query {query} once junk has left; "
-            f"found {found.depth[query]}; search deeper"
+            f"found {positives.depth[query]}; search deeper"
         )
 
 
-def _check_complete(found: PositiveRanks) -> None:
-    unseen = (np.diff(found.offsets) < found.n_positives) & (found.depth < found.n_candidates)
+def _check_complete(positives: PositiveRanks) -> None:
+    unseen = (np.diff(positives.offsets) < positives.n_positives) & (positives.depth < positives.n_candidates)
     if unseen.any():
         query = np.flatnonzero(unseen)[0]
         raise ValueError(
-            f"this metric needs the rank of every relevant row; query {query} has {found.n_positives[query]}, "
-            f"found {np.diff(found.offsets)[query]} in a list of {found.depth[query]}; "
+            f"this metric needs the rank of every relevant row; query {query} has {positives.n_positives[query]}, "
+            f"found {np.diff(positives.offsets)[query]} in a list of {positives.depth[query]}; "
             "rank the whole gallery or take a metric at k"
         )
 
 
-def _hits(found: PositiveRanks, k: int) -> NDArray[np.float64]:
-    _check_depth(found, _positive(k))
-    return _sums(found, found.ranks < k)
+def _hits(positives: PositiveRanks, k: int) -> NDArray[np.float64]:
+    _check_depth(positives, _positive(k))
+    return _sums(positives, positives.ranks < k)
 
 
-def _sums(found: PositiveRanks, values: NDArray[np.float64] | NDArray[np.bool_]) -> NDArray[np.float64]:
-    return np.bincount(found.owners, weights=values, minlength=len(found)).astype(np.float64)
+def _sums(positives: PositiveRanks, values: NDArray[np.float64] | NDArray[np.bool_]) -> NDArray[np.float64]:
+    return np.bincount(positives.owners, weights=values, minlength=len(positives)).astype(np.float64)
 
 
-def _precisions(found: PositiveRanks) -> NDArray[np.float64]:
+def _precisions(positives: PositiveRanks) -> NDArray[np.float64]:
     """The precision at each relevant row."""
-    return np.asarray((found.places + 1) / (found.ranks + 1))
+    return np.asarray((positives.places + 1) / (positives.ranks + 1))
 
 
 def _at_least_one(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.maximum(counts, 1)
 
 
-def _defined(found: PositiveRanks, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.where(found.n_positives > 0, values, np.nan)
+def _defined(positives: PositiveRanks, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(positives.n_positives > 0, values, np.nan)

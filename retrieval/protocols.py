@@ -51,21 +51,21 @@ class Protocol:
         A metric of the whole ranking takes its depth into its name, ``map@100``; one that counts to the number of
         relevant rows keeps its name, and must be left out where a query has more of them than ``depth``.
 
-        >>> found, lost = find_protocol("instre").within(5)
-        >>> list(found), lost
+        >>> kept, lost = find_protocol("instre").within(5)
+        >>> list(kept), lost
         (['hit_rate@1', 'hit_rate@5', 'map@r', 'r_precision', 'map@5'], ('hit_rate@10',))
         """
-        found: dict[str, RankMetric] = {}
+        kept: dict[str, RankMetric] = {}
         lost = []
         for name, metric in self.metrics.items():
             of, options = (metric.func, metric.keywords) if isinstance(metric, partial) else (metric, {})
             if of in _CUT and not options:
-                found[f"{name}@{depth}"] = partial(_CUT[of], k=depth)
+                kept[f"{name}@{depth}"] = partial(_CUT[of], k=depth)
             elif of in BY_R or ("divisor" not in options and options.get("k", depth + 1) <= depth):
-                found[name] = metric
+                kept[name] = metric
             else:
                 lost.append(name)
-        return found, tuple(lost)
+        return kept, tuple(lost)
 
 
 BY_R: tuple[RankMetric, ...] = (metrics.map_at_r, metrics.r_precision)
@@ -92,10 +92,10 @@ def find_protocol(name: str) -> Protocol:
     raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}; found {name!r}{hint}")
 
 
-def _bob_compat_reciprocal_rank(found: PositiveRanks) -> NDArray[np.float64]:
-    first = found.places == 0
-    ranks = first / (found.ranks_with_junk + 1)
-    return np.bincount(found.owners, weights=ranks, minlength=len(found)).astype(np.float64)
+def _bob_compat_reciprocal_rank(positives: PositiveRanks) -> NDArray[np.float64]:
+    first = positives.places == 0
+    ranks = first / (positives.ranks_with_junk + 1)
+    return np.bincount(positives.owners, weights=ranks, minlength=len(positives)).astype(np.float64)
 
 
 def _hit_rates(*ks: int) -> dict[str, RankMetric]:

@@ -116,13 +116,13 @@ def ranks_in_lists(lists: ArrayLike, judged: Judged, n_gallery: int) -> Positive
     ranked = np.sort(rows, axis=1)
     if (twice := ((ranked[:, 1:] == ranked[:, :-1]) & (ranked[:, 1:] >= 0)).any(1)).any():
         raise ValueError(f"a list must hold a row once; found one twice in list {np.flatnonzero(twice)[0]}")
-    found = (rows >= 0) & (rows != judged.own[:, None])
+    shown = (rows >= 0) & (rows != judged.own[:, None])
     keys = np.arange(n_queries)[:, None] * n_gallery + rows
-    kept = found & ~_listed(keys, judged.junk, n_gallery)
+    kept = shown & ~_listed(keys, judged.junk, n_gallery)
     hits = kept & _listed(keys, judged.positives, n_gallery)
     return PositiveRanks(
         ranks=(kept.cumsum(1) - 1)[hits],
-        ranks_with_junk=(found.cumsum(1) - 1)[hits],
+        ranks_with_junk=(shown.cumsum(1) - 1)[hits],
         offsets=np.concatenate([[0], hits.sum(1).cumsum()]),
         n_positives=judged.positives.counts,
         n_candidates=_candidates(judged, n_gallery),

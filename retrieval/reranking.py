@@ -80,14 +80,14 @@ def rerank_k_reciprocal(
         among = slice(start, min(start + QUERY_ROWS, n_queries))
         shared = list(_jaccard(values[among], values[first:]))
         known = np.concatenate([near[among], np.arange(n_queries)[among, None]], 1) if itself else near[among]
-        extra = [np.setdiff1d(found, listed) for (found, _), listed in zip(shared, known, strict=True)]
+        extra = [np.setdiff1d(sharing, listed) for (sharing, _), listed in zip(shared, known, strict=True)]
         counts = [len(some) for some in extra]
         asked = np.repeat(np.arange(among.start, among.stop), counts)
         cosines = np.split(pair_scores(pairing, asked, np.concatenate(extra), among), np.cumsum(counts)[:-1])
         for i, query in enumerate(range(among.start, among.stop)):
-            found, distance = shared[i]
+            sharing, distance = shared[i]
             jaccard = np.ones(n_gallery)
-            jaccard[found] = distance
+            jaccard[sharing] = distance
             candidates = np.concatenate([near[query], extra[i]])
             original = 1 - np.concatenate([near_scores[query], cosines[i]])
             final = (1 - weight) * jaccard[candidates] + weight * original
@@ -101,14 +101,14 @@ def _all_nearest(parts: list[NDArray[Any]], k: int) -> tuple[NDArray[Any], NDArr
     starts = np.cumsum([0, *(len(part) for part in parts)])
     scores, rows = [], []
     for i, part in enumerate(parts):
-        found = []
+        lists = []
         for j, other in enumerate(parts):
             own = np.arange(len(part)) if i == j else None
             wanted = min(k - 1, len(other) - (i == j))
             if wanted:
-                found.append((*nearest(part, other, wanted, own=own), starts[j]))
-        near = np.concatenate([score for score, _, _ in found], 1)
-        which = np.concatenate([row + start for _, row, start in found], 1)
+                lists.append((*nearest(part, other, wanted, own=own), starts[j]))
+        near = np.concatenate([score for score, _, _ in lists], 1)
+        which = np.concatenate([row + start for _, row, start in lists], 1)
         order = np.argsort(-near, axis=1, kind="stable")[:, : k - 1]
         mine = np.arange(starts[i], starts[i + 1])[:, None]
         scores.append(np.concatenate([np.ones((len(part), 1), near.dtype), np.take_along_axis(near, order, 1)], 1))
@@ -188,5 +188,5 @@ def _jaccard(queries: Any, gallery: Any) -> Any:
             [np.minimum(value, by_column.data[span]) for value, span in zip(queries.data[mine], spans, strict=True)]
         )
         least = np.bincount(rows, weights=smaller, minlength=gallery.shape[0])
-        found = np.flatnonzero(least)
-        yield found, 1 - least[found] / (query_sums[query] + gallery_sums[found] - least[found])
+        touched = np.flatnonzero(least)
+        yield touched, 1 - least[touched] / (query_sums[query] + gallery_sums[touched] - least[touched])

@@ -129,8 +129,8 @@ def _nearest(
         tile[inside, mine[inside]] = -np.inf
         for query in range(first, last):
             best[query].update(tile[query - first], k)
-    order = [np.argsort(-found.scores, kind="stable") for found in best]
-    scores = np.stack([found.scores[at] for found, at in zip(best, order, strict=True)])
+    order = [np.argsort(-one.scores, kind="stable") for one in best]
+    scores = np.stack([one.scores[at] for one, at in zip(best, order, strict=True)])
     if pairing.metric == "euclidean":
         scores = -np.sqrt(np.maximum(-scores, 0))
-    return scores, np.stack([found.rows[at] for found, at in zip(best, order, strict=True)])
+    return scores, np.stack([one.rows[at] for one, at in zip(best, order, strict=True)])

@@ -183,8 +183,8 @@ def select(
     for values in itertools.product(*grid.values()):
         parameters = dict(zip(grid, values, strict=True))
         scored = score_all(train, {"in": validation_in, "out": validation_out}, [get(name)(**parameters)])
-        found = detection(scored.values["in"][name], scored.values["out"][name]).auroc
-        tried.append((parameters, found))
+        auroc = detection(scored.values["in"][name], scored.values["out"][name]).auroc
+        tried.append((parameters, auroc))
     best, auroc = max(tried, key=lambda pair: pair[1])
     return Selection(parameters=best, auroc=auroc, tried=tuple(tried))
 
@@ -230,10 +230,10 @@ def _detection(inside: NDArray[np.int64], outside: NDArray[np.int64]) -> Detecti
     n, m = int(kept[-1]), int(passed[-1])
     threshold = kept.searchsorted(_quota(n))
     # from the lowest score up: rows of the set outside that are found at or below each score
-    found, lost = outside[::-1].cumsum(), inside[::-1].cumsum()
-    lowest = found.searchsorted(_quota(m))
+    hits, lost = outside[::-1].cumsum(), inside[::-1].cumsum()
+    lowest = hits.searchsorted(_quota(m))
     aupr_in, trapezoid_in = _precision(inside, kept, passed)
-    aupr_out, trapezoid_out = _precision(outside[::-1], found, lost)
+    aupr_out, trapezoid_out = _precision(outside[::-1], hits, lost)
     above = 2 * (m - passed) + outside
     return Detection(
         auroc=int((inside * above).sum()) / (2 * n * m),
@@ -288,12 +288,12 @@ def _intervals(
         one = _detection(*counts)
         drawn[draw] = [getattr(one, metric) for metric in METRICS]
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    found = {metric: (float(a), float(b)) for metric, a, b in zip(METRICS, low, high, strict=True)}
+    intervals = {metric: (float(a), float(b)) for metric, a, b in zip(METRICS, low, high, strict=True)}
     whole, n, m = _detection(first, second), len(inside), len(outside)
     if whole.auroc in (0.0, 1.0):
-        found["auroc"] = auroc_interval(whole.auroc, n, m, level=level)
+        intervals["auroc"] = auroc_interval(whole.auroc, n, m, level=level)
     for metric, rows in (("fpr_at_95", m), ("fpr_at_95_ood", n)):
         if (rate := getattr(whole, metric)) in (0.0, 1.0):
             ends = wilson_interval(rate * rows, rows, level=level)
-            found[metric] = (float(ends[0]), float(ends[1]))
-    return found
+            intervals[metric] = (float(ends[0]), float(ends[1]))
+    return intervals
