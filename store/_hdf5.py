@@ -34,7 +34,7 @@ _LONGEST_NAME = 1024
 def described(path: Path) -> dict[str, Any]:
     """The objects of an HDF5 file by their path, the root's attributes as ``attributes``; follows no link out of it.
 
-    A dataset is its dtype, shape, chunks, filters (number and parameters) and place: an address, or what `placed`
+    A dataset is its dtype, shape, chunks, filters (number and parameters) and place: an address, or what `chunk_digest`
     gives. Anything that a store does not hold is described by a sentence.
 
     Raises:
@@ -81,7 +81,7 @@ def _unchecked(path: Path, why: str) -> UncheckedError:
     )
 
 
-def placed(chunks: NDArray[np.uint64]) -> str:
+def chunk_digest(chunks: NDArray[np.uint64]) -> str:
     """The digest of where the chunks lie: (first row, address, bytes) of each, (chunks, 3), in any order."""
     in_order = chunks[np.argsort(chunks[:, 0], kind="stable")]
     return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(in_order, "<u8").tobytes())
@@ -150,7 +150,7 @@ def _dataset(item: Any) -> Any:
         # As plain integers: tuples of a few million chunks would take a gigabyte.
         chunks = array("Q")
         item.id.chunk_iter(lambda info: chunks.extend((info.chunk_offset[0], info.byte_offset, info.size)))
-        place = placed(np.frombuffer(chunks, np.uint64).reshape(-1, 3))
+        place = chunk_digest(np.frombuffer(chunks, np.uint64).reshape(-1, 3))
     return [item.dtype.str, list(item.shape), None if item.chunks is None else list(item.chunks), filters, place]
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from featurebank.store.addresses import Url
 from featurebank.store.errors import CorruptError, InvalidInputError, NotFoundError, StorageError
+from featurebank.store.requirements import advice
 
 _AT_ONCE = 32
 _CONNECT_SECONDS, _SILENT_SECONDS = 30, 60
@@ -71,18 +72,14 @@ class HttpFile:
                 f"cannot read {self.path}: the server must go on sending; found {_SILENT_SECONDS} s of silence",
             ) from error
         except (aiohttp.ClientConnectorError, aiohttp.InvalidURL) as error:
-            raise NotFoundError(
-                f"no feature set at {self.path}: the server has no such file, or does not answer; check the URL"
-            ) from error
+            raise no_answer(self.path) from error
         except aiohttp.ClientError as error:
             raise self._refused(f"the server must answer in full; found {type(error).__name__}") from error
 
     async def _open(self) -> int:
         async with await self._request(0, _FIRST - 1) as answer:
             if answer.status in _NOT_FOUND:
-                raise NotFoundError(
-                    f"no feature set at {self.path}: the server has no such file, or does not answer; check the URL"
-                )
+                raise no_answer(self.path)
             first, last, size = self._range(answer)
             if first != 0:
                 raise self._refused(f"the range must begin at 0; found {first}")
@@ -162,6 +159,11 @@ class HttpFile:
         return StorageError(errno.EIO, f"cannot read {self.path}: {why}; check the URL and server")
 
 
+def no_answer(path: Url) -> NotFoundError:
+    """The error for an address that has no file."""
+    return NotFoundError(f"no feature set at {path}: the server has no such file, or does not answer; check the URL")
+
+
 @functools.lru_cache(maxsize=1)
 def _client(_process: int) -> Any:
     """The HTTP file system of fsspec, whose session and loop are used; a fork needs its own."""
@@ -169,7 +171,7 @@ def _client(_process: int) -> Any:
         import aiohttp
         import fsspec
     except ImportError as error:
-        raise InvalidInputError(f"reading from a server needs the package {error.name}; install it") from error
+        raise InvalidInputError(f"reading from a server {advice(error.name or 'fsspec')}") from error
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=_SILENT_SECONDS)
     settings = {"timeout": timeout, "auto_decompress": False}
     return fsspec.filesystem("http", client_kwargs=settings, skip_instance_cache=True)

@@ -144,7 +144,7 @@ def _create_hdf5(path: Path, planned: Table, contents: Contents) -> Table:
     except (OSError, RuntimeError) as error:
         cause = error if isinstance(error, OSError) else OSError(None, str(error))
         raise storage_error(cause, path, "create") from error
-    return planned.placed(addresses)
+    return planned.with_addresses(addresses)
 
 
 def _plan(contents: Contents) -> Table:

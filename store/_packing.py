@@ -38,7 +38,7 @@ def pack(source: SealedFile, target: Path) -> None:
             except (OSError, RuntimeError) as error:
                 cause = error if isinstance(error, OSError) else OSError(None, str(error))
                 raise storage_error(cause, target, "pack") from error
-            _write_header(hidden, source, table.placed(addresses), _header.user_block_size(table))
+            _write_header(hidden, source, table.with_addresses(addresses), _header.user_block_size(table))
             verify_copy(hidden, source.path, source.fingerprint)
 
 

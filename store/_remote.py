@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurebank.store._chunks import checksum, damage
-from featurebank.store._http import HttpFile, Piece
+from featurebank.store._http import HttpFile, Piece, no_answer
 from featurebank.store._table import OutputEntry
 from featurebank.store._values import ChunkedValues, Values
 from featurebank.store.addresses import Url, without_secrets
-from featurebank.store.errors import CorruptError, InvalidInputError, NotFoundError, StorageError
+from featurebank.store.errors import CorruptError, InvalidInputError, StorageError
 from featurebank.store.requirements import advice
 
 _LARGEST_RANGE = 16 << 20
@@ -87,9 +87,7 @@ class _Elsewhere:
             self._opened = self._state()
             self.size = int(self._opened["size"])
         except FileNotFoundError as error:
-            raise NotFoundError(
-                f"no feature set at {path}: the server has no such file, or does not answer; check the URL"
-            ) from error
+            raise no_answer(path) from error
         except Exception as error:
             raise self._failed(error) from error
 

@@ -117,7 +117,7 @@ class Table:
         yield from self.small_arrays()
         yield from (output.values for output in self.outputs)
 
-    def placed(self, addresses: Mapping[str, int]) -> Table:
+    def with_addresses(self, addresses: Mapping[str, int]) -> Table:
         """The same table with the address of each HDF5 path filled in."""
 
         def at(array: Array) -> Array:

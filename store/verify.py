@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from featurebank.store._chunks import checksum, damage
 from featurebank.store._disk import Readable, pieces, reading
-from featurebank.store._hdf5 import described, placed
+from featurebank.store._hdf5 import chunk_digest, described
 from featurebank.store._header import Header, array_digest
 from featurebank.store._opening import open_sealed
 from featurebank.store._packed import PackedValues, packed_filters
@@ -211,7 +211,7 @@ def _expected(header: Header) -> dict[str, Any]:
 
 def _packed(entry: OutputEntry, index: NDArray[np.uint64]) -> list[Any]:
     values = entry.values
-    place = placed(np.column_stack([np.arange(len(index), dtype=np.uint64) * entry.packed_rows, index[:, :2]]))
+    place = chunk_digest(np.column_stack([np.arange(len(index), dtype=np.uint64) * entry.packed_rows, index[:, :2]]))
     filters = packed_filters(np.dtype(values.dtype).itemsize)
     return [values.dtype, list(values.shape), [entry.packed_rows, *values.shape[1:]], filters, place]
 
@@ -220,7 +220,7 @@ def _described(array: Array, output: OutputEntry | None) -> list[Any]:
     if output is None:
         return [array.dtype, list(array.shape), None, [], array.address]
     grid, stride = np.arange(output.n_chunks, dtype=np.uint64), output.chunk_stride
-    place = placed(
+    place = chunk_digest(
         np.column_stack([grid * output.chunk_rows, array.address + grid * stride, np.full_like(grid, stride)])
     )
     return [array.dtype, list(array.shape), [output.chunk_rows, *array.shape[1:]], [], place]
