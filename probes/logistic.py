@@ -61,24 +61,8 @@ class _Logistic(LinearPredictor, ClassifierMixin, BaseEstimator):  # type: ignor
         self, X: NDArray[Any], y: NDArray[Any], Cs: Sequence[float], sample_weight: ArrayLike | None
     ) -> list[Fit]:
         """At each C, in the order of ``Cs``; sets ``classes_``."""
-        check_classes(y)
-        self.classes_, encoded = np.unique(y, return_inverse=True)
+        encoded, weights = self._weighted(X, y, sample_weight)
         k = len(self.classes_)
-        if k < 2:
-            raise ValueError(
-                f"a probe needs at least two classes; found 1 class in the training rows: {self.classes_[0]!r}"
-            )
-        weights: NDArray[np.float64] = _check_sample_weight(
-            sample_weight, X, dtype=np.float64, ensure_non_negative=True
-        )
-        if self.class_weight is not None:
-            factors = compute_class_weight(self.class_weight, classes=self.classes_, y=y, sample_weight=weights)
-            weights = weights * factors[encoded]
-        absent = np.bincount(encoded, weights, minlength=k) <= 0
-        if absent.any():
-            raise ValueError(
-                f"every class needs a row of positive weight; found none for {self.classes_[absent].tolist()}"
-            )
         device = torch.device(self.device)
         design = Design(
             X,
@@ -94,7 +78,7 @@ class _Logistic(LinearPredictor, ClassifierMixin, BaseEstimator):  # type: ignor
         order = np.argsort(Cs, kind="stable")
         solved = solve_path(
             design,
-            torch.from_numpy(encoded.astype(np.int64)).to(device),
+            torch.from_numpy(encoded).to(device),
             torch.from_numpy(weights).to(device, design.dtype),
             k,
             [Cs[index] / share for index in order],
@@ -114,6 +98,29 @@ class _Logistic(LinearPredictor, ClassifierMixin, BaseEstimator):  # type: ignor
             at = solution.convergence
             fits[index] = W, b, replace(at, C=Cs[index], objective=share * at.objective, gap=share * at.gap)
         return fits
+
+    def _weighted(
+        self, X: NDArray[Any], y: NDArray[Any], sample_weight: ArrayLike | None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Each row's class, by its position in ``classes_``, and its weight."""
+        check_classes(y)
+        self.classes_, encoded = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(
+                f"a probe needs at least two classes; found 1 class in the training rows: {self.classes_[0]!r}"
+            )
+        weights: NDArray[np.float64] = _check_sample_weight(
+            sample_weight, X, dtype=np.float64, ensure_non_negative=True
+        )
+        if self.class_weight is not None:
+            factors = compute_class_weight(self.class_weight, classes=self.classes_, y=y, sample_weight=weights)
+            weights = weights * factors[encoded]
+        absent = np.bincount(encoded, weights, minlength=len(self.classes_)) <= 0
+        if absent.any():
+            raise ValueError(
+                f"every class needs a row of positive weight; found none for {self.classes_[absent].tolist()}"
+            )
+        return encoded.astype(np.int64), weights
 
     def _dtype(self, X: NDArray[Any], k: int) -> torch.dtype:
         if self.dtype == "auto":
