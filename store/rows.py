@@ -39,8 +39,8 @@ class RowDataset:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
-        row = self.rows[index]
-        features = (self.feature_set.load(name, row[None])[0] for name in self.outputs)
+        row = int(self.rows[index])
+        features = (self.feature_set.load(name, slice(row, row + 1))[0] for name in self.outputs)
         return (*features, _plain(self.feature_set.labels[row]))
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, ...]]:
