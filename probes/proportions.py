@@ -13,7 +13,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["auroc_interval", "gap_interval", "mean_interval", "paired_interval", "wilson_interval"]
+__all__ = ["auroc_interval", "delong_interval", "gap_interval", "mean_interval", "paired_interval", "wilson_interval"]
 
 Ends = tuple[NDArray[np.float64], NDArray[np.float64]]
 
@@ -146,6 +146,40 @@ def auroc_interval(value: float, positives: int, negatives: int, *, level: float
             outer, inner = (middle, inner) if beyond(middle) else (outer, middle)
         ends.append(inner)
     return ends[0], ends[1]
+
+
+def delong_interval(positives: ArrayLike, negatives: ArrayLike, *, level: float = 0.95) -> tuple[float, float]:
+    """The interval of an AUROC by DeLong's variance (DeLong, DeLong & Clarke-Pearson 1988), symmetric in its logit.
+
+    `auroc_interval` where all rows of a class stand alike to the other class, which leaves no variance.
+
+    >>> [round(end, 3) for end in delong_interval([0, 1, 1, 2], [2, 1, 1, 0])]
+    [0.427, 0.985]
+
+    Args:
+        positives: (S,) rows of class 1 at each of S scores, ascending.
+        negatives: (S,) rows of class 0.
+        level: of the interval.
+
+    Raises:
+        ValueError: a class has no rows, or ``level`` is not between 0 and 1.
+    """
+    sides = [np.asarray(counts, np.float64) for counts in (positives, negatives)]
+    rows = [int(counts.sum()) for counts in sides]
+    if min(rows) < 1:
+        raise ValueError(f"an AUROC needs rows of both classes, got {rows[0]} and {rows[1]}")
+    below = (sides[1].cumsum() - sides[1] / 2) / rows[1]
+    above = 1 - (sides[0].cumsum() - sides[0] / 2) / rows[0]
+    area = float(sides[0] @ below) / rows[0]
+    variance = sum(
+        float(counts @ np.square(placed - area)) / ((n - 1) * n) if n > 1 else 0.0
+        for counts, placed, n in zip(sides, (below, above), rows, strict=True)
+    )
+    if not 0 < area < 1 or variance == 0:
+        return auroc_interval(area, *rows, level=level)
+    middle, half = np.log(area / (1 - area)), _z(level) * np.sqrt(variance) / (area * (1 - area))
+    low, high = (float(1 / (1 + np.exp(-end))) for end in (middle - half, middle + half))
+    return low, high
 
 
 def _z(level: float) -> float:

@@ -9,7 +9,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from featurebank.probes.metrics import as_values
 from featurebank.probes.ood.registry import get, score_all
 from featurebank.probes.ood.statistics import TrainingSet
-from featurebank.probes.proportions import auroc_interval, wilson_interval
+from featurebank.probes.proportions import delong_interval, wilson_interval
 
 __all__ = ["Detection", "Evaluation", "Selection", "detection", "evaluate", "select", "shared_rows"]
 
@@ -60,7 +60,7 @@ class Evaluation:
     Attributes:
         sets: name to how well it is separated.
         groups: name of a group, such as near or far, to the mean over its sets.
-        intervals: set to metric to the ends of its bootstrap interval; empty without draws.
+        intervals: set to metric to the ends of its interval; empty without draws.
         full_spectrum: as ``sets``, with covariate-shifted in-distribution rows counted as in-distribution; empty
             without such rows.
         full_spectrum_groups: as ``groups``.
@@ -102,8 +102,7 @@ def detection(in_scores: ArrayLike, out_scores: ArrayLike) -> Detection:
     Raises:
         ValueError: a set is empty, or a score is not finite.
     """
-    inside, outside, _ = _counts(as_values(in_scores, "in_scores"), as_values(out_scores, "out_scores"))
-    return _detection(inside, outside)
+    return _Scores(as_values(in_scores, "in_scores"), as_values(out_scores, "out_scores")).whole()
 
 
 def evaluate(
@@ -116,7 +115,7 @@ def evaluate(
     level: float = 0.95,
     seed: int = 0,
 ) -> Evaluation:
-    """A score's metrics on several sets, their means over groups, and bootstrap intervals.
+    """A score's metrics on several sets, their means over groups, and intervals.
 
     Args:
         in_scores: (N,).
@@ -124,7 +123,8 @@ def evaluate(
         groups: name to sets, such as ``{"near": ("ssb_hard", "ninco"), "far": ("inaturalist", "textures")}``; a group's
             metric is the mean over its sets, as in OpenOOD.
         shifted: scores of covariate-shifted in-distribution rows, for the full spectrum.
-        draws: resamples of in-distribution rows and of each set, each keeping its size, for percentile intervals.
+        draws: resamples of in-distribution rows and of each set, each keeping its size, for percentile intervals;
+            the AUROC has DeLong's.
         level: of the intervals.
         seed: of the draws.
 
@@ -214,50 +214,96 @@ def shared_rows(hashes: ArrayLike, reference: ArrayLike) -> NDArray[np.bool_]:
     return np.isin(arrays[0].view(one)[:, 0], arrays[1].view(one)[:, 0]) & arrays[0].any(axis=1)
 
 
-def _counts(
-    inside: NDArray[Any], outside: NDArray[Any]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.intp]]:
-    """Rows of both sets at each distinct score, highest first, and the place there of each row."""
-    distinct, place = np.unique(np.concatenate([inside, outside]), return_inverse=True)
-    place = len(distinct) - 1 - place
-    first = np.bincount(place[: len(inside)], minlength=len(distinct))
-    return first, np.bincount(place[len(inside) :], minlength=len(distinct)), place
+class _Direction(NamedTuple):
+    """Where one set's S distinct scores stand among the other's, walking one way over all T distinct scores.
+
+    Attributes:
+        at: (S,) places among all.
+        before: (S,) how many of the other set's distinct scores come earlier.
+        through: (S,) the same with an equal one.
+        size: T.
+    """
+
+    at: NDArray[np.intp]
+    before: NDArray[np.intp]
+    through: NDArray[np.intp]
+    size: int
+
+    @classmethod
+    def of(cls, own: NDArray[np.int64], other: NDArray[np.int64]) -> Self:
+        """From the rows of both sets at each score (T,)."""
+        at = np.flatnonzero(own)
+        counted = np.concatenate([[0], (other > 0).cumsum()])
+        return cls(at, counted[at], counted[at + 1], len(own))
+
+    def read(self, own: NDArray[np.int64], other: NDArray[np.int64]) -> tuple[float, float, float, float]:
+        """How often own rows come first, the others passed with 95 % of own rows, average precision, trapezoid area.
+
+        The areas are of precision and recall, own rows as positives, from recall 0 at precision 1.
+
+        Args:
+            own: (S,) rows at each distinct score of the set, in the order of the walk; may be 0.
+            other: the same of the other set.
+        """
+        hits, passed = own.cumsum(), np.concatenate([[0], other.cumsum()])
+        n, m = int(hits[-1]), int(passed[-1])
+        misses, earlier = passed[self.through], passed[self.before]
+        seen = hits - own + earlier
+        precision = hits / np.maximum(hits + misses, 1)
+        previous = np.where(seen > 0, (hits - own) / np.maximum(seen, 1), 1.0)
+        points = np.zeros((2, self.size))
+        points[0, self.at] = own / n * precision
+        points[1, self.at] = own / n * (precision + previous)
+        return (
+            int(own @ (2 * m - misses - earlier)) / (2 * n * m),
+            int(misses[hits.searchsorted(_quota(n))]) / m,
+            float(points[0].sum()),
+            float(points[1].sum() / 2),
+        )
 
 
-def _detection(inside: NDArray[np.int64], outside: NDArray[np.int64]) -> Detection:
-    """The metrics from the rows at each score, highest first; scores without rows change nothing."""
-    kept, passed = inside.cumsum(), outside.cumsum()
-    n, m = int(kept[-1]), int(passed[-1])
-    threshold = kept.searchsorted(_quota(n))
-    # from the lowest score up: rows of the set outside that are found at or below each score
-    hits, lost = outside[::-1].cumsum(), inside[::-1].cumsum()
-    lowest = hits.searchsorted(_quota(m))
-    aupr_in, trapezoid_in = _precision(inside, kept, passed)
-    aupr_out, trapezoid_out = _precision(outside[::-1], hits, lost)
-    above = 2 * (m - passed) + outside
-    return Detection(
-        auroc=int((inside * above).sum()) / (2 * n * m),
-        fpr_at_95=int(passed[threshold]) / m,
-        fpr_at_95_ood=int(lost[lowest]) / n,
-        aupr_in=aupr_in,
-        aupr_out=aupr_out,
-        aupr_in_trapezoid=trapezoid_in,
-        aupr_out_trapezoid=trapezoid_out,
-    )
+class _Scores:
+    """Two sets of scores, to be read as they are or as rows drawn from them."""
+
+    def __init__(self, inside: NDArray[Any], outside: NDArray[Any]) -> None:
+        self.sides = [np.unique(values, return_inverse=True, return_counts=True) for values in (inside, outside)]
+        distinct = np.union1d(self.sides[0][0], self.sides[1][0])
+        self.counts = np.zeros((2, len(distinct)), np.int64)
+        for row, (values, _, counts) in zip(self.counts, self.sides, strict=True):
+            row[distinct.searchsorted(values)] = counts
+        first, second = self.counts
+        self._down, self._up = _Direction.of(first[::-1], second[::-1]), _Direction.of(second, first)
+
+    def read(self, inside: NDArray[np.int64], outside: NDArray[np.int64]) -> Detection:
+        """The metrics of so many rows at each distinct score of each set, ascending."""
+        auroc, fpr, aupr_in, trapezoid_in = self._down.read(inside[::-1], outside[::-1])
+        _, fpr_ood, aupr_out, trapezoid_out = self._up.read(outside, inside)
+        return Detection(
+            auroc=auroc,
+            fpr_at_95=fpr,
+            fpr_at_95_ood=fpr_ood,
+            aupr_in=aupr_in,
+            aupr_out=aupr_out,
+            aupr_in_trapezoid=trapezoid_in,
+            aupr_out_trapezoid=trapezoid_out,
+        )
+
+    def whole(self) -> Detection:
+        """The metrics of all rows."""
+        return self.read(self.sides[0][2], self.sides[1][2])
+
+    def drawn(self, generator: np.random.Generator) -> Detection:
+        """The metrics of as many rows of each set, drawn with replacement."""
+        counts = [
+            np.bincount(place[generator.integers(0, len(place), len(place))], minlength=len(values))
+            for values, place, _ in self.sides
+        ]
+        return self.read(*counts)
 
 
 def _quota(rows: int) -> int:
     """The smallest number of rows that is at least 95 % of them."""
     return math.ceil(TPR * rows - 1e-9 * rows)
-
-
-def _precision(gains: NDArray[np.int64], hits: NDArray[np.int64], misses: NDArray[np.int64]) -> tuple[float, float]:
-    """Average precision and trapezoid area of the points of precision and recall, from recall 0 at precision 1."""
-    seen = hits + misses
-    precision = np.where(seen > 0, hits / np.maximum(seen, 1), 1.0)
-    steps = gains / hits[-1]
-    before = np.concatenate([[1.0], precision[:-1]])
-    return float((steps * precision).sum()), float((steps * (precision + before)).sum() / 2)
 
 
 def _grouped(sets: Mapping[str, Detection], groups: Mapping[str, Sequence[str]] | None) -> dict[str, Detection]:
@@ -272,28 +318,18 @@ def _grouped(sets: Mapping[str, Detection], groups: Mapping[str, Sequence[str]] 
 def _intervals(
     inside: NDArray[Any], outside: NDArray[Any], draws: int, level: float, seed: int
 ) -> dict[str, tuple[float, float]]:
-    """Percentile intervals; every draw takes rows of both sets with replacement and counts them by score.
+    """DeLong's interval of the AUROC; of the others percentiles, every draw taking rows of both sets with replacement.
 
-    Where a rate or the AUROC is 0 or 1 all draws are alike, and the interval is Wilson's or `auroc_interval`.
+    Where a rate is 0 or 1 all draws are alike, and the interval is Wilson's.
     """
-    first, second, place = _counts(inside, outside)
-    own, other = place[: len(inside)], place[len(inside) :]
-    generator = np.random.default_rng(seed)
-    drawn = np.empty((draws, len(METRICS)))
-    for draw in range(draws):
-        counts = [
-            np.bincount(part[generator.integers(0, len(part), len(part))], minlength=len(first))
-            for part in (own, other)
-        ]
-        one = _detection(*counts)
-        drawn[draw] = [getattr(one, metric) for metric in METRICS]
+    scores, generator = _Scores(inside, outside), np.random.default_rng(seed)
+    drawn = [[*vars(scores.drawn(generator)).values()] for _ in range(draws)]
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
     intervals = {metric: (float(a), float(b)) for metric, a, b in zip(METRICS, low, high, strict=True)}
-    whole, n, m = _detection(first, second), len(inside), len(outside)
-    if whole.auroc in (0.0, 1.0):
-        intervals["auroc"] = auroc_interval(whole.auroc, n, m, level=level)
-    for metric, rows in (("fpr_at_95", m), ("fpr_at_95_ood", n)):
+    intervals["auroc"] = delong_interval(*scores.counts, level=level)
+    whole = scores.whole()
+    for metric, rows in (("fpr_at_95", len(outside)), ("fpr_at_95_ood", len(inside))):
         if (rate := getattr(whole, metric)) in (0.0, 1.0):
-            ends = wilson_interval(rate * rows, rows, level=level)
-            intervals[metric] = (float(ends[0]), float(ends[1]))
+            a, b = wilson_interval(rate * rows, rows, level=level)
+            intervals[metric] = (float(a), float(b))
     return intervals

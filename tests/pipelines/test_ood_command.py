@@ -690,8 +690,10 @@ def test_a10_the_first_score_is_a_choice_on_the_test_rows(store: FeatureStore) -
     found = ood_json(store, *some[:-2])
     assert any(line.startswith(note) for line in found["tables"][0]["notes"])
     cell = one_of(found)["scores"][0]["sets"][OTHERS[0]]["auroc"]
-    assert cell["interval_kind"] == "rows of both sets, bootstrap"
-    assert "95 % intervals: rows of both sets, bootstrap" in words(done.out)
+    assert cell["interval_kind"] == "rows of both sets, DeLong"
+    kinds = words(done.out).split("95 % intervals: ")[1]
+    assert "rows of both sets, DeLong (" in kinds
+    assert "rows of both sets, bootstrap (" in kinds
     assert one_of(found)["accuracy"]["interval"] is not None
     alone = ood(store, "--score", "energy", "--backbone", "good", *FAST)
     assert "is chosen among" not in words(alone.out)

@@ -9,7 +9,14 @@ import pytest
 from scipy import stats  # type: ignore[import-untyped]
 
 from featurebank.probes.bootstrap import cluster_interval
-from featurebank.probes.proportions import auroc_interval, gap_interval, mean_interval, paired_interval, wilson_interval
+from featurebank.probes.proportions import (
+    auroc_interval,
+    delong_interval,
+    gap_interval,
+    mean_interval,
+    paired_interval,
+    wilson_interval,
+)
 
 Z = stats.norm.ppf(0.975)
 
@@ -67,6 +74,46 @@ def test_a8_the_interval_of_an_auroc_near_1_holds_it() -> None:
     assert auroc_interval(0.0, 10, 10) == pytest.approx((0.0, 1 - auroc_interval(1.0, 10, 10)[0]))
 
 
+def counted(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of each at every distinct score of both, ascending."""
+    distinct = np.unique(np.concatenate([first, second]))
+    return (first[:, None] == distinct).sum(0), (second[:, None] == distinct).sum(0)
+
+
+@pytest.mark.parametrize("digits", [None, 1, 0])
+def test_delongs_variance_is_that_of_the_pairs(digits: int | None) -> None:
+    generator = np.random.default_rng(1)
+    first, second = generator.normal(1, 1, 40), generator.normal(0, 2, 70)
+    if digits is not None:
+        first, second = first.round(digits), second.round(digits)
+    wins = (first[:, None] > second) + (first[:, None] == second) / 2
+    area = wins.mean()
+    variance = wins.mean(1).var(ddof=1) / 40 + wins.mean(0).var(ddof=1) / 70
+    half = Z * np.sqrt(variance) / (area * (1 - area))
+    ends = [1 / (1 + np.exp(-(np.log(area / (1 - area)) + sign * half))) for sign in (-1, 1)]
+    assert delong_interval(*counted(first, second)) == pytest.approx(ends, rel=1e-12)
+
+
+def test_delongs_interval_holds_the_auroc_19_times_of_20() -> None:
+    generator = np.random.default_rng(0)
+    for shift, n, m in ((0.0, 30, 40), (1.0, 30, 40), (3.0, 30, 40)):
+        truth = float(stats.norm.cdf(shift / np.sqrt(2)))
+        held = 0
+        for _ in range(400):
+            first, second = generator.standard_normal(n) + shift, generator.standard_normal(m)
+            low, high = delong_interval(*counted(first, second))
+            held += low <= truth <= high
+        assert 0.92 * 400 < held < 0.99 * 400
+
+
+def test_without_variance_the_interval_is_newcombes() -> None:
+    assert delong_interval([0, 20], [30, 0]) == auroc_interval(1.0, 20, 30)
+    assert delong_interval([20, 0], [0, 30]) == auroc_interval(0.0, 20, 30)
+    assert delong_interval([20], [30]) == auroc_interval(0.5, 20, 30)
+    assert delong_interval([0, 1, 0], [1, 0, 1]) != auroc_interval(0.5, 1, 2)
+    assert delong_interval([1, 0], [0, 1]) == auroc_interval(0.0, 1, 1)
+
+
 def test_newcombes_and_bonett_and_prices_examples() -> None:
     low, high = gap_interval([56, 48], [70, 80])  # Newcombe 1998, table II, method 10
     assert (round(float(low), 4), round(float(high), 4)) == (0.0524, 0.3339)
@@ -109,6 +156,7 @@ def test_a9_drawn_clusters_hold_the_mean_that_drawn_rows_miss() -> None:
         (lambda: wilson_interval(0, 0), "rows at least 1"),
         (lambda: wilson_interval(1, 2, level=95), "level must be between 0 and 1"),
         (lambda: auroc_interval(1.2, 3, 3), "an AUROC must be in 0..1"),
+        (lambda: delong_interval([1, 2], [0, 0]), "rows of both classes, got 3 and 0"),
         (lambda: cluster_interval([1.0, 2.0], [0, 0]), "at least two, got one of 2 rows"),
         (lambda: cluster_interval([1.0, 2.0], [0]), r"one for each of 2 rows, got \(1,\)"),
     ],

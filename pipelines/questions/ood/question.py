@@ -53,7 +53,7 @@ class OOD(Question):
     """
 
     name: ClassVar[str] = "ood"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     primary: ClassVar[str] = "auroc"
     methods: ClassVar[str] = "scores"
     layout: ClassVar[Layout] = Layout(
@@ -348,8 +348,9 @@ def _scores(result: Evaluation, inside: int, outside: Mapping[str, int], details
 
 def _interval(metric: str, value: float) -> str:
     """How an interval was made; see `featurebank.probes.ood.evaluation`."""
-    alike = value in (0.0, 1.0) and metric in ("auroc", "fpr_at_95")
-    return f"{OVER}, {'score interval' if alike else 'bootstrap'}"
+    if value in (0.0, 1.0) and metric in ("auroc", "fpr_at_95"):
+        return f"{OVER}, score interval"
+    return f"{OVER}, {'DeLong' if metric == 'auroc' else 'bootstrap'}"
 
 
 def _shared(rows: Rows) -> list[str]:
