@@ -14,30 +14,21 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featurebank.probes._memory import give_back
-from featurebank.probes.ood.alignment import FDBD, MCM, NCI, SHE, GradNorm
+from featurebank.probes.ood import alignment, distances, logits, neighbours, shaping, subspace, weiper
 from featurebank.probes.ood.contract import OODScore, as_numpy
-from featurebank.probes.ood.distances import GMM, MDS, RMDS, MDSPlusPlus, RMDSPlusPlus
-from featurebank.probes.ood.logits import GEN, MSP, Energy, Entropy, KLMatching, MaxLogit, OpenMax, ScaledMSP
 from featurebank.probes.ood.names import family, scores
-from featurebank.probes.ood.neighbours import KNN, GalleryScore, NNGuide, Relation, sweep
-from featurebank.probes.ood.shaping import ASHB, ASHP, ASHS, DICE, LTS, SCALE, VRA, ReAct
+from featurebank.probes.ood.neighbours import GalleryScore, sweep
 from featurebank.probes.ood.statistics import TrainingSet
-from featurebank.probes.ood.subspace import PNML, CoP, CoRP, Residual, ViM
-from featurebank.probes.ood.weiper import WeiPerKLD
 
 __all__ = ["ScoredSets", "get", "grid", "score_all"]
 
+_FAMILIES = (logits, distances, neighbours, subspace, shaping, alignment, weiper)
+_DECLARED = [
+    vars(module)[name] for module in _FAMILIES for name in module.__all__ if hasattr(vars(module)[name], "name")
+]
 _SCORES: dict[str, type[OODScore]] = {
-    score.name: score
-    for score in (
-        MSP, ScaledMSP, MaxLogit, Energy, Entropy, GEN, KLMatching, OpenMax,
-        MDS, RMDS, MDSPlusPlus, RMDSPlusPlus, GMM,
-        KNN, NNGuide, Relation,
-        Residual, ViM, CoP, CoRP, PNML,
-        ReAct, DICE, ASHP, ASHB, ASHS, SCALE, VRA, LTS,
-        SHE, GradNorm, FDBD, NCI, WeiPerKLD, MCM,
-    )
-}  # fmt: skip
+    score.name: score for score in sorted(_DECLARED, key=lambda score: scores().index(score.name))
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
