@@ -60,7 +60,7 @@ else:
             "neighbours": "KNNProbe KNNSweep NearestClassMean knn_sweep",
             "numbering": "doubt",
             "prompts": "IMAGENET_TEMPLATES PLAIN_TEMPLATE READABLE readable render_prompts",
-            "proportions": "auroc_interval gap_interval mean_interval paired_interval wilson_interval",
+            "proportions": "auroc_interval delong_interval gap_interval mean_interval paired_interval wilson_interval",
             "ranking": "Ranking rank_backbones ranks z_scores",
             "ridge": "RegressionScores RidgePath RidgeProbe regression_scores",
             "segmentation": "confusion_matrix dice mean_iou",
