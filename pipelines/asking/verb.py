@@ -14,7 +14,7 @@ from featurebank.pipelines.asking.option import PAGE, flag_of, options_of, param
 from featurebank.pipelines.asking.question import Question
 from featurebank.pipelines.asking.register import find_question, questions
 from featurebank.pipelines.errors import ConfigError
-from featurebank.pipelines.stores import DEFAULT_STORE, StoreOption, existing_store
+from featurebank.pipelines.stores import DEFAULT_STORE, BackboneOption, StoreOption, existing_store
 from featurebank.pipelines.streams import JsonOption, console, print_json, show_messages
 from featurebank.store import FeatureStore
 from featurebank.store.errors import unknown_name
@@ -35,13 +35,13 @@ COMMON: dict[str, Any] = {
         ),
     ],
     "store": StoreOption,
-    "backbone": Annotated[list[str] | None, typer.Option("--backbone", help="Only this backbone; repeatable.")],
+    "backbone": BackboneOption,
     "fingerprint": Annotated[
         list[str] | None, typer.Option("--fingerprint", help="Which set, where several match; repeatable.")
     ],
     "compare": Annotated[bool, typer.Option("--compare", help="Paired tests between the backbones, on the same rows.")],
     "group": Annotated[str | None, typer.Option("--group", help="Accuracy by an extra column of the records.")],
-    "force": Annotated[bool, typer.Option("--force", help="Compute again what is known already, and replace it.")],
+    "force": Annotated[bool, typer.Option("--force", help="Compute known answers again, and replace them.")],
     "as_json": JsonOption,
     "html": Annotated[
         Path | None,

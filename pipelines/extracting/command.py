@@ -27,7 +27,7 @@ def features(  # noqa: PLR0917 - one for each option
     ] = None,
     store: Annotated[
         Path | None,
-        typer.Option("--store", envvar=STORE_VARIABLE, help="Where features go, instead of the file's own."),
+        typer.Option("--store", envvar=STORE_VARIABLE, help="The store's folder; without it the file's own."),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first image that cannot be decoded.")] = False,
     workers: Annotated[int | None, typer.Option("--workers", help="Extract in this many processes (Dask).")] = None,
@@ -35,7 +35,7 @@ def features(  # noqa: PLR0917 - one for each option
         str | None, typer.Option("--scheduler", help="Extract on the Dask cluster at this address: tcp://host:8786.")
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Compute known answers again; sealed feature sets stay.")
+        bool, typer.Option("--force", help="Compute known answers again, and replace them; sealed feature sets stay.")
     ] = False,
     trust_merged: Annotated[
         bool, typer.Option("--trust-merged", help="Copy rows of merged sets too, where they have the same images.")

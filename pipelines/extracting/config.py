@@ -177,7 +177,7 @@ class TextsConfig(_Model):
     """`simple`, `ensemble` or `openai`; or a file with a template a line, `{}` in place of the class."""
     dataset: str = ""
     """Only of this dataset, as the store calls it; without it, of each that names its classes."""
-    classes: Place | None = None
+    class_names: Place | None = None
     """A file with what the classes are called in prompts, a line a class; without it, their names."""
 
 
@@ -280,8 +280,8 @@ def _rooted_dataset(dataset: DatasetConfig, folder: Path) -> DatasetConfig:
 
 def _rooted_texts(texts: TextsConfig, folder: Path) -> TextsConfig:
     update: dict[str, Any] = {"templates": rooted_templates(texts.templates, folder)}
-    if texts.classes is not None:
-        update["classes"] = folder / texts.classes
+    if texts.class_names is not None:
+        update["class_names"] = folder / texts.class_names
     return texts.model_copy(update=update)
 
 

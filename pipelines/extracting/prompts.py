@@ -40,13 +40,13 @@ def make_prompts(class_names: Sequence[str], *, templates: str = "simple", class
     lines = read_templates(templates)
     texts = [*class_names] if classes is None else _lines(classes, "a class a line")
     if not texts:
-        raise ConfigError("the dataset names no classes; say what they are called: --classes FILE, a line a class")
+        raise ConfigError("the dataset names no classes; say what they are called: --class-names FILE, a line a class")
     if class_names and len(texts) != len(class_names):
         raise ConfigError(
             f"{classes}: expected a line for each of the {len(class_names)} classes, in their order; found {len(texts)}"
         )
     words = [readable(text) for text in texts]
-    advice = "write what the classes are called into a file, a line a class: --classes FILE"
+    advice = "write what the classes are called into a file, a line a class: --class-names FILE"
     if empty := [text for text, word in zip(texts, words, strict=True) if not word]:
         raise ConfigError(f"a class must be called something; found {empty[0]!r}; {advice}")
     if len(longest := max(words, key=len)) > MAX_CHARACTERS:

@@ -36,7 +36,7 @@ def text_places(texts: Sequence[TextsConfig], datasets: Collection[str]) -> set[
             read_templates(one.templates)
         except ConfigError as error:
             raise ConfigError(f"texts.{index}.templates: {error}") from error
-        split = f"{TEXTS}{prompts_name(one.templates, one.classes)}"
+        split = f"{TEXTS}{prompts_name(one.templates, one.class_names)}"
         own = {(dataset, split) for dataset in ([one.dataset] if one.dataset else datasets)}
         if twice := places & own:
             raise ConfigError(f"texts.{index}: {'/'.join(min(twice))} is made by another of the texts; keep one")
@@ -91,7 +91,7 @@ def _prompts(
                 if len(several) > 1:
                     raise ConfigError("its splits must name the same classes; found different ones")
                 (names,) = several or {()}
-                yield dataset, make_prompts(names, templates=one.templates, classes=one.classes)
+                yield dataset, make_prompts(names, templates=one.templates, classes=one.class_names)
             except ConfigError as error:
                 unavailable[f"texts of {dataset}"] = str(error)
 

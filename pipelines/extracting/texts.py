@@ -36,13 +36,15 @@ def texts(  # noqa: PLR0917 - one for each option
     ] = "simple",
     classes: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="What the classes are called in prompts, a line a class."),
+        typer.Option(
+            "--class-names", exists=True, dir_okay=False, help="What the classes are called in prompts, a line a class."
+        ),
     ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(exists=True, help="The weights, where the images' were given by a file.")
     ] = None,
     checkpoint_key: Annotated[str, typer.Option(help="Which of several sets of tensors in it.")] = "",
-    device: Annotated[str, typer.Option(help="Of torch.")] = "auto",
+    device: Annotated[str, typer.Option(help="Of torch, such as cpu or cuda.")] = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Write the text features of a dataset's classes beside its image features, for zero-shot questions."""

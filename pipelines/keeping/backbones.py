@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from featurebank.pipelines.streams import console, print_json
+from featurebank.pipelines.streams import JsonOption, console, print_json
 from featurebank.pipelines.tables import titled_table
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def backbones(
         str | None, typer.Argument(help="A backbone: all known of it; or part of a name, a family.")
     ] = None,
     style: Annotated[str | None, typer.Option("--style", help="Only supervised, self-supervised …")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List the backbones known by short names; of one, say what its weights are and expect."""
     from featurebank.extract.backbones import zoo
@@ -70,7 +70,7 @@ def backbones(
             raise unknown_name("style of pretraining", style, known)
         found = [entry for entry in found if entry.style == style]
     if as_json:
-        print_json([_json(entry) for entry in found])
+        print_json({"backbones": [_json(entry) for entry in found]})
     else:
         _print_table(found, console())
 

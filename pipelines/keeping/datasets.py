@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from featurebank.pipelines.streams import console, print_json
+from featurebank.pipelines.streams import JsonOption, console, print_json
 from featurebank.pipelines.tables import titled_table
 
 if TYPE_CHECKING:
@@ -25,11 +25,11 @@ LISTED = 20
 def datasets(
     name: Annotated[str | None, typer.Argument(help="A dataset, folder:PATH or the like: what lies there.")] = None,
     root: Annotated[Path | None, typer.Option("--root", help="Where its files lie.")] = None,
-    split: Annotated[list[str] | None, typer.Option("--split", help="Only this split; may be repeated.")] = None,
+    split: Annotated[list[str] | None, typer.Option("--split", help="Only this split; repeatable.")] = None,
     truth: Annotated[
         Path | None, typer.Option("--truth", help="Write the ground truth of a revisited set for `retrieve`.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List the datasets known by name; of one, say what must lie where and which files are missing."""
     from featurebank.extract.datasets import examine, named
@@ -37,8 +37,7 @@ def datasets(
     from featurebank.store.errors import UnknownNameError, unknown_name
 
     if name is None:
-        rows = _all()
-        print_json([_json(row) for row in rows]) if as_json else _print_table(rows, console())
+        _list(_all(), as_json=as_json)
         return
     if ":" in name and not name.startswith("python:"):
         _opened(name, root, split, as_json=as_json)
@@ -49,8 +48,7 @@ def datasets(
         rows = _all()
         if not (matching := search(name, {row.name: (row.title, row.kind) for row in rows})):
             raise
-        rows = [row for row in rows if row.name in matching]
-        print_json([_json(row) for row in rows]) if as_json else _print_table(rows, console())
+        _list([row for row in rows if row.name in matching], as_json=as_json)
         return
     options = name.rpartition("@")[2] if "@" in name else ""
     place = row.root(root)
@@ -168,7 +166,11 @@ def _json(row: NamedDataset) -> dict[str, Any]:
     return {field: getattr(row, field) for field in fields} | {"loader": repr(row.loader)}
 
 
-def _print_table(rows: Sequence[NamedDataset], out: Console) -> None:
+def _list(rows: Sequence[NamedDataset], *, as_json: bool) -> None:
+    if as_json:
+        print_json({"datasets": [_json(row) for row in rows]})
+        return
+    out = console()
     table = titled_table(f"{len(rows)} datasets", "name", "dataset", "use", "splits", "classes")
     for row in rows:
         table.add_row(row.name, row.title, row.kind, _splits_text(row), _classes_text(row))

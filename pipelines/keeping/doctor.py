@@ -34,11 +34,12 @@ class Finding:
 def doctor(as_json: JsonOption = False) -> None:
     """Check this machine: libraries, devices, compiler, cache, and what a run would use."""
     findings = examine()
+    whole = all(finding.ok for finding in findings)
     if as_json:
-        print_json([{"check": f.check, "found": f.found, "ok": f.ok, "advice": f.advice} for f in findings])
+        print_json({"ok": whole, "findings": [vars(finding) for finding in findings]})
     else:
         console().print(doctor_table(findings))
-    if not all(f.ok for f in findings):
+    if not whole:
         raise typer.Exit(1)
 
 

@@ -10,10 +10,11 @@ import typer
 
 from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.keeping.export_formats import FORMATS, format_of, written_names
-from featurebank.pipelines.stores import DEFAULT_STORE, StoreOption, existing_store
-from featurebank.pipelines.streams import console, print_json
+from featurebank.pipelines.stores import DEFAULT_STORE, FingerprintOption, StoreOption, one_set
+from featurebank.pipelines.streams import JsonOption, console, print_json
 from featurebank.store import FeatureSet, InvalidInputError
 from featurebank.store.filing import named_when_complete
+from featurebank.store.places import expanded
 
 __all__ = ["export", "write_export"]
 
@@ -45,24 +46,34 @@ def write_export(feature_set: FeatureSet, target: Path, form: str | None = None,
 
 
 def export(  # noqa: PLR0917 - one for each option
-    dataset: Annotated[str, typer.Argument(help="DATASET/SPLIT")],
-    backbone: Annotated[str, typer.Argument(help="The backbone's name.")],
-    target: Annotated[Path, typer.Argument(help="The file to write; a folder for npy and hf.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET/SPLIT", help="Or DATASET/SPLIT@BACKBONE.")],
+    backbone: Annotated[str, typer.Argument(help="The backbone's name.", metavar="[BACKBONE]")],
+    target: Annotated[
+        Path | None, typer.Argument(metavar="TARGET", help="The file to write; a folder for npy and hf.")
+    ] = None,
     form: Annotated[
         Literal["npy", "parquet", "safetensors", "hf"] | None,
         typer.Option("--format", help="What to write; by default what the suffix says, npy where there is none."),
     ] = None,
-    output: Annotated[list[str] | None, typer.Option("--output", help="Only this output; repeatable.")] = None,
+    output: Annotated[
+        list[str] | None, typer.Option("--output", help="The output that is read; repeatable. Without it, all.")
+    ] = None,
     store: StoreOption = DEFAULT_STORE,
-    fingerprint: Annotated[str | None, typer.Option(help="Which set, where several keys match.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a line.")] = False,
+    fingerprint: FingerprintOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Write one feature set in a format of others; every row is hashed before it is written."""
+    if target is None:
+        target, name = expanded(Path(backbone)), None
+        if "@" not in dataset:
+            raise typer.BadParameter("Missing argument TARGET: DATASET/SPLIT BACKBONE TARGET")
+    else:
+        name = backbone
     try:
         chosen = format_of(target, form)
     except InvalidInputError as error:
         raise ConfigError(str(error)) from error
-    with existing_store(store).open(dataset, backbone, fingerprint=fingerprint, verify="first_touch") as feature_set:
+    with one_set(store, dataset, name, fingerprint, verify="first_touch") as feature_set:
         nbytes = write_export(feature_set, target, chosen, output or ())
         rows = len(feature_set)
         names = written_names(feature_set, output or feature_set.outputs)

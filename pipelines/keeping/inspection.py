@@ -13,28 +13,24 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from featurebank.pipelines.stores import DEFAULT_STORE, StoreOption, existing_store
+from featurebank.pipelines.stores import (
+    DEFAULT_STORE,
+    BackboneOption,
+    DatasetOption,
+    FingerprintOption,
+    StoreOption,
+    existing_store,
+    listed,
+    one_set,
+    parted,
+)
 from featurebank.pipelines.streams import JsonOption, console, print_json
 from featurebank.pipelines.tables import line, titled_table
-from featurebank.store import Entry, FeatureSet, FeatureStore, VerifyReport
-from featurebank.store.errors import unknown_name
+from featurebank.store import Entry, FeatureSet, VerifyReport
 from featurebank.store.fingerprint import differences
 from featurebank.store.text import shown
 
-__all__ = [
-    "differences_table",
-    "entries_table",
-    "entry_json",
-    "ls",
-    "pairs_table",
-    "set_json",
-    "set_view",
-    "show",
-    "size_text",
-    "verify",
-    "verify_json",
-    "verify_table",
-]
+__all__ = ["ls", "set_view", "show", "size_text", "verify"]
 
 STATE_STYLE = {"sealed": "green", "partial": "yellow", "damaged": "red", "unreadable": "yellow"}
 UNCHECKED = 3  # the exit code of `verify` where nothing is known to be damaged, but not all is known
@@ -42,61 +38,37 @@ UNCHECKED = 3  # the exit code of `verify` where nothing is known to be damaged,
 
 def ls(
     store: StoreOption = DEFAULT_STORE,
-    dataset: Annotated[str | None, typer.Option(help="Only this dataset.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Only this backbone.")] = None,
-    duplicates: Annotated[
-        tuple[str, str] | None,
-        typer.Option(metavar="A B", help="Instead, the images whose bytes stand in both DATASET/SPLITs."),
-    ] = None,
+    dataset: DatasetOption = None,
+    backbone: BackboneOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the feature sets of a store, the unfinished and damaged ones too."""
-    found = existing_store(store)
-    if duplicates is not None:
-        pairs = found.same_content(*duplicates)
-        if as_json:
-            print_json(pairs)
-        else:
-            console().print(pairs_table(pairs, *duplicates))
-        return
-    entries = found.ls(dataset=dataset, backbone=backbone)
-    if not entries and (everything := found.ls()):
-        datasets = {name for e in everything for name in (e.dataset, f"{e.dataset}/{e.split}")}
-        backbones = {name for e in everything for name in (e.backbone, e.name)}
-        for kind, name, known in (("dataset", dataset, datasets), ("backbone", backbone, backbones)):
-            if name is not None and name not in known:
-                raise unknown_name(kind, name, known)
+    entries = listed(existing_store(store), dataset, backbone)
     if as_json:
-        print_json([entry_json(entry) for entry in entries])
+        print_json({"sets": [entry_json(entry) for entry in entries]})
     else:
         console().print(entries_table(entries, store))
 
 
 def show(  # noqa: PLR0917 - one for each option
-    dataset: Annotated[str, typer.Argument(help="DATASET/SPLIT, or DATASET/SPLIT@BACKBONE")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET/SPLIT", help="Or DATASET/SPLIT@BACKBONE.")],
     backbone: Annotated[str | None, typer.Argument(help="The backbone's name.")] = None,
     store: StoreOption = DEFAULT_STORE,
-    fingerprint: Annotated[str | None, typer.Option(help="Which one, where several keys match.")] = None,
+    fingerprint: FingerprintOption = None,
     diff: Annotated[
         str | None, typer.Option(metavar="FINGERPRINT", help="Instead, where its manifest differs from that set's.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show one feature set: its key, how it was made, its outputs and its failed rows."""
-    if "/" not in dataset:
-        raise typer.BadParameter(f"expected DATASET/SPLIT, as ls lists them, found {dataset!r}")
-    if backbone is None and "@" not in dataset:
-        raise typer.BadParameter(f"Missing argument BACKBONE: write it behind {dataset}, or DATASET/SPLIT@BACKBONE")
-    found = existing_store(store)
-    if backbone is None:
-        dataset, backbone = _parted(dataset, found)
-    with found.open(dataset, backbone, fingerprint=fingerprint) as feature_set:
+    with one_set(store, dataset, backbone, fingerprint) as feature_set:
         if diff is not None:
-            with found.by_fingerprint(diff) as other:
+            with existing_store(store).by_fingerprint(diff) as other:
                 differing = differences(feature_set.manifest, other.manifest)
                 names = (feature_set.fingerprint[:16], other.fingerprint[:16])
             if as_json:
-                print_json([dict(zip(("field", *names), values, strict=True)) for values in differing])
+                rows = [dict(zip(("field", *names), values, strict=True)) for values in differing]
+                print_json({"differences": rows})
             else:
                 console().print(differences_table(differing, *names))
         elif as_json:
@@ -105,26 +77,31 @@ def show(  # noqa: PLR0917 - one for each option
             console().print(set_view(feature_set))
 
 
-def _parted(text: str, store: FeatureStore) -> tuple[str, str]:
-    """DATASET/SPLIT and the backbone of one text; all may hold ``@``, so the longest known DATASET/SPLIT wins."""
-    for place in sorted({f"{e.dataset}/{e.split}" for e in store.ls()}, key=len, reverse=True):
-        if text.startswith(f"{place}@"):
-            return place, text.removeprefix(f"{place}@")
-    place, _, backbone = text.partition("@")
-    return place, backbone
-
-
-def verify(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
+def verify(
+    dataset: Annotated[
+        str | None, typer.Argument(metavar="[DATASET/SPLIT]", help="Only this, or DATASET, or DATASET/SPLIT@BACKBONE.")
+    ] = None,
+    backbone: Annotated[str | None, typer.Argument(help="The backbone's name.")] = None,
+    store: StoreOption = DEFAULT_STORE,
+    as_json: JsonOption = False,
+) -> None:
     """Hash every byte of every sealed set again; exit 1 if one is not what it was, 3 if one could not be checked."""
-    reports = existing_store(store).verify()
+    there = existing_store(store)
+    if dataset is not None and "@" in dataset:
+        dataset, backbone = parted(there, dataset, backbone)
+    entries = listed(there, dataset, backbone and [backbone])
+    reports = [entry.verify() for entry in entries if entry.path.suffix == ".h5"]
+    damaged = any(report.result == "damaged" for report in reports)
+    whole = all(report.ok for report in reports)
     if as_json:
-        print_json(verify_json(reports))
+        sets = [
+            {"path": str(r.path), "ok": r.ok, "result": r.result, "error": r.error, "nbytes": r.nbytes} for r in reports
+        ]
+        print_json({"ok": whole, "sets": sets})
     else:
         console().print(verify_table(reports, store))
-    if any(report.result == "damaged" for report in reports):
-        raise typer.Exit(1)
-    if not all(report.ok for report in reports):
-        raise typer.Exit(UNCHECKED)
+    if not whole:
+        raise typer.Exit(1 if damaged else UNCHECKED)
 
 
 def entries_table(entries: Sequence[Entry], root: Path) -> RenderableType:
@@ -225,16 +202,6 @@ def differences_table(differing: Sequence[tuple[str, object, object]], left: str
     return table
 
 
-def pairs_table(pairs: Sequence[tuple[str, str]], first: str, second: str) -> RenderableType:
-    """What ``ls --duplicates`` prints: the ids of the records whose content stands in both splits."""
-    if not pairs:
-        return Text(f"{first} and {second} have no content in common")
-    table = titled_table(f"Content that stands in both: {len(pairs)}", first, second)
-    for ids in pairs:
-        table.add_row(*ids)
-    return table
-
-
 def verify_table(reports: Sequence[VerifyReport], root: Path) -> RenderableType:
     """What ``verify`` prints."""
     if not reports:
@@ -247,13 +214,6 @@ def verify_table(reports: Sequence[VerifyReport], root: Path) -> RenderableType:
         result = Text.assemble((report.result, style), error)
         table.add_row(str(report.path.relative_to(root)), result, size_text(report.nbytes))
     return table
-
-
-def verify_json(reports: Sequence[VerifyReport]) -> list[dict[str, Any]]:
-    """The reports for programs."""
-    return [
-        {"path": str(r.path), "ok": r.ok, "result": r.result, "error": r.error, "nbytes": r.nbytes} for r in reports
-    ]
 
 
 def size_text(nbytes: int) -> str:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from featurebank.pipelines.keeping.inspection import size_text
-from featurebank.pipelines.stores import DEFAULT_STORE, StoreOption, existing_store
+from featurebank.pipelines.stores import (
+    DEFAULT_STORE,
+    BackboneOption,
+    DatasetOption,
+    StoreOption,
+    existing_store,
+    listed,
+)
 from featurebank.pipelines.streams import JsonOption, console, print_json
 from featurebank.pipelines.tables import line, titled_table
-from featurebank.store import ExistsError, FeatureStore, StoreError
+from featurebank.store import Entry, ExistsError, FeatureStore, StoreError
 
 __all__ = ["gc", "merge", "pack", "unpack"]
 
@@ -27,7 +35,7 @@ def gc(
     """List what the store can do without: partials of dead runs, sets of a dataset's earlier content."""
     found = existing_store(store).gc(delete=delete, hours=hours)
     if as_json:
-        print_json([{**vars(garbage), "path": str(garbage.path)} for garbage in found])
+        print_json({"files": [{**vars(garbage), "path": str(garbage.path)} for garbage in found]})
         return
     if not found:
         console().print(f"{store}: nothing to collect", highlight=False)
@@ -53,7 +61,8 @@ def merge(
     """Copy every sealed set of another store that this one has not; each copy is verified. Exit 1 if one is refused."""
     merged = FeatureStore(store).merge(existing_store(other))
     if as_json:
-        print_json([{**vars(one), "source": str(one.source), "path": str(one.path)} for one in merged])
+        sets = [{**vars(one), "source": str(one.source), "path": str(one.path)} for one in merged]
+        print_json({"ok": not any(one.message for one in merged), "sets": sets})
     else:
         table = titled_table(f"Feature sets of {other}: {len(merged)}", "file", "result")
         for one in merged:
@@ -68,39 +77,30 @@ def merge(
 def pack(
     target: Annotated[Path, typer.Argument(help="The folder of the packed store.")],
     store: StoreOption = DEFAULT_STORE,
-    dataset: Annotated[str | None, typer.Option(help="Only this dataset.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Only this backbone.")] = None,
+    dataset: DatasetOption = None,
+    backbone: BackboneOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a compressed, verified copy of each sealed set into another store, which reads like any other."""
-    _copy(existing_store(store), FeatureStore(target), dataset, backbone, packing=True, as_json=as_json)
+    _copy(listed(existing_store(store), dataset, backbone), store, target, packing=True, as_json=as_json)
 
 
 def unpack(
     target: Annotated[Path, typer.Argument(help="The folder of the unpacked store.")],
     store: StoreOption = DEFAULT_STORE,
-    dataset: Annotated[str | None, typer.Option(help="Only this dataset.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Only this backbone.")] = None,
+    dataset: DatasetOption = None,
+    backbone: BackboneOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write the uncompressed set of each packed one into another store: the bytes that were packed."""
-    _copy(existing_store(store), FeatureStore(target), dataset, backbone, packing=False, as_json=as_json)
+    _copy(listed(existing_store(store), dataset, backbone), store, target, packing=False, as_json=as_json)
 
 
-def _copy(
-    source: FeatureStore,
-    target: FeatureStore,
-    dataset: str | None,
-    backbone: str | None,
-    *,
-    packing: bool,
-    as_json: bool,
-) -> None:
+def _copy(entries: Sequence[Entry], store: Path, target: Path, *, packing: bool, as_json: bool) -> None:
     rows: list[dict[str, Any]] = []
-    for entry in source.ls(dataset=dataset, backbone=backbone):
-        if entry.path.suffix != ".h5":
-            continue
-        place = target.path_for(entry.dataset, entry.split, entry.backbone, entry.fingerprint.ljust(64, "0"))
+    for entry in (entry for entry in entries if entry.path.suffix == ".h5"):
+        fingerprint = entry.fingerprint.ljust(64, "0")
+        place = FeatureStore(target).path_for(entry.dataset, entry.split, entry.backbone, fingerprint)
         row: dict[str, Any] = {
             "source": str(entry.path),
             "path": str(place),
@@ -120,14 +120,15 @@ def _copy(
             else:
                 row["error"] = str(error)
         rows.append(row)
+    failed = any(row["error"] for row in rows)
     if as_json:
-        print_json(rows)
+        print_json({"ok": not failed, "sets": rows})
     else:
-        table = titled_table(f"{'Packed' if packing else 'Unpacked'} into {target.root}: {len(rows)}", "file", "result")
+        table = titled_table(f"{'Packed' if packing else 'Unpacked'} into {target}: {len(rows)}", "file", "result")
         for row in rows:
             sizes = f"{size_text(row['before'])} to {size_text(row['after'])}"
             result = line(row["error"], "red") if row["error"] else sizes
-            table.add_row(str(Path(row["source"]).relative_to(source.root)), result)
+            table.add_row(str(Path(row["source"]).relative_to(store)), result)
         console().print(table)
-    if any(row["error"] for row in rows):
+    if failed:
         raise typer.Exit(1)

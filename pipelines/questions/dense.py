@@ -37,9 +37,9 @@ class Dense(Question):
     test_masks: Path = option(help="FILE.npy of integers (M, H, W).", metavar="FILE")
     grid: tuple[int, int] | None = option(None, "h and w of the patches, if they are no square.")
     ignore_index: int = option(255, "The value of pixels that do not count.")
-    epochs: int = option(30, "Passes over the training images.")
+    epochs: int = option(30, "Passes over the training rows.")
     learning_rates: tuple[float, ...] = option(
-        (1e-4, 1e-3, 1e-2), "A candidate of the learning rate; repeatable.", flag="--learning-rate"
+        (1e-4, 1e-3, 1e-2), "Of AdamW at the beginning, a candidate; repeatable.", flag="--learning-rate"
     )
     device: str = option("cpu", "Of torch, such as cpu or cuda.", hashed=False)
 

@@ -22,6 +22,7 @@ from featurebank.store import FeatureSet
 if TYPE_CHECKING:
     from featurebank.pipelines.asking.results import Row
     from featurebank.pipelines.asking.sheet import Sheet
+    from featurebank.retrieval.duplicates import Duplicates as Pairs
 
 __all__ = ["Duplicates"]
 
@@ -35,6 +36,14 @@ class Duplicates(Question):
     layout: ClassVar[Layout] = Layout(fitted="first", scored="second", alone=True)
 
     threshold: float = option(0.98, "Cosine from which two images are alike.")
+    gallery: str | None = option(
+        None,
+        "The set that KEY's rows are looked for in instead.",
+        metavar="DATASET/SPLIT",
+        role=True,
+        hashed=False,
+    )
+    exact: bool = option(False, "Only those of the same bytes; features are not compared.")
     limit: int = option(20, "Pairs that are shown of each backbone.", least=0)
 
     def __post_init__(self) -> None:
@@ -46,13 +55,19 @@ class Duplicates(Question):
         """How many images have a near duplicate, how many pairs there are, and how many of the same bytes."""
         from featurebank.retrieval.duplicates import near_duplicates
 
+        if "gallery" in rows.sets and "first" in rows.sets:
+            raise ValueError("--gallery is for a KEY of one set; found two, TRAIN:TEST")
         second = vectors(rows.one("second"))
-        alone = "first" not in rows.sets
-        first = second if alone else vectors(rows.one("first"))
-        pairs = near_duplicates(first.features, None if alone else second.features, threshold=self.threshold)
-        hashes = _hashes(first)[pairs.first]
+        role = next((role for role in ("gallery", "first") if role in rows.sets), "second")
+        alone = role == "second"
+        first = second if alone else vectors(rows.one(role))
+        hashes, others = _hashes(first), _hashes(second)
+        if self.exact:
+            pairs = _same_bytes(first, second, hashes, others)
+        else:
+            pairs = near_duplicates(first.features, None if alone else second.features, threshold=self.threshold)
         # A record that could not be read when it was hashed has no hash.
-        same = (hashes == _hashes(second)[pairs.second]).all(1) & hashes.any(1)
+        same = (hashes[pairs.first] == others[pairs.second]).all(1) & hashes[pairs.first].any(1)
         images = len(np.unique(np.union1d(pairs.first, pairs.second) if alone else pairs.second))
         n = len(second.rows)
         shown = {"pairs": [*_shown(first, second, pairs, same, self.limit)]}
@@ -68,7 +83,7 @@ class Duplicates(Question):
     @property
     def title(self) -> str:
         """What is counted."""
-        return f"near duplicates, cosine {self.threshold:g} or more"
+        return "the same bytes" if self.exact else f"near duplicates, cosine {self.threshold:g} or more"
 
     def sheets(self, rows: Sequence[Row]) -> Sequence[Sheet]:
         """The most alike pairs of each backbone."""
@@ -92,6 +107,21 @@ class Duplicates(Question):
                     Sheet(title=f"{row.backbone}: most alike (= the same bytes)", names=names, columns=(), lines=lines)
                 )
         return sheets
+
+
+def _same_bytes(first: SplitRows, second: SplitRows, hashes: NDArray[np.uint8], others: NDArray[np.uint8]) -> Pairs:
+    """Each row of the second set with the first one of its bytes; within a set, with an earlier one."""
+    from featurebank.retrieval.duplicates import Duplicates as Pairs
+
+    known: dict[bytes, int] = {}
+    for row in np.flatnonzero(hashes.any(1)).tolist():
+        known.setdefault(hashes[row].tobytes(), row)
+    found = [(known.get(content.tobytes(), -1), row) for row, content in enumerate(others)]
+    pairs = np.array([(one, row) for one, row in found if one >= 0 and (first is not second or one < row)], np.int64)
+    left, right = pairs.reshape(-1, 2).T
+    a, b = (split.features[at].astype(np.float32) for split, at in ((first, left), (second, right)))
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return Pairs(left, right, (a * b).sum(1) / np.maximum(lengths, np.finfo(np.float32).tiny))
 
 
 def _shown(

@@ -41,7 +41,7 @@ class FewShot(Question):
     shots: tuple[int, ...] = option((), "Rows of each class; repeatable.")
     fraction: tuple[float, ...] = option((), "Of the rows of each class, above 0; repeatable.")
     draws: int = option(5, "Draws of each number of labels.")
-    protocol: FewProtocol = option("logistic", "How it is fitted.")
+    protocol: FewProtocol = option("logistic", "The protocol: how it is fitted.")
     cs: tuple[float, ...] = option(CS, "A candidate for C; repeatable.", flag="--c")
     device: str = option("cpu", "Of torch, such as cpu or cuda.", hashed=False)
 

@@ -30,7 +30,7 @@ class Linear(Question):
     version: ClassVar[int] = 2
     predicts_classes: ClassVar[bool] = True
 
-    protocol: Protocol = option("logistic", "How it is fitted.")
+    protocol: Protocol = option("logistic", "The protocol: how it is fitted.")
     cs: tuple[float, ...] = option(CS, "A candidate for C; repeatable.", flag="--c")
     device: str = option("cpu", "Of torch, such as cpu or cuda.", hashed=False)
 

@@ -58,9 +58,9 @@ class Shift(Question):
     predicts_classes: ClassVar[bool] = True
 
     on: tuple[str, ...] = option((), "A set to score, DATASET or DATASET/SPLIT; repeatable.", metavar="KEY", role=True)
-    head: Literal["own", "probe"] = option("probe", "What is scored: a probe, or the backbone's own classifier.")
+    head: Literal["own", "probe"] = option("probe", "The classifier: a probe, or the backbone's own.")
     classes: Path | None = option(None, "JSON of a set's name to the head's classes, in its order.", metavar="FILE")
-    protocol: Protocol = option("logistic", "How a probe is fitted.")
+    protocol: Protocol = option("logistic", "The protocol: how a probe is fitted.")
     cs: tuple[float, ...] = option(CS, "A candidate for C; repeatable.", flag="--c")
     device: str = option("cpu", "Of torch, such as cpu or cuda.", hashed=False)
 

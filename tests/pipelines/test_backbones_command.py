@@ -25,13 +25,13 @@ def test_the_table_names_every_backbone() -> None:
     assert done.code == 0
     assert all(f"\n{name} " in done.out for name in zoo.entries())
     assert f"{len(zoo.entries())} backbones" in done.out
-    rows = {row["name"]: row for row in featurebank_("backbones", "--json").json}
+    rows = {row["name"]: row for row in featurebank_("backbones", "--json").json["backbones"]}
     assert rows.keys() == zoo.entries().keys()
     assert (rows["mocov3_vit_small"]["heads"], rows["mocov3_vit_small"]["px"]) == ("12", 224)
 
 
 def test_one_style_of_pretraining() -> None:
-    rows = featurebank_("backbones", "--style", "generative", "--json").json
+    rows = featurebank_("backbones", "--style", "generative", "--json").json["backbones"]
     assert [row["name"] for row in rows] == ["stable_diffusion_v1_4", "stable_diffusion_v1_4_224"]
     done = featurebank_("backbones", "--style", "supervise")
     assert done.code == 2

@@ -295,7 +295,7 @@ def test_ctrl_c_exits_130_and_the_run_goes_on_afterwards(tmp_path: Path) -> None
     assert "interrupted; what was committed is kept, run again to go on" in err
     assert "Traceback" not in err
     listed = featurebank_("ls", "--store", tmp_path / "features", "--json").json
-    assert "partial" in {entry["state"] for entry in listed}
+    assert "partial" in {entry["state"] for entry in listed["sets"]}
     assert featurebank_("features", config).code == 0
     assert not list(tmp_path.rglob("*.partial"))
     assert [report.ok for report in FeatureStore(tmp_path / "features").verify()] == [True, True]
@@ -309,7 +309,7 @@ def test_ls_lists_what_is_there(first: First) -> None:
     assert done.code == 0
     assert "pictures/train" in done.out
     assert VIT in done.out
-    listed = featurebank_("ls", "--store", first.store, "--json").json
+    listed = featurebank_("ls", "--store", first.store, "--json").json["sets"]
     assert [(e["dataset"], e["split"], e["state"]) for e in listed] == [
         ("pictures", "test", "sealed"),
         ("pictures", "train", "sealed"),
@@ -320,7 +320,7 @@ def test_ls_lists_what_is_there(first: First) -> None:
 
 def test_ls_takes_a_dataset_a_split_or_a_backbone(first: First) -> None:
     def rows(*filters: str) -> list[int]:
-        return [e["n_rows"] for e in featurebank_("ls", "--store", first.store, "--json", *filters).json]
+        return [e["n_rows"] for e in featurebank_("ls", "--store", first.store, "--json", *filters).json["sets"]]
 
     assert rows("--dataset", "pictures") == [TEST, TRAIN]
     assert rows("--dataset", "pictures/train") == [TRAIN]
@@ -334,7 +334,7 @@ def test_ls_shows_what_is_damaged(first: First, tmp_path: Path) -> None:
     done = featurebank_("ls", "--store", tmp_path / "features")
     assert done.code == 0
     assert "damaged" in done.out
-    states = [e["state"] for e in featurebank_("ls", "--store", tmp_path / "features", "--json").json]
+    states = [e["state"] for e in featurebank_("ls", "--store", tmp_path / "features", "--json").json["sets"]]
     assert states == ["damaged", "sealed"]
 
 
@@ -342,7 +342,7 @@ def test_an_empty_store_is_listed_as_empty(tmp_path: Path) -> None:
     done = featurebank_("ls", "--store", tmp_path)
     assert done.code == 0
     assert done.out == f"{tmp_path}: no feature sets\n"
-    assert featurebank_("ls", "--store", tmp_path, "--json").json == []
+    assert featurebank_("ls", "--store", tmp_path, "--json").json == {"sets": []}
     assert featurebank_("verify", "--store", tmp_path) == Done(0, f"{tmp_path}: no sealed feature sets\n", "")
 
 
@@ -362,7 +362,7 @@ def test_a_store_that_is_not_there_is_wrong_use(tmp_path: Path, command: tuple[s
         (("show", "pictures/tran", VIT), "pictures/train"),
         (("show", "pictures/train", VIT[:-1] + "1"), VIT),
         (("show", "pictures/train", VIT, "--fingerprint", "0123"), "0123"),
-        (("show", "pictures", VIT), "expected DATASET/SPLIT"),
+        (("show", "pictures", VIT), "must be DATASET/SPLIT"),
     ],
 )
 def test_unknown_names_are_wrong_use_and_get_the_nearest_spelling(
@@ -388,7 +388,9 @@ def test_verify_passes_what_is_as_it_was_sealed(first: First) -> None:
     done = featurebank_("verify", "--store", first.store)
     assert done.code == 0
     assert done.out.count("as sealed") == 2
-    reports = featurebank_("verify", "--store", first.store, "--json").json
+    report = featurebank_("verify", "--store", first.store, "--json").json
+    assert report["ok"] is True
+    reports = report["sets"]
     assert [(r["ok"], r["error"]) for r in reports] == [(True, ""), (True, "")]
     assert all(r["nbytes"] == Path(r["path"]).stat().st_size for r in reports)
 
@@ -405,7 +407,7 @@ def test_verify_finds_one_flipped_byte_and_says_where(first: First, tmp_path: Pa
     assert done.code == 1
     assert "output 'pooled'" in words(done.out)
     assert done.out.count("as sealed") == 1
-    broken, sound = featurebank_("verify", "--store", tmp_path / "features", "--json").json
+    broken, sound = featurebank_("verify", "--store", tmp_path / "features", "--json").json["sets"]
     assert (broken["ok"], sound["ok"]) == (False, True)
     assert "chunk 0, rows 0 to" in broken["error"]
 
@@ -415,7 +417,7 @@ def test_verify_finds_one_flipped_byte_and_says_where(first: First, tmp_path: Pa
 
 def test_doctor_says_what_a_run_would_use() -> None:
     findings = featurebank_("doctor", "--json")
-    known = {f["check"]: f for f in findings.json}
+    known = {f["check"]: f for f in findings.json["findings"]}
     assert {"python", "torch", "device", "precision", "cores", "C++ compiler", "cache"} <= set(known)
     assert known["python"]["found"] == ".".join(map(str, sys.version_info[:3]))
     assert findings.code == int(not all(f["ok"] for f in known.values()))

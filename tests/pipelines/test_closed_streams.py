@@ -43,9 +43,9 @@ def test_d14_closed_streams_are_no_fault(store: Path, ending: str) -> None:
 def test_d14_streams_of_few_characters_show_the_others_as_escapes(store: Path, variables: dict[str, str]) -> None:
     done = run(f"{LS} && {LS} --json", store, **variables)
     assert done.returncode == 0, done.stderr
-    table, _, listed = done.stdout.partition("[\n")
+    table, _, listed = done.stdout.partition("{\n")
     assert "net" in table
-    assert json.loads(f"[{listed}")[0]["dataset"] == "pétš"
+    assert json.loads(f"{{{listed}")["sets"][0]["dataset"] == "pétš"
 
 
 def test_d14_a_cache_that_cannot_be_written_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,10 +55,10 @@ def test_d14_a_cache_that_cannot_be_written_names_the_variable(monkeypatch: pyte
 
 
 def test_d11_a_word_finds_families() -> None:
-    found = {row["name"] for row in featurebank_("datasets", "imagenet", "--json").json}
+    found = {row["name"] for row in featurebank_("datasets", "imagenet", "--json").json["datasets"]}
     assert "imagenet1k" in found
     assert len(found) > 1
-    rows = featurebank_("backbones", "clip", "--json").json
+    rows = featurebank_("backbones", "clip", "--json").json["backbones"]
     assert len(rows) > 1
     assert all("clip" in f"{row['name']} {row['aliases']} {row['reference']} {row['method']}".lower() for row in rows)
     assert featurebank_("datasets", "nothing_like_it").code == 2

@@ -28,7 +28,7 @@ def test_the_table_names_every_dataset_with_its_official_numbers() -> None:
     assert done.code == 0
     assert all(f"\n{name} " in done.out for name in manifest())
     assert "train 1,020, val 1,020, test 6,149" in words(done.out)
-    rows = {row["name"]: row for row in featurebank_("datasets", "--json").json}
+    rows = {row["name"]: row for row in featurebank_("datasets", "--json").json["datasets"]}
     assert rows.keys() == manifest().keys()
     assert rows["cub200"]["splits"]["test"] == 5794
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from command_line import featurebank_, words
-from feature_sets import KEY, N_ROWS, make_sealed
+from feature_sets import KEY, make_sealed
 
 from featurebank.store import FeatureStore
 from featurebank.store.fingerprint import fingerprint
@@ -37,7 +37,7 @@ def test_gc_lists_and_deletes_only_when_told(store: FeatureStore) -> None:
     assert listed.code == 0
     assert partial.name in listed.out
     assert "nothing was deleted; repeat with --delete" in listed.out
-    (garbage,) = featurebank_("gc", "--store", store.root, "--json").json
+    (garbage,) = featurebank_("gc", "--store", store.root, "--json").json["files"]
     assert (garbage["path"], garbage["deleted"]) == (str(partial), False)
     assert partial.exists()
     assert "Deleted from" in featurebank_("gc", "--store", store.root, "--delete").out
@@ -55,7 +55,7 @@ def test_merge_brings_in_another_store_and_says_what_it_refused(store: FeatureSt
     broken.write_bytes(b"nothing of the kind")
     done = featurebank_("merge", other.root, "--store", store.root, "--json")
     assert done.code == 1
-    assert sorted(one["result"] for one in done.json) == ["present", "refused"]
+    assert sorted(one["result"] for one in done.json["sets"]) == ["present", "refused"]
     assert featurebank_("merge", tmp_path / "nowhere", "--store", store.root).code == 2
 
 
@@ -67,29 +67,18 @@ def test_show_diff_names_what_differs(store: FeatureStore) -> None:
     assert done.code == 0, done.err
     assert "key.precision null" in words(done.out)
     assert 'provenance.torch "2.9" "2.10"' in words(done.out)
-    fields = [entry["field"] for entry in featurebank_(*place, "--diff", names[1], "--json").json]
+    fields = [entry["field"] for entry in featurebank_(*place, "--diff", names[1], "--json").json["differences"]]
     assert fields == ["key.precision", "provenance.sealed.at", "provenance.sealed.mark", "provenance.torch"]
     assert "have the same manifest" in featurebank_(*place, "--diff", names[0]).out
     assert featurebank_(*place, "--diff", "zzz").code == 2
     assert "several fingerprints" in featurebank_(*place, "--diff", "").err
 
 
-def test_ls_duplicates_lists_content_of_both_splits(store: FeatureStore) -> None:
-    add(store, "2.9")
-    done = featurebank_("ls", "--duplicates", "demo/test", "demo/test", "--store", store.root, "--json")
-    assert done.code == 0, done.err
-    assert len(done.json) == N_ROWS
-    assert done.json[3] == ["images/ä003.png", "images/ä003.png"]
-    shown = featurebank_("ls", "--duplicates", "demo/test", "demo/test", "--store", store.root).out
-    assert f"Content that stands in both: {N_ROWS}" in shown
-    assert featurebank_("ls", "--duplicates", "demo/test", "demo/tst", "--store", store.root).code == 2
-
-
 def test_pack_and_unpack_write_other_stores(store: FeatureStore, tmp_path: Path) -> None:
     pytest.importorskip("hdf5plugin")
     path = add(store, "2.9")
     packed, again = (FeatureStore(tmp_path / name) for name in ("packed", "again"))
-    (row,) = featurebank_("pack", packed.root, "--store", store.root, "--json").json
+    (row,) = featurebank_("pack", packed.root, "--store", store.root, "--json").json["sets"]
     assert row["after"] == Path(row["path"]).stat().st_size
     assert featurebank_("pack", packed.root, "--store", store.root).code == 0
     assert [report.error for report in packed.verify()] == [""]

@@ -78,7 +78,7 @@ def test_d4_names_and_places_of_the_library_are_expanded(home: Path) -> None:
 def test_d4_paths_of_the_command_line_are_expanded(home: Path, tmp_path: Path) -> None:
     write_set(FeatureStore(home / "store"), "pets/train", "net", *clusters(6))
     for text in ("~/store", "$PLACE/store", "$BELOW/store"):
-        assert featurebank_("ls", f"--store={text}", "--json").json[0]["dataset"] == "pets"
+        assert featurebank_("ls", f"--store={text}", "--json").json["sets"][0]["dataset"] == "pets"
     assert featurebank_("pack", "--store=~/store", "$PLACE/packed").code == 0
     assert (home / "packed").is_dir()
     done = featurebank_("ls", "--store", "$NOWHERE/store")
@@ -101,7 +101,7 @@ def test_d4_what_is_there_keeps_its_dollar(tmp_path: Path) -> None:
 def test_d12_a_store_is_named_once_in_the_environment(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_set(FeatureStore(home / "store"), "pets/train", "net@random", *clusters(6))
     monkeypatch.setenv("FEATUREBANK_STORE", "~/store")
-    assert featurebank_("ls", "--json").json[0]["dataset"] == "pets"
+    assert featurebank_("ls", "--json").json["sets"][0]["dataset"] == "pets"
     shown = featurebank_("show", "pets/train@net@random", "--json")
     assert shown.json == featurebank_("show", "pets/train", "net@random", "--json").json
     done = featurebank_("show", "pets/train")

@@ -99,7 +99,7 @@ def test_every_backbone_with_a_text_tower_gets_its_texts_once(store: FeatureStor
         assert "underscores" in fs.provenance["class_texts"]
     assert texts(store, "pets", "--json").json["sets"][0]["state"] == "present"
     assert "pets/texts-simple" in words(texts(store, "pets").out)
-    listed = featurebank_("ls", "--store", store.root, "--json").json
+    listed = featurebank_("ls", "--store", store.root, "--json").json["sets"]
     assert [entry["n_rows"] for entry in listed if entry["split"] == "texts-simple"] == [3]
     assert featurebank_("verify", "--store", store.root).code == 0
 
@@ -110,7 +110,7 @@ def test_templates_and_classes_of_files_lie_beside_the_others(store: FeatureStor
     for arguments in (
         ("pets", TINY, "--templates", "ensemble"),
         ("pets/train", "--templates", "openai"),
-        ("pets", TINY, "--templates", tmp_path / "sketch.txt", "--classes", tmp_path / "my words.txt"),
+        ("pets", TINY, "--templates", tmp_path / "sketch.txt", "--class-names", tmp_path / "my words.txt"),
     ):
         done = texts(store, *arguments)
         assert done.code == 0, done.err
@@ -182,7 +182,7 @@ def test_what_cannot_be_done_is_one_line(store: FeatureStore, tmp_path: Path) ->
         assert (done.code, message in words(done.err)) == (code, True), done.err
         assert len(done.err.strip().splitlines()) == 1
     (tmp_path / "two.txt").write_text("a\nb\n")
-    done = texts(store, "pets", "--classes", tmp_path / "two.txt")
+    done = texts(store, "pets", "--class-names", tmp_path / "two.txt")
     assert "expected a line for each of the 3 classes, in their order; found 2" in words(done.err)
     assert not [entry for entry in store if entry.split.startswith("texts")]
 
@@ -421,7 +421,7 @@ def test_texts_that_a_run_cannot_make_are_said_before_it_begins(
 def test_classes_that_give_no_texts_stop_nothing_else(hub: Path, tmp_path: Path) -> None:
     in_hub(hub, "fb-vit", tmp_path / "made")
     (tmp_path / "two.txt").write_text("a\nb\n")
-    done = run(tmp_path, TINY, more="texts: [{classes: two.txt}, simple]\n")
+    done = run(tmp_path, TINY, more="texts: [{class_names: two.txt}, simple]\n")
     assert done.code == 1
     assert "two.txt: expected a line for each of the 3 classes" in done.json["unavailable"]["texts of pets"]
     assert {one["state"] for one in done.json["sets"]} == {"sealed"}

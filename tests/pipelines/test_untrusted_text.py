@@ -90,7 +90,7 @@ PAIR = name("pets")
 VERBS: list[tuple[Sequence[str], int]] = [
     (("ls",), 0),
     (("ls", "--json"), 0),
-    (("ls", "--duplicates", f"{PAIR}/train", f"{PAIR}/test"), 0),
+    (("duplicates", f"{PAIR}/test", "--gallery", f"{PAIR}/train", "--exact"), 0),
     (("ls", "--dataset", "unknown"), 2),
     (("show", f"{PAIR}/test", name("net")), 0),
     (("show", f"{PAIR}/test", name("net"), "--json"), 0),

@@ -257,7 +257,7 @@ def test_d7_every_verb_works_on_sets_of_ones_own(store: FeatureStore, tmp_path: 
     assert retrieved.code == 0, retrieved.err
     scored = featurebank_("ood", "agnews", "--ood", "music", "--score", "knn", "--score", "msp", *place)
     assert scored.code == 0, scored.err
-    assert len(featurebank_("ls", *place).json) == 3
+    assert len(featurebank_("ls", *place).json["sets"]) == 3
     assert featurebank_("verify", *place).code == 0
     exported = featurebank_("export", "agnews/test", "minilm", tmp_path / "out", *place)
     assert exported.code == 0, exported.err

@@ -132,7 +132,7 @@ def test_c6_every_verb_goes_on(store: FeatureStore, tmp_path: Path) -> None:
     at = ("--store", store.root)
     codes = {
         "ls": featurebank_("ls", *at).code,
-        "duplicates": featurebank_("ls", *at, "--duplicates", "demo/test", "demo/test").code,
+        "duplicates": featurebank_("duplicates", "demo/test@tiny/net", "--exact", *at).code,
         "near duplicates": featurebank_("duplicates", "demo/test@tiny/net", *at).code,
         "verify": featurebank_("verify", *at).code,
         "gc": featurebank_("gc", *at).code,

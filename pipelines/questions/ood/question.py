@@ -84,15 +84,16 @@ class OOD(Question):
         role=True,
     )  # fmt: skip
     id_classes: tuple[str, ...] = option(
-        (), "Numbers or names, by commas: only these are in distribution, the others of KEY are a near set.",
+        (), "Numbers or names, by commas, repeatable: only these are in distribution, others of KEY a near set.",
         metavar="CLASSES",
     )  # fmt: skip
     scores: tuple[str, ...] = option((), "A score; repeatable. Without it, all.", flag="--score", metavar="NAME")
     head: Literal["own", "probe"] | None = option(
-        None, "The backbone's classifier, or a logistic one fitted on the train rows; without it own, if it fits them."
+        None,
+        "The classifier: a probe fitted on the train rows, or the backbone's own; without it own, if it fits.",
     )
     text: str | None = option(
-        None, "Text features of the classes, for mcm: DATASET/SPLIT that featurebank texts made, or (K, D) in .npz or "
+        None, "Text features, for mcm: DATASET/SPLIT that featurebank texts made, or (K, D) in .npz or "
         ".npy, in the order of their numbers.", metavar="FILE|KEY", role=True, suffixes=(".npy", ".npz"),
     )  # fmt: skip
     resamples: int = option(1000, "Of the intervals; 0 for none.", least=0)

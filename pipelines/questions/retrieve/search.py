@@ -62,7 +62,9 @@ class Search(Question):
         "and labels, or ids of KEY's rows.",
         metavar="FILE",
     )
-    protocol: str = option("labels", "cub, sop, gldv2, roxford-medium, bob …; labels has every metric.", metavar="NAME")
+    protocol: str = option(
+        "labels", "The protocol: cub, sop, gldv2, roxford-medium, bob …; labels has every metric.", metavar="NAME"
+    )
     by: str | None = option(None, "An extra column of the records: rows with the same value are relevant.")
     ground_truth: Path | None = option(
         None, "JSON: the easy, hard and junk ids of each query's id; instead of both.", metavar="FILE"
