@@ -31,11 +31,12 @@ class FewLabelsProbe(LinearPredictor, ClassifierMixin, BaseEstimator):  # type: 
 
     Features are standardised with the mean and deviation of the rows that are fitted. The penalty does not change under
     rotation, so that up to D rows are standardised once and fitted, exactly, by their coordinates along their principal
-    axes, at most N of them. With one row in some class there is nothing to choose on, and C is ``one_row_C``.
+    axes, at most N of them. A class of one row is always fitted; with one row in each class there is nothing to choose
+    on, and C is ``one_row_C``.
 
     Args:
         Cs: Candidates; of equal accuracies the smallest wins.
-        folds: At most; no more than the rows of the smallest class.
+        folds: At most; no more than the rows of the smallest class that has several.
         one_row_C: The C of one row a class.
         random_state: Of the folds.
 
@@ -67,7 +68,7 @@ class FewLabelsProbe(LinearPredictor, ClassifierMixin, BaseEstimator):  # type: 
         features, labels = training_data(self, X, y)
         self.classes_, codes = class_codes(labels)
         if len(features) > features.shape[1]:
-            self.C_ = self._chosen(features, labels, int(np.bincount(codes).min()), standardize=True)
+            self.C_ = self._chosen(features, codes, standardize=True)
             ((self.coef_, self.intercept_, _),) = logistic_path(features, labels, [self.C_])
             return self
         rows = np.concatenate([block for _, block in row_blocks(features, np.float64)])
@@ -80,25 +81,28 @@ class FewLabelsProbe(LinearPredictor, ClassifierMixin, BaseEstimator):  # type: 
         # Rows that are all alike span no axis at all.
         axes = axes if len(axes) else np.zeros((1, rows.shape[1]))
         coordinates = rows @ axes.T
-        self.C_ = self._chosen(coordinates, labels, int(np.bincount(codes).min()), standardize=False)
+        self.C_ = self._chosen(coordinates, codes, standardize=False)
         ((coef, intercept, _),) = logistic_path(coordinates, labels, [self.C_], standardize=False)
         self.coef_ = coef @ axes / scale
         self.intercept_ = intercept - self.coef_ @ mean
         return self
 
-    def _chosen(self, rows: NDArray[Any], labels: NDArray[Any], smallest: int, *, standardize: bool) -> float:
-        folds = min(self.folds, smallest)
+    def _chosen(self, rows: NDArray[Any], codes: NDArray[np.int64], *, standardize: bool) -> float:
+        counts = np.bincount(codes)
         self.choices_: tuple[Choice, ...] = ()
-        if folds < 2:
+        if counts.max() < 2 or self.folds < 2:
             return self.one_row_C
+        several, alone = np.flatnonzero(counts[codes] > 1), np.flatnonzero(counts[codes] == 1)
+        folds = min(self.folds, int(counts[counts > 1].min()))
         right = np.zeros(len(self.Cs))
         splitter = StratifiedKFold(folds, shuffle=True, random_state=self.random_state)
-        for fitting, held in splitter.split(rows, labels):
-            path = logistic_path(rows[fitting], labels[fitting], self.Cs, standardize=standardize)
+        for fitted, left in splitter.split(several, codes[several]):
+            fitting, held = np.concatenate([several[fitted], alone]), several[left]
+            path = logistic_path(rows[fitting], codes[fitting], self.Cs, standardize=standardize)
             for where, block in row_blocks(rows[held], np.float64):
                 for index, (coef, intercept, _) in enumerate(path):
                     predicted = both_logits(block @ coef.T + intercept).argmax(1)
-                    right[index] += (self.classes_[predicted] == labels[held][where]).sum()
+                    right[index] += (predicted == codes[held][where]).sum()
         best = min(range(len(right)), key=lambda index: (-right[index], self.Cs[index]))
         scores = dict(zip(self.Cs, right.tolist(), strict=True))
         self.choices_ = (Choice(name="C", value=self.Cs[best], scores=scores),)

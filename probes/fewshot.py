@@ -37,6 +37,7 @@ class FewShot:
         shots: training rows of each class; None where a fraction was drawn.
         fraction: of each class's training rows; None where shots were drawn.
         rows: training rows of a draw.
+        short: classes that have fewer rows than shots, and give all of them.
         accuracies: on the test rows, one a draw.
         mean: of the accuracies.
         low: lower end of Student's 95 % interval of the mean over draws; may leave [0, 1].
@@ -46,6 +47,7 @@ class FewShot:
     shots: int | None
     fraction: float | None
     rows: int
+    short: tuple[int, ...] = ()
     accuracies: tuple[float, ...]
     mean: float
     low: float
@@ -53,7 +55,7 @@ class FewShot:
 
 
 def k_shot_rows(labels: ArrayLike, k: int, draw: int = 0, seed: int = 0) -> NDArray[np.int64]:
-    """Rows of a draw of k from each class, without replacement, ascending.
+    """Rows of a draw of k from each class, without replacement, ascending; a class of fewer rows gives all of them.
 
     The rows of fewer shots are among those of more shots of the same draw. The draw depends on nothing but the
     arguments: it sorts by raw Philox numbers, whose stream is the same on every platform and in every NumPy.
@@ -68,14 +70,13 @@ def k_shot_rows(labels: ArrayLike, k: int, draw: int = 0, seed: int = 0) -> NDAr
         seed: of all draws, 0 or more.
 
     Raises:
-        ValueError: a class with fewer than k rows, unlabelled rows, or k below 1.
+        ValueError: no class with k rows, unlabelled rows, or k below 1.
     """
     if k < 1:
         raise ValueError(f"k must be at least 1; found {k}")
     order, sizes = _drawn(labels, draw, seed)
-    if sizes.min() < k:
-        least = np.unique(np.asarray(labels))[sizes.argmin()]
-        raise ValueError(f"each class must have at least k = {k} rows; found {sizes.min()} of class {least}; lower k")
+    if sizes.max() < k:
+        raise ValueError(f"some class must have at least k = {k} rows; found at most {sizes.max()}; lower k")
     return _first(order, sizes, np.full(len(sizes), k))
 
 
@@ -163,27 +164,31 @@ def label_efficiency_curve(
     if not shots and not fractions:
         raise ValueError("shots or fractions must hold at least one number; found neither")
     factory = _nearest_class_mean if estimator_factory is None else estimator_factory
+    classes, sizes = np.unique(y, return_counts=True)
     plans = [
         (k, None, [k_shot_rows(y, k, draw, seed) for draw in range(draws)]) for k in shots
     ] + [
         (None, fraction, [fraction_rows(y, fraction, draw, seed) for draw in range(draws)]) for fraction in fractions
     ]  # fmt: skip
     return tuple(
-        _point(k, fraction, [_accuracy(factory(), x[rows], y[rows], x_test, y_test) for rows in drawn], len(drawn[0]))
+        _point(
+            [_accuracy(factory(), x[rows], y[rows], x_test, y_test) for rows in drawn],
+            shots=k,
+            fraction=fraction,
+            rows=len(drawn[0]),
+            short=tuple(classes[sizes < (k or 0)].tolist()),
+        )
         for k, fraction, drawn in plans
     )
 
 
-def _point(shots: int | None, fraction: float | None, accuracies: list[float], rows: int) -> FewShot:
+def _point(accuracies: list[float], **drawn: Any) -> FewShot:
     from scipy.special import stdtrit  # type: ignore[import-untyped]
 
     n = len(accuracies)
     mean = float(np.mean(accuracies))
     half = float(stdtrit(n - 1, 0.975) * np.std(accuracies, ddof=1) / np.sqrt(n))
-    return FewShot(
-        shots=shots, fraction=fraction, rows=rows, accuracies=tuple(accuracies),
-        mean=mean, low=mean - half, high=mean + half,
-    )  # fmt: skip
+    return FewShot(accuracies=tuple(accuracies), mean=mean, low=mean - half, high=mean + half, **drawn)
 
 
 def _accuracy(

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featurebank.pipelines.asking.answer import Answer, Score
+from featurebank.pipelines.asking.classes import listed
 from featurebank.pipelines.asking.inputs import Rows, class_notes, labelled_splits
 from featurebank.pipelines.asking.option import option
 from featurebank.pipelines.asking.question import Question
@@ -36,7 +37,7 @@ class FewShot(Question):
     """
 
     name: ClassVar[str] = "fewshot"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     shots: tuple[int, ...] = option((), "Rows of each class; repeatable.")
     fraction: tuple[float, ...] = option((), "Of the rows of each class, above 0; repeatable.")
@@ -88,7 +89,13 @@ class FewShot(Question):
                 )
             )
         kept |= {"ids": test.ids, "rows": test.rows, "labels": test.labels}
-        return Answer(scores=scores, arrays=kept, notes=[*class_notes(train, test), *edge_notes(choices)])
+        total = len(np.unique(train.labels))
+        short = [
+            f"{point.shots} shots: {len(point.short)} of {total} classes have fewer rows and give all of them: {names}"
+            for point in curve
+            if (names := listed([train.class_name(code) for code in point.short]))
+        ]
+        return Answer(scores=scores, arrays=kept, notes=[*class_notes(train, test), *short, *edge_notes(choices)])
 
     def _estimator(self) -> Any:
         from featurebank.probes.few_labels import FewLabelsProbe

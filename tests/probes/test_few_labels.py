@@ -51,6 +51,17 @@ def test_one_row_a_class_has_nothing_to_choose_on() -> None:
     assert (probe.predict(X) == Y).mean() > 0.3
 
 
+def test_d3_a_class_of_one_row_is_fitted_in_every_fold() -> None:
+    x, y = drawn(6)
+    rows = np.concatenate([np.flatnonzero(y != 4), np.flatnonzero(y == 4)[:1]])
+    probe = FewLabelsProbe().fit(x[rows], y[rows])
+    ((choice,),) = (probe.choices_,)
+    assert max(choice.scores.values()) <= 54  # the one row is never among those that are held out
+    assert choice.value == probe.C_
+    assert probe.classes_.tolist() == [*range(10)]
+    assert (probe.predict(X) == Y)[Y != 4].mean() > 0.7
+
+
 def test_two_classes_have_one_vector_of_coefficients() -> None:
     x, y = X[Y < 2][:40], Y[Y < 2][:40]
     probe = FewLabelsProbe().fit(x, y)

@@ -12,6 +12,7 @@ from scipy import stats  # type: ignore[import-untyped]
 from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 from sklearn.neighbors import KNeighborsClassifier  # type: ignore[import-untyped]
 
+from featurebank.probes.few_labels import FewLabelsProbe
 from featurebank.probes.fewshot import few_shot, fraction_rows, k_shot_rows, label_efficiency_curve
 from featurebank.probes.neighbours import NearestClassMean
 
@@ -103,10 +104,27 @@ def test_the_curve_rises_and_ends_at_the_classifier_of_all_rows() -> None:
     assert curve[1] == few_shot(x, y, x_test, y_test, 4, draws=3)
 
 
+def test_d3_a_class_of_fewer_rows_gives_all_of_them_and_is_named() -> None:
+    assert k_shot_rows([0, 0, 1], 2).tolist() == [0, 1, 2]
+    x, y, x_test, y_test = digits()
+    kept = np.flatnonzero((y != 3) | (np.cumsum(y == 3) == 1))
+    only = int(kept[y[kept] == 3][0])
+    for factory in (None, FewLabelsProbe):
+        found = few_shot(x[kept], y[kept], x_test, y_test, 5, draws=2, estimator_factory=factory)
+        assert (found.rows, found.short) == (46, (3,))
+        assert found.mean > 0.5
+    for draw in range(2):
+        assert only in kept[k_shot_rows(y[kept], 5, draw)]
+    assert few_shot(x, y, x_test, y_test, 5, draws=2).short == ()
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda _x, _y: k_shot_rows([0, 0, 1], 2), "at least k = 2 rows; found 1 of class 1; lower k"),
+        (
+            lambda _x, _y: k_shot_rows([0, 0, 1], 3),
+            "some class must have at least k = 3 rows; found at most 2; lower k",
+        ),
         (lambda _x, _y: k_shot_rows([0, 1], 0), "k must be at least 1; found 0"),
         (lambda _x, _y: k_shot_rows([0, -1], 1), "found -1; leave out unlabelled rows"),
         (lambda _x, _y: k_shot_rows([], 1), "integer classes"),
