@@ -37,6 +37,10 @@ def features(  # noqa: PLR0917 - one for each option
     force: Annotated[
         bool, typer.Option("--force", help="Compute known answers again, and replace them; sealed feature sets stay.")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Extract nothing: say what is missing, how large it is, how long it takes."),
+    ] = False,
     trust_merged: Annotated[
         bool, typer.Option("--trust-merged", help="Copy rows of merged sets too, where they have the same images.")
     ] = False,
@@ -64,7 +68,7 @@ def features(  # noqa: PLR0917 - one for each option
         if given:
             run = run.model_copy(update={"extraction": run.extraction.model_copy(update={name: True})})
     with stoppable(), live(err) as observer:
-        report = run_features(run, workers=workers, scheduler=scheduler, observer=observer, force=force)
+        report = run_features(run, workers=workers, scheduler=scheduler, observer=observer, force=force, dry=dry_run)
     if as_json:
         print_json(_report_json(report))
     else:
@@ -82,11 +86,12 @@ def _report_json(report: Report) -> dict[str, Any]:
     from featurebank.pipelines.asking.table import report_json
 
     answers = report_json(report.answers)
+    plan = {name: vars(one) for name, one in (report.plan or {}).items()}
     return {
         "ok": report.ok,
         "device": report.device,
         "precision": report.precision,
-        "sets": [outcome_json(outcome) for outcome in report.outcomes],
+        "sets": [outcome_json(one) | {"estimate": plan.get(one.fingerprint)} for one in report.outcomes],
         "unavailable": report.unavailable,
         "answers": answers["answers"],
         "failed": answers["failed"],

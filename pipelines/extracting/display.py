@@ -15,7 +15,9 @@ from rich.text import Text
 from featurebank.extract.progress import Observer, Snapshot
 from featurebank.extract.wanted import Outcome
 from featurebank.pipelines.asking.table import render
+from featurebank.pipelines.extracting.estimate import Estimate
 from featurebank.pipelines.extracting.run import Report
+from featurebank.pipelines.keeping.inspection import size_text
 from featurebank.pipelines.tables import line, titled_table
 from featurebank.store.text import shown
 
@@ -103,14 +105,32 @@ def _duration(seconds: float) -> str:
     return f"{whole // 60}m{whole % 60:02}s" if whole >= 60 else f"{whole}s"
 
 
-def outcome_table(outcomes: Sequence[Outcome]) -> Table:
+def _planned(plan: Sequence[Estimate]) -> str:
+    """What a dry run says at its end; a sum of what is known."""
+    sizes, times = [one.nbytes for one in plan if one.nbytes], [one.seconds for one in plan if one.seconds]
+    known = [f"features of {size_text(sum(sizes))}"] if sizes else []
+    devices = " and ".join(sorted({one.device for one in plan if one.seconds}))
+    known += [f"at most {_duration(sum(times))}, as earlier on {devices}"] if times else []
+    few = min(len(sizes), len(times))
+    unknown = f"; not all is known of {len(plan) - few}" if few < len(plan) else ""
+    text = ", ".join(known) or "size unknown"
+    return f"Dry run: nothing was extracted. {len(plan)} feature sets to make: {text}{unknown}."
+
+
+def outcome_table(outcomes: Sequence[Outcome], plan: Mapping[str, Estimate] | None = None) -> Table:
     """One row per feature set: what it is, what became of it, how fast, and where the time went, in percent.
 
     What no feature set has, such as failed rows, gets no column.
     """
+
+    def made(outcome: Outcome) -> Estimate:
+        return (plan or {}).get(outcome.fingerprint, Estimate())
+
     names = {"backbone": [o.backbone for o in outcomes], "dataset": [f"{o.dataset}/{o.split}" for o in outcomes]}
     numbers: dict[str, Sequence[str | Text]] = {
         "rows": [f"{o.n_rows:,}" for o in outcomes],
+        "size": [size_text(e.nbytes) if (e := made(o)).nbytes else "" for o in outcomes],
+        "time": [_duration(e.seconds) if (e := made(o)).seconds else "" for o in outcomes],
         "failed": [Text(f"{len(o.failed):,}" if o.failed else "", "yellow") for o in outcomes],
         "images/s": [f"{o.images_per_second:,.0f}" if o.images_per_second else "" for o in outcomes],
         "decode,\nforward,\nwrite %": [_where(o.seconds) for o in outcomes],
@@ -122,8 +142,16 @@ def outcome_table(outcomes: Sequence[Outcome]) -> Table:
         table.add_column(Text(name), justify="right", no_wrap=True)
     for index, outcome in enumerate(outcomes):
         described = (cells[index] for cells in names.values())
-        table.add_row(*described, STATES[outcome.state], *(cells[index] for cells in filled.values()))
+        table.add_row(
+            *described,
+            STATES[outcome.state] if plan is None else _state(outcome),
+            *(cells[index] for cells in filled.values()),
+        )
     return table
+
+
+def _state(outcome: Outcome) -> Text:
+    return Text("to make") if outcome.state == "missing" else STATES[outcome.state]
 
 
 def _where(seconds: Mapping[str, float]) -> str:
@@ -142,7 +170,7 @@ def _where(seconds: Mapping[str, float]) -> str:
 def render_report(report: Report, console: Console, *, seconds: float) -> None:
     """The closing tables of ``featurebank features``, and below each what failed and why."""
     if report.outcomes:
-        console.print(outcome_table(report.outcomes))
+        console.print(outcome_table(report.outcomes, report.plan))
         _render_failed(report.outcomes, console)
     for outcome in report.outcomes:
         if outcome.error:
@@ -153,7 +181,9 @@ def render_report(report: Report, console: Console, *, seconds: float) -> None:
         console.print()
         render(report.answers, console)
     console.print()
-    if report.nothing_to_do:
+    if report.plan is not None:
+        console.print(_planned([*report.plan.values()]), highlight=False, soft_wrap=True)
+    elif report.nothing_to_do:
         console.print(f"Everything is sealed already: nothing was computed or fetched ({seconds:.1f} s).")
     else:
         made = sum(o.state == "sealed" for o in report.outcomes)

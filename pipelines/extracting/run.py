@@ -26,6 +26,7 @@ from featurebank.pipelines.asking.run import Report as Answers
 from featurebank.pipelines.asking.run import ask
 from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.extracting.config import DatasetConfig, ExtractionConfig, QuestionConfig, RunConfig
+from featurebank.pipelines.extracting.estimate import Estimate, estimates
 from featurebank.pipelines.extracting.run_texts import make_run_texts, text_places
 from featurebank.pipelines.extracting.scale.start import check_request, connected, started
 from featurebank.store import FeatureStore, StoreError
@@ -46,6 +47,7 @@ class Report:
         outcomes: one per feature set.
         unavailable: backbone or dataset to the reason it could not be had.
         answers: of what was asked of them.
+        plan: of a dry run, what each missing set would take, by its fingerprint.
         precision: what ``auto`` became.
         device: what ``auto`` became.
     """
@@ -53,13 +55,15 @@ class Report:
     outcomes: list[Outcome]
     unavailable: dict[str, str] = field(default_factory=dict)
     answers: Answers = field(default_factory=Answers)
+    plan: dict[str, Estimate] | None = None
     precision: str
     device: str
 
     @property
     def ok(self) -> bool:
-        """Whether everything that was asked for is there."""
-        sets = all(outcome.state in ("present", "sealed") for outcome in self.outcomes)
+        """Whether everything that was asked for is there; of a dry run, whether it can be had."""
+        good = ("present", "sealed") if self.plan is None else ("present", "missing")
+        sets = all(outcome.state in good for outcome in self.outcomes)
         return sets and not self.unavailable and self.answers.ok
 
     @property
@@ -75,6 +79,7 @@ def run_features(
     scheduler: str | None = None,
     observer: Observer | None = None,
     force: bool = False,
+    dry: bool = False,
     say: Callable[[str], None] = log.info,
 ) -> Report:
     """Resolves everything, extracts what the store lacks, and asks what is to be asked.
@@ -87,6 +92,8 @@ def run_features(
         scheduler: address of a Dask scheduler whose workers extract; they share this machine's paths.
         observer: called with snapshots while images move.
         force: whether answers that are known are computed again; sealed sets are not.
+        dry: whether nothing is extracted, asked or written; the report says what would be. Weights are fetched, and
+            records read, for they are in the keys.
         say: called with one line at a time, for people.
 
     Raises:
@@ -107,13 +114,17 @@ def run_features(
         splits, digests = _open_all(config, unavailable)
         requests = [Request(backbone=spec, split=index) for spec in specs for index in digests]
         wanted = want(requests, splits, store, precision=precision, dtype=wish.dtype, digests=digests)
-        for w in wanted:
+        for w in wanted if not dry else ():
             source = splits[w.request.split].spec
             store.note_content(f"{source.name} in {source.root or ''}", w.key["dataset"])
             note_place(source, w.key["dataset"])
         _name_backbones(wanted, store)
         missing = sum(w.outcome.state == "missing" for w in wanted)
         say(f"{len(wanted)} feature sets wanted: {len(wanted) - missing} sealed already, {missing} to make")
+        if dry:
+            plan = estimates(wanted, store)
+            outcomes = [w.outcome for w in wanted]
+            return Report(outcomes=outcomes, unavailable=unavailable, plan=plan, precision=precision, device=device)
         if missing:
             say(f"device {device}, precision {precision}, stored as {wish.dtype}")
             if workers is not None:

@@ -301,6 +301,28 @@ def test_ctrl_c_exits_130_and_the_run_goes_on_afterwards(tmp_path: Path) -> None
     assert [report.ok for report in FeatureStore(tmp_path / "features").verify()] == [True, True]
 
 
+def test_d12_a_dry_run_says_what_is_missing_and_writes_nothing(first: First, tmp_path: Path) -> None:
+    shutil.copytree(first.config.parent, tmp_path / "run")
+    config = changed(tmp_path / "run" / "run.yaml", "batch_size: 8", "batch_size: 8, max_pixels: 1000000")
+    shutil.rmtree(tmp_path / "run" / "features" / "results")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    done = featurebank_("features", config, "--dry-run")
+    assert done.code == 0, done.err
+    report = featurebank_("features", config, "--dry-run", "--json").json
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert report["ok"] is True
+    for one, rows in zip(report["sets"], (TRAIN, TEST), strict=True):
+        assert (one["state"], one["n_rows"], one["estimate"]["nbytes"]) == ("missing", rows, rows * 1064 * 2)
+        assert one["estimate"]["seconds"] > 0
+    text = words(done.out)
+    assert "to make" in text
+    assert "Dry run: nothing was extracted. 2 feature sets to make: features of 87.3 KiB, at most " in text
+    assert "not all is known" not in text
+    unknown = featurebank_("features", config, "--dry-run", "--store", tmp_path / "none")
+    assert "2 feature sets to make: size unknown; not all is known of 2." in words(unknown.out)
+    assert not (tmp_path / "none").exists()
+
+
 # ls, show, verify
 
 
