@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from featurebank._faces import lazy_names
 
 if TYPE_CHECKING:
-    from featurebank.probes.bootstrap import *
     from featurebank.probes.calibration import *
     from featurebank.probes.choice import *
     from featurebank.probes.comparison import *
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from featurebank.probes.fewshot import *
     from featurebank.probes.groups import *
     from featurebank.probes.heads import *
+    from featurebank.probes.intervals import *
     from featurebank.probes.linear import *
     from featurebank.probes.logistic import *
     from featurebank.probes.metrics import *
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from featurebank.probes.neighbours import *
     from featurebank.probes.numbering import *
     from featurebank.probes.prompts import *
-    from featurebank.probes.proportions import *
     from featurebank.probes.ranking import *
     from featurebank.probes.ridge import *
     from featurebank.probes.segmentation import *
@@ -38,7 +37,6 @@ else:
     __all__, __getattr__, __dir__ = lazy_names(
         __name__,
         {
-            "bootstrap": "bootstrap_interval bootstrap_means cluster_interval row_weights weighted_interval",
             "calibration": "ReliabilityDiagram TemperatureScaling reliability_diagram",
             "choice": "CS Choice edge_notes",
             "comparison": (
@@ -49,6 +47,10 @@ else:
             "fewshot": "Classifier FewShot few_shot fraction_rows k_shot_rows label_efficiency_curve",
             "groups": "GroupReport RateGaps group_report",
             "heads": "LinearHeads",
+            "intervals": (
+                "auroc_interval bootstrap_interval bootstrap_means cluster_interval delong_interval gap_interval "
+                "mean_interval paired_interval row_weights weighted_interval wilson_interval"
+            ),
             "linear": "LinearFit LinearResult Protocol fit_linear linear_probe protocol_heads",
             "logistic": "Convergence LogisticProbe LogisticProbeCV logistic_path",
             "metrics": (
@@ -60,7 +62,6 @@ else:
             "neighbours": "KNNProbe KNNSweep NearestClassMean knn_sweep",
             "numbering": "doubt",
             "prompts": "IMAGENET_TEMPLATES PLAIN_TEMPLATE READABLE readable render_prompts",
-            "proportions": "auroc_interval delong_interval gap_interval mean_interval paired_interval wilson_interval",
             "ranking": "Ranking rank_backbones ranks z_scores",
             "ridge": "RegressionScores RidgePath RidgeProbe regression_scores",
             "segmentation": "confusion_matrix dice mean_iou",

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featurebank.probes.bootstrap import bootstrap_means, row_weights
-from featurebank.probes.proportions import paired_interval
+from featurebank.probes.intervals import bootstrap_means, check_draws, paired_interval, percentiles, row_weights
 from featurebank.probes.weighted import Statistic, value_of
 
 __all__ = [
@@ -135,8 +134,7 @@ def paired_bootstrap(
         ValueError: the arrays are not finite numbers of one shape (M,), there are no rows, ``draws`` is below 1 or
             ``level`` is not between 0 and 1.
     """
-    if not 0 < level < 1 or draws < 1:
-        raise ValueError(f"level must be between 0 and 1 and draws at least 1, got {level} and {draws}")
+    check_draws(draws, level)
     left, right = np.asarray(first), np.asarray(second)
     if left.ndim != 1 or left.shape != right.shape:
         raise ValueError(f"first and second must be (M,) of the same rows, got {left.shape} and {right.shape}")
@@ -159,10 +157,9 @@ def paired_statistics(
         seed: of the draws.
 
     Raises:
-        ValueError: as `featurebank.probes.bootstrap.weighted_interval`.
+        ValueError: as `featurebank.probes.intervals.weighted_interval`.
     """
-    if not 0 < level < 1 or draws < 1:
-        raise ValueError(f"level must be between 0 and 1 and draws at least 1, got {level} and {draws}")
+    check_draws(draws, level)
     blocks = row_weights(rows, draws=draws, seed=seed)
     drawn = np.concatenate([first(weights) - second(weights) for weights in blocks])
     return _tested(value_of(first, rows) - value_of(second, rows), drawn[~np.isnan(drawn)], level)
@@ -230,10 +227,10 @@ def _tested(observed: float, drawn: NDArray[np.float64], level: float) -> Paired
     """The interval and the p-value of an observed difference from drawn ones."""
     if not len(drawn):
         raise ValueError("the metrics must be defined for some drawn rows; found none")
-    low, high = np.quantile(drawn, ((1 - level) / 2, (1 + level) / 2))
+    low, high = percentiles(drawn, level)
     beyond = int((np.abs(drawn - observed) >= abs(observed) * (1 - 1e-9)).sum())
     p_value = (beyond + 1) / (len(drawn) + 1)
-    return PairedBootstrap(difference=observed, low=float(low), high=float(high), p_value=p_value)
+    return PairedBootstrap(difference=observed, low=low, high=high, p_value=p_value)
 
 
 def _correct(name: str, values: ArrayLike) -> NDArray[np.bool_]:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from featurebank.probes.intervals import gap_interval, wilson_interval
 from featurebank.probes.metrics import as_labels, predicted_classes
-from featurebank.probes.proportions import gap_interval, wilson_interval
 
 __all__ = ["GroupReport", "RateGaps", "group_report"]
 
@@ -26,7 +26,7 @@ class RateGaps:
     Attributes:
         values: (K,) float64, NaN where fewer than two groups have the rate.
         low: (K,) float64, lower end of the 95 % interval, of Wilson's intervals of the groups' rates; see
-            `featurebank.probes.proportions.gap_interval`.
+            `featurebank.probes.intervals.gap_interval`.
         high: (K,) float64, upper end.
     """
 

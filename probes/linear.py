@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from featurebank.probes._prediction import log_probabilities
 from featurebank.probes.choice import CS, Choice
-from featurebank.probes.proportions import wilson_interval
+from featurebank.probes.intervals import wilson_interval
 
 if TYPE_CHECKING:
     from featurebank.probes.heads import LinearHeads

@@ -201,7 +201,7 @@ def _compared(results: Results, cells: Mapping[str, _Cell], settings: Mapping[st
 def _test(first: _Measure, second: _Measure, names: str, *, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """A difference with its interval, and what a test says of it."""
     from featurebank.probes.comparison import mcnemar, paired_statistics
-    from featurebank.probes.proportions import paired_interval
+    from featurebank.probes.intervals import paired_interval
 
     _, left, right = np.intersect1d(first.ids, second.ids, return_indices=True)
     n = len(left)

@@ -14,8 +14,13 @@ from numpy.typing import ArrayLike, NDArray
 from featurebank.pipelines.asking.answer import Score
 from featurebank.pipelines.asking.inputs import SplitRows
 from featurebank.probes._rows import row_slices
-from featurebank.probes.bootstrap import bootstrap_interval, cluster_interval, weighted_interval
-from featurebank.probes.proportions import mean_interval, wilson_interval
+from featurebank.probes.intervals import (
+    bootstrap_interval,
+    cluster_interval,
+    mean_interval,
+    weighted_interval,
+    wilson_interval,
+)
 from featurebank.probes.weighted import Statistic
 
 __all__ = [

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from featurebank.probes.intervals import delong_interval, wilson_interval
 from featurebank.probes.metrics import as_values
 from featurebank.probes.ood.registry import get, score_all
 from featurebank.probes.ood.statistics import TrainingSet
-from featurebank.probes.proportions import delong_interval, wilson_interval
 
 __all__ = ["Detection", "Evaluation", "Selection", "detection", "evaluate", "select", "shared_rows"]
 

@@ -16,7 +16,7 @@ from retrieval_sets import cosine_lists, list_metrics, retrieve, retrieve_json, 
 
 from featurebank.pipelines.asking.results import Results
 from featurebank.pipelines.questions.retrieve.ranking import Descriptors, evaluate_index, open_index
-from featurebank.probes.bootstrap import bootstrap_interval, cluster_interval
+from featurebank.probes.intervals import bootstrap_interval, cluster_interval
 from featurebank.retrieval import (
     LabelRelevance,
     ListRelevance,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats  # type: ignore[import-untyped]
 
 from featurebank.probes.comparison import compare_all, holm, mcnemar, paired_bootstrap
-from featurebank.probes.proportions import paired_interval
+from featurebank.probes.intervals import paired_interval
 
 
 def paired(b: int, c: int, both: int = 50) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -10,9 +10,9 @@ from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
 from sklearn.preprocessing import StandardScaler  # type: ignore[import-untyped]
 
-from featurebank.probes.bootstrap import bootstrap_interval
 from featurebank.probes.calibration import TemperatureScaling
 from featurebank.probes.choice import CS
+from featurebank.probes.intervals import bootstrap_interval
 from featurebank.probes.linear import fit_linear, linear_probe, protocol_heads
 from featurebank.probes.logistic import LogisticProbe, LogisticProbeCV
 

@@ -16,7 +16,7 @@ from sklearn import metrics as sk  # type: ignore[import-untyped]
 from torchmetrics.functional import classification as tm
 
 from featurebank.probes import _rows, bootstrap, metrics, segmentation
-from featurebank.probes.bootstrap import bootstrap_interval, bootstrap_means
+from featurebank.probes.intervals import bootstrap_interval, bootstrap_means
 from featurebank.probes.metrics import (
     accuracy,
     auroc,

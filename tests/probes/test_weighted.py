@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from featurebank.probes.bootstrap import bootstrap_interval, row_weights, weighted_interval
 from featurebank.probes.comparison import paired_bootstrap, paired_statistics
+from featurebank.probes.intervals import bootstrap_interval, row_weights, weighted_interval
 from featurebank.probes.metrics import multilabel_auroc, multilabel_map
 from featurebank.probes.ridge import regression_scores
 from featurebank.probes.segmentation import dice, mean_iou

@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from sklearn import metrics as sk  # type: ignore[import-untyped]
 
+from featurebank.probes.intervals import delong_interval
 from featurebank.probes.metrics import auroc, average_precision
 from featurebank.probes.ood.evaluation import METRICS, detection, evaluate, select, shared_rows
-from featurebank.probes.proportions import delong_interval
 
 
 def two_sets(digits: int | None, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats  # type: ignore[import-untyped]
 
-from featurebank.probes.bootstrap import cluster_interval
-from featurebank.probes.proportions import (
+from featurebank.probes.intervals import (
     auroc_interval,
+    cluster_interval,
     delong_interval,
     gap_interval,
     mean_interval,
