@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featurebank.probes.intervals import bootstrap_means, check_draws, paired_interval, percentiles, row_weights
-from featurebank.probes.weighted import Statistic, value_of
+from featurebank.probes.intervals import bootstrap_means, paired_interval, row_weights
+from featurebank.probes.weighted import Statistic, check_draws, percentiles, value_of
 
 __all__ = [
     "Comparison",
@@ -116,7 +116,7 @@ def mcnemar(first: ArrayLike, second: ArrayLike, *, exact_below: int = EXACT_BEL
 
 
 def paired_bootstrap(
-    first: ArrayLike, second: ArrayLike, *, draws: int = 10000, level: float = 0.95, seed: int = 0
+    first: ArrayLike, second: ArrayLike, *, draws: int = 10000, level: float = 0.95, random_state: int = 0
 ) -> PairedBootstrap:
     """The difference in mean of a per-row score, rows drawn with replacement for both at once.
 
@@ -128,7 +128,7 @@ def paired_bootstrap(
         second: (M,), of the same rows.
         draws: resamples.
         level: of the interval.
-        seed: of the draws.
+        random_state: of the draws.
 
     Raises:
         ValueError: the arrays are not finite numbers of one shape (M,), there are no rows, ``draws`` is below 1 or
@@ -139,12 +139,12 @@ def paired_bootstrap(
     if left.ndim != 1 or left.shape != right.shape:
         raise ValueError(f"first and second must be (M,) of the same rows, got {left.shape} and {right.shape}")
     differences = left.astype(np.float64) - right.astype(np.float64)
-    drawn = bootstrap_means(differences, draws=draws, seed=seed)
+    drawn = bootstrap_means(differences, draws=draws, random_state=random_state)
     return _tested(float(differences.mean()), drawn, level)
 
 
 def paired_statistics(
-    first: Statistic, second: Statistic, rows: int, *, draws: int = 2000, level: float = 0.95, seed: int = 0
+    first: Statistic, second: Statistic, rows: int, *, draws: int = 2000, level: float = 0.95, random_state: int = 0
 ) -> PairedBootstrap:
     """The difference of any metric of M rows, drawn with replacement for both at once; as `paired_bootstrap`.
 
@@ -154,13 +154,13 @@ def paired_statistics(
         rows: M.
         draws: resamples; those that do not define both metrics are passed over.
         level: of the interval.
-        seed: of the draws.
+        random_state: of the draws.
 
     Raises:
         ValueError: as `featurebank.probes.intervals.weighted_interval`.
     """
     check_draws(draws, level)
-    blocks = row_weights(rows, draws=draws, seed=seed)
+    blocks = row_weights(rows, draws=draws, random_state=random_state)
     drawn = np.concatenate([first(weights) - second(weights) for weights in blocks])
     return _tested(value_of(first, rows) - value_of(second, rows), drawn[~np.isnan(drawn)], level)
 

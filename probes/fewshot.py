@@ -54,7 +54,7 @@ class FewShot:
     high: float
 
 
-def k_shot_rows(labels: ArrayLike, k: int, draw: int = 0, seed: int = 0) -> NDArray[np.int64]:
+def k_shot_rows(labels: ArrayLike, k: int, draw: int = 0, random_state: int = 0) -> NDArray[np.int64]:
     """Rows of a draw of k from each class, without replacement, ascending; a class of fewer rows gives all of them.
 
     The rows of fewer shots are among those of more shots of the same draw. The draw depends on nothing but the
@@ -67,20 +67,20 @@ def k_shot_rows(labels: ArrayLike, k: int, draw: int = 0, seed: int = 0) -> NDAr
         labels: (N,) integer classes, 0 or more.
         k: rows of each class.
         draw: number of the draw, 0 or more.
-        seed: of all draws, 0 or more.
+        random_state: of all draws, 0 or more.
 
     Raises:
         ValueError: no class with k rows, unlabelled rows, or k below 1.
     """
     if k < 1:
         raise ValueError(f"k must be at least 1; found {k}")
-    order, sizes = _drawn(labels, draw, seed)
+    order, sizes = _drawn(labels, draw, random_state)
     if sizes.max() < k:
         raise ValueError(f"some class must have at least k = {k} rows; found at most {sizes.max()}; lower k")
     return _first(order, sizes, np.full(len(sizes), k))
 
 
-def fraction_rows(labels: ArrayLike, fraction: float, draw: int = 0, seed: int = 0) -> NDArray[np.int64]:
+def fraction_rows(labels: ArrayLike, fraction: float, draw: int = 0, random_state: int = 0) -> NDArray[np.int64]:
     """Rows of a draw of a fraction of each class, rounded half up and at least one, ascending.
 
     The rows of a smaller fraction are among those of a larger one of the same draw; see `k_shot_rows`.
@@ -92,14 +92,14 @@ def fraction_rows(labels: ArrayLike, fraction: float, draw: int = 0, seed: int =
         labels: (N,) integer classes, 0 or more.
         fraction: above 0, at most 1.
         draw: number of the draw, 0 or more.
-        seed: of all draws, 0 or more.
+        random_state: of all draws, 0 or more.
 
     Raises:
         ValueError: unlabelled rows, or a fraction out of range.
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction must be above 0 and at most 1; found {fraction}")
-    order, sizes = _drawn(labels, draw, seed)
+    order, sizes = _drawn(labels, draw, random_state)
     return _first(order, sizes, np.maximum(1, np.floor(fraction * sizes + 0.5).astype(np.int64)))
 
 
@@ -112,7 +112,7 @@ def few_shot(
     *,
     draws: int = 5,
     estimator_factory: Callable[[], Classifier] | None = None,
-    seed: int = 0,
+    random_state: int = 0,
 ) -> FewShot:
     """Test accuracy of a classifier fitted on k rows of each class, over several draws.
 
@@ -124,14 +124,14 @@ def few_shot(
         shots: k.
         draws: at least 2.
         estimator_factory: gives a fresh classifier for each draw; `NearestClassMean` if None.
-        seed: of the draws.
+        random_state: of the draws.
 
     Raises:
         ValueError: as `k_shot_rows`, fewer than two draws, or features and labels that do not belong together.
     """
     (point,) = label_efficiency_curve(
         features, labels, test_features, test_labels,
-        shots=(shots,), draws=draws, estimator_factory=estimator_factory, seed=seed,
+        shots=(shots,), draws=draws, estimator_factory=estimator_factory, random_state=random_state,
     )  # fmt: skip
     return point
 
@@ -146,7 +146,7 @@ def label_efficiency_curve(
     fractions: Sequence[float] = (),
     draws: int = 5,
     estimator_factory: Callable[[], Classifier] | None = None,
-    seed: int = 0,
+    random_state: int = 0,
 ) -> tuple[FewShot, ...]:
     """`few_shot` for each number of shots, then for each fraction of the training rows, in the order given.
 
@@ -165,11 +165,11 @@ def label_efficiency_curve(
         raise ValueError("shots or fractions must hold at least one number; found neither")
     factory = _nearest_class_mean if estimator_factory is None else estimator_factory
     classes, sizes = np.unique(y, return_counts=True)
+    seeds = [(draw, random_state) for draw in range(draws)]
     plans = [
-        (k, None, [k_shot_rows(y, k, draw, seed) for draw in range(draws)]) for k in shots
-    ] + [
-        (None, fraction, [fraction_rows(y, fraction, draw, seed) for draw in range(draws)]) for fraction in fractions
-    ]  # fmt: skip
+        *((k, None, [k_shot_rows(y, k, *seed) for seed in seeds]) for k in shots),
+        *((None, fraction, [fraction_rows(y, fraction, *seed) for seed in seeds]) for fraction in fractions),
+    ]
     return tuple(
         _point(
             [_accuracy(factory(), x[rows], y[rows], x_test, y_test) for rows in drawn],
@@ -203,16 +203,16 @@ def _nearest_class_mean() -> Classifier:
     return NearestClassMean()
 
 
-def _drawn(labels: ArrayLike, draw: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _drawn(labels: ArrayLike, draw: int, random_state: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """All rows, class by class, in the order in which a draw takes them; and the rows of each class."""
     classes = np.asarray(labels)
     if classes.ndim != 1 or len(classes) == 0 or classes.dtype.kind not in "iu":
         raise ValueError(f"labels must be (N,) integer classes; found {classes.dtype} of shape {classes.shape}")
     if classes.min() < 0:
         raise ValueError(f"classes must be 0 or more; found {classes.min()}; leave out unlabelled rows")
-    if draw < 0 or seed < 0:
-        raise ValueError(f"draw and seed must be 0 or more; found {draw} and {seed}")
-    keys = np.random.Philox(key=np.array([seed, draw], np.uint64)).random_raw(len(classes))
+    if draw < 0 or random_state < 0:
+        raise ValueError(f"draw and random_state must be 0 or more; found {draw} and {random_state}")
+    keys = np.random.Philox(key=np.array([random_state, draw], np.uint64)).random_raw(len(classes))
     return np.lexsort((keys, classes)), np.unique_counts(classes).counts.astype(np.int64)
 
 

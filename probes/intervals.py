@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from featurebank.probes._rows import row_slices
 from featurebank.probes.metrics import as_labels, as_values
-from featurebank.probes.weighted import Statistic
+from featurebank.probes.weighted import Statistic, check_draws, percentiles
 
 __all__ = [
     "auroc_interval",
@@ -203,7 +203,7 @@ def delong_interval(positives: ArrayLike, negatives: ArrayLike, *, level: float 
     return low, high
 
 
-def bootstrap_means(values: ArrayLike, *, draws: int = 2000, seed: int = 0) -> NDArray[np.float64]:
+def bootstrap_means(values: ArrayLike, *, draws: int = 2000, random_state: int = 0) -> NDArray[np.float64]:
     """The means, (draws,), of (M,) rows drawn with replacement.
 
     Rows of few distinct values are drawn as counts of each value, which has the same distribution and is quick.
@@ -212,7 +212,7 @@ def bootstrap_means(values: ArrayLike, *, draws: int = 2000, seed: int = 0) -> N
         ValueError: there are no rows, or a value is not finite.
     """
     rows = as_values(values)
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(random_state)
     n = len(rows)
     if rows.dtype == np.bool_:
         return generator.binomial(n, rows.mean(), size=draws) / n
@@ -232,7 +232,7 @@ def bootstrap_interval(
     strata: ArrayLike | None = None,
     draws: int = 2000,
     level: float = 0.95,
-    seed: int = 0,
+    random_state: int = 0,
 ) -> tuple[float, float]:
     """The percentile bootstrap interval of a metric over rows drawn with replacement.
 
@@ -246,22 +246,22 @@ def bootstrap_interval(
             in every draw, which ranking metrics need.
         draws: resamples.
         level: of the interval.
-        seed: of the draws.
+        random_state: of the draws.
 
     Raises:
         ValueError: the arrays differ in rows or have none, ``level`` is not between 0 and 1, or the metric raises it.
     """
     check_draws(draws, level)
     if metric is None and strata is None and len(arrays) == 1:
-        drawn = bootstrap_means(arrays[0], draws=draws, seed=seed)
+        drawn = bootstrap_means(arrays[0], draws=draws, random_state=random_state)
     else:
-        drawn = _drawn_metrics([np.asarray(array) for array in arrays], metric, strata, draws, seed)
+        drawn = _drawn_metrics([np.asarray(array) for array in arrays], metric, strata, draws, random_state)
     return percentiles(drawn, level)
 
 
-def row_weights(rows: int, *, draws: int, seed: int = 0) -> Iterator[NDArray[np.float64]]:
+def row_weights(rows: int, *, draws: int, random_state: int = 0) -> Iterator[NDArray[np.float64]]:
     """Blocks (B, M) of how often each row was drawn, rows drawn with replacement as many as there are."""
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(random_state)
     for block in row_slices(draws, rows):
         size = block.stop - block.start
         taken = generator.integers(0, rows, (size, rows)) + np.arange(size)[:, None] * rows
@@ -269,7 +269,7 @@ def row_weights(rows: int, *, draws: int, seed: int = 0) -> Iterator[NDArray[np.
 
 
 def weighted_interval(
-    statistic: Statistic, rows: int, *, draws: int = 2000, level: float = 0.95, seed: int = 0
+    statistic: Statistic, rows: int, *, draws: int = 2000, level: float = 0.95, random_state: int = 0
 ) -> tuple[float, float]:
     """The percentile bootstrap interval of a statistic of row weights; draws that do not define it are passed over.
 
@@ -277,7 +277,9 @@ def weighted_interval(
         ValueError: ``level`` is not between 0 and 1, ``draws`` is below 1, or no draw defines the statistic.
     """
     check_draws(draws, level)
-    drawn = np.concatenate([statistic(weights) for weights in row_weights(rows, draws=draws, seed=seed)])
+    drawn = np.concatenate(
+        [statistic(weights) for weights in row_weights(rows, draws=draws, random_state=random_state)]
+    )
     drawn = drawn[~np.isnan(drawn)]
     if not len(drawn):
         raise ValueError(f"the metric must be defined for some drawn rows; found none in {draws} draws of {rows}")
@@ -285,7 +287,7 @@ def weighted_interval(
 
 
 def cluster_interval(
-    values: ArrayLike, clusters: ArrayLike, *, draws: int = 2000, level: float = 0.95, seed: int = 0
+    values: ArrayLike, clusters: ArrayLike, *, draws: int = 2000, level: float = 0.95, random_state: int = 0
 ) -> tuple[float, float]:
     """The interval of a mean of (M,) values whose clusters, not rows, are drawn with replacement, all rows of each.
 
@@ -298,7 +300,7 @@ def cluster_interval(
         clusters: (M,) the cluster of each row.
         draws: resamples.
         level: of the interval.
-        seed: of the draws.
+        random_state: of the draws.
 
     Raises:
         ValueError: as `weighted_interval`, other shapes, or fewer than two clusters.
@@ -312,12 +314,20 @@ def cluster_interval(
         raise ValueError(f"an interval over clusters needs at least two, got one of {len(of)} rows")
     sums = np.bincount(numbers, of)
     return weighted_interval(
-        lambda weights: weights @ sums / (weights @ sizes), len(sizes), draws=draws, level=level, seed=seed
+        lambda weights: weights @ sums / (weights @ sizes),
+        len(sizes),
+        draws=draws,
+        level=level,
+        random_state=random_state,
     )
 
 
 def _drawn_metrics(
-    arrays: list[NDArray[Any]], metric: Callable[..., float] | None, strata: ArrayLike | None, draws: int, seed: int
+    arrays: list[NDArray[Any]],
+    metric: Callable[..., float] | None,
+    strata: ArrayLike | None,
+    draws: int,
+    random_state: int,
 ) -> NDArray[np.float64]:
     if not arrays or any(array.ndim < 1 or len(array) != len(arrays[0]) for array in arrays) or not len(arrays[0]):
         raise ValueError(f"arrays must have the same rows, at least one, got {[array.shape for array in arrays]}")
@@ -329,24 +339,12 @@ def _drawn_metrics(
         numbers = np.unique(as_labels(strata, rows=rows, name="strata"), return_inverse=True)[1]
         members = np.split(np.argsort(numbers, kind="stable"), np.bincount(numbers).cumsum()[:-1])
     of = metric or (lambda values: float(as_values(values).mean(dtype=np.float64)))
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(random_state)
     drawn = np.empty(draws)
     for draw in range(draws):
         taken = np.concatenate([own[generator.integers(0, len(own), len(own))] for own in members])
         drawn[draw] = of(*(array[taken] for array in arrays))
     return drawn
-
-
-def check_draws(draws: int, level: float) -> None:
-    """Raises ValueError where there are no draws, or the level of an interval is not between 0 and 1."""
-    if not 0 < level < 1 or draws < 1:
-        raise ValueError(f"level must be between 0 and 1 and draws at least 1, got {level} and {draws}")
-
-
-def percentiles(drawn: NDArray[np.float64], level: float) -> tuple[float, float]:
-    """The ends between which the middle of what was drawn (B,) lies."""
-    low, high = np.quantile(drawn, ((1 - level) / 2, (1 + level) / 2))
-    return float(low), float(high)
 
 
 def _z(level: float) -> float:

@@ -23,6 +23,18 @@ def value_of(statistic: Statistic, rows: int) -> float:
     return float(statistic(np.ones((1, rows)))[0])
 
 
+def check_draws(draws: int, level: float) -> None:
+    """Raises ValueError where there are no draws, or the level of an interval is not between 0 and 1."""
+    if not 0 < level < 1 or draws < 1:
+        raise ValueError(f"level must be between 0 and 1 and draws at least 1, got {level} and {draws}")
+
+
+def percentiles(drawn: NDArray[np.float64], level: float) -> tuple[float, float]:
+    """The ends between which the middle of what was drawn (B,) lies."""
+    low, high = np.quantile(drawn, ((1 - level) / 2, (1 + level) / 2))
+    return float(low), float(high)
+
+
 def mean(values: ArrayLike) -> Statistic:
     """The mean of values (M,).
 

@@ -213,7 +213,7 @@ def _test(first: _Measure, second: _Measure, names: str, *, seed: int) -> tuple[
         low, high = paired_interval(b, c, n)
         numbers = {"value": (b - c) / n, "low": low, "high": high, "interval": f"{ROWS}, Bonett-Price", "n": n}
         return numbers, {"test": "mcnemar", "only_first": b, "only_second": c, "p": test.p_value}
-    paired = paired_statistics(first.at(left), second.at(right), n, draws=DRAWS, seed=seed)
+    paired = paired_statistics(first.at(left), second.at(right), n, draws=DRAWS, random_state=seed)
     numbers = {"value": paired.difference, "low": paired.low, "high": paired.high, "n": n}
     return numbers | {"interval": f"{ROWS}, paired bootstrap"}, {"test": "paired bootstrap", "p": paired.p_value}
 

@@ -62,11 +62,11 @@ def mean_score(
     """
     rows = np.asarray(values)
     if clusters is not None:
-        (low, high), interval = cluster_interval(rows, clusters[1], seed=seed), f"{clusters[0]}, bootstrap"
+        (low, high), interval = cluster_interval(rows, clusters[1], random_state=seed), f"{clusters[0]}, bootstrap"
     elif ((rows == 0) | (rows == 1)).all() and len(rows):
         (low, high), interval = map(float, wilson_interval(rows.sum(), len(rows))), f"{unit}, Wilson"
     else:
-        (low, high), interval = bootstrap_interval(rows, seed=seed), f"{unit}, bootstrap"
+        (low, high), interval = bootstrap_interval(rows, random_state=seed), f"{unit}, bootstrap"
     value = float(rows.mean(dtype=np.float64))
     return Score(metric=metric, value=value, low=low, high=high, interval=interval, n=len(rows), **more)
 
@@ -79,7 +79,7 @@ def share_score(metric: str, share: float, rows: int) -> Score:
 
 def resampled(metric: str, value: float, statistic: Statistic, rows: int, *, seed: int, draws: int = DRAWS) -> Score:
     """A metric of all M rows, and its interval over resampled ones; see `featurebank.probes.weighted`."""
-    low, high = weighted_interval(statistic, rows, draws=draws, seed=seed)
+    low, high = weighted_interval(statistic, rows, draws=draws, random_state=seed)
     return Score(metric=metric, value=value, low=low, high=high, interval=f"{ROWS}, bootstrap", n=rows)
 
 

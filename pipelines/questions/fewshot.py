@@ -69,7 +69,7 @@ class FewShot(Question):
             fractions=self.fraction,
             draws=self.draws,
             estimator_factory=lambda: _Recorded(self._estimator(), recorded, choices),
-            seed=self.seed,
+            random_state=self.seed,
         )
         scores: list[Score] = []
         kept: dict[str, NDArray[Any]] = {}

@@ -113,7 +113,7 @@ def evaluate(
     shifted: ArrayLike | None = None,
     draws: int = 0,
     level: float = 0.95,
-    seed: int = 0,
+    random_state: int = 0,
 ) -> Evaluation:
     """A score's metrics on several sets, their means over groups, and intervals.
 
@@ -126,7 +126,7 @@ def evaluate(
         draws: resamples of in-distribution rows and of each set, each keeping its size, for percentile intervals;
             the AUROC has DeLong's.
         level: of the intervals.
-        seed: of the draws.
+        random_state: of the draws.
 
     Raises:
         ValueError: no set, a group of an unknown or no set, or as for `detection`.
@@ -149,7 +149,9 @@ def evaluate(
     return Evaluation(
         sets=sets,
         groups=_grouped(sets, groups),
-        intervals={name: _intervals(known, values, draws, level, seed) for name, values in others.items() if draws},
+        intervals={
+            name: _intervals(known, values, draws, level, random_state) for name, values in others.items() if draws
+        },
         full_spectrum=spectrum,
         full_spectrum_groups=_grouped(spectrum, groups) if spectrum else {},
     )
@@ -316,13 +318,13 @@ def _grouped(sets: Mapping[str, Detection], groups: Mapping[str, Sequence[str]] 
 
 
 def _intervals(
-    inside: NDArray[Any], outside: NDArray[Any], draws: int, level: float, seed: int
+    inside: NDArray[Any], outside: NDArray[Any], draws: int, level: float, random_state: int
 ) -> dict[str, tuple[float, float]]:
     """DeLong's interval of the AUROC; of the others percentiles, every draw taking rows of both sets with replacement.
 
     Where a rate is 0 or 1 all draws are alike, and the interval is Wilson's.
     """
-    scores, generator = _Scores(inside, outside), np.random.default_rng(seed)
+    scores, generator = _Scores(inside, outside), np.random.default_rng(random_state)
     drawn = [[*vars(scores.drawn(generator)).values()] for _ in range(draws)]
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
     intervals = {metric: (float(a), float(b)) for metric, a, b in zip(METRICS, low, high, strict=True)}

@@ -77,14 +77,14 @@ def test_no_difference_and_a_constant_one() -> None:
 
 def test_p_values_of_equal_classifiers_are_uniform() -> None:
     generator = np.random.default_rng(0)
-    p = [paired_bootstrap(*generator.normal(size=(2, 80)), draws=500, seed=s).p_value for s in range(300)]
+    p = [paired_bootstrap(*generator.normal(size=(2, 80)), draws=500, random_state=s).p_value for s in range(300)]
     assert stats.kstest(p, "uniform").pvalue > 0.01
 
 
 def test_it_reproduces_to_the_last_digit() -> None:
     pair = np.random.default_rng(0).normal(size=(2, 200))
-    assert paired_bootstrap(*pair, seed=3) == paired_bootstrap(*pair, seed=3)
-    assert paired_bootstrap(*pair, seed=3) != paired_bootstrap(*pair, seed=4)
+    assert paired_bootstrap(*pair, random_state=3) == paired_bootstrap(*pair, random_state=3)
+    assert paired_bootstrap(*pair, random_state=3) != paired_bootstrap(*pair, random_state=4)
 
 
 def test_holm_is_rs() -> None:

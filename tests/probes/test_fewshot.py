@@ -56,10 +56,10 @@ def test_fractions_are_stratified_and_nested(labels: list[int], fractions: list[
 
 def test_draws_are_the_same_on_every_machine() -> None:
     labels = np.arange(40) % 4
-    assert k_shot_rows(labels, 2, draw=0, seed=0).tolist() == GOLDEN
+    assert k_shot_rows(labels, 2, draw=0, random_state=0).tolist() == GOLDEN
     assert k_shot_rows(labels.astype(np.int32), 2).tolist() == GOLDEN
     assert k_shot_rows(labels, 2, draw=1).tolist() != GOLDEN
-    assert k_shot_rows(labels, 2, seed=1).tolist() != GOLDEN
+    assert k_shot_rows(labels, 2, random_state=1).tolist() != GOLDEN
 
 
 def test_every_row_is_as_likely() -> None:
@@ -74,7 +74,9 @@ def test_every_row_is_as_likely() -> None:
 
 def test_it_is_the_loop_over_draws() -> None:
     x, y, x_test, y_test = digits()
-    found = few_shot(x, y, x_test, y_test, 5, draws=4, estimator_factory=lambda: KNeighborsClassifier(1), seed=7)
+    found = few_shot(
+        x, y, x_test, y_test, 5, draws=4, estimator_factory=lambda: KNeighborsClassifier(1), random_state=7
+    )
     expected = []
     for draw in range(4):
         rows = k_shot_rows(y, 5, draw, 7)
@@ -130,7 +132,7 @@ def test_d3_a_class_of_fewer_rows_gives_all_of_them_and_is_named() -> None:
         (lambda _x, _y: k_shot_rows([], 1), "integer classes"),
         (lambda _x, _y: k_shot_rows([[0, 1]], 1), "integer classes; found int64 of shape .1, 2."),
         (lambda _x, _y: k_shot_rows([0.0, 1.0], 1), "found float64"),
-        (lambda _x, _y: k_shot_rows([0, 1], 1, draw=-1), "draw and seed"),
+        (lambda _x, _y: k_shot_rows([0, 1], 1, draw=-1), "draw and random_state"),
         (lambda _x, _y: fraction_rows([0, 1], 0.0), "above 0 and at most 1; found 0.0"),
         (lambda _x, _y: fraction_rows([0, 1], 1.5), "found 1.5"),
         (lambda x, y: few_shot(x, y, x, y, 1, draws=1), "draws must be at least 2"),

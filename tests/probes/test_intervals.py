@@ -140,7 +140,7 @@ def test_a9_drawn_clusters_hold_the_mean_that_drawn_rows_miss() -> None:
     for seed in range(150):
         effects = generator.normal(0.6, 0.1, 40)
         clusters = np.repeat(np.arange(40), 25)
-        low, high = cluster_interval(effects[clusters], clusters, draws=400, seed=seed)
+        low, high = cluster_interval(effects[clusters], clusters, draws=400, random_state=seed)
         held += low <= 0.6 <= high
     assert held > 0.88 * 150
     values = np.array([1.0, 0.0, 0.5, 0.25, 0.75])

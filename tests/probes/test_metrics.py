@@ -15,7 +15,7 @@ from scipy import special, stats  # type: ignore[import-untyped]
 from sklearn import metrics as sk  # type: ignore[import-untyped]
 from torchmetrics.functional import classification as tm
 
-from featurebank.probes import _rows, bootstrap, metrics, segmentation
+from featurebank.probes import _rows, intervals, metrics, segmentation
 from featurebank.probes.intervals import bootstrap_interval, bootstrap_means
 from featurebank.probes.metrics import (
     accuracy,
@@ -214,9 +214,9 @@ def test_confusion_matrices_of_parts_add_up() -> None:
 
 def test_the_interval_of_right_and_wrong_is_the_binomials() -> None:
     correct = np.arange(500) % 5 != 0
-    low, high = bootstrap_interval(correct, draws=200_000, seed=4)
+    low, high = bootstrap_interval(correct, draws=200_000, random_state=4)
     assert (low * 500, high * 500) == (stats.binom.ppf(0.025, 500, 0.8), stats.binom.ppf(0.975, 500, 0.8))
-    assert (low, high) == bootstrap_interval(correct, draws=200_000, seed=4)
+    assert (low, high) == bootstrap_interval(correct, draws=200_000, random_state=4)
 
 
 @pytest.mark.parametrize("kind", ["bool", "few values", "float16", "metric", "strata"])
@@ -250,7 +250,7 @@ def test_wider_levels_give_wider_intervals() -> None:
 def test_drawn_means_have_the_standard_error_of_the_mean() -> None:
     values = np.random.default_rng(0).normal(size=300)
     means = bootstrap_means(values, draws=4000)
-    assert (means != bootstrap_means(values, draws=4000, seed=1)).any()
+    assert (means != bootstrap_means(values, draws=4000, random_state=1)).any()
     assert means.mean() == pytest.approx(values.mean(), abs=0.005)
     assert means.std() == pytest.approx(values.std() / np.sqrt(300), rel=0.05)
 
@@ -321,7 +321,7 @@ def test_bad_input_is_one_clear_error(call: Callable[[], object], message: str) 
         call()
 
 
-@pytest.mark.parametrize("module", [bootstrap, metrics, segmentation])
+@pytest.mark.parametrize("module", [intervals, metrics, segmentation])
 def test_all_is_exactly_the_public_names(module: ModuleType) -> None:
     own = {name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__}
     assert sorted(name for name in own if not name.startswith("_")) == module.__all__

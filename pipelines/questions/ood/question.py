@@ -253,7 +253,7 @@ class OOD(Question):
             groups=parts.groups,
             shifted=np.concatenate([values[split.name] for split in parts.shifted]) if parts.shifted else None,
             draws=self.resamples,
-            seed=self.seed,
+            random_state=self.seed,
         )
         return _scores(result, len(parts.inside.rows), {s.name: len(s.rows) for s in parts.outside}, details)
 

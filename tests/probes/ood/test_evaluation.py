@@ -93,7 +93,7 @@ def test_groups_are_means_and_the_full_spectrum_adds_shifted_rows() -> None:
 
 def test_intervals_are_of_resampled_rows() -> None:
     inside, outside = two_sets(1)
-    found = evaluate(inside, {"a": outside}, draws=300, seed=4)
+    found = evaluate(inside, {"a": outside}, draws=300, random_state=4)
     generator = np.random.default_rng(4)
     drawn = []
     for _ in range(300):
@@ -109,7 +109,7 @@ def test_intervals_are_of_resampled_rows() -> None:
             wanted = np.array(delong)
         assert found.intervals["a"][metric] == pytest.approx(tuple(wanted))
         assert wanted[0] <= getattr(found.sets["a"], metric) <= wanted[1]
-    assert evaluate(inside, {"a": outside}, draws=300, seed=4) == found
+    assert evaluate(inside, {"a": outside}, draws=300, random_state=4) == found
 
 
 def test_a8_sets_that_do_not_overlap_are_not_certain() -> None:
