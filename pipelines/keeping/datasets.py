@@ -55,7 +55,7 @@ def datasets(
     if strangers := [one for one in split or () if one not in row.splits]:
         raise unknown_name(f"split of {row.name}", strangers[0], row.splits)
     if truth is not None:
-        _write_truth(row, place, truth)
+        _write_truth(row, place, truth, as_json=as_json)
         return
     looked = place.is_dir() or root is not None
     states = [examine(row, place, one, options) for one in split or row.splits] if looked and not _fetched(row) else []
@@ -208,7 +208,7 @@ def _state_lines(state: SplitState) -> Iterator[tuple[str, str]]:
         yield f"{state.split}: {state.found:,} records, officially {_number(state.official)}", "red"
 
 
-def _write_truth(row: NamedDataset, root: Path, path: Path) -> None:
+def _write_truth(row: NamedDataset, root: Path, path: Path, *, as_json: bool) -> None:
     from featurebank.extract.datasets import Place
     from featurebank.extract.datasets.loaders.retrieval import write_revisited_truth
     from featurebank.pipelines.errors import ConfigError
@@ -217,6 +217,8 @@ def _write_truth(row: NamedDataset, root: Path, path: Path) -> None:
         raise ConfigError(f"--truth: expected roxford5k or rparis6k, which come with one, found {row.name}")
     n = write_revisited_truth(Place(root, row.name), path)
     console(stderr=True).print(f"{path}: the ground truth of {n} queries", soft_wrap=True)
+    if as_json:
+        print_json({"path": str(path), "queries": n})
 
 
 if __name__ == "__main__":

@@ -97,6 +97,8 @@ def test_the_ground_truth_of_a_revisited_set(tmp_path: Path) -> None:
     assert done.code == 0
     assert "the ground truth of 2 queries" in words(done.err)
     assert json.loads((tmp_path / "truth.json").read_text()).keys() == {"jpg/all_souls_13.jpg", "jpg/ashmolean_0.jpg"}
+    again = featurebank_("datasets", "roxford5k", "--root", tmp_path, "--truth", tmp_path / "truth.json", "--json")
+    assert again.json == {"path": str(tmp_path / "truth.json"), "queries": 2}
     done = featurebank_("datasets", "cub200", "--root", tmp_path, "--truth", tmp_path / "truth.json")
     assert done.code == 2
     assert "expected roxford5k or rparis6k" in words(done.err)

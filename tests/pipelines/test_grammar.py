@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
@@ -13,6 +14,7 @@ import pytest
 from command_line import featurebank_
 from typer.main import get_command
 
+from featurebank.pipelines.asking.register import is_question
 from featurebank.pipelines.cli import app
 from featurebank.store import FeatureStore
 from featurebank.store.places import STORE_VARIABLE
@@ -20,6 +22,7 @@ from featurebank.store.places import STORE_VARIABLE
 ROOT: Any = get_command(app)
 CONTEXT: Any = ROOT.make_context("featurebank", [], resilient_parsing=True)
 VERBS: dict[str, Any] = {name: ROOT.get_command(CONTEXT, name) for name in ROOT.list_commands(CONTEXT)}
+JSON_PAGE = Path(__file__).parents[2] / "docs" / "json.md"
 NO_STORE = {"doctor", "backbones", "datasets"}  # they say what there is elsewhere
 
 
@@ -104,13 +107,25 @@ def test_d12_every_verb_has_the_same_ways(verb: str) -> None:
     ],
     ids=" ".join,
 )
-def test_d12_json_is_one_object(store: FeatureStore, words: tuple[str, ...], tmp_path: Path) -> None:
+def test_d12_json_is_one_object_as_documented(store: FeatureStore, words: tuple[str, ...], tmp_path: Path) -> None:
     if words[0] in ("pack", "unpack"):
         pytest.importorskip("hdf5plugin")
     other = store.open("pets/train", "net@random").fingerprint
     given = [word.format(folder=tmp_path, other=other) for word in words]
     place: list[str | Path] = [] if words[0] in NO_STORE or "--store" in words else ["--store", store.root]
-    assert isinstance(featurebank_(*given, *place, "--json").json, dict)
+    found = featurebank_(*given, *place, "--json").json
+    assert isinstance(found, dict)
+    keys = documented(words)
+    assert keys <= found.keys() if len(words) == 2 and words[0] in NO_STORE else keys == found.keys()
+
+
+def documented(words: Sequence[str]) -> set[str]:
+    """The keys that ``docs/json.md`` has for a command."""
+    rows = re.findall(r"^\| (.+?) \| (.+?) \|$", JSON_PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    page = {name: {*re.findall("`(.+?)`", keys)} for names, keys in rows[1:] for name in names.split(", ")}
+    several = len(words) == 2 and words[0] in NO_STORE
+    name = f"{words[0]} NAME" if several else f"{words[0]} --diff" if "--diff" in words else words[0]
+    return page["a question" if is_question(name) else f"`{name}`"]
 
 
 def test_d12_sets_are_named_alike(store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

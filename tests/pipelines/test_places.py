@@ -110,9 +110,22 @@ def test_d12_a_store_is_named_once_in_the_environment(home: Path, monkeypatch: p
     assert featurebank_("ls", "-h").out == featurebank_("ls", "--help").out
 
 
-def test_d12_shells_can_complete_the_verbs() -> None:
-    asked = {"_FEATUREBANK_COMPLETE": "complete_bash", "COMP_WORDS": "featurebank ver", "COMP_CWORD": "1"}
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("featurebank ver", {"verify"}),
+        ("featurebank kn", {"knn"}),
+        ("featurebank show --f", {"--fingerprint"}),
+        ("featurebank knn --te", {"--temperature"}),
+        ("featurebank knn --", {"--k", "--store", "--json", "--help"}),
+    ],
+)
+def test_d12_shells_can_complete_verbs_and_options(typed: str, completed: set[str]) -> None:
+    place = str(len(typed.split()) - 1)
+    asked = {"_FEATUREBANK_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": place}
     code = "import sys; sys.argv[0] = 'featurebank'; from featurebank.__main__ import main; main()"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=os.environ | asked, capture_output=True, text=True, check=False, timeout=60)
-    assert done.stdout.split() == ["verify"], done.stderr
+    words = {*done.stdout.split()}
+    assert words >= completed, done.stderr
+    assert typed.endswith("--") or words == completed
