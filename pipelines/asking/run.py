@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from featurebank.extract.errors import fault
 from featurebank.pipelines.asking.answer import Answer
@@ -180,21 +180,29 @@ def read_case(question: Question, case: Case) -> Rows:
 
 def _watched(question: Question, case: Case) -> tuple[Answer, list[str]]:
     """The answer, and what solvers said about fits that stopped short; any other warning passes."""
-    from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
-
+    stopped = _stopped_short()
     if (device := getattr(question, "device", None)) is not None:
         from featurebank.probes._parameters import check_device
 
         check_device(device)
     rows = read_case(question, case)
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", ConvergenceWarning)
+        warnings.simplefilter("always", stopped)
         found = question.run(rows)
     for warning in caught:
-        if not issubclass(warning.category, ConvergenceWarning):
+        if not issubclass(warning.category, stopped):
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    short = [str(warning.message) for warning in caught if issubclass(warning.category, ConvergenceWarning)]
+    short = [str(warning.message) for warning in caught if issubclass(warning.category, stopped)]
     return found, list(dict.fromkeys(short))
+
+
+def _stopped_short() -> type[Warning]:
+    """scikit-learn's warning; where that is not installed, one that nothing gives."""
+    try:
+        from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
+    except ModuleNotFoundError:
+        return type("NoWarning", (Warning,), {})
+    return cast("type[Warning]", ConvergenceWarning)
 
 
 def _passing(question: Question, part: str, computed: Computed) -> Result:

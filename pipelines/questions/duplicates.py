@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,16 @@ from featurebank.store import FeatureSet
 if TYPE_CHECKING:
     from featurebank.pipelines.asking.results import Row
     from featurebank.pipelines.asking.sheet import Sheet
-    from featurebank.retrieval.duplicates import Duplicates as Pairs
 
 __all__ = ["Duplicates"]
+
+
+class Pairs(NamedTuple):
+    """Rows (P,) of the first and of the second set, and their cosines (P,)."""
+
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    similarity: NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +60,6 @@ class Duplicates(Question):
 
     def run(self, rows: Rows) -> Answer:
         """How many images have a near duplicate, how many pairs there are, and how many of the same bytes."""
-        from featurebank.retrieval.duplicates import near_duplicates
-
         if "gallery" in rows.sets and "first" in rows.sets:
             raise ValueError("--gallery is for a KEY of one set; found two, TRAIN:TEST")
         second = vectors(rows.one("second"))
@@ -65,7 +70,10 @@ class Duplicates(Question):
         if self.exact:
             pairs = _same_bytes(first, second, hashes, others)
         else:
-            pairs = near_duplicates(first.features, None if alone else second.features, threshold=self.threshold)
+            from featurebank.retrieval.duplicates import near_duplicates
+
+            others_of = None if alone else second.features
+            pairs = Pairs(*near_duplicates(first.features, others_of, threshold=self.threshold))
         # A record that could not be read when it was hashed has no hash.
         same = (hashes[pairs.first] == others[pairs.second]).all(1) & hashes[pairs.first].any(1)
         images = len(np.unique(np.union1d(pairs.first, pairs.second) if alone else pairs.second))
@@ -111,8 +119,6 @@ class Duplicates(Question):
 
 def _same_bytes(first: SplitRows, second: SplitRows, hashes: NDArray[np.uint8], others: NDArray[np.uint8]) -> Pairs:
     """Each row of the second set with the first one of its bytes; within a set, with an earlier one."""
-    from featurebank.retrieval.duplicates import Duplicates as Pairs
-
     known: dict[bytes, int] = {}
     for row in np.flatnonzero(hashes.any(1)).tolist():
         known.setdefault(hashes[row].tobytes(), row)
