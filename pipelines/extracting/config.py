@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -43,20 +43,16 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-def _named(value: object) -> object:
-    return {"name": value} if isinstance(value, str) else value
+Record = TypeVar("Record", bound=_Model)
 
 
-def _split(value: object) -> object:
-    return {"split": value} if isinstance(value, str) else value
+def _short(key: str) -> BeforeValidator:
+    """A plain string is the value of one key."""
+    return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
 
 
 def _several(value: object) -> object:
     return (value,) if isinstance(value, str) else value
-
-
-def _templated(value: object) -> object:
-    return {"templates": value} if isinstance(value, str) else value
 
 
 def _templates(name: str) -> str:
@@ -131,7 +127,7 @@ class DatasetConfig(_Model):
 
     name: Annotated[str, AfterValidator(_dataset)]
     """As `featurebank datasets` lists them, or of [another source](datasets.md), such as `folder:PATH`."""
-    splits: tuple[Annotated[SplitConfig, BeforeValidator(_split)], ...] = Field(min_length=1)
+    splits: tuple[Annotated[SplitConfig, _short("split")], ...] = Field(min_length=1)
     """Its splits."""
     root: Place | None = None
     """The folder where its files lie."""
@@ -211,13 +207,13 @@ class RunConfig(_Model):
 
     store: Place = Path("features")
     """The folder where features go."""
-    backbones: tuple[Annotated[BackboneConfig, BeforeValidator(_named)], ...] = Field(min_length=1)
+    backbones: tuple[Annotated[BackboneConfig, _short("name")], ...] = Field(min_length=1)
     """The backbones."""
-    datasets: tuple[Annotated[DatasetConfig, BeforeValidator(_named)], ...] = Field(min_length=1)
+    datasets: tuple[Annotated[DatasetConfig, _short("name")], ...] = Field(min_length=1)
     """The datasets."""
     extraction: ExtractionConfig = ExtractionConfig()
     """How features are computed."""
-    texts: Annotated[tuple[Annotated[TextsConfig, BeforeValidator(_templated)], ...], BeforeValidator(_several)] = ()
+    texts: Annotated[tuple[Annotated[TextsConfig, _short("templates")], ...], BeforeValidator(_several)] = ()
     """Text features of the classes, for zero-shot questions."""
     questions: tuple[QuestionConfig, ...] = ()
     """What is asked of what was extracted."""
@@ -250,39 +246,18 @@ class RunConfig(_Model):
 
     def rooted(self, folder: Path) -> RunConfig:
         """The same with every relative path taken from ``folder``."""
-        extraction = self.extraction
-        if extraction.pixel_cache is not None:
-            extraction = extraction.model_copy(update={"pixel_cache": folder / extraction.pixel_cache})
-        return self.model_copy(
-            update={
-                "store": folder / self.store,
-                "backbones": tuple(_rooted_backbone(b, folder) for b in self.backbones),
-                "datasets": tuple(_rooted_dataset(d, folder) for d in self.datasets),
-                "extraction": extraction,
-                "texts": tuple(_rooted_texts(t, folder) for t in self.texts),
-            }
-        )
+        backbones = (_rooted(b, folder, name=known_backbones.rooted(b.name, folder)) for b in self.backbones)
+        datasets = (_rooted(d, folder, name=known_datasets.rooted(d.name, folder)) for d in self.datasets)
+        texts = (_rooted(t, folder, templates=rooted_templates(t.templates, folder)) for t in self.texts)
+        extraction = _rooted(self.extraction, folder)
+        parts = {"backbones": tuple(backbones), "datasets": tuple(datasets), "texts": tuple(texts)}
+        return _rooted(self, folder, extraction=extraction, **parts)
 
 
-def _rooted_backbone(backbone: BackboneConfig, folder: Path) -> BackboneConfig:
-    update: dict[str, Any] = {"name": known_backbones.rooted(backbone.name, folder)}
-    if backbone.checkpoint is not None:
-        update["checkpoint"] = folder / backbone.checkpoint
-    return backbone.model_copy(update=update)
-
-
-def _rooted_dataset(dataset: DatasetConfig, folder: Path) -> DatasetConfig:
-    update: dict[str, Any] = {"name": known_datasets.rooted(dataset.name, folder)}
-    if dataset.root is not None:
-        update["root"] = folder / dataset.root
-    return dataset.model_copy(update=update)
-
-
-def _rooted_texts(texts: TextsConfig, folder: Path) -> TextsConfig:
-    update: dict[str, Any] = {"templates": rooted_templates(texts.templates, folder)}
-    if texts.class_names is not None:
-        update["class_names"] = folder / texts.class_names
-    return texts.model_copy(update=update)
+def _rooted(record: Record, folder: Path, **update: Any) -> Record:
+    """A record with every path in it taken from a folder, and with some values replaced."""
+    places = {name: folder / value for name, value in record if isinstance(value, Path)}
+    return record.model_copy(update=places | update)
 
 
 RECORDS: Final[Mapping[str, type[BaseModel]]] = MappingProxyType(
