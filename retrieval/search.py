@@ -17,7 +17,7 @@ from featurebank.retrieval._tiles import score_tiles
 __all__ = ["nearest", "nearest_blocks"]
 
 QUERY_ROWS = 4096  # the gallery is passed over once for so many queries
-FIRST_COLUMNS = 1024  # of a query's similarities that are partitioned, to know what the others must beat
+FIRST_COLUMNS = 1024  # the least of a query's similarities whose k-th tells what the others must reach
 
 
 def nearest(
@@ -92,18 +92,14 @@ class _Best:
         self.worst: Any = None  # the lowest of k; a later row must be above it
         self.seen = 0
 
-    def update(self, row: NDArray[Any], k: int) -> None:
-        """Takes in the similarities of the next gallery rows."""
-        start = 0
-        while start < len(row):
-            some = row[start : start + max(4 * k, FIRST_COLUMNS, 8 * self.seen)]
-            columns = np.arange(len(some)) if self.worst is None else np.flatnonzero(some > self.worst)
-            if len(columns):
-                self.scores = np.concatenate([self.scores, some[columns]])
-                self.rows = np.concatenate([self.rows, columns + self.seen])
-                self._keep(k)
-            self.seen += len(some)
-            start += len(some)
+    def update(self, row: NDArray[Any], k: int, floor: float) -> None:
+        """Takes in the similarities of the next gallery rows; of the first ones, those that reach ``floor``."""
+        columns = np.flatnonzero(row >= floor if self.worst is None else row > self.worst)
+        if len(columns):
+            self.scores = np.concatenate([self.scores, row[columns]])
+            self.rows = np.concatenate([self.rows, columns + self.seen])
+            self._keep(k)
+        self.seen += len(row)
 
     def _keep(self, k: int) -> None:
         extra = len(self.scores) - k
@@ -127,10 +123,18 @@ def _nearest(
         mine = own[first:last] - columns.start
         inside = np.flatnonzero((own[first:last] >= 0) & (mine >= 0) & (mine < tile.shape[1]))
         tile[inside, mine[inside]] = -np.inf
-        for query in range(first, last):
-            best[query].update(tile[query - first], k)
+        for query, floor in enumerate(_floors(tile, k), first):
+            best[query].update(tile[query - first], k, floor)
     order = [np.argsort(-one.scores, kind="stable") for one in best]
     scores = np.stack([one.scores[at] for one, at in zip(best, order, strict=True)])
     if pairing.metric == "euclidean":
         scores = -np.sqrt(np.maximum(-scores, 0))
     return scores, np.stack([one.rows[at] for one, at in zip(best, order, strict=True)])
+
+
+def _floors(tile: NDArray[Any], k: int) -> NDArray[Any]:
+    """What k of the similarities (q, g) of each query reach (q,): a bound that is quickly found, from the first few."""
+    width = max(8 * k, FIRST_COLUMNS)
+    if width >= tile.shape[1]:
+        return np.full(len(tile), -np.inf)
+    return np.partition(tile[:, :width], width - k, axis=1)[:, width - k]
