@@ -46,6 +46,7 @@ class Dense(Question):
     def run(self, rows: Rows) -> Answer:
         """Mean IoU, mean Dice and pixel accuracy; the learning rate is chosen by mean IoU on held-out images."""
         from featurebank.pipelines.asking import intervals
+        from featurebank.probes._holding import held_out
         from featurebank.probes.choice import Choice, edge_notes
         from featurebank.probes.segmentation import dice, mean_iou
         from featurebank.probes.weighted import masks as statistics
@@ -53,11 +54,9 @@ class Dense(Question):
         train, test = rows.train, rows.test
         masks, truth = _masks(self.train_masks, train), _masks(self.test_masks, test)
         K = 1 + max(int(mask[mask != self.ignore_index].max(initial=1)) for part in (masks, truth) for mask in part)
-        generator = np.random.default_rng(self.seed)
-        order = generator.permutation(len(masks))
-        held, fitting = (np.sort(part) for part in np.split(order, [max(1, round(HELD_OUT * len(order)))]))
-        if len(fitting) == 0:
+        if len(masks) < 2:
             raise ValueError(f"{train.name}: expected two images at least, one to choose on, found {len(masks)}")
+        fitting, held = held_out(np.zeros(len(masks), np.int64), HELD_OUT, np.random.default_rng(self.seed))
         ious = {}
         for rate in self.learning_rates:
             probe = self._probe(rate, K).fit(train.features[fitting], masks[fitting], grid=self._grid(train))

@@ -106,6 +106,8 @@ def _held_out(train: SplitRows, validation: SplitRows | None, seed: int) -> tupl
     """The rows to fit on while choosing, and the rows to choose on: a fifth of the train rows where there are none."""
     if validation is not None:
         return train, validation
+    from featurebank.probes._holding import held_out
+
     held = np.zeros(len(train.labels), bool)
-    held[np.random.default_rng(seed).permutation(len(held))[: max(1, round(HELD_OUT * len(held)))]] = True
+    held[held_out(np.zeros(len(held), np.int64), HELD_OUT, np.random.default_rng(seed))[1]] = True
     return train.where(~held), train.where(held)

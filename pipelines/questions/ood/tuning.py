@@ -14,6 +14,7 @@ import numpy as np
 from featurebank.pipelines.asking.inputs import SplitRows
 from featurebank.pipelines.questions.ood.classifier import Classifier, has_classes
 from featurebank.pipelines.questions.ood.parts import Parts
+from featurebank.probes._holding import held_out
 from featurebank.probes.choice import Choice
 from featurebank.probes.ood.evaluation import Selection, select
 from featurebank.probes.ood.registry import get, grid
@@ -96,15 +97,12 @@ def _refused(name: str, part: TrainingSet) -> bool:
 
 
 def _split(train: SplitRows, seed: int) -> tuple[SplitRows, SplitRows]:
-    """Train rows without a fifth of each class, and this fifth; a class of fewer than five rows stays whole."""
-    labels = train.labels if has_classes(train) else np.zeros(len(train.rows), np.int64)
-    generator = np.random.default_rng(seed)
-    held = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        held[generator.permutation(rows)[: int(HELD_OUT * len(rows))]] = True
-    if not held.any():
+    """Train rows without a fifth of each class, and this fifth; a class of one row stays whole."""
+    codes = np.unique(train.labels if has_classes(train) else np.zeros(len(train.rows)), return_inverse=True)[1]
+    if np.bincount(codes).max(initial=0) < 2:
         raise ValueError(
-            f"--validation needs held-out rows: a val split, or classes of at least five rows in {train.name}"
+            f"--validation needs held-out rows: a val split, or classes of at least two rows in {train.name}"
         )
+    held = np.zeros(len(codes), bool)
+    held[held_out(codes, HELD_OUT, np.random.default_rng(seed))[1]] = True
     return train.where(~held), replace(train.where(held), name=f"{train.name}:fifth")
