@@ -34,8 +34,8 @@ TRAINED = {"learning_rate": 0.001, "weight_decay": 0.01, "epochs": 100}
 DEFAULTS: list[tuple[str, int, dict[str, Any]]] = [
     ("attentive", 1, {**TOKENS, **TRAINED, "n_heads": 8}),
     ("dense", 2, {**TOKENS, "ignore_index": 255, "epochs": 30, "learning_rates": [1e-4, 1e-3, 1e-2]}),
-    ("duplicates", 1, {**EVERY, "threshold": 0.98, "limit": 20}),
-    ("fewshot", 2, {**EVERY, "draws": 5, "protocol": "logistic", "cs": CS}),
+    ("duplicates", 1, {**EVERY, "threshold": 0.98, "exact": False, "limit": 20}),
+    ("fewshot", 3, {**EVERY, "draws": 5, "protocol": "logistic", "cs": CS}),
     ("knn", 2, {**EVERY, "k": [5, 10, 20, 50, 100, 200], "temperature": [0.02, 0.04, 0.07, 0.1, 0.2]}),
     ("linear", 2, {**EVERY, "protocol": "logistic", "cs": CS}),
     ("mlp", 1, {**EVERY, **TRAINED, "hidden": 512}),
