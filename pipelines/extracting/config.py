@@ -6,13 +6,22 @@ Relative paths in a configuration are relative to the file that holds them, neve
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Final, Literal, Self, TypeVar
+from typing import Annotated, Any, Final, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from featurebank.extract import backbones as known_backbones
 from featurebank.extract import datasets as known_datasets
@@ -43,21 +52,20 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-Record = TypeVar("Record", bound=_Model)
-
-
 def _short(key: str) -> BeforeValidator:
-    """A plain string is the value of one key."""
+    """A plain string stands for a record with that key."""
     return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
 
 
-def _several(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
+def _rooted(found: Callable[[str, Path], Any]) -> AfterValidator:
+    """What is, or holds, a path is taken from the folder of the context; without one it is checked alone."""
 
+    def checked(value: Any, info: ValidationInfo) -> Any:
+        folder = (info.context or {}).get("folder")
+        at = found(value, folder or Path())  # a variable that is not set is a fault beside the others
+        return value if folder is None else at
 
-def _templates(name: str) -> str:
-    rooted_templates(name, Path())
-    return name
+    return AfterValidator(checked)
 
 
 def _question(name: str) -> str:
@@ -68,23 +76,14 @@ def _question(name: str) -> str:
     return name
 
 
-def _backbone(name: str) -> str:
-    known_backbones.rooted(name, Path())  # a variable that is not set is a fault beside the others
-    return name
-
-
-def _dataset(name: str) -> str:
-    known_datasets.rooted(name, Path())
-    return name
-
-
-Place = Annotated[Path, AfterValidator(expanded)]
+Place = Annotated[Path, AfterValidator(expanded), _rooted(lambda path, folder: folder / path)]
+Several = BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)
 
 
 class BackboneConfig(_Model):
     """A backbone. A plain string is its name."""
 
-    name: Annotated[str, AfterValidator(_backbone)]
+    name: Annotated[str, _rooted(known_backbones.rooted)]
     """As `featurebank backbones` lists them, or of [another source](backbones.md), such as `hf:FOLDER`, `onnx:FILE`."""
     checkpoint: Place | None = None
     """A local file or folder of weights instead of the published ones."""
@@ -125,7 +124,7 @@ class SplitConfig(_Model):
 class DatasetConfig(_Model):
     """A dataset, and the splits wanted of it."""
 
-    name: Annotated[str, AfterValidator(_dataset)]
+    name: Annotated[str, _rooted(known_datasets.rooted)]
     """As `featurebank datasets` lists them, or of [another source](datasets.md), such as `folder:PATH`."""
     splits: tuple[Annotated[SplitConfig, _short("split")], ...] = Field(min_length=1)
     """Its splits."""
@@ -169,7 +168,7 @@ class ExtractionConfig(_Model):
 class TextsConfig(_Model):
     """Text features of the classes, of every backbone with a text tower. A plain string is the templates."""
 
-    templates: Annotated[str, AfterValidator(_templates)] = "simple"
+    templates: Annotated[str, _rooted(rooted_templates)] = "simple"
     """`simple`, `ensemble` or `openai`; or a file with a template a line, `{}` in place of the class."""
     dataset: str = ""
     """Only of this dataset, as the store calls it; without it, of each that names its classes."""
@@ -182,7 +181,7 @@ class QuestionConfig(_Model):
 
     question: Annotated[str, AfterValidator(_question)]
     """Its name: `linear`, `knn`, `ood` … as `featurebank --help` lists them."""
-    of: Annotated[tuple[str, ...], BeforeValidator(_several)] = Field(min_length=1)
+    of: Annotated[tuple[str, ...], Several] = Field(min_length=1)
     """KEYs of sets: `DATASET`, `DATASET/TEST` or `DATASET/TRAIN:TEST`; a single one may be a plain string."""
     options: dict[str, Any] = Field(default={})
     """Its options, named as in Python: `k: [5, 20]`; files are relative to the working directory."""
@@ -205,7 +204,7 @@ class QuestionConfig(_Model):
 class RunConfig(_Model):
     """A batch run: the whole file."""
 
-    store: Place = Path("features")
+    store: Place = Field(default=Path("features"), validate_default=True)
     """The folder where features go."""
     backbones: tuple[Annotated[BackboneConfig, _short("name")], ...] = Field(min_length=1)
     """The backbones."""
@@ -213,7 +212,7 @@ class RunConfig(_Model):
     """The datasets."""
     extraction: ExtractionConfig = ExtractionConfig()
     """How features are computed."""
-    texts: Annotated[tuple[Annotated[TextsConfig, _short("templates")], ...], BeforeValidator(_several)] = ()
+    texts: Annotated[tuple[Annotated[TextsConfig, _short("templates")], ...], Several] = ()
     """Text features of the classes, for zero-shot questions."""
     questions: tuple[QuestionConfig, ...] = ()
     """What is asked of what was extracted."""
@@ -237,27 +236,12 @@ class RunConfig(_Model):
             raise ConfigError(f"{path}: expected a mapping with backbones and datasets, found {type(data).__name__}")
         config = None
         try:
-            config = cls.model_validate(data)
+            config = cls.model_validate(data, context={"folder": path.resolve().parent})
         except ValidationError as error:
             faults += explained(error, RECORDS)
         if config is None or faults:
             raise ConfigError(f"{path}:\n" + "\n".join(f"  {line}" for line in faults))
-        return config.rooted(path.resolve().parent)
-
-    def rooted(self, folder: Path) -> RunConfig:
-        """The same with every relative path taken from ``folder``."""
-        backbones = (_rooted(b, folder, name=known_backbones.rooted(b.name, folder)) for b in self.backbones)
-        datasets = (_rooted(d, folder, name=known_datasets.rooted(d.name, folder)) for d in self.datasets)
-        texts = (_rooted(t, folder, templates=rooted_templates(t.templates, folder)) for t in self.texts)
-        extraction = _rooted(self.extraction, folder)
-        parts = {"backbones": tuple(backbones), "datasets": tuple(datasets), "texts": tuple(texts)}
-        return _rooted(self, folder, extraction=extraction, **parts)
-
-
-def _rooted(record: Record, folder: Path, **update: Any) -> Record:
-    """A record with every path in it taken from a folder, and with some values replaced."""
-    places = {name: folder / value for name, value in record if isinstance(value, Path)}
-    return record.model_copy(update=places | update)
+        return config
 
 
 RECORDS: Final[Mapping[str, type[BaseModel]]] = MappingProxyType(

@@ -1,4 +1,4 @@
-"""The batch run: from a configuration to sealed feature sets and, where asked for, a linear probe of each backbone."""
+"""The batch run: from a configuration to sealed feature sets, and to answers where some are asked for."""
 
 from __future__ import annotations
 
@@ -168,17 +168,7 @@ def _execution(wish: ExtractionConfig) -> Execution:
             f"{wish.decoder}; leave one of them out"
         )
     try:
-        return Execution(
-            device=wish.device,
-            batch_size=wish.batch_size,
-            workers=wish.workers,
-            compile=wish.compile,
-            strict=wish.strict,
-            backbones_per_pass=wish.backbones_per_pass,
-            pixel_cache=wish.pixel_cache,
-            pixel_cache_gb=wish.pixel_cache_gb,
-            trust_merged=wish.trust_merged,
-        )
+        return Execution(**wish.model_dump(exclude={"precision", "dtype", "decoder", "max_pixels"}))
     except ValueError as error:
         raise ConfigError(f"extraction: {error}") from error
 
@@ -276,9 +266,7 @@ def _dataset_specs(dataset: DatasetConfig) -> list[DatasetSpec]:
         DatasetSpec(
             name=dataset.name,
             split=entry.split,
-            subset=None
-            if entry.subset is None
-            else Subset(size=entry.subset.size, stratified=entry.subset.stratified, seed=entry.subset.seed),
+            subset=None if entry.subset is None else Subset(**vars(entry.subset)),
             label=dataset.label,
             root=dataset.root,
         )

@@ -17,8 +17,15 @@ from featurebank.extract.assets import cache_dir
 from featurebank.extract.device import cpu_cores, has_bfloat16, resolve_device, resolve_precision
 from featurebank.pipelines.streams import JsonOption, console, print_json
 from featurebank.pipelines.tables import line, titled_table
+from featurebank.store.requirements import advice as advice_for
 
 __all__ = ["Finding", "doctor", "doctor_table", "examine"]
+
+
+LIBRARIES = {name: name for name in ("h5py", "torch", "torchvision", "timm")} | {
+    "pillow": "PIL",
+    "scikit-learn": "sklearn",
+}  # as pip calls them, and Python
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,23 +57,11 @@ def examine() -> list[Finding]:
 
 def _libraries() -> Iterator[Finding]:
     yield Finding(check="python", found=platform.python_version())
-    for name, extra in (
-        ("h5py", ""),
-        ("torch", "[extract]"),
-        ("torchvision", "[extract]"),
-        ("timm", "[extract]"),
-        ("pillow", "[extract]"),
-        ("scikit-learn", "[probes]"),
-    ):
+    for name, package in LIBRARIES.items():
         try:
             yield Finding(check=name, found=importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:
-            yield Finding(
-                check=name,
-                found="missing",
-                ok=False,
-                advice=f"pip install 'featurebank{extra}'" if extra else "pip install h5py",
-            )
+            yield Finding(check=name, found="missing", ok=False, advice=advice_for(package).partition(": ")[2])
     if find_spec("torch") is None:
         return
     try:
@@ -86,12 +81,9 @@ def _devices() -> Iterator[Finding]:
         return
     device = resolve_device("auto")
     yield Finding(check="device", found=device, advice="what `device: auto` means here")
-    native = has_bfloat16(device)
-    yield Finding(
-        check="precision",
-        found=resolve_precision("auto", device),
-        advice="what `precision: auto` means here" + ("" if native else "; no bfloat16 in hardware"),
-    )
+    lacking = "" if has_bfloat16(device) else "; no bfloat16 in hardware"
+    precision = resolve_precision("auto", device)
+    yield Finding(check="precision", found=precision, advice=f"what `precision: auto` means here{lacking}")
     yield Finding(check="cores", found=str(cpu_cores()))
     compiler = shutil.which("g++") or shutil.which("clang++")
     advice = "" if compiler else "install g++ to let networks be compiled: about twice as fast on a CPU"
@@ -102,16 +94,11 @@ def _places() -> Iterator[Finding]:
     folder = cache_dir()
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     writable = os.access(existing, os.W_OK)
-    yield Finding(
-        check="cache",
-        found=str(folder),
-        ok=writable,
-        advice="" if writable else "not writable: set FEATUREBANK_CACHE to a folder that is",
-    )
+    advice = "" if writable else "not writable: set FEATUREBANK_CACHE to a folder that is"
+    yield Finding(check="cache", found=str(folder), ok=writable, advice=advice)
     free = shutil.disk_usage(existing).free / 2**30
-    yield Finding(
-        check="free space there", found=f"{free:.0f} GiB", ok=free > 1, advice="" if free > 1 else "make room"
-    )
+    advice = "" if free > 1 else "make room"
+    yield Finding(check="free space there", found=f"{free:.0f} GiB", ok=free > 1, advice=advice)
 
 
 def doctor_table(findings: list[Finding]) -> Table:
