@@ -54,9 +54,9 @@ else:
             "linear": "LinearFit LinearResult Protocol fit_linear linear_probe protocol_heads",
             "logistic": "Convergence LogisticProbe LogisticProbeCV logistic_path",
             "metrics": (
-                "ClassScores accuracy as_labels as_scores as_values auroc average_precision balanced_accuracy brier "
-                "class_scores confidence_bins ece multilabel_auroc multilabel_map nll per_class_accuracy "
-                "predicted_classes top_k_accuracy"
+                "ClassScores accuracy as_labels as_scores as_values auroc average_precision balanced_accuracy "
+                "bin_numbers brier class_scores confidence_bins ece multilabel_auroc multilabel_map nll "
+                "per_class_accuracy predicted_classes top_k_accuracy"
             ),
             "multilabel": "MultiLabelProbe",
             "neighbours": "KNNProbe KNNSweep NearestClassMean knn_sweep",

@@ -24,6 +24,7 @@ __all__ = [
     "auroc",
     "average_precision",
     "balanced_accuracy",
+    "bin_numbers",
     "brier",
     "class_scores",
     "confidence_bins",
@@ -227,14 +228,19 @@ def confidence_bins(
     array, truth = _probabilities(labels, probabilities)
     confidence = np.concatenate([array[block].max(1) for block in row_slices(*array.shape)]).clip(max=1)
     correct = predicted_classes(array) == truth
-    edges = (np.arange(bins + 1) / bins).astype(array.dtype)
-    index = edges.searchsorted(confidence, "left" if closed == "right" else "right") - 1
+    index = bin_numbers(confidence, bins, closed)
     width = bins + (closed == "left")
     count = np.bincount(index, minlength=width)
     with np.errstate(invalid="ignore"):
         mean = np.bincount(index, confidence.astype(np.float64), width) / count
         share = np.bincount(index, correct, width) / count
     return count, mean, share
+
+
+def bin_numbers(confidence: NDArray[np.floating], bins: int, closed: Closed = "right") -> NDArray[np.intp]:
+    """The bin of each confidence (M,) above 0, as for `confidence_bins`."""
+    edges = (np.arange(bins + 1) / bins).astype(confidence.dtype)
+    return edges.searchsorted(confidence, "left" if closed == "right" else "right") - 1
 
 
 def ece(

@@ -21,6 +21,7 @@ from featurebank.probes.intervals import (
     weighted_interval,
     wilson_interval,
 )
+from featurebank.probes.metrics import bin_numbers
 from featurebank.probes.weighted import Statistic
 
 __all__ = [
@@ -141,6 +142,7 @@ def row_probabilities(
         z = log_softmax(z, axis=1)
         log_confidence[block] = z.max(1)
         log_likelihood[block] = np.where(known[block], np.take_along_axis(z, own[block, None], 1)[:, 0], -np.inf)
+        # not `featurebank.probes.metrics.brier`, whose probabilities must give every label one: here it may have none
         brier[block] = np.exp(2 * z).sum(1) - 2 * np.exp(log_likelihood[block]) + 1
     predictions = classes[best]
     return RowProbabilities(
@@ -167,7 +169,7 @@ def calibration_score(metric: str, rows: RowProbabilities, *, seed: int) -> Scor
     """
     confidence = np.exp(rows.log_confidence)
     gap = confidence - rows.correct
-    bins = (np.arange(BINS + 1) / BINS).searchsorted(confidence, "left") - 1
+    bins = bin_numbers(confidence, BINS)
     generator = np.random.default_rng(seed)
 
     def error(bins: NDArray[np.int64], gap: NDArray[np.float64]) -> float:
