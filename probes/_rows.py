@@ -11,21 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from featurebank.retrieval._features import as_features
+
 BLOCK_VALUES = 2**24  # 128 MiB of float64
 SLICE_VALUES = 2**20
-FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
-
-
-def as_features(features: ArrayLike, name: str = "features") -> NDArray[Any]:
-    """(N, D) float16, float32 or float64 as they come, a memory map included; other numbers become float64.
-
-    Raises:
-        ValueError: not two axes, no row or no column.
-    """
-    array = np.asarray(features)
-    if array.ndim != 2 or 0 in array.shape:
-        raise ValueError(f"{name} must be (N, D) with at least one row and one column; found shape {array.shape}")
-    return array if array.dtype in FLOATS else array.astype(np.float64)
 
 
 def training_data(estimator: object, X: ArrayLike, y: ArrayLike, **checks: Any) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -16,7 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from featurebank.probes._holding import held_out
-from featurebank.probes._rows import FLOATS, row_slices
+from featurebank.probes._rows import row_slices
+from featurebank.retrieval._features import FLOATS
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)

@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featurebank.probes._rows import as_features
+from featurebank.retrieval._features import as_features
 
 __all__ = ["Classifier", "FewShot", "few_shot", "fraction_rows", "k_shot_rows", "label_efficiency_curve"]
 

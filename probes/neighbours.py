@@ -17,10 +17,10 @@ from sklearn.base import BaseEstimator, ClassifierMixin  # type: ignore[import-u
 from featurebank.probes._holding import stratified_part
 from featurebank.probes._labels import class_codes
 from featurebank.probes._parameters import Positive, check_parameters
-from featurebank.probes._rows import as_features, check_finite, query_data, row_blocks, row_slices, training_data
+from featurebank.probes._rows import check_finite, query_data, row_blocks, row_slices, training_data
 from featurebank.probes.choice import Choice
 from featurebank.probes.intervals import wilson_interval
-from featurebank.retrieval._features import check_k
+from featurebank.retrieval._features import as_features, check_k
 from featurebank.retrieval.search import nearest
 
 __all__ = ["KNNProbe", "KNNSweep", "NearestClassMean", "knn_sweep"]

@@ -17,7 +17,8 @@ from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin  # type
 from featurebank.probes._design import Standardised
 from featurebank.probes._parameters import Positives, check_parameters
 from featurebank.probes._prediction import affine
-from featurebank.probes._rows import as_features, query_data, training_data
+from featurebank.probes._rows import query_data, training_data
+from featurebank.retrieval._features import as_features
 
 __all__ = ["RegressionScores", "RidgePath", "RidgeProbe", "regression_scores"]
 

@@ -14,7 +14,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin  # type: ignore[import-u
 
 from featurebank.probes._parameters import Bound, Positive, check_parameters
 from featurebank.probes._prediction import SoftmaxClassifier
-from featurebank.probes._rows import as_features, query_data, row_blocks
+from featurebank.probes._rows import query_data, row_blocks
+from featurebank.retrieval._features import as_features
 
 __all__ = ["ZeroShotClassifier"]
 

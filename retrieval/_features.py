@@ -11,19 +11,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = [
-    "METRICS",
-    "Metric",
-    "Pairing",
-    "as_features",
-    "as_pairing",
-    "check_choice",
-    "check_k",
-    "row_blocks",
-    "rows_of",
-    "unit",
-]
-
 Metric = Literal["cosine", "inner_product", "euclidean"]
 
 METRICS = ("cosine", "inner_product", "euclidean")

@@ -12,8 +12,6 @@ from numpy.typing import ArrayLike
 
 from featurebank.retrieval._features import METRICS, as_features
 
-__all__ = ["FORMAT", "content_fingerprint", "file_hash", "read_record", "record_path"]
-
 FORMAT = 1
 PIECE = 1 << 24  # bytes hashed at a time
 RECORD_BYTES = 1 << 20  # more is no record of ours

@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 
 from featurebank.retrieval._features import Metric, Pairing, rows_of
 
-__all__ = ["is_one_tile", "pair_scores", "score_dtype", "score_tiles"]
-
 TILE_QUERIES, TILE_GALLERY = 512, 65536  # 128 MiB of float32
 TILE_VALUES = 2**26  # of the gallery rows of a tile: 256 MiB of float32
 ALIGNMENT = 64  # rows: a multiple of every kernel's own tile

@@ -15,11 +15,12 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from featurebank.probes._rows import BLOCK_VALUES, as_features, check_block, row_slices
+from featurebank.probes._rows import BLOCK_VALUES, check_block, row_slices
 from featurebank.probes.metrics import as_labels
 from featurebank.probes.ood.block import Affine, Block, argmax
 from featurebank.probes.ood.head import Head
 from featurebank.probes.ood.moments import Moments, add_by_class, add_gram, symmetric
+from featurebank.retrieval._features import as_features
 
 __all__ = ["TrainingSet"]
 
