@@ -31,7 +31,7 @@ else:
             "alignment": "FDBD MCM NCI SHE GradNorm",
             "contract": "OODScore",
             "distances": "GMM MDS RMDS MDSPlusPlus RMDSPlusPlus",
-            "evaluation": "Detection Evaluation Selection detection evaluate select shared_rows",
+            "evaluation": "Detection DetectionSummary SelectedParameters detection evaluate select shared_rows",
             "head": "Head",
             "logits": "GEN MSP Energy Entropy KLMatching MaxLogit OpenMax ScaledMSP",
             "names": "family scores",

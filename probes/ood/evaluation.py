@@ -19,7 +19,7 @@ from featurebank.probes.metrics import as_values
 from featurebank.probes.ood.registry import get, score_all
 from featurebank.probes.ood.statistics import TrainingSet
 
-__all__ = ["Detection", "Evaluation", "Selection", "detection", "evaluate", "select", "shared_rows"]
+__all__ = ["Detection", "DetectionSummary", "SelectedParameters", "detection", "evaluate", "select", "shared_rows"]
 
 TPR = 0.95
 Rows = tuple[ArrayLike | None, ArrayLike | None]
@@ -54,7 +54,7 @@ METRICS = tuple(field.name for field in fields(Detection))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class DetectionSummary:
     """One score on several sets of others.
 
     Attributes:
@@ -74,7 +74,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selection:
+class SelectedParameters:
     """Parameters of a score that were chosen on validation rows.
 
     Attributes:
@@ -114,7 +114,7 @@ def evaluate(
     draws: int = 0,
     level: float = 0.95,
     random_state: int = 0,
-) -> Evaluation:
+) -> DetectionSummary:
     """A score's metrics on several sets, their means over groups, and intervals.
 
     Args:
@@ -146,7 +146,7 @@ def evaluate(
     if shifted is not None:
         whole = np.concatenate([known, as_values(shifted, "shifted")])
         spectrum = {name: detection(whole, values) for name, values in others.items()}
-    return Evaluation(
+    return DetectionSummary(
         sets=sets,
         groups=_grouped(sets, groups),
         intervals={
@@ -159,7 +159,7 @@ def evaluate(
 
 def select(
     name: str, grid: Mapping[str, Sequence[Any]], train: TrainingSet, *, validation_in: Rows, validation_out: Rows
-) -> Selection:
+) -> SelectedParameters:
     """The parameters of a score with the best AUROC on validation rows; of equal ones the first in the grid.
 
     It sees no test rows: pass validation rows that are not among them (`shared_rows` counts those that are).
@@ -188,7 +188,7 @@ def select(
         auroc = detection(scored.values["in"][name], scored.values["out"][name]).auroc
         tried.append((parameters, auroc))
     best, auroc = max(tried, key=lambda pair: pair[1])
-    return Selection(parameters=best, auroc=auroc, tried=tuple(tried))
+    return SelectedParameters(parameters=best, auroc=auroc, tried=tuple(tried))
 
 
 def shared_rows(hashes: ArrayLike, reference: ArrayLike) -> NDArray[np.bool_]:

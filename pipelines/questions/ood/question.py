@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from featurebank.pipelines.asking.sheet import Sheet
     from featurebank.pipelines.questions.ood.classifier import Classifier
     from featurebank.pipelines.questions.ood.parts import Parts
-    from featurebank.probes.ood.evaluation import Evaluation, Selection
+    from featurebank.probes.ood.evaluation import DetectionSummary, SelectedParameters
     from featurebank.probes.ood.statistics import TrainingSet
     from featurebank.store import FeatureStore
 
@@ -176,7 +176,7 @@ class OOD(Question):
         text, text_notes = class_texts(file_of(self, "text"), rows["text"], parts.train)
         fitted = partial(self._fitted, rows, parts, text)
         classifier, sets = fitted(parts.train)
-        selected: dict[str, Selection] = {}
+        selected: dict[str, SelectedParameters] = {}
         held = ""
         if parts.tuning:
             selected, held = choose(parts, self.scores, (classifier, sets), fitted, seed=self.seed)
@@ -321,7 +321,9 @@ class OOD(Question):
         return scores_html(answered, results, album)
 
 
-def _scores(result: Evaluation, inside: int, outside: Mapping[str, int], details: Mapping[str, Any]) -> list[Score]:
+def _scores(
+    result: DetectionSummary, inside: int, outside: Mapping[str, int], details: Mapping[str, Any]
+) -> list[Score]:
     """A score's metrics on each set and group, and those of the full spectrum."""
     scores = []
     for prefix, places in (

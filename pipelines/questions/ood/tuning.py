@@ -16,7 +16,7 @@ from featurebank.pipelines.questions.ood.classifier import Classifier, has_class
 from featurebank.pipelines.questions.ood.parts import Parts
 from featurebank.probes._holding import held_out
 from featurebank.probes.choice import Choice
-from featurebank.probes.ood.evaluation import Selection, select
+from featurebank.probes.ood.evaluation import SelectedParameters, select
 from featurebank.probes.ood.registry import get, grid
 from featurebank.probes.ood.statistics import TrainingSet
 
@@ -29,7 +29,7 @@ Fitted = tuple[Classifier, list[TrainingSet]]
 
 def choose(
     assigned: Parts, names: Sequence[str], whole: Fitted, fitted: Callable[[SplitRows], Fitted], *, seed: int
-) -> tuple[dict[str, Selection], str]:
+) -> tuple[dict[str, SelectedParameters], str]:
     """The best parameters of each score that has any, by AUROC of held-out rows against the set to choose on.
 
     The held-out rows are the validation rows where there are some; else a fifth of the train rows, of every class, on
@@ -61,7 +61,7 @@ def choose(
     return found, held.name
 
 
-def choices(name: str, chosen: Selection) -> list[Choice]:
+def choices(name: str, chosen: SelectedParameters) -> list[Choice]:
     """Each number that was chosen for a score, the others as chosen."""
     found = []
     for parameter, value in chosen.parameters.items():
@@ -77,7 +77,7 @@ def choices(name: str, chosen: Selection) -> list[Choice]:
     return found
 
 
-def selection_settings(chosen: Selection, *, inside: str, outside: str) -> dict[str, Any]:
+def selection_settings(chosen: SelectedParameters, *, inside: str, outside: str) -> dict[str, Any]:
     """What is recorded of a choice, as plain JSON."""
     return {
         "inside": inside,
