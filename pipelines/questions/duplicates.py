@@ -64,7 +64,7 @@ class Duplicates(Question):
             raise ValueError("--gallery is for a KEY of one set; found two, TRAIN:TEST")
         second = vectors(rows.one("second"))
         role = next((role for role in ("gallery", "first") if role in rows.sets), "second")
-        alone = role == "second"
+        alone = rows.one(role).path == rows.one("second").path
         first = second if alone else vectors(rows.one(role))
         hashes, others = _hashes(first), _hashes(second)
         if self.exact:
@@ -87,6 +87,11 @@ class Duplicates(Question):
             ],
             arrays={"first": first.rows[pairs.first], "second": second.rows[pairs.second], "cosine": pairs.similarity},
         )
+
+    @property
+    def fitted_name(self) -> str:
+        """The gallery, where there is one."""
+        return self.gallery or ""
 
     @property
     def title(self) -> str:

@@ -171,6 +171,10 @@ def test_d12_the_same_bytes_are_duplicates_too(store: FeatureStore) -> None:
     pairs = rows["images"]["details"]["pairs"]
     shared = store.same_content("dogs/all", "pets/train")
     assert sorted((pair["first"], pair["second"]) for pair in pairs) == sorted(shared)
-    (alone,) = featurebank_("duplicates", "pets/test", *place).json["answers"]
-    assert {row["metric"]: row["value"] for row in alone["rows"]} == {"images": 0, "pairs": 0, "same_bytes": 0}
+    assert {(row["train"], row["test"]) for row in rows.values()} == {("dogs/all", "pets/train")}
+    for words in (("pets/test",), ("pets/test", "--gallery", "pets/test")):
+        (alone,) = featurebank_("duplicates", *words, *place).json["answers"]
+        assert {row["metric"]: row["value"] for row in alone["rows"]} == {"images": 0, "pairs": 0, "same_bytes": 0}
+    both = featurebank_("duplicates", "pets/train:test", "--gallery", "dogs/all", *place)
+    assert (both.code, "--gallery is for a KEY of one set" in both.out) == (1, True)
     assert featurebank_("duplicates", "pets/train", "--gallery", "dogs/al", *place).code == 2
