@@ -57,12 +57,12 @@ def _short(key: str) -> BeforeValidator:
     return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
 
 
-def _rooted(found: Callable[[str, Path], Any]) -> AfterValidator:
+def _rooted(at_folder: Callable[[str, Path], Any]) -> AfterValidator:
     """What is, or holds, a path is taken from the folder of the context; without one it is checked alone."""
 
     def checked(value: Any, info: ValidationInfo) -> Any:
         folder = (info.context or {}).get("folder")
-        at = found(value, folder or Path())  # a variable that is not set is a fault beside the others
+        at = at_folder(value, folder or Path())  # a variable that is not set is a fault beside the others
         return value if folder is None else at
 
     return AfterValidator(checked)

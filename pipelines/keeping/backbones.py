@@ -54,25 +54,27 @@ def backbones(
     from featurebank.extract.errors import search
     from featurebank.store.errors import UnknownNameError, unknown_name
 
-    found = list(zoo.entries().values())
+    entries = list(zoo.entries().values())
     if name is not None:
         try:
             _one(name, as_json=as_json)
             return
         except UnknownNameError:
-            about = {entry.name: (*entry.aliases, entry.reference, entry.method, entry.architecture) for entry in found}
+            about = {
+                entry.name: (*entry.aliases, entry.reference, entry.method, entry.architecture) for entry in entries
+            }
             if not (matching := search(name, about)):
                 raise
-            found = [entry for entry in found if entry.name in matching]
+            entries = [entry for entry in entries if entry.name in matching]
     if style is not None:
-        known = {entry.style for entry in found}
+        known = {entry.style for entry in entries}
         if style not in known:
             raise unknown_name("style of pretraining", style, known)
-        found = [entry for entry in found if entry.style == style]
+        entries = [entry for entry in entries if entry.style == style]
     if as_json:
-        print_json({"backbones": [_json(entry) for entry in found]})
+        print_json({"backbones": [_json(entry) for entry in entries]})
     else:
-        _print_table(found, console())
+        _print_table(entries, console())
 
 
 def markdown() -> str:
@@ -80,16 +82,16 @@ def markdown() -> str:
     from featurebank.extract.backbones import zoo
     from featurebank.extract.backbones.packaged import ENTRIES
 
-    found = zoo.entries().values()
+    entries = zoo.entries().values()
     lines = [
         _HEAD.replace("PACKAGED", ", ".join(f"`{name}`" for name in ENTRIES)),
         f"| {' | '.join(_COLUMNS)} |",
         f"|{'---|' * len(_COLUMNS)}",
-        *(f"| {' | '.join(cell(entry) for cell in _COLUMNS.values())} |" for entry in found),
+        *(f"| {' | '.join(cell(entry) for cell in _COLUMNS.values())} |" for entry in entries),
         "",
         "## Other names of the same checkpoints",
         "",
-        *(f"- `{entry.name}`: {', '.join(f'`{a}`' for a in entry.aliases)}" for entry in found if entry.aliases),
+        *(f"- `{entry.name}`: {', '.join(f'`{a}`' for a in entry.aliases)}" for entry in entries if entry.aliases),
     ]
     return "\n".join(lines) + "\n"
 
@@ -123,9 +125,9 @@ def _json(entry: ZooEntry) -> dict[str, Any]:
     }
 
 
-def _print_table(found: Sequence[ZooEntry], out: Console) -> None:
-    table = titled_table(f"{len(found)} backbones", "name", "style", "method", "data", "px", "dim", "params")
-    for entry in found:
+def _print_table(entries: Sequence[ZooEntry], out: Console) -> None:
+    table = titled_table(f"{len(entries)} backbones", "name", "style", "method", "data", "px", "dim", "params")
+    for entry in entries:
         size = str(entry.preprocessing.height)
         cells = (entry.name, entry.style, entry.method, entry.data, size, str(entry.dimension), _millions(entry))
         table.add_row(*cells)

@@ -33,23 +33,27 @@ def gc(
     as_json: JsonOption = False,
 ) -> None:
     """List what the store can do without: partials of dead runs, sets of a dataset's earlier content."""
-    found = existing_store(store).gc(delete=delete, hours=hours)
+    dispensable = existing_store(store).gc(delete=delete, hours=hours)
     if as_json:
-        print_json({"files": [{**vars(garbage), "path": str(garbage.path)} for garbage in found]})
+        print_json({"files": [{**vars(garbage), "path": str(garbage.path)} for garbage in dispensable]})
         return
-    if not found:
+    if not dispensable:
         console().print(f"{store}: nothing to collect", highlight=False)
         return
-    gone = sum(garbage.deleted for garbage in found)
-    title = f"Deleted from {store}: {gone} of {len(found)}" if delete else f"Dispensable in {store}: {len(found)}"
+    gone = sum(garbage.deleted for garbage in dispensable)
+    title = (
+        f"Deleted from {store}: {gone} of {len(dispensable)}"
+        if delete
+        else f"Dispensable in {store}: {len(dispensable)}"
+    )
     table = titled_table(title, "file", "reason")
     table.add_column("size", justify="right", no_wrap=True)
-    for garbage in found:
+    for garbage in dispensable:
         kept = garbage.kept or ("a writer holds it" if delete and not garbage.deleted else "")
         reason = f"kept: {garbage.reason}, but {kept}" if kept else garbage.reason
         table.add_row(str(garbage.path.relative_to(store)), reason, size_text(garbage.nbytes))
     console().print(table)
-    if not delete and not all(garbage.kept for garbage in found):
+    if not delete and not all(garbage.kept for garbage in dispensable):
         console().print("nothing was deleted; repeat with --delete")
 
 
