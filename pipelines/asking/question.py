@@ -13,7 +13,8 @@ from dataclasses import MISSING, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from featurebank.pipelines.asking.answer import Answer
-from featurebank.pipelines.asking.option import Option, choices_of, file_of, flag_of, key_of, option, options_of, plain
+from featurebank.pipelines.asking.option import Option, choices_of, flag_of, key_of, option, options_of, plain
+from featurebank.pipelines.asking.reading import Reading
 from featurebank.pipelines.asking.showing import Showing
 from featurebank.pipelines.errors import ConfigError
 
@@ -29,16 +30,15 @@ DECLARED: dict[str, type[Question]] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question(Showing, ABC):
+class Question(Reading, Showing, ABC):
     """A question to frozen features; its docstring's first line is its help, ``name`` its verb.
 
-    A change of what it answers to the same options, a default's included, takes another `version`: results of the
-    old one are then no longer found.
+    A change of what it answers to the same options takes another `version`: results of the old one are not found.
 
     Attributes:
         primary: the main metric; that of the first number if empty.
         methods: the option that lists methods which are answered together and kept one by one.
-        extra: parameters of the verb that are no options of the question, see `prepare`: type, and what is said of it.
+        extra: parameters of the verb that are no options, see `prepare`: type, and what is said of it.
         output: of the backbone, that is read.
         seed: of splits, draws and intervals.
     """
@@ -94,8 +94,7 @@ class Question(Showing, ABC):
 
         Args:
             given: options.
-            extra: parameters of the verb by name, ``backbone`` too; ``opened`` is a mapping to put datasets into that
-                it has opened, by DATASET/SPLIT.
+            extra: parameters of the verb, ``backbone`` too; ``opened`` takes datasets that it opens by DATASET/SPLIT.
             keys: KEYs.
             store: the store, which need not be there yet where there is something in ``extra``.
         """
@@ -121,33 +120,6 @@ class Question(Showing, ABC):
     def called(self) -> str:
         """Its name and variant."""
         return f"{self.name} {self.variant}".rstrip()
-
-    @property
-    def fits(self) -> bool:
-        """Whether the answer depends on train and validation rows."""
-        return True
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """What is read of each row."""
-        return (self.output,)
-
-    @property
-    def fitted_name(self) -> str:
-        """What is fitted on, or looked for, where that is no feature set."""
-        return ""
-
-    @property
-    def further(self) -> dict[str, tuple[str, ...]]:
-        """The further sets that it reads by their role, DATASET or DATASET/SPLIT."""
-        roles = [name for name, (_, own) in options_of(self).items() if own.role and file_of(self, name) is None]
-        values = {name: getattr(self, name) for name in roles}
-        return {name: (of,) if isinstance(of, str) else tuple(of) for name, of in values.items() if of}
-
-    @property
-    def own_texts(self) -> str:
-        """The role that the text features of the scored dataset's classes play; empty where it reads none by itself."""
-        return ""
 
     @property
     def parts(self) -> tuple[str, ...]:
