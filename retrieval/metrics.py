@@ -39,7 +39,7 @@ def hit_rate_at_k(positives: PositiveRanks, k: int) -> NDArray[np.float64]:
 
 def recall_at_k(positives: PositiveRanks, k: int) -> NDArray[np.float64]:
     """The share of the relevant rows that stand among the first k: the recall of information retrieval, and of BoB."""
-    return _defined(positives, _hits(positives, k) / _at_least_one(positives.n_positives))
+    return _mean(positives, positives.ranks < _within(positives, k))
 
 
 def precision_at_k(
@@ -62,20 +62,20 @@ def r_precision(positives: PositiveRanks) -> NDArray[np.float64]:
     """The share of the first R that are relevant, where the query has R relevant rows."""
     _check_depth(positives, positives.n_positives)
     inside = positives.ranks < positives.n_positives[positives.owners]
-    return _defined(positives, _sums(positives, inside) / _at_least_one(positives.n_positives))
+    return _mean(positives, inside)
 
 
 def map_at_r(positives: PositiveRanks) -> NDArray[np.float64]:
     """MAP@R (Musgrave et al. 2020, arXiv:2003.08505): 1/R times the precisions at the relevant ones of the first R."""
     _check_depth(positives, positives.n_positives)
     inside = positives.ranks < positives.n_positives[positives.owners]
-    return _defined(positives, _sums(positives, _precisions(positives) * inside) / _at_least_one(positives.n_positives))
+    return _mean(positives, _precisions(positives) * inside)
 
 
 def average_precision(positives: PositiveRanks) -> NDArray[np.float64]:
     """The mean of the precisions at all R relevant rows: the step rule, as TREC and scikit-learn (without ties)."""
     _check_complete(positives)
-    return _defined(positives, _sums(positives, _precisions(positives)) / _at_least_one(positives.n_positives))
+    return _mean(positives, _precisions(positives))
 
 
 def trapezoidal_average_precision(positives: PositiveRanks) -> NDArray[np.float64]:
@@ -85,36 +85,24 @@ def trapezoidal_average_precision(positives: PositiveRanks) -> NDArray[np.float6
     """
     _check_complete(positives)
     left = np.where(positives.ranks == 0, 1.0, positives.places / np.maximum(positives.ranks, 1))
-    return _defined(
-        positives, _sums(positives, (left + _precisions(positives)) / 2) / _at_least_one(positives.n_positives)
-    )
+    return _mean(positives, (left + _precisions(positives)) / 2)
 
 
 def average_precision_at_k(positives: PositiveRanks, k: int) -> NDArray[np.float64]:
     """AP@k of Google Landmarks v2 (Weyand et al. 2020, arXiv:2004.01804): the precisions at hits, over min(R, k)."""
-    _check_depth(positives, _positive(k))
-    precisions = _precisions(positives) * (positives.ranks < k)
-    return _defined(positives, _sums(positives, precisions) / _at_least_one(np.minimum(positives.n_positives, k)))
+    inside = positives.ranks < _within(positives, k)
+    return _mean(positives, _precisions(positives) * inside, np.minimum(positives.n_positives, k))
 
 
 def reciprocal_rank(positives: PositiveRanks, k: int | None = None) -> NDArray[np.float64]:
     """1 / rank, from 1, of the first relevant row; 0 where none is among the first k. Without k the whole ranking."""
-    if k is None:
-        _check_complete(positives)
-    else:
-        _check_depth(positives, _positive(k))
-    first = positives.places == 0
-    inside = first if k is None else first & (positives.ranks < k)
+    inside = (positives.places == 0) & (positives.ranks < _within(positives, k))
     return _defined(positives, _sums(positives, inside / (positives.ranks + 1)))
 
 
 def ndcg_at_k(positives: PositiveRanks, k: int | None = None) -> NDArray[np.float64]:
     """Normalised discounted cumulative gain (Järvelin & Kekäläinen 2002) of gains 0 and 1, discount log2(rank + 1)."""
-    if k is None:
-        _check_complete(positives)
-    else:
-        _check_depth(positives, _positive(k))
-    inside = np.ones(len(positives.ranks), bool) if k is None else positives.ranks < k
+    inside = positives.ranks < _within(positives, k)
     ideal = positives.n_positives if k is None else np.minimum(positives.n_positives, k)
     best = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(int(ideal.max(initial=0))) + 2))])
     gains = _sums(positives, inside / np.log2(positives.ranks + 2))
@@ -193,10 +181,15 @@ def _pair_curve(
     return counts / (ranks + 1), counts / total, total
 
 
-def _positive(k: int) -> int:
+def _within(positives: PositiveRanks, k: int | None) -> float:
+    """The rank that is looked up to, infinity without k, once it is clear that the ranks are known so far."""
+    if k is None:
+        _check_complete(positives)
+        return np.inf
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
         raise ValueError(f"k must be a whole number of at least 1; found {k}")
-    return int(k)
+    _check_depth(positives, int(k))
+    return k
 
 
 def _check_depth(positives: PositiveRanks, k: int | NDArray[np.int64]) -> None:
@@ -221,8 +214,7 @@ def _check_complete(positives: PositiveRanks) -> None:
 
 
 def _hits(positives: PositiveRanks, k: int) -> NDArray[np.float64]:
-    _check_depth(positives, _positive(k))
-    return _sums(positives, positives.ranks < k)
+    return _sums(positives, positives.ranks < _within(positives, k))
 
 
 def _sums(positives: PositiveRanks, values: NDArray[np.float64] | NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -234,8 +226,15 @@ def _precisions(positives: PositiveRanks) -> NDArray[np.float64]:
     return np.asarray((positives.places + 1) / (positives.ranks + 1))
 
 
-def _at_least_one(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.maximum(counts, 1)
+def _mean(
+    positives: PositiveRanks,
+    values: NDArray[np.float64] | NDArray[np.bool_],
+    counts: NDArray[np.int64] | None = None,
+) -> NDArray[np.float64]:
+    """The sum of each query's values over its number of relevant rows, or over other counts."""
+    return _defined(
+        positives, _sums(positives, values) / np.maximum(positives.n_positives if counts is None else counts, 1)
+    )
 
 
 def _defined(positives: PositiveRanks, values: NDArray[np.float64]) -> NDArray[np.float64]:
