@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
 import tomllib
 import zipfile
 from pathlib import Path
@@ -200,3 +202,27 @@ def test_constraints_pin_each_package_once_by_name_and_version() -> None:
     assert [line for line in lines if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*==[0-9][\w.!+]*", line)] == []
     names = [line.partition("==")[0] for line in lines]
     assert names == sorted(set(names))
+
+
+def test_d16_looking_for_children_outlives_threads_that_end_meanwhile() -> None:
+    found = importlib.util.spec_from_file_location("root_conftest", ROOT / "tests" / "conftest.py")
+    assert found is not None and found.loader is not None
+    conftest = importlib.util.module_from_spec(found)
+    found.loader.exec_module(conftest)
+    stop = threading.Event()
+
+    def come_and_go() -> None:
+        while not stop.is_set():
+            thread = threading.Thread(target=int)
+            thread.start()
+            thread.join()
+
+    busy = [threading.Thread(target=come_and_go) for _ in range(4)]
+    for thread in busy:
+        thread.start()
+    try:
+        assert all(conftest._children() == set() for _ in range(200))
+    finally:
+        stop.set()
+        for thread in busy:
+            thread.join()

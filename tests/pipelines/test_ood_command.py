@@ -455,7 +455,7 @@ def test_a18_a_part_of_a_name_is_not_its_architecture(name: str, family: str) ->
 # what is kept
 
 
-def test_a_second_run_computes_nothing_and_says_so(store: FeatureStore) -> None:
+def test_d6_a_second_run_computes_nothing_and_says_so(store: FeatureStore) -> None:
     first = ood_json(store, "--score", "msp", "--score", "mds")
     before = {path: path.stat().st_mtime_ns for path in store.root.rglob("*")}
     done = ood(store, "--score", "msp", "--score", "mds", *FAST)
@@ -465,6 +465,16 @@ def test_a_second_run_computes_nothing_and_says_so(store: FeatureStore) -> None:
     again = ood_json(store, "--score", "msp", "--score", "mds")
     assert [one["known"] for one in by_score(first) + by_score(again)] == [False] * 2 + [True] * 2
     assert one_of(first)["scores"] == one_of(again)["scores"]
+
+
+def test_d6_a_score_that_is_known_of_several_is_not_computed_again_alone(store: FeatureStore) -> None:
+    ood_json(store, "--score", "msp", "--score", "mds")
+    kept = {path: path.stat().st_mtime_ns for path in (store.root / "results" / "ood").glob("*.json")}
+    assert all(one["known"] for one in by_score(ood_json(store, "--score", "mds")))
+    ood_json(store, "--score", "mds", "--score", "knn")
+    now = {path: path.stat().st_mtime_ns for path in (store.root / "results" / "ood").glob("*.json")}
+    assert {path: now[path] for path in kept} == kept
+    assert len(now) == len(kept) + 2, "knn alone, of both backbones"
 
 
 def test_other_settings_are_computed_and_the_same_ones_reproduce_to_the_last_digit(store: FeatureStore) -> None:
