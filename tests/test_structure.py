@@ -206,7 +206,8 @@ def test_constraints_pin_each_package_once_by_name_and_version() -> None:
 
 def test_d16_looking_for_children_outlives_threads_that_end_meanwhile() -> None:
     found = importlib.util.spec_from_file_location("root_conftest", ROOT / "tests" / "conftest.py")
-    assert found is not None and found.loader is not None
+    assert found is not None
+    assert found.loader is not None
     conftest = importlib.util.module_from_spec(found)
     found.loader.exec_module(conftest)
     stop = threading.Event()
