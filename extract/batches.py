@@ -311,12 +311,16 @@ class Preparer:
         """Those pixels of one image that are not known yet, by Pillow, and a copy for the cache."""
         known = batch.known.get(row, {})
         made: dict[Hashable, NDArray[np.uint8]] = {}
+        shared: dict[Hashable, NDArray[np.uint8]] = {}
         with self._noting(batch, row), ExitStack() as held:
             with self._clock.stage("decode"):
                 image = held.enter_context(decoded(raw, self._decode))
             for key in into.keys() - known.keys():
+                transform = self._transforms[key]
                 with self._clock.stage("transform"):
-                    made[key] = self._transforms[key].pixels(image)
+                    if transform.geometry not in shared:
+                        shared[transform.geometry] = transform.pixels(image)
+                made[key] = shared[transform.geometry]
         for key, rgb in made.items():
             into[key].numpy()[row - batch.start] = self._transforms[key].ordered(rgb)
             if self._shelves is not None:
@@ -370,7 +374,7 @@ class Preparer:
 
 def pixels_key(preprocessing: Preprocessing) -> Hashable:
     """Backbones with equal keys take the same 8-bit pixels; they may still differ in mean and std."""
-    return (Transform(preprocessing).geometry, preprocessing.channels)
+    return (Transform(preprocessing).geometry, preprocessing.channels, preprocessing.flip)
 
 
 def _nbytes(raw: Raw) -> int:

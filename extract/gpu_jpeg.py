@@ -197,7 +197,7 @@ class DeviceTransform:
         self._weights = lru_cache(maxsize=64)(self._weights_of)
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        """(H, W, 3) uint8 in the record's channel order, of (3, H, W) uint8 RGB.
+        """(H, W, 3) uint8 in the record's channel order, mirrored if it says so, of (3, H, W) uint8 RGB.
 
         Raises:
             ImageError: a side of the resized image would be longer than 100 million pixels.
@@ -220,7 +220,8 @@ class DeviceTransform:
             canvas = torch.tensor(p.fill, dtype=torch.uint8, device=self._device).repeat(p.height, p.width, 1)
             canvas[rows.border : rows.border + rows.kept, columns.border : columns.border + columns.kept] = made
             made = canvas
-        return made if p.channels == "RGB" else made.flip(2)
+        turned = [axis for axis, asked in ((1, p.flip), (2, p.channels == "BGR")) if asked]
+        return made.flip(turned) if turned else made
 
     def _weights_of(self, length: int, to: Placement) -> tuple[slice, torch.Tensor]:
         """The pixels that have a weight, and those, (2 kept, pixels): their upper bits, and below them the lower ones.

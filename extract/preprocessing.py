@@ -36,7 +36,7 @@ class Decode:
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """Resize, centre crop and normalisation, equal to what the weights expect.
+    """Resize, centre crop, mirroring and normalisation, equal to what the weights expect.
 
     A pixel value ``p`` in 0..255 of channel ``c`` becomes ``(p / 255 - mean[c]) / std[c]``, in float32.
 
@@ -55,6 +55,7 @@ class Preprocessing:
         mean: per channel, in units of 1/255 times the pixel value, in the order of ``channels``.
         std: as ``mean``.
         channels: order in which the network takes them.
+        flip: whether what was resized and cropped is mirrored, left to right.
         decode: how the bytes become an image.
     """
 
@@ -69,4 +70,5 @@ class Preprocessing:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     channels: Literal["RGB", "BGR"] = "RGB"
+    flip: bool = False
     decode: Decode = Decode()

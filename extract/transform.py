@@ -1,4 +1,4 @@
-"""Resize and centre crop of one image, pixel for pixel what torchvision and timm do with a PIL image.
+"""Resize, centre crop and mirroring of one image, pixel for pixel what torchvision and timm do with a PIL image.
 
 Shapes: H, W the preprocessing's height and width.
 """
@@ -50,7 +50,8 @@ class Transform:
         preprocessing: what the weights expect.
 
     Raises:
-        ValueError: a size below 1, or an unknown resize mode, interpolation, rounding of margins or order of channels.
+        ValueError: a size below 1, or an unknown resize mode, interpolation, rounding of margins, order of channels or
+            flip.
     """
 
     def __init__(self, preprocessing: Preprocessing) -> None:
@@ -63,6 +64,8 @@ class Transform:
         for field, known in _WORDS.items():
             if getattr(p, field) not in known:
                 raise ValueError(f"{field} must be one of {', '.join(known)}, got {getattr(p, field)!r}")
+        if not isinstance(p.flip, bool):
+            raise ValueError(f"flip must be true or false, got {p.flip!r}")
         self.preprocessing = preprocessing
         self._resample = _RESAMPLING[p.interpolation]
 
@@ -74,7 +77,7 @@ class Transform:
         return (resize, p.height, p.width, p.margins, p.fill)
 
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8 in the record's channel order, read-only or not, of an RGB image.
+        """(H, W, 3) uint8 in the record's channel order, mirrored if it says so, read-only or not, of an RGB image.
 
         Raises:
             ImageError: a side of the resized image would be longer than 100 million pixels.
@@ -82,11 +85,14 @@ class Transform:
         return self.ordered(self.pixels(image))
 
     def ordered(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """`pixels` in the record's channel order."""
-        return rgb if self.preprocessing.channels == "RGB" else np.ascontiguousarray(rgb[..., ::-1])
+        """`pixels` in the record's channel order, mirrored where it says so."""
+        p = self.preprocessing
+        if p.flip:
+            rgb = rgb[:, ::-1]
+        return np.ascontiguousarray(rgb if p.channels == "RGB" else rgb[..., ::-1])
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        """As calling it, always in RGB order: what all records of one `geometry` share."""
+        """As calling it, always in RGB order and never mirrored: what all records of one `geometry` share."""
         rows, columns = self.placement(image.width, image.height)
         p = self.preprocessing
         if image.size == (columns.size, rows.size) or columns.size * rows.size <= WHOLE:

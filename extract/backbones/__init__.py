@@ -15,7 +15,8 @@
                                                 plain name of a package's entry point
 ==============================================  =======================================================================
 
-``@random`` or ``@random:<seed>`` behind a name asks for that architecture at its random initialisation.
+``@random`` or ``@random:<seed>`` behind a name asks for that architecture at its random initialisation, and behind that
+``@96px`` for another input size, ``@flip`` for mirrored images (`views`): ``mobilenetv2@random:7@96px@flip``.
 Importing this package imports neither torch nor any of these libraries.
 """
 
@@ -26,7 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featurebank.extract.backbones import zoo
+from featurebank.extract.backbones import views, zoo
 from featurebank.extract.backbones.checkpoint_source import HubSource, UrlSource
 from featurebank.extract.backbones.contract import Backbone, BackboneSpec, Network
 from featurebank.extract.backbones.diffusers_source import DiffusersSource
@@ -91,7 +92,8 @@ def resolve(
 
     Args:
         name: one of the forms above, with ``@random`` or ``@random:<seed>`` where no weights are wanted. Another name
-            that the zoo knows for a backbone gives the same spec as its first.
+            that the zoo knows for a backbone gives the same spec as its first. ``@<pixels>px`` and ``@flip`` may
+            follow.
         checkpoint: a local file (a folder, where the source takes folders) to use instead of the name's own weights.
         outputs: what to store; the name's own default if not given.
         checkpoint_key: which set of tensors of the checkpoint, where it has several: ``state_dict_ema``, or a prefix
@@ -108,7 +110,10 @@ def resolve(
     >>> spec = resolve("mobilenetv2@random:7")
     >>> spec.source, spec.weights.sha256, spec.outputs
     ('packaged', 'random:7', ('pooled',))
+    >>> resolve("mobilenetv2@random:7@96px").preprocessing.resize_height
+    110
     """
+    name, view = views.split_view(name)
     base, at, suffix = name.partition("@")
     entry = zoo.find(base)
     checkpoint = None if checkpoint is None else expanded(checkpoint)
@@ -116,6 +121,7 @@ def resolve(
     spec = _source_of(reference).resolve(reference, checkpoint=checkpoint, outputs=outputs)
     if entry is not None and base != entry.reference:
         spec = replace(spec, name=f"{entry.name}{at}{suffix}")
+    spec = view.of(spec)
     if not checkpoint_key:
         return spec
     if checkpoint is None or spec.source not in _CHOOSING:
@@ -130,13 +136,14 @@ def build(spec: BackboneSpec) -> Network:
     """The network behind a spec: weights loaded strictly, float32, on the CPU, frozen.
 
     Raises:
-        WeightsError: the checkpoint does not fit the architecture, or the network is not the one the zoo describes.
+        WeightsError: the checkpoint does not fit the architecture, the network is not the one the zoo describes, or it
+            does not take images of the size asked for.
         AssetError: it is no longer the file that was resolved.
         UnknownNameError: an output the network does not have.
     """
     if spec.source not in _SOURCES:
         raise unknown_name("source of backbones", spec.source, _SOURCES)
-    network = _SOURCES[spec.source].build(spec)
+    network = views.built(spec, _SOURCES[spec.source].build)
     zoo.check(spec, network)
     return network
 
@@ -202,6 +209,7 @@ def describe(name: str) -> Mapping[str, object]:
     Raises:
         UnknownNameError: no such name.
     """
+    name, _ = views.split_view(name)
     entry = zoo.find(name.partition("@")[0])
     return _source_of(name).describe(name) if entry is None else zoo.facts(entry)
 

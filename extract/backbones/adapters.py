@@ -207,11 +207,13 @@ def old_densenet(tensors: Tensors) -> dict[str, torch.Tensor]:
     return {_DENSENET.sub(r"\1\2", name): value for name, value in tensors.items()}
 
 
-def foreign_timm(tensors: Tensors, model: nn.Module, path: Path | None) -> dict[str, torch.Tensor]:
+def foreign_timm(
+    tensors: Tensors, model: nn.Module, path: Path | None, *, resized: bool = False
+) -> dict[str, torch.Tensor]:
     """A checkpoint in its authors' own layout, through the converter that timm has beside the architecture.
 
     Tensors that already have the architecture's names are never reshaped: a position embedding for another image size
-    stays an error.
+    stays an error, unless the model is made for another one on purpose (``resized``), as the converter resamples them.
 
     Raises:
         WeightsError: timm's converter does not know the layout.
@@ -221,7 +223,7 @@ def foreign_timm(tensors: Tensors, model: nn.Module, path: Path | None) -> dict[
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     wanted = model.state_dict()
     same_name = [name for name in tensors if name in wanted]
-    if convert is None or any(tensors[name].shape != wanted[name].shape for name in same_name):
+    if convert is None or not (resized or all(tensors[name].shape == wanted[name].shape for name in same_name)):
         return dict(tensors)
     try:
         return dict(convert(dict(tensors), model))

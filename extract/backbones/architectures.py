@@ -45,13 +45,18 @@ def parse_call(line: str) -> tuple[str, dict[str, Any]]:
     raise WeightsError(f"expected an architecture such as 'resnet50(num_classes=0)', found {line!r}")
 
 
-def architecture(line: str) -> nn.Module:
+def architecture(line: str, **further: Any) -> nn.Module:
     """The module of a line, at its random initialisation.
+
+    Args:
+        line: as `parse_call` takes it.
+        further: keyword arguments that come before those of the line.
 
     Raises:
         WeightsError: there is no such architecture.
     """
     name, arguments = parse_call(line)
+    arguments |= further
     if name in _OWN:
         return _OWN[name](**arguments)
     import timm

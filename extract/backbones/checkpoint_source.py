@@ -127,11 +127,13 @@ def build_checkpoint(spec: BackboneSpec) -> Network:
         WeightsError: a tensor is missing, left over or of another shape.
         UnknownNameError: an output the network does not have.
     """
-    from featurebank.extract.backbones.architectures import architecture, network_of
+    from featurebank.extract.backbones.architectures import architecture, network_of, parse_call
     from featurebank.extract.backbones.network import seeded
+    from featurebank.extract.backbones.timm_source import size_arguments
 
+    size = size_arguments(parse_call(spec.architecture)[0], spec.preprocessing)
     with seeded(random_seed(spec.weights) or 0):
-        model = architecture(spec.architecture)
+        model = architecture(spec.architecture, **size)
     if random_seed(spec.weights) is None:
         tensors = select(state_dict_of(spec.weights), spec.adapter)
         what = f"{spec.name} from {spec.weights.path}"
@@ -144,7 +146,7 @@ def build_checkpoint(spec: BackboneSpec) -> Network:
                 what=what,
                 outputs=spec.outputs,
                 heads=classifier_of(model),
-                convert=lambda some: adapters.foreign_timm(some, model, spec.weights.path),
+                convert=lambda some: adapters.foreign_timm(some, model, spec.weights.path, resized=bool(size)),
             )
     return network_of(spec, model)
 

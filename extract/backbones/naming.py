@@ -1,4 +1,4 @@
-"""Names of backbones: ``<source prefix><name>[@random[:<seed>]]``."""
+"""Names of backbones: ``<source prefix><name>[@random[:<seed>]][@<pixels>px][@flip]``; `views` has the last two."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def split_random(name: str) -> tuple[str, int | None]:
     match = _RANDOM.fullmatch(name, len(base))
     if match is None:
         raise UnknownNameError(
-            f"unknown backbone {without_secrets(name)!r}; what follows '@' must be 'random' or 'random:<seed>', "
-            f"as in '{without_secrets(base)}@random:0'"
+            f"unknown backbone {without_secrets(name)!r}; what follows '@' must be 'random' or 'random:<seed>', then "
+            f"'<pixels>px', then 'flip', as in '{without_secrets(base)}@random:0@96px@flip'"
         )
     return base, int(match["seed"] or 0)
 

@@ -240,11 +240,12 @@ class PackagedSource:
         """The network behind a spec; see `Backbone.build`."""
         from featurebank.extract.backbones.efficientnet import for_inference
         from featurebank.extract.backbones.network import TimmNetwork, seeded
+        from featurebank.extract.backbones.timm_source import size_arguments
         from featurebank.extract.backbones.torchvision_network import SqueezeNet
 
         entry = self._entry(split_random(spec.name)[0])
         with seeded(random_seed(spec.weights) or 0):
-            model = _architecture(entry)
+            model = _architecture(entry, **size_arguments(entry.architecture, spec.preprocessing))
         if random_seed(spec.weights) is None:
             what = f"{spec.name} from {spec.weights.path}"
             heads = ("classifier",) if entry.adapter == "squeezenet" else classifier_of(model)
@@ -264,14 +265,14 @@ class PackagedSource:
         return ENTRIES[name]
 
 
-def _architecture(entry: Entry) -> nn.Module:
+def _architecture(entry: Entry, **size: Any) -> nn.Module:
     if entry.adapter == "squeezenet":
         from torchvision.models import squeezenet1_1  # type: ignore[import-untyped]
 
         return squeezenet1_1(weights=None)  # type: ignore[no-any-return]
     import timm
 
-    return timm.create_model(entry.architecture, pretrained=False, **entry.arguments)
+    return timm.create_model(entry.architecture, pretrained=False, **{**entry.arguments, **size})
 
 
 def _converted(spec: BackboneSpec, model: nn.Module) -> Mapping[str, torch.Tensor]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from timm.models import PretrainedCfg
     from torch import nn
 
-__all__ = ["TimmSource", "load_into", "preprocessing_of"]
+__all__ = ["TimmSource", "load_into", "preprocessing_of", "size_arguments"]
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -70,8 +70,9 @@ class TimmSource:
         from featurebank.extract.backbones.network import TimmNetwork, seeded
 
         with seeded(random_seed(spec.weights) or 0):
-            model = timm.create_model(spec.architecture, pretrained=False)
-        load_into(model, spec)
+            size = size_arguments(spec.architecture, spec.preprocessing)
+            model = timm.create_model(spec.architecture, pretrained=False, **size)
+        load_into(model, spec, resized=bool(size))
         return TimmNetwork(spec, model)
 
     def describe(self, name: str) -> Mapping[str, object]:
@@ -142,8 +143,27 @@ def preprocessing_of(cfg: Mapping[str, Any]) -> Preprocessing:
     )
 
 
-def load_into(model: nn.Module, spec: BackboneSpec) -> None:
+def size_arguments(architecture: str, preprocessing: Preprocessing) -> dict[str, Any]:
+    """What timm's constructor must be told of the size of images, where the architecture is made for one, and another.
+
+    Args:
+        architecture: of timm, with its tag or without.
+        preprocessing: says how large images are.
+    """
+    from timm.models import get_pretrained_cfg
+
+    cfg, size = get_pretrained_cfg(architecture), (preprocessing.height, preprocessing.width)
+    return {"img_size": size} if cfg and cfg.fixed_input_size and size != tuple(cfg.input_size[1:]) else {}
+
+
+def load_into(model: nn.Module, spec: BackboneSpec, *, resized: bool = False) -> None:
     """Loads a spec's checkpoint into a timm model, directly or through timm's converter for foreign layouts.
+
+    Args:
+        model: the architecture.
+        spec: says which checkpoint.
+        resized: whether the model takes images of another size than the checkpoint's, so that position embeddings are
+            resampled, as timm does.
 
     Raises:
         AssetError: the file is missing or has another digest.
@@ -157,7 +177,7 @@ def load_into(model: nn.Module, spec: BackboneSpec) -> None:
         what=f"{spec.name} from {spec.weights.path}",
         outputs=spec.outputs,
         heads=classifier_of(model),
-        convert=lambda tensors: adapters.foreign_timm(tensors, model, spec.weights.path),
+        convert=lambda tensors: adapters.foreign_timm(tensors, model, spec.weights.path, resized=resized),
     )
 
 

@@ -10,10 +10,11 @@ import csv
 import functools
 import importlib.resources
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from featurebank.extract.backbones.naming import split_random
+from featurebank.extract.backbones.views import split_view
 from featurebank.extract.errors import WeightsError
 from featurebank.extract.preprocessing import Interpolation, Preprocessing, ResizeMode
 
@@ -111,17 +112,24 @@ def facts(entry: ZooEntry) -> Mapping[str, object]:
 def check(spec: BackboneSpec, network: Network) -> None:
     """Compares a network with its row: heads, dimension, parameters, preprocessing. Other networks pass.
 
+    At another input size position embeddings have another length: parameters are not counted then.
+
     Raises:
         WeightsError: it is not the network of the row; what differs is named.
     """
-    entry = find(split_random(spec.name)[0])
+    name, view = split_view(spec.name)
+    entry = find(split_random(name)[0])
     if entry is None:
         return
+    decode = spec.preprocessing.decode  # of the run, not of the weights
+    entry = replace(entry, preprocessing=replace(view.preprocessing(entry.preprocessing), decode=decode))
     module = cast("Any", network)
     found = {
         "heads": heads_of(module),
         "dimension": module.dimension,
-        "parameters": sum(parameter.numel() for parameter in module.parameters_counted()),
+        "parameters": sum(parameter.numel() for parameter in module.parameters_counted())
+        if view.px is None
+        else entry.parameters,
         "preprocessing": spec.preprocessing,
     }
     lines = [

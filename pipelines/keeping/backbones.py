@@ -25,6 +25,12 @@ with `@random` or `@random:SEED` behind it for the same architecture at its rand
 number of parameters and preprocessing are compared with this table whenever a network is built. Every tensor of a
 checkpoint that is missing, left over or of another shape is an error, unless the table lists it.
 
+Behind any name, `@96px` asks for images of 96 x 96 pixels, the resize before the crop in proportion, and `@flip` for
+mirrored ones: `mobilenetv2@random:7@96px@flip` has all there is, in this order. Each is a backbone of its own, with a
+key of its own. Position embeddings of timm's architectures are resampled as timm does it; an architecture that takes
+one size alone says so. What a side has beyond a multiple of the patch, a ViT may not see: for patches of 14 take 98,
+not 96.
+
 Any other checkpoint, by its source:
 
 | name | what it is |
