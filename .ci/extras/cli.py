@@ -21,13 +21,18 @@ def run(*words: str) -> "subprocess.CompletedProcess[str]":
 
 
 STORE = ("--store", "store")
-for words in (("--help",), ("ls", *STORE), ("show", "toy/train", "tiny", *STORE), ("verify", *STORE)):
+for words in (
+    ("--help",),
+    ("ls", *STORE),
+    ("show", "toy/train", "tiny", *STORE),
+    ("verify", *STORE),
+    ("duplicates", "toy/test", *STORE),
+):
     done = run(*words)
     assert done.returncode == 0, (words, done.stderr)
 for words, extra in (
     (("probe", "toy", *STORE), "probes"),
     (("knn", "toy", *STORE), "probes"),
-    (("duplicates", "toy/test", *STORE), "retrieval"),
     (("retrieve", "toy/test", *STORE), "retrieval"),
     (("ood", "toy", "--ood", "toy/far", *STORE), "probes"),
     (("features", "run.yaml", *STORE), "extract"),
