@@ -10,7 +10,7 @@ import typer
 
 from featurebank.store import Entry, FeatureSet, FeatureStore, NotFoundError
 from featurebank.store.errors import unknown_name
-from featurebank.store.places import STORE_VARIABLE
+from featurebank.store.places import DEFAULT_STORE, STORE_VARIABLE
 
 __all__ = [
     "DEFAULT_STORE",
@@ -24,7 +24,6 @@ __all__ = [
     "parted",
 ]
 
-DEFAULT_STORE = Path("features")
 StoreOption = Annotated[Path, typer.Option("--store", envvar=STORE_VARIABLE, help="The store's folder.")]
 DatasetOption = Annotated[str | None, typer.Option("--dataset", help="Only this DATASET or DATASET/SPLIT.")]
 BackboneOption = Annotated[list[str] | None, typer.Option("--backbone", help="Only this backbone; repeatable.")]

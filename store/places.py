@@ -8,7 +8,10 @@ from pathlib import Path
 
 from featurebank.store.errors import InvalidInputError
 
-__all__ = ["STORE_VARIABLE", "expanded"]
+__all__ = ["DEFAULT_STORE", "STORE_VARIABLE", "expanded"]
+
+DEFAULT_STORE = Path("features")
+"""The store that commands take where none is named."""
 
 STORE_VARIABLE = "FEATUREBANK_STORE"
 """Names the store where none is given."""

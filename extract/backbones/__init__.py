@@ -13,6 +13,7 @@
 ``onnx:FILE``                                   a graph, run by onnxruntime (`onnx_source`)
 ``python:FILE.py:function``                     your own (`own_source`); also ``python:package.module:function``, and a
                                                 plain name of a package's entry point
+``tuned:NAME``, ``tuned:FOLDER``                what fine-tuning has made of one of them (`tuned_source`)
 ==============================================  =======================================================================
 
 ``@random`` or ``@random:<seed>`` behind a name asks for that architecture at its random initialisation, and behind that
@@ -25,11 +26,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from featurebank.extract.backbones import views, zoo
 from featurebank.extract.backbones.checkpoint_source import HubSource, UrlSource
-from featurebank.extract.backbones.contract import Backbone, BackboneSpec, Network
+from featurebank.extract.backbones.contract import Backbone, BackboneSpec, Network, TrainableSource
 from featurebank.extract.backbones.diffusers_source import DiffusersSource
 from featurebank.extract.backbones.hf_source import HuggingFaceSource
 from featurebank.extract.backbones.naming import rooted
@@ -40,6 +41,7 @@ from featurebank.extract.backbones.packaged import PackagedSource
 from featurebank.extract.backbones.text_tower import TextSource, TextTower
 from featurebank.extract.backbones.timm_source import TimmSource
 from featurebank.extract.backbones.torchvision_source import TorchvisionSource
+from featurebank.extract.backbones.tuned_source import TunedSource
 from featurebank.extract.errors import WeightsError
 from featurebank.store.errors import UnknownNameError, unknown_name
 from featurebank.store.places import expanded
@@ -47,6 +49,8 @@ from featurebank.store.places import expanded
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from featurebank.extract.backbones.network import FrozenNetwork
 
 __all__ = [
     "OwnBackbone",
@@ -60,9 +64,10 @@ __all__ = [
     "text_features",
     "text_tower",
     "tokenizer",
+    "trainable",
 ]
 
-_SOURCES: Mapping[str, Backbone] = {
+_SOURCES: dict[str, Backbone] = {
     "packaged": PackagedSource(),
     "python": OwnSource(),
     "timm": TimmSource(),
@@ -141,11 +146,24 @@ def build(spec: BackboneSpec) -> Network:
         AssetError: it is no longer the file that was resolved.
         UnknownNameError: an output the network does not have.
     """
-    if spec.source not in _SOURCES:
-        raise unknown_name("source of backbones", spec.source, _SOURCES)
-    network = views.built(spec, _SOURCES[spec.source].build)
+    network = views.built(spec, _builder(spec).build)
     zoo.check(spec, network)
     return network
+
+
+def trainable(spec: BackboneSpec) -> FrozenNetwork:
+    """The network as it is trained: that of `build`, but nothing of it folded into something else for inference.
+
+    It is frozen and in eval mode like every other; whoever trains it sets both for its modules. What is not needed for
+    the spec's outputs may be missing from it.
+
+    Raises:
+        WeightsError, AssetError, UnknownNameError: as `build`.
+    """
+    source = _builder(spec)
+    network = views.built(spec, source.trainable if isinstance(source, TrainableSource) else source.build)
+    zoo.check(spec, network)
+    return cast("FrozenNetwork", network)
 
 
 def has_texts(name: str) -> bool:
@@ -214,6 +232,12 @@ def describe(name: str) -> Mapping[str, object]:
     return _source_of(name).describe(name) if entry is None else zoo.facts(entry)
 
 
+def _builder(spec: BackboneSpec) -> Backbone:
+    if spec.source not in _SOURCES:
+        raise unknown_name("source of backbones", spec.source, _SOURCES)
+    return _SOURCES[spec.source]
+
+
 def _text_source(spec: BackboneSpec) -> TextSource:
     source = _SOURCES.get(spec.source)
     if not isinstance(source, TextSource):
@@ -237,3 +261,6 @@ def _source_of(name: str) -> Backbone:
             return source
     known = [source.prefix for source in _SOURCES.values() if source.prefix]
     raise UnknownNameError(f"unknown backbone {name!r}; {unknown_name('prefix', f'{prefix}:', known)}")
+
+
+_SOURCES["tuned"] = TunedSource(resolve, trainable)

@@ -15,7 +15,7 @@ from featurebank.extract.preprocessing import Preprocessing
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Backbone", "BackboneSpec", "Head", "Network", "Weights"]
+__all__ = ["Backbone", "BackboneSpec", "Head", "Network", "TrainableSource", "Weights"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,4 +138,13 @@ class Backbone(Protocol):
 
     def describe(self, name: str) -> Mapping[str, object]:
         """Facts for people: parameters, dimension, licence, paper. May be empty."""
+        ...
+
+
+@runtime_checkable
+class TrainableSource(Protocol):
+    """A source whose networks are built in another form than they are trained in."""
+
+    def trainable(self, spec: BackboneSpec) -> Network:
+        """As `Backbone.build`, in the form of its checkpoint: with its batch norms."""
         ...

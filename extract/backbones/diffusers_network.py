@@ -58,7 +58,7 @@ class DiffusionEncoder(FrozenNetwork):
         unet.conv_norm_out = unet.conv_out = None
         super().__init__(spec, nn.ModuleDict({"vae": vae, "unet": unet}))
         self.context: torch.Tensor
-        self.register_buffer("context", context.detach().clone(), persistent=False)
+        self.register_buffer("context", context.detach().clone())
         self.dimension = unet.config.block_out_channels[-1]
         self._require([_at_timestep_zero(name) for name in spec.outputs])
         ways = {name: match for name in spec.outputs if (match := _NAME.fullmatch(name))}

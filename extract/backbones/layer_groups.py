@@ -62,6 +62,14 @@ _MATCHERS: Mapping[str, Matcher] = {
         "mid": r"unet\.mid_block",
         "up": r"unet\.up_blocks\.(\d+)\.(?:resnets|attentions)\.(\d+)",
     },
+    "transformers": {
+        "stem": "embed|pre_layrnorm",
+        "blocks": [
+            (r"encoder\.layers\.(\d+)\.blocks\.(\d+)", None),
+            (r"encoder\.stages\.(\d+)\.layers\.(\d+)", None),
+            (r"(?:\w+\.)?layers?\.(\d+)\.(?!downsample)", None),
+        ],
+    },
 }  # fmt: skip
 
 
@@ -147,8 +155,8 @@ def decayed_rates(
 
 def _matcher_of(network: FrozenNetwork, trunk: Any, names: Sequence[str]) -> Matcher:
     for part in (network, trunk):
-        kind = type(part)
-        known = _MATCHERS.get(f"{kind.__module__.partition('.')[0]}.{kind.__name__}")
+        library = type(part).__module__.partition(".")[0]
+        known = _MATCHERS.get(f"{library}.{type(part).__name__}", _MATCHERS.get(library))
         if known is not None:
             return known
     found = trunk.group_matcher(coarse=False) if hasattr(trunk, "group_matcher") else None

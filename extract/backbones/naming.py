@@ -8,13 +8,14 @@ from pathlib import Path
 
 from featurebank.extract.assets import sha256_of
 from featurebank.extract.backbones.contract import Weights
+from featurebank.extract.backbones.views import split_view
 from featurebank.extract.errors import WeightsError
 from featurebank.extract.own_code import in_file
 from featurebank.store.addresses import without_secrets
 from featurebank.store.errors import UnknownNameError
 from featurebank.store.places import expanded
 
-__all__ = ["checked_outputs", "given_weights", "random_seed", "rooted", "split_random"]
+__all__ = ["at_random", "checked_outputs", "given_weights", "is_path", "random_seed", "rooted", "split_random"]
 
 _RANDOM = re.compile(r"@random(?::(?P<seed>\d+))?")
 _OUTPUT = re.compile(r"[a-z][a-z0-9_]*(\.(0|[1-9]\d*)\.[a-z][a-z0-9_]*)?")
@@ -46,6 +47,28 @@ def split_random(name: str) -> tuple[str, int | None]:
     return base, int(match["seed"] or 0)
 
 
+def at_random(name: str) -> str:
+    """The name of the same architecture, in the same view, at its random initialisation.
+
+    >>> at_random("mobilenetv2"), at_random("timm:resnet18@random:7@96px")
+    ('mobilenetv2@random', 'timm:resnet18@random@96px')
+
+    Raises:
+        UnknownNameError: there is another suffix.
+    """
+    name, view = split_view(name)
+    return f"{split_random(name)[0]}@random{view}"
+
+
+def is_path(place: str) -> bool:
+    """Whether what may be a path or a name begins as only paths do, or has a folder in it.
+
+    >>> is_path("runs/first"), is_path("~first"), is_path("first")
+    (True, True, False)
+    """
+    return place.startswith((".", "~", "$")) or "/" in place
+
+
 def rooted(name: str, folder: Path) -> str:
     """A name whose relative path, if it is one of a path, is taken from a folder.
 
@@ -58,14 +81,17 @@ def rooted(name: str, folder: Path) -> str:
     ('python:/data/nets.py:tiny', 'python:nets:tiny')
     >>> rooted("diffusers:./tiny", Path("/data")), rooted("diffusers:CompVis/stable-diffusion-v1-4", Path("/data"))
     ('diffusers:/data/tiny', 'diffusers:CompVis/stable-diffusion-v1-4')
+    >>> rooted("tuned:runs/pets", Path("/data")), rooted("tuned:pets", Path("/data"))
+    ('tuned:/data/runs/pets', 'tuned:pets')
     """
     prefix, colon, path = name.partition(":")
-    is_path = (
+    placed = (
         prefix in {"hf", "onnx"}
         or (prefix == "diffusers" and path.startswith((".", "/", "~", "$")))
         or (prefix == "python" and in_file(path))
+        or (prefix == "tuned" and is_path(path))
     )
-    return f"{prefix}:{folder / expanded(path)}" if colon and is_path else name
+    return f"{prefix}:{folder / expanded(path)}" if colon and placed else name
 
 
 def random_seed(weights: Weights) -> int | None:

@@ -5,7 +5,6 @@ Shapes: B batch, H, W input size, D dimension of a feature, E dimension of the s
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,7 +27,7 @@ class ImageTower(FrozenNetwork):
     def __init__(self, spec: BackboneSpec, visual: Any) -> None:
         super().__init__(spec, visual)
         self._require(spec.outputs)
-        self.projection, self._pool = _split(visual)
+        self.projection = _projection(visual)
         with torch.no_grad():
             self.dimension = self._pool(probe(spec, visual)).shape[1]
 
@@ -41,28 +40,31 @@ class ImageTower(FrozenNetwork):
         pooled = self._pool(images)
         return {name: pooled if name == "pooled" else self.projection(pooled) for name in self.spec.outputs}
 
+    def _pool(self, images: torch.Tensor) -> torch.Tensor:
+        return getattr(self.backbone, "trunk", self.backbone)(images)  # type: ignore[no-any-return]
 
-def _split(visual: Any) -> tuple[nn.Module, Callable[[torch.Tensor], torch.Tensor]]:
-    """The projection, and what comes before it."""
+
+def _projection(visual: Any) -> nn.Module:
+    """What comes behind ``pooled``, taken out of the tower."""
     if hasattr(visual, "trunk"):
         trunk = visual.trunk
         if not getattr(trunk, "num_classes", 0):
-            return visual.head, trunk
+            return visual.head  # type: ignore[no-any-return]
         classifier = trunk.get_classifier()
         trunk.reset_classifier(0, trunk.global_pool if isinstance(getattr(trunk, "global_pool", None), str) else None)
-        return nn.Sequential(classifier, visual.head), trunk
+        return nn.Sequential(classifier, visual.head)
     if hasattr(visual, "attnpool"):
         # The pool applies its projection itself; by the identity it gives what comes before.
-        projection, width = visual.attnpool.c_proj, visual.attnpool.c_proj.in_features
-        identity = nn.Linear(width, width).to(projection.weight.device).requires_grad_(False)
-        with torch.no_grad():
-            identity.weight.copy_(torch.eye(width, device=projection.weight.device))
-            identity.bias.zero_()
+        projection: nn.Linear = visual.attnpool.c_proj
+        identity = nn.Module()  # of no parameters: nothing of it is the network's
+        weight = torch.eye(projection.in_features, device=projection.weight.device)
+        identity.register_buffer("weight", weight)
+        identity.register_buffer("bias", torch.zeros_like(weight[0]))
         visual.attnpool.c_proj = identity
-        return projection, visual
-    projection = _Product(visual.proj)
+        return projection
+    product = _Product(visual.proj)
     visual.proj, visual.output_tokens = None, False
-    return projection, visual
+    return product
 
 
 class _Product(nn.Module):

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["ENTRIES", "Entry", "PackagedSource"]
+    from featurebank.extract.backbones.network import FrozenNetwork
+
+__all__ = ["ENTRIES", "Entry", "PackagedSource", "folded"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -238,7 +240,10 @@ class PackagedSource:
 
     def build(self, spec: BackboneSpec) -> Network:
         """The network behind a spec; see `Backbone.build`."""
-        from featurebank.extract.backbones.efficientnet import for_inference
+        return folded(self.trainable(spec))
+
+    def trainable(self, spec: BackboneSpec) -> FrozenNetwork:
+        """The network behind a spec with its batch norms; see `TrainableSource.trainable`."""
         from featurebank.extract.backbones.network import TimmNetwork, seeded
         from featurebank.extract.backbones.timm_source import size_arguments
         from featurebank.extract.backbones.torchvision_network import SqueezeNet
@@ -252,7 +257,7 @@ class PackagedSource:
             load_fitting(model, _converted(spec, model), what=what, outputs=spec.outputs, heads=heads)
         if entry.adapter == "squeezenet":
             return SqueezeNet(spec, model)
-        return TimmNetwork(spec, for_inference(model) if hasattr(model, "conv_stem") else model)
+        return TimmNetwork(spec, model)
 
     def describe(self, name: str) -> Mapping[str, object]:
         """Parameters, dimension, licence, paper and origin."""
@@ -263,6 +268,15 @@ class PackagedSource:
         if name not in ENTRIES:
             raise unknown_name("backbone", name, ENTRIES)
         return ENTRIES[name]
+
+
+def folded(network: FrozenNetwork) -> FrozenNetwork:
+    """A packaged network in its inference form, changed in place: EfficientNets without batch norms."""
+    from featurebank.extract.backbones.efficientnet import for_inference
+
+    if hasattr(network.backbone, "conv_stem"):
+        network.backbone = for_inference(network.backbone).eval()
+    return network
 
 
 def _architecture(entry: Entry, **size: Any) -> nn.Module:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from timm.models._manipulate import group_parameters
 from torch import nn
 from torchvision import models  # type: ignore[import-untyped]
@@ -155,6 +156,28 @@ def test_timm_models_that_group_by_a_function_are_refused_not_left_in_one_group(
     assert callable(network.backbone.group_matcher(coarse=False))
     with pytest.raises(ValueError, match="found Cait with"):
         layer_groups(network)
+
+
+SMALL: dict[str, tuple[str, dict[str, Any], int]] = {
+    "ConvNext": ("downsampling_layer", {"hidden_sizes": [8, 16], "depths": [1, 2], "num_stages": 2}, 3),
+    "Swin": ("downsample", {"image_size": 32, "embed_dim": 8, "depths": [1, 2], "num_heads": [1, 2]}, 3),
+    "Dinov2": ("", {"image_size": 28, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}, 2),
+}
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_networks_of_transformers_have_their_blocks_too(kind: str) -> None:
+    between, arguments, blocks = SMALL[kind]
+    network: Any = nn.Module()
+    network.backbone = getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**arguments))
+    groups = layer_groups(network)
+    assert len(groups) == blocks + 2
+    assert all(groups)
+    assert all("embeddings" in name for name in groups[0])
+    assert all("layernorm" in name for name in groups[-1])
+    assert [depth for depth, group in enumerate(groups) if between and between in " ".join(group)] == [2] * bool(
+        between
+    )
 
 
 def test_rates_are_those_of_mae_for_a_vit_base() -> None:
