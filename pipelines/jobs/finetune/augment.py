@@ -1,12 +1,13 @@
 """What changes images between one epoch and the next: crops, flips, colours, erasing.
 
-timm and torchvision do it; here is which, with what, and seeded how.
+timm and torchvision do it; here is what is asked of them.
 
 Shapes: H, W a backbone's input.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-__all__ = ["AUGMENTATIONS", "Augmentation", "changed_image", "erasing"]
+__all__ = ["AUGMENTATIONS", "Augmentation", "changed_image", "erasing", "is_auto_augment"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class Augmentation:
     scale: tuple[float, float] | None = None
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     interpolation: Literal["own", "random", "bilinear", "bicubic"] = "own"
-    flip: float = 0.5
+    flip: float = 0.0
     shift: float = 0.0
     jitter: float = 0.0
     auto_augment: str = ""
@@ -49,12 +50,23 @@ class Augmentation:
 
 AUGMENTATIONS: Final[Mapping[str, Augmentation | None]] = {
     "none": None,
-    "flip": Augmentation(),
-    "light": Augmentation(scale=(0.7, 1.0)),
-    "crop": Augmentation(scale=(0.08, 1.0)),
-    "bob": Augmentation(scale=(0.08, 1.0), interpolation="random", auto_augment="rand-m9-mstd0.5-inc1", erase=0.25),
+    "flip": Augmentation(flip=0.5),
+    "light": Augmentation(scale=(0.7, 1.0), flip=0.5),
+    "crop": Augmentation(scale=(0.08, 1.0), flip=0.5),
+    "bob": Augmentation(
+        scale=(0.08, 1.0), interpolation="random", flip=0.5, auto_augment="rand-m9-mstd0.5-inc1", erase=0.25
+    ),
 }
 """By name, as a recipe may give them."""
+
+
+def is_auto_augment(words: str) -> bool:
+    """Whether these are words for RandAugment that timm understands, none of which it would pass over.
+
+    >>> is_auto_augment("rand-m9-mstd0.5-inc1"), is_auto_augment("rand-m-9")
+    (True, False)
+    """
+    return re.fullmatch(r"rand(-(m|n|mmax|inc)\d+|-(mstd|p)\d+(\.\d+)?|-tweights)*", words) is not None
 
 
 def changed_image(
