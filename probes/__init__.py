@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from featurebank.probes.multilabel import *
     from featurebank.probes.neighbours import *
     from featurebank.probes.numbering import *
+    from featurebank.probes.placing import *
     from featurebank.probes.prompts import *
+    from featurebank.probes.rank_statistics import *
     from featurebank.probes.ranking import *
     from featurebank.probes.ridge import *
     from featurebank.probes.segmentation import *
@@ -40,7 +42,8 @@ else:
             "calibration": "ReliabilityDiagram TemperatureScaling reliability_diagram",
             "choice": "CS Choice edge_notes",
             "comparison": (
-                "Comparison McNemar PairedBootstrap compare_all holm mcnemar paired_bootstrap paired_statistics"
+                "Comparison McNemar PairedBootstrap compare_all holm mcnemar paired_bootstrap paired_statistics "
+                "signed_ranks"
             ),
             "dense": "DenseLinearProbe",
             "few_labels": "FewLabelsProbe",
@@ -61,8 +64,12 @@ else:
             "multilabel": "MultiLabelProbe",
             "neighbours": "KNNProbe KNNSweep NearestClassMean knn_sweep",
             "numbering": "doubt",
+            "placing": "Places places redrawn_settings redrawn_values",
             "prompts": "IMAGENET_TEMPLATES PLAIN_TEMPLATE READABLE readable render_prompts",
-            "ranking": "Ranking rank_backbones ranks z_scores",
+            "rank_statistics": (
+                "Friedman bradley_terry cliques correlations critical_difference friedman nemenyi win_rates wins"
+            ),
+            "ranking": "Ranking rank_backbones ranks setting_weights z_scores",
             "ridge": "RegressionScores RidgePath RidgeProbe regression_scores",
             "segmentation": "confusion_matrix dice mean_iou",
             "shift": (

@@ -5,6 +5,7 @@ Shapes: M test rows, B backbones.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featurebank.probes.intervals import bootstrap_means, paired_interval, row_weights
+from featurebank.probes.ranking import ranks
 from featurebank.probes.weighted import Statistic, check_draws, percentiles, value_of
 
 __all__ = [
@@ -24,9 +26,11 @@ __all__ = [
     "mcnemar",
     "paired_bootstrap",
     "paired_statistics",
+    "signed_ranks",
 ]
 
 EXACT_BELOW = 25
+EXACT_UNTIED, EXACT_TIED = 50, 25  # settings up to which all signs of Wilcoxon's ranks are counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +185,56 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     corrected = np.empty_like(p)
     corrected[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
     return corrected
+
+
+def signed_ranks(differences: ArrayLike) -> NDArray[np.float64]:
+    """Two-sided p-values (P,) of Wilcoxon's signed-rank test (1945) for P pairs of backbones over S settings.
+
+    Settings without a difference are left out. All signs that the ranks might have had are counted, up to 50 settings,
+    or 25 where differences are tied; beyond, the sum of positive ranks is taken as normal. No setting knows of another
+    pair, so that a p-value does not depend on who else is compared.
+
+    >>> signed_ranks([[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, -0.05]]).tolist()  # two of 256, and two more extreme ones
+    [0.015625]
+
+    Args:
+        differences: (P, S), of values in the same setting, or of z-scores where settings have several units.
+
+    Raises:
+        ValueError: they are not finite numbers (P, S).
+    """
+    table = np.asarray(differences, np.float64)
+    if table.ndim != 2 or not table.size or not np.isfinite(table).all():
+        raise ValueError(f"differences must be finite numbers (P, S), found shape {table.shape}")
+    different = (table != 0).sum(1)
+    # those without a difference come before all others, whose ranks then begin at 1
+    places = ranks(-np.abs(table).T).T - (table.shape[1] - different)[:, None]
+    places = np.where(table != 0, places, 0.0)
+    positive, variance = (places * (table > 0)).sum(1), np.square(places).sum(1) / 4
+    spread = np.sqrt(np.where(variance > 0, variance, 1.0))
+    far = np.abs(positive - different * (different + 1) / 4) / spread
+    p_values = np.array([math.erfc(one / math.sqrt(2)) for one in far.tolist()])
+    tied = variance < different * (different + 1) * (2 * different + 1) / 24 - 0.1
+    for n in np.unique(different[~tied & (different <= EXACT_UNTIED)]).tolist():
+        alike = ~tied & (different == n)
+        p_values[alike] = _two_sided(tuple(range(1, n + 1)))[positive[alike].astype(int)]
+    for at in np.flatnonzero(tied & (different <= EXACT_TIED)).tolist():
+        halves = np.sort(2 * places[at]).astype(int)[-different[at] :]
+        p_values[at] = _two_sided(tuple(halves.tolist()))[int(2 * positive[at])]
+    return p_values
+
+
+@functools.lru_cache(maxsize=1024)
+def _two_sided(steps: tuple[int, ...]) -> NDArray[np.float64]:
+    """The p-value of each sum that some of the steps may have, if each is taken or not with the same chance."""
+    chances = np.ones(1)
+    for step in steps:
+        longer = np.zeros(len(chances) + step)
+        longer[: len(chances)] += chances / 2
+        longer[step:] += chances / 2
+        chances = longer
+    up_to = chances.cumsum()
+    return np.minimum(2 * np.minimum(up_to, up_to[::-1]), 1.0)
 
 
 def compare_all(correct: Mapping[str, ArrayLike]) -> Comparison:

@@ -8,6 +8,7 @@ Shapes: B backbones, S settings (a dataset, protocol and metric each), T tasks.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Ranking", "rank_backbones", "ranks", "z_scores"]
+__all__ = ["Ranking", "rank_backbones", "ranks", "setting_weights", "z_scores"]
 
 Floats = NDArray[np.float64]
 Deviation = Literal["population", "sample"]
@@ -79,19 +80,46 @@ def z_scores(values: ArrayLike, *, deviation: Deviation = "population", missing:
 
 
 def ranks(scores: ArrayLike) -> Floats:
-    """(B,) places by score, 1 the greatest; equal scores share the mean of their places.
+    """Places by score, 1 the greatest; equal scores share the mean of their places.
+
+    Args:
+        scores: (B,), or (B, S) for places in each setting.
+
+    Returns:
+        float64 of the shape of ``scores``.
 
     Raises:
-        ValueError: scores that are not finite numbers (B,).
+        ValueError: scores that are not finite numbers of such a shape.
 
     >>> ranks([0.5, 0.9, 0.5, 0.1]).tolist()
     [2.5, 1.0, 2.5, 4.0]
     """
     array = np.asarray(scores, np.float64)
-    if array.ndim != 1 or not np.isfinite(array).all():
-        raise ValueError(f"scores must be finite numbers of shape (B,), found shape {array.shape}: {array}")
-    ordered = np.sort(-array)
-    return (ordered.searchsorted(-array, "left") + ordered.searchsorted(-array, "right") + 1) / 2
+    if array.ndim not in {1, 2} or not array.size or not np.isfinite(array).all():
+        raise ValueError(f"scores must be finite numbers of shape (B,) or (B, S), found shape {array.shape}: {array}")
+    below = -array.T
+    order = below.argsort(-1, kind="stable")
+    ordered = np.take_along_axis(below, order, -1)
+    starts = np.ones(ordered.shape, np.bool_)
+    starts[..., 1:] = ordered[..., 1:] != ordered[..., :-1]
+    ends = np.ones_like(starts)
+    ends[..., :-1] = starts[..., 1:]
+    place = np.arange(1, len(array) + 1)
+    first = np.maximum.accumulate(np.where(starts, place, 0), -1)
+    last = np.minimum.accumulate(np.where(ends, place, len(array))[..., ::-1], -1)[..., ::-1]
+    found = np.empty(ordered.shape)
+    np.put_along_axis(found, order, (first + last) / 2, -1)
+    return found.T
+
+
+def setting_weights(tasks: Sequence[Hashable]) -> Floats:
+    """(S,) weights of settings, of sum 1, in which each task weighs the same and each setting of one task too.
+
+    >>> setting_weights(["retrieval", "ood", "ood"]).tolist()
+    [0.5, 0.25, 0.25]
+    """
+    counts = Counter(tasks)
+    return np.array([1 / (counts[task] * len(counts)) for task in tasks])
 
 
 def rank_backbones(
