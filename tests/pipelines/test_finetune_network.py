@@ -13,9 +13,10 @@ import timm
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from scipy.special import log_softmax  # type: ignore[import-untyped]
-from timm.optim import param_groups_weight_decay
+from timm.optim._param_groups import param_groups_weight_decay
 from tiny_clip import CONFIGS, SMALL
 from torch import nn
+from torchvision.models import GoogLeNet  # type: ignore[import-untyped]
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt  # type: ignore[import-untyped]
 from torchvision.models.vision_transformer import VisionTransformer  # type: ignore[import-untyped]
 from transformers import ViTConfig, ViTModel
@@ -124,7 +125,7 @@ def tuned(name: str, **options: Any) -> TunedNetwork:
 def backward(model: TunedNetwork, px: int) -> None:
     images = torch.randn(2, 3, px, px, generator=torch.Generator().manual_seed(1))
     torch.manual_seed(0)  # of dropout
-    nn.functional.cross_entropy(model(images), torch.tensor([0, 1])).backward()
+    nn.functional.cross_entropy(model(images), torch.tensor([0, 1])).backward()  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -183,6 +184,14 @@ def test_dropout_follows_the_mode_and_none_is_left_where_all_is_frozen() -> None
         model.freeze(-1)
         assert model(images).equal(fixed)
     assert [name for name, p in model.named_parameters() if p.requires_grad] == ["head.weight", "head.bias"]
+
+
+def test_further_classifiers_of_a_training_stay_out_of_it() -> None:
+    model = TunedNetwork(
+        LinearEnd(spec(32), GoogLeNet(init_weights=False)), random_head(1024, K, 0), batch_norm="train"
+    )
+    assert model.train()(torch.randn(2, 3, 32, 32)).shape == (2, K)
+    assert not [name for name, p in model.named_parameters() if ".aux" in name and p.requires_grad]
 
 
 def test_freezing_more_blocks_than_there_are_names_how_many() -> None:
@@ -289,7 +298,7 @@ def test_what_no_gradient_reaches_is_refused_or_left_alone() -> None:
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             with torch.no_grad():
                 x: torch.Tensor = self.first(images.mean((2, 3)))
-            return x if self.all_of_it else self.last(x)  # type: ignore[no-any-return]
+            return x if self.all_of_it else self.last(x)
 
     with pytest.raises(ValueError, match="gradients must reach its parameters; found none"):
         TunedNetwork(OwnNetwork(spec(8), Detached(True)), random_head(4, K, 0))

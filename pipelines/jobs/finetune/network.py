@@ -71,15 +71,16 @@ class TunedNetwork(nn.Module):
             )
         if not 0 <= drop_path < 1:
             raise ValueError(f"drop_path must be a probability below 1; found {drop_path!r}")
-        self.network, self.batch_norm, self.notes = network, batch_norm, ()
+        self.network, self.batch_norm = network, batch_norm
         self.head = nn.Linear(width, classes)
         self.head.load_state_dict({"weight": head.weight, "bias": head.bias})
         self._trained = _reached(network)
         for name, parameter in network.named_parameters():
             if name not in self._trained:  # NaN where the checkpoint lacked it, which no file of weights may hold
                 parameter.detach().nan_to_num_()
-        if drop_path and not _set_drop_path(network, drop_path):
-            self.notes = (f"drop_path does nothing: {network.spec.name} has no place for it",)
+        useless = drop_path and not _set_drop_path(network, drop_path)
+        note = f"drop_path does nothing: {network.spec.name} has no place for it"
+        self.notes: tuple[str, ...] = (note,) if useless else ()
         self.training = False
         self.freeze(0)
 
@@ -276,7 +277,7 @@ def _leaves(output: Tensor) -> Iterator[Any]:
 
 def _set_drop_path(network: FrozenNetwork, rate: float) -> bool:
     """Gives each block its probability; whether there was a place for one."""
-    from timm.layers import DropPath
+    from timm.layers.drop import DropPath
 
     places = [
         (f"{name}.", module, attribute)
