@@ -103,6 +103,14 @@ def test_augmented_images_are_those_of_timm_with_the_same_seed() -> None:
         torch.testing.assert_close(ours[7, row], expected, rtol=0, atol=1e-5)
 
 
+def test_randaugment_at_its_strongest_keeps_no_bit_of_some_images() -> None:
+    images = rows_of(pictures(1), augmentation=Augmentation(auto_augment="rand-m10-n1-p1-inc1"))
+    black = -torch.tensor(SQUARE.mean) / torch.tensor(SQUARE.std)
+    found = [epoch for epoch in range(60) if torch.allclose(images[epoch, 0], black.view(3, 1, 1), atol=1e-5)]
+    assert 0 < len(found) < 20
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on one core
 def test_a_batch_has_the_same_bits_for_any_workers_and_any_order() -> None:
     everything = Augmentation(
         scale=(0.3, 1.0),
@@ -170,6 +178,19 @@ def test_draws_are_functions_of_seed_purpose_and_numbers() -> None:
     first = drawn()
     torch.rand(5)
     assert drawn() == first
+
+
+@pytest.mark.cuda
+def test_draws_on_the_device_are_seeded_and_restored() -> None:
+    torch.cuda.manual_seed(0)
+    expected = torch.rand(3, device="cuda")
+    torch.cuda.manual_seed(0)
+    drawn = []
+    for _ in range(2):
+        with seeded_everywhere(3, "step", 4):
+            drawn.append(torch.rand(3, device="cuda"))
+    assert torch.equal(drawn[0], drawn[1])
+    assert torch.equal(torch.rand(3, device="cuda"), expected)
 
 
 def test_generators_are_restored_after_an_error() -> None:

@@ -82,7 +82,6 @@ def changed_image(
         preprocessing: of the backbone.
         evaluated: resizes and crops as evaluation does; for augmentations without a random crop.
     """
-    from timm.data.auto_augment import rand_augment_transform
     from timm.data.transforms import RandomResizedCropAndInterpolation, str_to_pil_interp
     from torchvision import transforms  # type: ignore[import-untyped]
 
@@ -102,11 +101,28 @@ def changed_image(
         options = {"translate_const": int(min(size) * 0.45), "img_mean": fill}
         if interpolation in ("nearest", "bilinear", "bicubic"):  # those that Pillow turns and shears with
             options["interpolation"] = str_to_pil_interp(interpolation)  # type: ignore[no-untyped-call]
-        steps.append(rand_augment_transform(own.auto_augment, options))
+        steps.append(_rand_augment(own.auto_augment, options))
     if own.jitter:
         steps.append(transforms.ColorJitter(own.jitter, own.jitter, own.jitter))
     composed: Callable[[Image.Image], Image.Image] = transforms.Compose(steps)
     return composed
+
+
+def _rand_augment(words: str, options: dict[str, Any]) -> Callable[[Image.Image], Image.Image]:
+    """Timm's RandAugment, which at its strongest keeps no bit of a colour: what Pillow 13 refuses to do."""
+    from timm.data.auto_augment import posterize, rand_augment_transform
+
+    keeping: Any = posterize
+
+    def posterized(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+        kept: Image.Image = keeping(image, bits) if bits > 0 else image.point([0] * 256 * len(image.getbands()))
+        return kept
+
+    transform: Any = rand_augment_transform(words, options)
+    for operation in transform.ops:
+        if operation.aug_fn is posterize:
+            operation.aug_fn = posterized
+    return transform  # type: ignore[no-any-return]
 
 
 def erasing(augmentation: Augmentation) -> Callable[[torch.Tensor], torch.Tensor] | None:
