@@ -92,8 +92,10 @@ class Runner:
         self.note = ""
         self._call: Callable[[torch.Tensor], dict[str, torch.Tensor]] = self.module
         self._lock = threading.Lock()
-        if compiled:
+        if compiled and getattr(module.network, "compiles", True):
             self._compile()
+        elif compiled:
+            self.note = "this network cannot be compiled, running eagerly"
 
     def __call__(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         """(B, H, W, C) uint8 to one tensor (B, ...) per output, on the device."""

@@ -33,7 +33,7 @@ from featurebank.extract.backbones.checkpoint_source import HubSource, UrlSource
 from featurebank.extract.backbones.contract import Backbone, BackboneSpec, Network, TrainableSource
 from featurebank.extract.backbones.diffusers_source import DiffusersSource
 from featurebank.extract.backbones.hf_source import HuggingFaceSource
-from featurebank.extract.backbones.naming import rooted
+from featurebank.extract.backbones.naming import rooted, without_cuts
 from featurebank.extract.backbones.onnx_source import OnnxSource
 from featurebank.extract.backbones.open_clip_source import OpenClipSource
 from featurebank.extract.backbones.own_source import OwnBackbone, OwnSource
@@ -146,9 +146,14 @@ def build(spec: BackboneSpec) -> Network:
         AssetError: it is no longer the file that was resolved.
         UnknownNameError: an output the network does not have.
     """
-    network = views.built(spec, _builder(spec).build)
-    zoo.check(spec, network)
-    return network
+    plain = replace(spec, outputs=without_cuts(spec.outputs))
+    network = views.built(plain, _builder(spec).build)
+    zoo.check(plain, network)
+    if plain == spec:
+        return network
+    from featurebank.extract.backbones.cuts import CutNetwork
+
+    return CutNetwork(spec, cast("FrozenNetwork", network))
 
 
 def trainable(spec: BackboneSpec) -> FrozenNetwork:

@@ -98,7 +98,9 @@ def layer_groups(network: FrozenNetwork, matcher: Matcher | None = None) -> tupl
     if trunk is not network.backbone:
         prefix += "trunk."
     key = _key_of(_matcher_of(network, trunk, names) if matcher is None else matcher)
-    keys = [key(name.removeprefix(prefix)) if name.startswith(prefix) else None for name in names]
+    # A part that inference keeps in float32 is one level further down.
+    places = [name.removeprefix(prefix).replace(".part.", ".") if name.startswith(prefix) else None for name in names]
+    keys = [None if place is None else key(place) for place in places]
     blocks = sorted({found for found in keys if found is not None and found not in (_STEM, _HEAD)})
     head = len(blocks) + 1
     depth_of = {_STEM: 0, _HEAD: head} | {found: depth for depth, found in enumerate(blocks, start=1)}

@@ -15,10 +15,19 @@ from featurebank.store.addresses import without_secrets
 from featurebank.store.errors import UnknownNameError
 from featurebank.store.places import expanded
 
-__all__ = ["at_random", "checked_outputs", "given_weights", "is_path", "random_seed", "rooted", "split_random"]
+__all__ = [
+    "at_random",
+    "checked_outputs",
+    "given_weights",
+    "is_path",
+    "random_seed",
+    "rooted",
+    "split_random",
+    "without_cuts",
+]
 
 _RANDOM = re.compile(r"@random(?::(?P<seed>\d+))?")
-_OUTPUT = re.compile(r"[a-z][a-z0-9_]*(\.(0|[1-9]\d*)\.[a-z][a-z0-9_]*)?")
+_OUTPUT = re.compile(r"[a-z][a-z0-9_]*(\.(0|[1-9]\d*)\.[a-z][a-z0-9_]*)?|cut\.[1-9]\d*")
 
 
 def split_random(name: str) -> tuple[str, int | None]:
@@ -138,6 +147,16 @@ def checked_outputs(name: str, outputs: Sequence[str] | None, default: tuple[str
     for output in chosen:
         if not _OUTPUT.fullmatch(output):
             raise UnknownNameError(
-                f"{name}: unknown output {output!r}; expected a name such as 'pooled', 'logits' or 'blocks.9.cls'"
+                f"{name}: unknown output {output!r}; expected a name such as 'pooled', 'logits', 'blocks.9.cls' or "
+                "'cut.9'"
             )
     return chosen
+
+
+def without_cuts(outputs: tuple[str, ...]) -> tuple[str, ...]:
+    """Outputs that a source knows: without ``cut.K``, which `cuts` takes from any network, but at least one.
+
+    >>> without_cuts(("cut.6", "pooled", "logits")), without_cuts(("cut.6",))
+    (('pooled', 'logits'), ('pooled',))
+    """
+    return tuple(output for output in outputs if not output.startswith("cut.")) or ("pooled",)

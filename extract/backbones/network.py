@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
@@ -42,6 +42,8 @@ class FrozenNetwork(nn.Module):
     spec: BackboneSpec
     dimension: int
     """Of ``pooled``; subclasses learn it from a forward pass when they are built."""
+    compiles: ClassVar[bool] = True
+    """Whether ``torch.compile`` may be tried on it."""
 
     def __init__(self, spec: BackboneSpec, backbone: nn.Module) -> None:
         super().__init__()
@@ -86,12 +88,12 @@ def _folded(names: Sequence[str]) -> str:
     levels: dict[tuple[str, str], list[int]] = {}
     plain = []
     for name in names:
-        parts = name.split(".")
-        if len(parts) == 3:
-            levels.setdefault((parts[0], parts[2]), []).append(int(parts[1]))
+        first, *rest = name.split(".", 2)
+        if rest:
+            levels.setdefault((first, "".join(f".{part}" for part in rest[1:])), []).append(int(rest[0]))
         else:
             plain.append(name)
-    return ", ".join(plain + [f"{a}.{min(n)}-{max(n)}.{b}" for (a, b), n in levels.items()])
+    return ", ".join(plain + [f"{a}.{min(n)}-{max(n)}{b}" for (a, b), n in levels.items()])
 
 
 def probe(spec: BackboneSpec, module: nn.Module) -> torch.Tensor:

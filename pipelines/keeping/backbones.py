@@ -31,6 +31,10 @@ key of its own. Position embeddings of timm's architectures are resampled as tim
 one size alone says so. What a side has beyond a multiple of the patch, a ViT may not see: for patches of 14 take 98,
 not 96.
 
+Whatever its source, `outputs: [cut.6]` stores what enters a network's sixth block: all below has run, nothing from
+there on. Blocks are counted from 1 behind the stem, in the order in which they run; an unknown one is answered with
+those there are.
+
 Any other checkpoint, by its source:
 
 | name | what it is |

@@ -129,7 +129,7 @@ def test_an_architecture_of_one_size_says_so() -> None:
 
 def test_the_zoo_compares_a_view_with_its_row() -> None:
     spec = resolve("mocov3_vit_small@random@32px@flip")
-    assert build(spec).spec is spec
+    assert build(spec).spec == spec
     decode = replace(spec.preprocessing.decode, max_pixels=1_000_000)
     build(replace(spec, preprocessing=replace(spec.preprocessing, decode=decode)))
     with pytest.raises(WeightsError, match="preprocessing: expected"):
