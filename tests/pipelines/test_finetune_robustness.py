@@ -78,8 +78,9 @@ def test_pgd_from_the_centre_is_foolboxs(network: nn.Module, rows: tuple[Tensor,
         attack = reference(abs_stepsize=radius / 4, steps=10, random_start=False)
         _, theirs, fell = attack(model, images, labels, epsilons=radius)
         ours = pgd(network, images, labels, norm=norm, radius=radius, steps=10, step_size=radius / 4, start="centre")
-        assert (right(network, ours, labels) == fell).sum() <= 1
-        assert distances(ours, theirs, norm).median() < 1e-5
+        held = right(network, ours, labels)
+        assert (held == fell).sum() <= 1
+        assert distances(ours, theirs, norm)[held & ~fell].max() < 1e-4
         assert 0.02 < float(fell.float().mean()) < 1
 
 
@@ -119,6 +120,17 @@ def test_what_comes_out_is_an_image_in_the_ball(
     assert distances(attacked, images, norm).max() <= 0.4 + 1e-6
     assert distances(attacked, images, norm).median() > 0.2
     assert 0 <= attacked.min() <= attacked.max() <= 1
+
+
+def test_an_image_that_is_taken_for_another_takes_no_more_steps(
+    network: nn.Module, rows: tuple[Tensor, Tensor]
+) -> None:
+    images, labels = rows[0][:20], rows[1][:20]
+    fell = torch.arange(20) % 2 == 0
+    assert right(network, images, labels).all()
+    labels = torch.where(fell, (labels + 1) % 10, labels)
+    attacked = pgd(network, images, labels, norm="l2", radius=0.01, steps=3, step_size=0.01, start="centre")
+    assert torch.equal((attacked != images).flatten(1).any(1), ~fell)
 
 
 def test_random_starts_fill_the_ball(network: nn.Module) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
@@ -77,10 +77,10 @@ def pgd(
     seed: int = 0,
     rows: Sequence[int] | None = None,
 ) -> Tensor:
-    """Projected gradient ascent on the cross-entropy (Madry et al., ICLR 2018, arXiv:1706.06083): its last step.
+    """Projected gradient ascent on the cross-entropy (Madry et al., ICLR 2018, arXiv:1706.06083).
 
     ``x <- P(x + step_size * d)``, where d is the gradient's sign (``linf``) or the gradient over its length (``l2``),
-    and P projects on the ball, then clips to [0, 1].
+    and P projects on the ball, then clips to [0, 1]. An image takes no more steps once it is taken for another.
 
     Args:
         model: images to logits (B, K), on the device of the images.
@@ -101,14 +101,20 @@ def pgd(
     Raises:
         ValueError: images of another dtype or range, an unknown norm or start, or a number that is not positive.
     """
-    ball = _Ball(images, norm, radius)
-    _check_positive(steps=steps, step_size=step_size)
+    _check(images, norm, radius=radius, steps=steps, step_size=step_size)
     if start not in ("random", "centre"):
         raise ValueError(f"start must be random or centre; found {start!r}")
+    ball = _Ball(images, norm, radius)
     with _undisturbed(model):
-        x = images if start == "centre" else ball.random(seed, rows)
+        x = images.clone() if start == "centre" else ball.random(seed, rows)
+        left = torch.arange(len(x), device=x.device)
         for _ in range(steps):
-            x = ball.projected(x + step_size * ball.direction(_ascent(model, x, labels).gradient))
+            here = _ascent(model, x[left], labels[left])
+            stands = ~here.wrong
+            here, ball, left = here.only(stands), ball.only(stands), left[stands]
+            if not len(left):
+                break
+            x[left] = ball.projected(here.x + step_size * ball.direction(here.gradient))
     return x
 
 
@@ -132,37 +138,39 @@ def apgd_ce(
     Args: as of `pgd`.
 
     Returns:
-        (B, 3, H, W) float32, of each row the first image that is taken for another, or that of the highest loss.
+        (B, 3, H, W) float32, of each row the first image that is taken for another, or else that of the highest loss.
 
     Raises:
         ValueError: as `pgd`.
     """
-    ball = _Ball(images, norm, radius)
-    _check_positive(steps=steps)
-    checkpoints = _checkpoints(steps)
+    _check(images, norm, radius=radius, steps=steps)
+    ball, checkpoints, last = _Ball(images, norm, radius), _checkpoints(steps), 0
     with _undisturbed(model):
-        here = before = best = _ascent(model, ball.random(seed, rows), labels)
-        sizes = images.new_full((len(images), 1, 1, 1), 2 * radius)
-        taken, fallen = here.x, here.wrong
-        rises, halved, highest = torch.zeros_like(here.loss), torch.ones_like(fallen), here.loss
-        last = 0
-        for step in range(1, steps + 1):
-            ahead = ball.projected(here.x + sizes * ball.direction(here.gradient))
-            if step > 1:
-                ahead = ball.projected(here.x + MOMENTUM * (ahead - here.x) + (1 - MOMENTUM) * (here.x - before.x))
-            before, here = here, _ascent(model, ahead, labels)
-            rises += here.loss > before.loss
-            best = _where(here.loss > best.loss, here, best)
-            taken = torch.where(_wide(here.wrong & ~fallen), here.x, taken)
-            fallen = fallen | here.wrong
-            if fallen.all():
+        x = ball.random(seed, rows)
+        left = torch.arange(len(x), device=x.device)
+        here = before = best = _ascent(model, x, labels)
+        sizes, highest = torch.full_like(here.loss, 2 * radius), here.loss
+        rises, halved = torch.zeros_like(here.loss), torch.ones_like(here.wrong)
+        for step in range(steps + 1):
+            if step > 0:
+                ahead = ball.projected(here.x + _wide(sizes) * ball.direction(here.gradient))
+                if step > 1:
+                    ahead = ball.projected(here.x + MOMENTUM * (ahead - here.x) + (1 - MOMENTUM) * (here.x - before.x))
+                before, here = here, _ascent(model, ahead, labels[left])
+                rises = rises + (here.loss > before.loss)
+                best = here.where(here.loss > best.loss, best)
+            stands = ~here.wrong
+            x[left] = best.where(stands, here).x
+            here, before, best = (point.only(stands) for point in (here, before, best))
+            sizes, highest, rises, halved = (values[stands] for values in (sizes, highest, rises, halved))
+            left, ball = left[stands], ball.only(stands)
+            if not len(left):
                 break
             if step in checkpoints:
                 halved = (rises < RISING * (step - last)) | (~halved & (best.loss == highest))
-                sizes = torch.where(_wide(halved), sizes / 2, sizes)
-                here = _where(halved, best, here)
+                sizes, here = torch.where(halved, sizes / 2, sizes), best.where(halved, here)
                 rises, highest, last = torch.zeros_like(rises), best.loss, step
-    return torch.where(_wide(fallen), taken, best.x)
+    return x
 
 
 def withstood(
@@ -206,6 +214,14 @@ class _Point(NamedTuple):
     wrong: Tensor
     gradient: Tensor
 
+    def only(self, rows: Tensor) -> _Point:
+        return _Point(*(value[rows] for value in self))
+
+    def where(self, condition: Tensor, other: _Point) -> _Point:
+        """Of rows for which the condition (B,) holds, this one."""
+        wide = _wide(condition)
+        return _Point(*(torch.where(wide if a.ndim > 1 else condition, a, b) for a, b in zip(self, other, strict=True)))
+
 
 @dataclass(frozen=True)
 class _Ball:
@@ -215,18 +231,8 @@ class _Ball:
     norm: Norm
     radius: float
 
-    def __post_init__(self) -> None:
-        if self.norm not in get_args(Norm):
-            raise ValueError(f"norm must be one of {', '.join(get_args(Norm))}; found {self.norm!r}")
-        _check_positive(radius=self.radius)
-        if self.centre.dtype != torch.float32:
-            raise ValueError(f"images must be float32 in [0, 1]; found {self.centre.dtype}")
-        if len(self.centre):
-            low, high = (float(value) for value in self.centre.aminmax())
-            if not 0 <= low <= high <= 1:
-                raise ValueError(
-                    f"images must be in [0, 1]; found {low:g} to {high:g}; leave normalisation to InPixels"
-                )
+    def only(self, rows: Tensor) -> _Ball:
+        return replace(self, centre=self.centre[rows])
 
     def direction(self, gradient: Tensor) -> Tensor:
         """The step of length 1 along which the loss rises most."""
@@ -307,22 +313,19 @@ def _wide(values: Tensor) -> Tensor:
     return values[:, None, None, None]
 
 
-def _where(condition: Tensor, one: _Point, other: _Point) -> _Point:
-    wide = _wide(condition)
-    return _Point(
-        torch.where(wide, one.x, other.x),
-        torch.where(condition, one.loss, other.loss),
-        torch.where(condition, one.wrong, other.wrong),
-        torch.where(wide, one.gradient, other.gradient),
-    )
-
-
 def _length(x: Tensor) -> Tensor:
     """(B, 3, H, W) to the rows' l2 norms (B, 1, 1, 1), never 0."""
     return _wide(x.flatten(1).norm(dim=1).clamp(min=SMALLEST))
 
 
-def _check_positive(**numbers: float) -> None:
+def _check(images: Tensor, norm: str, **numbers: float) -> None:
+    if norm not in get_args(Norm):
+        raise ValueError(f"norm must be one of {', '.join(get_args(Norm))}; found {norm!r}")
     for name, value in numbers.items():
         if not (value > 0 and math.isfinite(value)):
             raise ValueError(f"{name} must be positive; found {value!r}")
+    if images.dtype != torch.float32:
+        raise ValueError(f"images must be float32 in [0, 1]; found {images.dtype}")
+    low, high = (float(value) for value in images.aminmax()) if len(images) else (0, 1)
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"images must be in [0, 1]; found {low:g} to {high:g}; leave normalisation to InPixels")
