@@ -234,7 +234,7 @@ def _two_sided(steps: tuple[int, ...]) -> NDArray[np.float64]:
         longer[step:] += chances / 2
         chances = longer
     up_to = chances.cumsum()
-    return np.minimum(2 * np.minimum(up_to, up_to[::-1]), 1.0)
+    return np.asarray(np.minimum(2 * np.minimum(up_to, up_to[::-1]), 1.0))
 
 
 def compare_all(correct: Mapping[str, ArrayLike]) -> Comparison:

@@ -199,7 +199,7 @@ def bradley_terry(won: ArrayLike, *, prior: float = 0.01) -> Floats:
             raise ValueError(unbounded) from None
         strength = strength + step / max(1.0, float(np.abs(step).max()))
         if np.abs(step).max() < 1e-10:
-            return strength - strength.mean()
+            return np.asarray(strength - strength.mean())
     raise ValueError(unbounded)
 
 
@@ -213,8 +213,9 @@ def correlations(values: ArrayLike, kind: Literal["pearson", "spearman"] = "spea
         raise ValueError(f"kind must be 'pearson' or 'spearman', found {kind!r}")
     places = _table(values)
     z = z_scores(-places if kind == "spearman" else values)
-    found: Floats = np.where(z.any(0) & z.any(0)[:, None], z.T @ z / len(z), np.nan)
-    return found
+    differing = np.asarray(z.any(0))
+    matrix: Floats = np.where(differing & differing[:, None], z.T @ z / len(z), np.nan)
+    return matrix
 
 
 def _table(values: ArrayLike) -> Floats:
@@ -247,7 +248,7 @@ def _range_tail(size: int) -> Callable[[float | Floats], Floats]:
 
     One less the integral of B phi(z) (Phi(z) - Phi(z - q))^(B - 1), at Chebyshev's nodes: it is smooth in q.
     """
-    z, step = np.linspace(-9, 9, 1201, retstep=True)
+    z, step = np.linspace(-9, 9, 601, retstep=True)
     below = np.vectorize(lambda at: 0.5 * math.erfc(-at / math.sqrt(2)), otypes=[np.float64])
     density, reached = np.exp(-np.square(z) / 2) / math.sqrt(2 * math.pi), below(z)
 
@@ -255,5 +256,5 @@ def _range_tail(size: int) -> Callable[[float | Floats], Floats]:
         within = np.clip(reached - below(z - q[:, None]), 0.0, 1.0)
         return np.asarray(1 - size * step * (density * within ** (size - 1)).sum(1))
 
-    polynomial: Callable[[float | Floats], Floats] = Chebyshev.interpolate(tail, 120, domain=[0.0, FARTHEST])
+    polynomial: Callable[[float | Floats], Floats] = Chebyshev.interpolate(tail, 100, domain=[0.0, FARTHEST])
     return polynomial

@@ -107,9 +107,9 @@ def ranks(scores: ArrayLike) -> Floats:
     place = np.arange(1, len(array) + 1)
     first = np.maximum.accumulate(np.where(starts, place, 0), -1)
     last = np.minimum.accumulate(np.where(ends, place, len(array))[..., ::-1], -1)[..., ::-1]
-    found = np.empty(ordered.shape)
-    np.put_along_axis(found, order, (first + last) / 2, -1)
-    return found.T
+    places = np.empty(ordered.shape)
+    np.put_along_axis(places, order, (first + last) / 2, -1)
+    return places.T
 
 
 def setting_weights(tasks: Sequence[Hashable]) -> Floats:

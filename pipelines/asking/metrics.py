@@ -12,11 +12,11 @@ Direction = Literal["higher", "lower"]
 
 LOWER = frozenset({
     "nll", "brier", "ece", "ece_unscaled", "mae", "rmse", "mce", "corruption_error", "accuracy_lost", "fpr_at_95",
-    "accuracy_gap", "demographic_parity_gap", "equalised_odds_gap", "images", "pairs", "same_bytes",
+    "accuracy_gap", "demographic_parity_gap", "equalised_odds_gap", "images", "pairs", "same_bytes", "place",
 })  # fmt: skip
 WORDS = {"auroc": "AUROC", "fpr_at_95": "FPR@95", "aupr_in": "AUPR in", "aupr_out": "AUPR out", "mce": "mCE"}
 GAINS = frozenset({"gain"})
-COUNTS = frozenset({"images", "pairs", "same_bytes"})
+COUNTS = frozenset({"images", "pairs", "same_bytes", "place"})
 FULL, SHORT = re.compile(r"^full_spectrum_"), re.compile(r"^([+-]?)0\.")
 
 

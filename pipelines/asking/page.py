@@ -66,6 +66,8 @@ td { text-align: right; white-space: nowrap; } td small { color: var(--faint); m
 td svg { vertical-align: middle; margin-left: 8px; } svg .axis { stroke: var(--line); fill: none; }
 svg .whisker { stroke: var(--accent); stroke-width: 1.5; } svg .dot { fill: var(--accent); }
 svg { overflow: visible; } svg text { font: 11px system-ui, sans-serif; fill: var(--faint); }
+.lanes { position: relative; padding: 0; } .lanes svg { position: absolute; left: 0; top: 0; margin: 0; }
+.heat td { padding: 0; } .heat rect { fill: var(--accent); } .heat text { fill: var(--ink); }
 .row { display: flex; flex-wrap: wrap; gap: 12px; } figure { margin: 0; width: 96px; font-size: 12px; }
 figure img { width: 96px; height: 96px; object-fit: contain; background: var(--raised); border: 2px solid transparent; }
 figcaption { color: var(--faint); line-height: 1.35; overflow: hidden; white-space: nowrap; text-overflow: ellipsis; }

@@ -215,6 +215,11 @@ class Results:
 
     def rows(self) -> list[Row]:
         """Every row, of several versions of one question the latest; by question, set, backbone and metric."""
+        rows = [row for result in self.latest() for row in result.rows]
+        return sorted(rows, key=lambda r: (r.question, r.set, r.backbone, r.score, r.metric, r.fingerprints))
+
+    def latest(self) -> list[Result]:
+        """Every computation that has rows, of several versions of one question the latest."""
         latest: dict[str, Result] = {}
         for question in self._filing.names():
             for name in self._filing.names(question):
@@ -224,8 +229,7 @@ class Results:
                 before = latest.get(result.same)
                 if before is None or before.rows[0].version < result.rows[0].version:
                     latest[result.same] = result
-        rows = [row for result in latest.values() for row in result.rows]
-        return sorted(rows, key=lambda r: (r.question, r.set, r.backbone, r.score, r.metric, r.fingerprints))
+        return [*latest.values()]
 
     def arrays(self, of: Row | Result) -> dict[str, NDArray[Any]]:
         """What a computation kept for each test row, such as ``ids``, ``labels`` and ``predictions``, by name.

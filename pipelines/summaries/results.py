@@ -18,21 +18,22 @@ from featurebank.store.errors import unknown_name
 from featurebank.store.fingerprint import canonical_json
 from featurebank.store.text import shown
 
-__all__ = ["filtered", "results", "write_parquet"]
+__all__ = ["WhereOption", "conditions", "filtered", "fits", "results", "write_parquet"]
 
+WhereOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--where",
+        metavar="COLUMN=VALUE",
+        help=f"Only rows of that value, * for anything; repeatable. {', '.join(COLUMNS)}.",
+    ),
+]
 SHOWN = ("question", "backbone", "set", "score", "shots", "group", "metric")
 
 
 def results(  # noqa: PLR0917 - one for each option
     store: StoreOption = DEFAULT_STORE,
-    where: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--where",
-            metavar="COLUMN=VALUE",
-            help=f"Only rows of that value, * for anything; repeatable. {', '.join(COLUMNS)}.",
-        ),
-    ] = None,
+    where: WhereOption = None,
     every: Annotated[
         bool, typer.Option("--all", help="All numbers, not the main ones of each question alone.")
     ] = False,
@@ -47,7 +48,7 @@ def results(  # noqa: PLR0917 - one for each option
     as_json: JsonOption = False,
 ) -> None:
     """List the numbers that are known: what was asked of what, the value, its interval; nothing is computed."""
-    rows = filtered(Results(existing_store(store).root).rows(), _conditions(where or ()), primary=not every)
+    rows = filtered(Results(existing_store(store).root).rows(), conditions(where or ()), primary=not every)
     rows = _sorted(rows, sort)
     if parquet is not None:
         write_parquet(rows, parquet)
@@ -84,8 +85,31 @@ def filtered(rows: Sequence[Row], conditions: Mapping[str, Sequence[str]], *, pr
         row
         for row in rows
         if (row.primary or not primary)
-        and all(any(_fits(_text(row, name), value) for value in values) for name, values in conditions.items())
+        and all(any(fits(_text(row, name), value) for value in values) for name, values in conditions.items())
     ]
+
+
+def fits(text: str, pattern: str) -> bool:
+    """Whether a text is the pattern's, in which only ``*`` stands for anything: backbones have brackets in names."""
+    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), text, re.DOTALL) is not None
+
+
+def conditions(texts: Sequence[str]) -> dict[str, list[str]]:
+    """COLUMN=VALUE as values by column.
+
+    Raises:
+        ConfigError: another form.
+        UnknownNameError: no such column.
+    """
+    given: dict[str, list[str]] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--where must be COLUMN=VALUE, such as metric=accuracy; found {text!r}")
+        if name not in COLUMNS:
+            raise unknown_name("column", name, COLUMNS)
+        given.setdefault(name, []).append(value)
+    return given
 
 
 def write_parquet(rows: Sequence[Row], path: Path) -> None:
@@ -103,23 +127,6 @@ def _text(row: Row, column: str) -> str:
     if isinstance(value, Mapping):
         return canonical_json(dict(value)).decode() if value else ""
     return "" if value is None else " ".join(value) if isinstance(value, tuple) else str(value)
-
-
-def _fits(text: str, pattern: str) -> bool:
-    """Whether a text is the pattern's, in which only ``*`` stands for anything: backbones have brackets in names."""
-    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), text, re.DOTALL) is not None
-
-
-def _conditions(texts: Sequence[str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"--where must be COLUMN=VALUE, such as metric=accuracy; found {text!r}")
-        if name not in COLUMNS:
-            raise unknown_name("column", name, COLUMNS)
-        found.setdefault(name, []).append(value)
-    return found
 
 
 def _sorted(rows: list[Row], column: str) -> list[Row]:
