@@ -142,7 +142,7 @@ def _command(context: typer.Context) -> str:
 
 def _print(ranked: Any, html: Path | None) -> None:
     from featurebank.pipelines.asking.table import print_line, render_sheet
-    from featurebank.pipelines.summaries.rank_sheets import answer, correlation_sheet, notes_of, standings_sheet
+    from featurebank.pipelines.summaries.rank_sheets import answer, correlation_sheets, notes_of, standings_sheet
     from featurebank.store.text import shown
 
     screen = console()
@@ -150,7 +150,7 @@ def _print(ranked: Any, html: Path | None) -> None:
         screen.print(table)
     for note in (answer(ranked), *notes_of(ranked)):
         print_line(screen, shown(note))
-    if (sheet := correlation_sheet(ranked)) is not None:
+    for sheet in correlation_sheets(ranked):
         screen.print()
         for table in render_sheet(sheet, screen):
             screen.print(table)

@@ -11,7 +11,7 @@ import numpy as np
 
 from featurebank.pipelines.asking.page import document, name_html, sheet_html
 from featurebank.pipelines.summaries.rank_sheets import answer, notes_of, standings_sheet, values_sheet
-from featurebank.pipelines.summaries.standings import SIGNIFICANT, Standings
+from featurebank.pipelines.summaries.standings import SIGNIFICANT, Agreement, Standings
 from featurebank.probes.rank_statistics import cliques
 from featurebank.store.text import html_text
 
@@ -35,8 +35,7 @@ def sections(ranked: Standings) -> Iterator[str]:
     yield f'<section>{sheet_html(standings_sheet(ranked))}<ul class="notes">{notes}</ul></section>'
     if len(ranked.table.settings) > 1:
         yield difference_picture(ranked)
-        if len(ranked.table.settings) <= LARGEST_MATRIX:
-            yield _correlations(ranked)
+        yield from (_correlations(one) for one in ranked.agreements if len(one.names) <= LARGEST_MATRIX)
     yield f"<section><h2>Every number ranked</h2>{sheet_html(values_sheet(ranked))}</section>"
 
 
@@ -58,7 +57,7 @@ def difference_picture(ranked: Standings) -> str:
     size, settings = len(mean), len(ranked.table.settings)
     about = (
         f"Whiskers reach half a critical difference to each side ({ranked.difference:.2f} in all; Nemenyi, "
-        f"{SIGNIFICANT:.2f}, {size} backbones, {settings} settings): two that do not overlap are told apart. That "
+        f"{SIGNIFICANT:g}, {size} backbones, {settings} settings): two that do not overlap are told apart. That "
         "depends on who else is ranked; the p of the table above does not."
     )
     hidden = f" {len(lanes) - len(drawn)} further bars are not drawn." if len(lanes) > len(drawn) else ""
@@ -121,23 +120,20 @@ def _axis(size: int) -> str:
     return f'<svg width="{WIDTH}" height="{ROW}" role="img" aria-label="mean rank, 1 to {size}">{ends}</svg>'
 
 
-def _correlations(ranked: Standings) -> str:
+def _correlations(agreement: Agreement) -> str:
     """Spearman's correlations above the diagonal, Pearson's below it."""
-    labels = ranked.table.labels
-    heads = "".join(f'<th scope="col">{at + 1}</th>' for at in range(len(labels)))
+    heads = "".join(f'<th scope="col">{at + 1}</th>' for at in range(len(agreement.names)))
     lines = []
-    for row, label in enumerate(labels):
-        cells = "".join(
-            f"<td>{_shade(float((ranked.spearman if row <= column else ranked.pearson)[row, column]))}</td>"
-            for column in range(len(labels))
-        )
-        lines.append(f'<tr><th scope="row">{row + 1} {name_html(label)}</th>{cells}</tr>')
-    about = "Above the diagonal Spearman's correlation over backbones, below it Pearson's; 1: two settings judge alike."
+    for row, name in enumerate(agreement.names):
+        above = agreement.spearman[row].tolist()[row:]
+        cells = "".join(f"<td>{_shade(one)}</td>" for one in agreement.pearson[row].tolist()[:row] + above)
+        lines.append(f'<tr><th scope="row">{row + 1} {name_html(name)}</th>{cells}</tr>')
+    about = "Above the diagonal Spearman's correlation over backbones, below it Pearson's; at 1 two judge alike."
     return (
-        f"<section><h2>How settings agree</h2><p>{about}</p>"
-        f'<div class="scroll"><table class="heat"><caption>Correlation of settings</caption><thead><tr>'
-        f'<th class="name" scope="col">setting</th>{heads}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
-        "</section>"
+        f"<section><h2>How {agreement.of} agree</h2><p>{about}</p>"
+        f'<div class="scroll"><table class="heat"><caption>Correlation of {agreement.of}</caption><thead><tr>'
+        f'<th class="name" scope="col">{agreement.of}</th>{heads}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div></section>"
     )
 
 

@@ -9,16 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featurebank.pipelines.asking.metrics import metric
 from featurebank.pipelines.asking.results import Row
 from featurebank.pipelines.asking.sheet import Cell, Sheet
 from featurebank.pipelines.summaries.standings import LEVEL, SIGNIFICANT, Standings, settings_needed
 from featurebank.probes.rank_statistics import cliques
 
-__all__ = ["answer", "correlation_sheet", "notes_of", "standings_json", "standings_sheet", "values_sheet"]
+__all__ = ["answer", "correlation_sheets", "notes_of", "standings_json", "standings_sheet", "values_sheet"]
 
 Floats = NDArray[np.float64]
 CERTAIN = f"{100 * LEVEL:.0f} %"
 FEW = 5  # settings: with fewer the bootstrap over them says little
+MOST_DRAWN = 1000  # values whose intervals a page draws
 SHOWN = 5  # backbones that a note names
 LARGEST_MATRIX = 20  # settings whose correlations a console shows
 DRAWN = {
@@ -51,23 +53,25 @@ def standings_sheet(ranked: Standings) -> Sheet:
     return Sheet(title=f"{backbones} in {settings}", names=("backbone",), columns=columns, lines=lines)
 
 
-def correlation_sheet(ranked: Standings) -> Sheet | None:
-    """Spearman's correlation of each two settings; nothing where there is one, or too many for a table."""
-    labels = ranked.table.labels
-    if not 2 <= len(labels) <= LARGEST_MATRIX:
-        return None
-    lines: list[tuple[tuple[str, ...], tuple[Cell, ...]]] = [
-        ((f"{at + 1} {label}",), tuple("" if math.isnan(one) else _short(one) for one in ranked.spearman[at]))
-        for at, label in enumerate(labels)
-    ]
-    columns = [str(at + 1) for at in range(len(labels))]
-    return Sheet(title="Spearman's correlation of settings", names=("setting",), columns=columns, lines=lines)
+def correlation_sheets(ranked: Standings) -> Iterator[Sheet]:
+    """Spearman's correlations; nothing where there is one setting, or too many for a table."""
+    for one in ranked.agreements:
+        if not 2 <= len(one.names) <= LARGEST_MATRIX:
+            continue
+        lines: list[tuple[tuple[str, ...], tuple[Cell, ...]]] = [
+            ((f"{at + 1} {name}",), tuple("" if math.isnan(value) else _short(value) for value in one.spearman[at]))
+            for at, name in enumerate(one.names)
+        ]
+        columns = [str(at + 1) for at in range(len(one.names))]
+        yield Sheet(title=f"Spearman's correlation of {one.of}", names=(one.of,), columns=columns, lines=lines)
 
 
 def values_sheet(ranked: Standings) -> Sheet:
-    """The results that were ranked."""
+    """The results that were ranked; as texts without intervals where they are many."""
+    plain = ranked.table.gains.size > MOST_DRAWN
     lines: list[tuple[tuple[str, ...], tuple[Cell, ...]]] = [
-        ((name,), row) for name, row in zip(ranked.table.backbones, ranked.table.rows, strict=True)
+        ((name,), tuple(metric(row.metric).shown(row.value) if plain else row for row in rows))
+        for name, rows in zip(ranked.table.backbones, ranked.table.rows, strict=True)
     ]
     columns = [label.replace(" ", "\n") for label in ranked.table.labels]
     return Sheet(title="Values", names=("backbone",), columns=columns, lines=lines)
@@ -138,11 +142,11 @@ def standings_json(ranked: Standings) -> dict[str, Any]:
             "differences": "z-scores" if ranked.by_z else "values",
             "pairs": pairs,
         },
-        "correlations": {
-            kind: [[_finite(one) for one in line] for line in matrix.tolist()]
-            for kind, matrix in (("pearson", ranked.pearson), ("spearman", ranked.spearman))
-        },
-        "left_out": [{"name": name, "why": why} for name, why in table.left_out],
+        "correlations": [
+            {"of": one.of, "names": list(one.names), "pearson": _plain(one.pearson), "spearman": _plain(one.spearman)}
+            for one in ranked.agreements
+        ],
+        "left_out": [{"kind": kind, "name": name, "why": why} for kind, name, why in table.left_out],
         "notes": [answer(ranked), *notes_of(ranked)],
     }
 
@@ -157,7 +161,7 @@ def clique_names(ranked: Standings) -> Iterator[tuple[str, ...]]:
 def _meanings(ranked: Standings) -> Iterator[str]:
     size, way = len(ranked.table.backbones), ranked.way
     tasks = f", then over the {len(ranked.tasks)} tasks ({', '.join(ranked.tasks)})" if len(ranked.tasks) > 1 else ""
-    left = [name for name, _ in ranked.table.left_out]
+    left = any(kind == "backbone" for kind, _, _ in ranked.table.left_out)
     again = f"re-standardised over {size} backbones" if left else f"over these {size} backbones"
     yield f"z-scores: {again} in each setting, population deviation; meaned over settings{tasks}"
     if ranked.places is not None:
@@ -180,7 +184,7 @@ def _tests(ranked: Standings) -> Iterator[str]:
     test = ranked.friedman
     f = f", Iman-Davenport F {test.f_statistic:.2f}" if math.isfinite(test.f_statistic) else ""
     agreed = f"Kendall's W {_short(test.concordance)}"
-    yield f"Friedman's test: chi-square {test.statistic:.2f}, p {test.p_value:.2g}{f}; {agreed}"
+    yield f"Friedman's test: chi-square {test.statistic:.2f}, p {_p(test.p_value)}{f}; {agreed}"
     pairs = size * (size - 1) // 2
     told = int((ranked.p_holm[np.triu_indices(size, 1)] < SIGNIFICANT).sum())
     of = "z-scores, as settings have several metrics" if ranked.by_z else "values"
@@ -195,19 +199,19 @@ def _tests(ranked: Standings) -> Iterator[str]:
 
 
 def _agreement(ranked: Standings) -> Iterator[str]:
-    labels = ranked.table.labels
-    one, other = np.triu_indices(len(labels), 1)
-    known = ranked.spearman[one, other]
-    if not np.isfinite(known).any():
-        return
-    ends = [
-        f"{_short(known[at])} ({labels[one[at]]}; {labels[other[at]]})"
-        for at in (int(np.nanargmin(known)), int(np.nanargmax(known)))
-    ]
-    yield (
-        f"settings correlate by Spearman {_short(float(np.nanmean(known)))}, from {ends[0]} to {ends[1]}; by Pearson "
-        f"{_short(float(np.nanmean(ranked.pearson[one, other])))}"
-    )
+    for agreement in ranked.agreements:
+        names = agreement.names
+        one, other = np.triu_indices(len(names), 1)
+        known = agreement.spearman[one, other]
+        if not np.isfinite(known).any():
+            continue
+        ends = [
+            f"{_short(known[at])} ({names[one[at]]}; {names[other[at]]})"
+            for at in (int(np.nanargmin(known)), int(np.nanargmax(known)))
+        ]
+        between = f"{_short(float(np.nanmean(known)))}, from {ends[0]} to {ends[1]}"
+        pearson = _short(float(np.nanmean(agreement.pearson[one, other])))
+        yield f"{agreement.of} correlate by Spearman {between}; by Pearson {pearson}"
 
 
 def _pool(ranked: Standings) -> Iterator[str]:
@@ -219,7 +223,7 @@ def _pool(ranked: Standings) -> Iterator[str]:
         more = f" and {len(moved) - SHOWN:,} more" if len(moved) > SHOWN else ""
         shown = "; ".join(moved[:SHOWN]) + more if moved else "nobody changes places"
         yield f"without {', '.join(ranked.way.without)}, among the remaining: {shown}"
-    for name, why in ranked.table.left_out:
+    for _, name, why in ranked.table.left_out:
         yield f"left out: {name} ({why})"
 
 
@@ -259,6 +263,10 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
+def _plain(matrix: Floats) -> list[list[float | None]]:
+    return [[_finite(one) for one in line] for line in matrix.tolist()]
+
+
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
@@ -270,4 +278,9 @@ def _short(value: float) -> str:
 
 
 def _p(value: float) -> str:
-    return "<.001" if value < 0.001 else _short(float(value))
+    """A p-value of which less is less likely than can be told.
+
+    >>> _p(0.0125), _p(1.5e-24)
+    ('.013', '1.5e-24')
+    """
+    return f"{value:.1e}" if value < 0.001 else _short(float(value))

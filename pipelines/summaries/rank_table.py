@@ -80,14 +80,14 @@ class RankTable:
         backbones: B names.
         settings: S.
         rows: (B, S) results.
-        left_out: backbones and settings, and why.
+        left_out: ``backbone`` or ``setting``, the name, and why.
         notes: what to know about the numbers.
     """
 
     backbones: tuple[str, ...]
     settings: tuple[Setting, ...]
     rows: tuple[tuple[Row, ...], ...]
-    left_out: tuple[tuple[str, str], ...] = ()
+    left_out: tuple[tuple[str, str, str], ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -126,12 +126,12 @@ def rank_table(results: Iterable[Result], chosen: Chosen) -> RankTable:
     """
     taken = _taken([*results], chosen)
     names = sorted({row.backbone for row, _ in taken})
-    kept, left_out = chosen.alike.apart(_named(names, chosen.backbones))
-    if len(kept) < 2 and left_out:
-        reasons = "; ".join(f"{name} ({why})" for name, why in left_out[:SHOWN])
+    kept, others = chosen.alike.apart(_named(names, chosen.backbones))
+    if len(kept) < 2 and others:
+        reasons = "; ".join(f"{name} ({why})" for name, why in others[:SHOWN])
         raise ConfigError(
             f"a ranking must have two backbones or more; found {len(kept)} of {len(names)} that are as asked for, left "
-            f"out were {reasons}{' …' if len(left_out) > SHOWN else ''}: ask for less"
+            f"out were {reasons}{' …' if len(others) > SHOWN else ''}: ask for less"
         )
     cells: dict[tuple[str, Setting], list[tuple[Row, Result]]] = defaultdict(list)
     for row, result in taken:
@@ -145,7 +145,7 @@ def rank_table(results: Iterable[Result], chosen: Chosen) -> RankTable:
         backbones=tuple(backbones),
         settings=tuple(settings),
         rows=rows,
-        left_out=(*left_out, *gone),
+        left_out=(*(("backbone", name, why) for name, why in others), *gone),
         notes=tuple(_notes(rows, settings)),
     )
 
@@ -259,7 +259,7 @@ def _complete(
     settings: list[Setting],
     single: Mapping[tuple[str, Setting], Row],
     common: Literal["settings", "backbones"] | None,
-) -> tuple[list[str], list[Setting], list[tuple[str, str]]]:
+) -> tuple[list[str], list[Setting], list[tuple[str, str, str]]]:
     """Backbones and settings without a gap between them, and what was left out for that.
 
     Raises:
@@ -279,10 +279,10 @@ def _complete(
             f"{len(names) - len(lacking)} of {len(names)} that have all settings, or choose with --where"
         )
     if gaps and common == "settings":
-        left_out = [(labels[one], f"{lacked[one]} of {len(names)} backbones lack it") for one in lacked]
+        left_out = [("setting", labels[one], f"{lacked[one]} of {len(names)} backbones lack it") for one in lacked]
         settings = [one for one in settings if one not in lacked]
     elif gaps:
-        left_out = [(one, f"lacks {lacking[one]} of {len(settings)} settings") for one in lacking]
+        left_out = [("backbone", one, f"lacks {lacking[one]} of {len(settings)} settings") for one in lacking]
         names = [one for one in names if one not in lacking]
     if len(names) < 2 or not settings:
         other = f", or --common {'backbones' if common == 'settings' else 'settings'}" if gaps else ""

@@ -29,7 +29,7 @@ from featurebank.probes.rank_statistics import (
 from featurebank.probes.ranking import DECIMALS, rank_backbones, ranks, setting_weights, z_scores
 from featurebank.store.errors import unknown_name
 
-__all__ = ["LEVEL", "SIGNIFICANT", "Standings", "Way", "standings"]
+__all__ = ["LEVEL", "SIGNIFICANT", "Agreement", "Standings", "Way", "settings_needed", "standings"]
 
 Floats = NDArray[np.float64]
 LEVEL, SIGNIFICANT = 0.95, 0.05
@@ -56,6 +56,28 @@ class Way:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How alike X settings, or tasks by their mean z-scores, judge the backbones.
+
+    Attributes:
+        of: ``settings`` or ``tasks``.
+        names: X.
+        pearson: (X, X); NaN of one in which all are equal.
+        spearman: (X, X).
+    """
+
+    of: str
+    names: tuple[str, ...]
+    pearson: Floats
+    spearman: Floats
+
+    @classmethod
+    def among(cls, of: str, names: tuple[str, ...], gains: Floats) -> Agreement:
+        """Of the columns of gains (B, X)."""
+        return cls(of=of, names=names, pearson=correlations(gains, "pearson"), spearman=correlations(gains))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Standings:
     """A table of results, ranked.
 
@@ -76,8 +98,7 @@ class Standings:
         p_value: (B, B) of Wilcoxon's signed-rank test.
         p_holm: (B, B), corrected for all pairs.
         by_z: whether Wilcoxon's differences are of z-scores, because settings have several metrics.
-        pearson: (S, S) correlations of settings.
-        spearman: (S, S).
+        agreements: of settings; where some task has several, of tasks too.
         remaining: the places of those that are not thought away, before and then, where some are.
         swayed: how many of the backbones change the order of the others, were they not there.
     """
@@ -98,8 +119,7 @@ class Standings:
     p_value: Floats
     p_holm: Floats
     by_z: bool
-    pearson: Floats
-    spearman: Floats
+    agreements: tuple[Agreement, ...]
     remaining: dict[str, tuple[float, float]] = field(default_factory=dict)
     swayed: int = 0
 
@@ -118,6 +138,10 @@ def standings(table: RankTable, way: Way) -> Standings:
     ranking = rank_backbones(table.backbones, gains, tasks)
     own = [ranking.names.index(name) for name in table.backbones]
     by_z = len({setting.metric for setting in table.settings}) > 1
+    named = tuple(map(str, ranking.tasks))
+    agreements = [Agreement.among("settings", table.labels, gains)]
+    if 1 < len(named) < len(tasks):
+        agreements.append(Agreement.among("tasks", named, ranking.task_scores[own]))
     won = wins(gains)
     p_value, p_holm = _pairs(z_scores(gains) if by_z else gains)
     return Standings(
@@ -126,7 +150,7 @@ def standings(table: RankTable, way: Way) -> Standings:
         place=ranks(overall.round(DECIMALS)),
         places=_places(table, overall, way),
         z=ranking.overall[own],
-        tasks=tuple(map(str, ranking.tasks)),
+        tasks=named,
         task_z=ranking.task_scores[own],
         mean_rank=ranks(gains).mean(1),
         win_rate=win_rates(gains),
@@ -137,8 +161,7 @@ def standings(table: RankTable, way: Way) -> Standings:
         p_value=p_value,
         p_holm=p_holm,
         by_z=by_z,
-        pearson=correlations(gains, "pearson"),
-        spearman=correlations(gains),
+        agreements=tuple(agreements),
         remaining=_remaining(table, way),
         swayed=_swayed(gains, tasks, way),
     )

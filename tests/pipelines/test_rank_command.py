@@ -101,8 +101,9 @@ def test_the_published_table_is_ranked_out_of_results(bob: Path) -> None:
     assert len(tests["pairs"]) == 528
     assert {one["p_holm"] for one in tests["pairs"]} == {1.0}
     upper = np.triu_indices(8, 1)
+    (settings,) = found["correlations"]
     for kind, mean in (("spearman", 0.7099), ("pearson", 0.7472)):
-        assert np.array(found["correlations"][kind])[upper].mean().round(4) == mean
+        assert np.array(settings[kind])[upper].mean().round(4) == mean
     assert any("0 told apart, as 8 settings cannot: 15 at least are needed" in note for note in found["notes"])
     assert any("of 32 neighbours 5 are in this order" in note for note in found["notes"])
 
@@ -204,10 +205,12 @@ def test_a_gap_is_refused_or_a_part_without_gaps_is_ranked(small: Path) -> None:
     settings = rank(small, "--common", "settings", "--json").json
     assert order(settings)[0] == "mine"
     assert [one["set"] for one in settings["settings"]] == ["cub/test"]
-    assert settings["left_out"] == [{"name": "regression cars/test", "why": "1 of 4 backbones lack it"}]
+    assert settings["left_out"] == [
+        {"kind": "setting", "name": "regression cars/test", "why": "1 of 4 backbones lack it"}
+    ]
     backbones = rank(small, "--common", "backbones", "--json").json
     assert len(backbones["settings"]) == 2
-    assert backbones["left_out"] == [{"name": "mine", "why": "lacks 1 of 2 settings"}]
+    assert backbones["left_out"] == [{"kind": "backbone", "name": "mine", "why": "lacks 1 of 2 settings"}]
     keep(small, row("lone", "dogs", 0.5))
     assert "or --common backbones" in said(rank(small, "--common", "settings", code=2))
 
@@ -246,6 +249,17 @@ def test_numbers_about_numbers_means_and_counts_are_no_settings(small: Path) -> 
     found = rank(small, "--json").json
     assert len(found["settings"]) == 2
     assert len(rank(small, "--where", "question=duplicates", "--json").json["settings"]) == 1
+
+
+def test_tasks_correlate_where_some_have_several_settings(small: Path) -> None:
+    for name, value in (("resnet50", 0.9), ("convnext_tiny", 0.7), ("dino_vit_small", 0.8)):
+        keep(small, row(name, "dogs", value))
+    found = rank(small, "--json").json
+    settings, tasks = found["correlations"]
+    assert (settings["of"], tasks["of"], tasks["names"]) == ("settings", "tasks", ["linear", "regression"])
+    linear, regression = np.array([[*one["tasks"].values()] for one in found["backbones"]]).T
+    assert tasks["pearson"][0][1] == pytest.approx(np.corrcoef(linear, regression)[0, 1])
+    assert "tasks correlate by Spearman" in words(rank(small).out)
 
 
 def test_rows_that_differ_between_backbones_are_said(small: Path) -> None:
