@@ -33,7 +33,7 @@ from featurebank.extract.backbones.checkpoint_source import HubSource, UrlSource
 from featurebank.extract.backbones.contract import Backbone, BackboneSpec, Network, TrainableSource
 from featurebank.extract.backbones.diffusers_source import DiffusersSource
 from featurebank.extract.backbones.hf_source import HuggingFaceSource
-from featurebank.extract.backbones.naming import rooted, without_cuts
+from featurebank.extract.backbones.naming import at_random, rooted, without_cuts
 from featurebank.extract.backbones.onnx_source import OnnxSource
 from featurebank.extract.backbones.open_clip_source import OpenClipSource
 from featurebank.extract.backbones.own_source import OwnBackbone, OwnSource
@@ -59,12 +59,14 @@ __all__ = [
     "has_texts",
     "logit_scale",
     "names",
+    "outline",
     "resolve",
     "rooted",
     "text_features",
     "text_tower",
     "tokenizer",
     "trainable",
+    "without_weights",
 ]
 
 _SOURCES: dict[str, Backbone] = {
@@ -137,6 +139,23 @@ def resolve(
     return replace(spec, weights=replace(spec.weights, part=checkpoint_key))
 
 
+def without_weights(name: str) -> BackboneSpec:
+    """The spec of a name at its random initialisation, for which nothing is fetched; of ONNX files as they are.
+
+    >>> without_weights("mobilenetv2@96px").name
+    'mobilenetv2@random@96px'
+
+    Raises:
+        UnknownNameError, WeightsError, AssetError: as `resolve`.
+    """
+    if "@random" in name:
+        return resolve(name)
+    try:
+        return resolve(at_random(name))
+    except WeightsError:
+        return resolve(name)
+
+
 def build(spec: BackboneSpec) -> Network:
     """The network behind a spec: weights loaded strictly, float32, on the CPU, frozen.
 
@@ -169,6 +188,23 @@ def trainable(spec: BackboneSpec) -> FrozenNetwork:
     network = views.built(spec, source.trainable if isinstance(source, TrainableSource) else source.build)
     zoo.check(spec, network)
     return cast("FrozenNetwork", network)
+
+
+def outline(spec: BackboneSpec) -> Network:
+    """The network behind a spec on the meta device: shapes and no numbers, in kilobytes.
+
+    Raises:
+        WeightsError, UnknownNameError: as `build`.
+    """
+    import torch
+
+    try:
+        with torch.device("meta"):
+            return build(spec)
+    except NotImplementedError:  # numbers are needed to build it
+        network = build(spec)
+        assert isinstance(network, torch.nn.Module)  # noqa: S101 - narrows the type, the contract says so
+        return network.to("meta")
 
 
 def has_texts(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Networks of the zoo without the memory for their weights, and checkpoints where their libraries look for them."""
+"""Checkpoints where their libraries look for them."""
 
 from __future__ import annotations
 
@@ -10,20 +10,9 @@ from pathlib import Path
 
 import torch
 
-from featurebank.extract.backbones import build
 from featurebank.extract.backbones.checkpoint_source import cache_name
-from featurebank.extract.backbones.contract import BackboneSpec, Network
 
-__all__ = ["build_small", "put_in_hub", "put_in_torchs_cache"]
-
-
-def build_small(spec: BackboneSpec) -> Network:
-    """The network of random weights on the meta device: shapes, no numbers; on the CPU where shapes are computed."""
-    try:
-        with torch.device("meta"):
-            return build(spec)
-    except NotImplementedError:
-        return build(spec)
+__all__ = ["put_in_hub", "put_in_torchs_cache"]
 
 
 def put_in_hub(cache: Path, repository: str, files: Mapping[str, Path]) -> None:

@@ -13,9 +13,8 @@ import transformers
 from timm.models._manipulate import group_parameters
 from torch import nn
 from torchvision import models  # type: ignore[import-untyped]
-from zoo_networks import build_small
 
-from featurebank.extract.backbones import resolve, zoo
+from featurebank.extract.backbones import outline, resolve, zoo
 from featurebank.extract.backbones.layer_groups import decayed_rates, layer_groups
 from featurebank.extract.backbones.own_network import OwnNetwork
 
@@ -44,7 +43,7 @@ def blocks_of(name: str) -> int:
 
 @pytest.mark.parametrize("name", ZOO)
 def test_every_parameter_is_in_one_layer_of_as_many_as_the_architecture_has(name: str) -> None:
-    network: Any = build_small(resolve(f"{name}@random"))
+    network: Any = outline(resolve(f"{name}@random"))
     groups = layer_groups(network)
     names = [name for name, _ in network.named_parameters()]
     assert sorted(name for group in groups for name in group) == sorted(names)
@@ -57,7 +56,7 @@ def test_every_parameter_is_in_one_layer_of_as_many_as_the_architecture_has(name
 @pytest.mark.parametrize("name", ["mocov3_resnet50", "mocov3_vit_base", "vicreg_resnet50", "vicregl_convnext_xlarge",
                                   "dino_resnet50", "sscd_disc_mixup", "wavemix", "stable_diffusion_v1_4"])  # fmt: skip
 def test_layer_decay_is_not_silently_ignored_where_the_authors_code_has_no_groups(name: str) -> None:
-    groups = layer_groups(build_small(resolve(f"{name}@random")))  # type: ignore[arg-type]
+    groups = layer_groups(outline(resolve(f"{name}@random")))  # type: ignore[arg-type]
     rates = decayed_rates(groups, 1e-3, 0.75)
     assert len(set(rates)) == len(groups) > 10
     assert sum(len(group) for group in groups[1:-1]) > len(groups[0]) + len(groups[-1])
@@ -66,7 +65,7 @@ def test_layer_decay_is_not_silently_ignored_where_the_authors_code_has_no_group
 def test_all_resnets_of_fifty_layers_have_the_same_layers_whatever_their_source() -> None:
     rows = ["resnet50", "resnet50_tv", "dino_resnet50", "vicreg_resnet50", "mocov3_resnet50", "sscd_disc_mixup"]
     of_open_clip = "open_clip:RN50/openai"
-    found = [layer_groups(build_small(resolve(f"{row}@random"))) for row in [*rows, of_open_clip]]  # type: ignore[arg-type]
+    found = [layer_groups(outline(resolve(f"{row}@random"))) for row in [*rows, of_open_clip]]  # type: ignore[arg-type]
     assert {len(groups) for groups in found} == {18}
     usual = [groups[1:-1] for groups in found[:-1]]
     assert all(groups == usual[0] for groups in usual), "the same blocks hold the same parameters"
@@ -74,7 +73,7 @@ def test_all_resnets_of_fifty_layers_have_the_same_layers_whatever_their_source(
 
 
 def test_vit_base_has_stem_twelve_blocks_and_a_head_with_the_final_norm() -> None:
-    network: Any = build_small(resolve("vit_base_augreg_in1k@random"))
+    network: Any = outline(resolve("vit_base_augreg_in1k@random"))
     groups = layer_groups(network)
     assert len(groups) == 14
     embeddings = {"cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias"}
@@ -86,7 +85,7 @@ def test_vit_base_has_stem_twelve_blocks_and_a_head_with_the_final_norm() -> Non
 
 def test_blocks_agree_with_timms_own_grouping_where_it_has_one() -> None:
     for name in ("resnet50", "convnext_base", "swinv2_tiny_window8_256", "regnetx_400mf", "hiera_base_mae"):
-        network: Any = build_small(resolve(f"{name}@random"))
+        network: Any = outline(resolve(f"{name}@random"))
         theirs = group_parameters(network.backbone, network.backbone.group_matcher(coarse=False), reverse=True)
         ours = {of: depth for depth, group in enumerate(layer_groups(network)) for of in group}
         last = max(ours.values())
@@ -95,23 +94,23 @@ def test_blocks_agree_with_timms_own_grouping_where_it_has_one() -> None:
 
 
 def test_what_lies_between_two_blocks_goes_with_the_second() -> None:
-    groups = layer_groups(build_small(resolve("convnext_tiny_tv@random")))  # type: ignore[arg-type]
+    groups = layer_groups(outline(resolve("convnext_tiny_tv@random")))  # type: ignore[arg-type]
     assert {name.split(".")[2] for name in groups[4]} == {"2", "3"}
-    groups = layer_groups(build_small(resolve("densenet161@random")))  # type: ignore[arg-type]
+    groups = layer_groups(outline(resolve("densenet161@random")))  # type: ignore[arg-type]
     assert "backbone.features.transition1.conv.weight" in groups[7]
     spec = dataclasses.replace(resolve("stable_diffusion_v1_4@random", outputs=["up.3.mean"]), name="with its way up")
-    groups = layer_groups(build_small(spec))  # type: ignore[arg-type]
+    groups = layer_groups(outline(spec))  # type: ignore[arg-type]
     assert "backbone.unet.down_blocks.0.downsamplers.0.conv.weight" in groups[12]
     assert "backbone.unet.mid_block.resnets.0.conv1.weight" in groups[18], "registered after the way up, run before"
     assert len(groups) == 2 + 18 + 4 * 3
-    groups = layer_groups(build_small(resolve("inception_v3@random")))  # type: ignore[arg-type]
+    groups = layer_groups(outline(resolve("inception_v3@random")))  # type: ignore[arg-type]
     assert "backbone.AuxLogits.fc.weight" in groups[-1]
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "squeezenet1_1", "vit_b_16", "regnet_y_400mf", "convnext_tiny"])
 def test_torchvisions_other_families_have_layers_too(name: str) -> None:
     weights = models.get_model_weights(name).__members__
-    groups = layer_groups(build_small(resolve(f"torchvision:{name}/{next(iter(weights))}@random")))  # type: ignore[arg-type]
+    groups = layer_groups(outline(resolve(f"torchvision:{name}/{next(iter(weights))}@random")))  # type: ignore[arg-type]
     expected = {"mobilenet_v2": 17, "squeezenet1_1": 8, "vit_b_16": 12, "regnet_y_400mf": 16, "convnext_tiny": 18}
     assert len(groups) == expected[name] + 2
 
@@ -152,7 +151,7 @@ def test_a_parameter_in_no_layer_is_refused_by_name() -> None:
 
 
 def test_timm_models_that_group_by_a_function_are_refused_not_left_in_one_group() -> None:
-    network: Any = build_small(resolve("timm:cait_xxs24_224@random"))
+    network: Any = outline(resolve("timm:cait_xxs24_224@random"))
     assert callable(network.backbone.group_matcher(coarse=False))
     with pytest.raises(ValueError, match="found Cait with"):
         layer_groups(network)

@@ -16,9 +16,9 @@ import torch
 import torchvision  # type: ignore[import-untyped]
 from PIL import Image
 from torch import nn
-from zoo_networks import build_small, put_in_torchs_cache
+from zoo_networks import put_in_torchs_cache
 
-from featurebank.extract.backbones import build, checkpoint_source, hub_cache, resolve, torch_hub, zoo
+from featurebank.extract.backbones import build, checkpoint_source, hub_cache, outline, resolve, torch_hub, zoo
 from featurebank.extract.backbones.architectures import architecture
 from featurebank.extract.errors import AssetError, WeightsError
 from featurebank.extract.transform import Transform
@@ -80,7 +80,7 @@ def test_vicregs_own_padding_is_the_usual_one() -> None:
 
 @pytest.mark.parametrize(("name", "dimension"), [("midas_swinv2_tiny_256", 768), ("midas_swinv2_base_384", 1024)])
 def test_midas_gives_features_not_a_thousand_logits(name: str, dimension: int) -> None:
-    network: Any = build_small(resolve(f"{name}@random"))
+    network: Any = outline(resolve(f"{name}@random"))
     assert network.dimension == dimension
     assert network.spec.outputs == ("pooled",)
 
@@ -126,7 +126,7 @@ def test_one_row_is_one_checkpoint_in_every_task() -> None:
 
 def test_convnext_of_imagenet_21k_is_not_the_one_tuned_on_1k() -> None:
     networks: list[Any] = [
-        build_small(resolve(f"{name}@random")) for name in ("convnext_base_in22k", "convnext_base_in22ft1k")
+        outline(resolve(f"{name}@random")) for name in ("convnext_base_in22k", "convnext_base_in22ft1k")
     ]
     assert [len(network.head().bias) for network in networks] == [21841, 1000]
 
@@ -214,7 +214,7 @@ def test_a_feature_dimension_is_compared_with_the_table(monkeypatch: pytest.Monk
 def test_openai_weights_keep_their_quick_activation() -> None:
     for name in ("clip_vit_base_32_openai", "clip_vit_base_openai", "clip_vit_large_openai"):
         assert "quickgelu" in ZOO[name].architecture
-    network: Any = build_small(resolve("clip_vit_base_32_openai@random"))
+    network: Any = outline(resolve("clip_vit_base_32_openai@random"))
     assert {type(block.mlp.act).__name__ for block in network.backbone.blocks} == {"QuickGELU"}
 
 

@@ -23,9 +23,8 @@ from timm.data.transforms_factory import create_transform
 from torch import nn
 from torchvision import transforms  # type: ignore[import-untyped]
 from torchvision.models import get_model_weights  # type: ignore[import-untyped]
-from zoo_networks import build_small
 
-from featurebank.extract.backbones import build, describe, names, resolve, zoo
+from featurebank.extract.backbones import build, describe, names, outline, resolve, zoo
 from featurebank.extract.errors import WeightsError
 from featurebank.extract.transform import Transform
 from featurebank.store.errors import UnknownNameError
@@ -139,7 +138,7 @@ def test_each_row_builds_from_the_table_alone_and_is_what_it_says(name: str) -> 
     entry = ZOO[name]
     spec = resolve(f"{name}@random:0")
     assert spec.preprocessing == entry.preprocessing
-    network: Any = build_small(spec)  # the check against the row is part of building
+    network: Any = outline(spec)  # the check against the row is part of building
     parameter = next(network.parameters())
     side = entry.preprocessing.height
     with torch.no_grad():
@@ -189,12 +188,12 @@ def test_a_network_that_is_not_its_rows_is_refused(field: str, monkeypatch: pyte
     monkeypatch.setattr(zoo, "_index", lambda: {entry.name: changed})
     spec = dataclasses.replace(resolve(f"{entry.reference}@random"), name=f"{entry.name}@random")
     with pytest.raises(WeightsError, match=rf"vit_small_augreg_in1k@random .*is not the network.*{field}: expected"):
-        build_small(spec)
+        outline(spec)
 
 
 def test_outputs_of_the_way_up_do_not_make_stable_diffusion_another_network() -> None:
     spec = resolve("stable_diffusion_v1_4@random", outputs=["pooled", "up.1.mean"])
-    network: Any = build_small(spec)
+    network: Any = outline(spec)
     assert sum(parameter.numel() for parameter in network.parameters()) > 800_000_000
 
 

@@ -1,0 +1,1 @@
+"""What backbones cost: parameters, multiply-adds, time and memory."""
