@@ -1,12 +1,13 @@
-"""A stretch of training with one optimiser and one schedule of rates, which are functions of the step alone."""
+"""What a training consists of: phases, each with one optimiser and a schedule that is a function of the step alone."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Phase", "Schedule", "rate_at"]
+__all__ = ["Phase", "Plan", "Schedule", "rate_at"]
 
 Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["cosine", "constant", "step"]
@@ -44,6 +45,27 @@ class Phase:
     schedule: Schedule = "cosine"
     floor: float = 0.0
     steps: tuple[float, ...] = (0.75, 0.9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How a task is trained, all of it part of what determines the weights.
+
+    Attributes:
+        phases: one after the other.
+        batch_size: rows of one update.
+        even: whether every batch must have an even number of rows, as mixing does.
+        seed: of all draws.
+        clip: the largest norm of all gradients together; 0 for none.
+        ema: decay of an average of the weights, which is then validated and kept in their place; 0 for none.
+    """
+
+    phases: Sequence[Phase]
+    batch_size: int
+    even: bool = False
+    seed: int = 0
+    clip: float = 0.0
+    ema: float = 0.0
 
 
 def rate_at(phase: Phase, step: int, steps_per_epoch: int) -> float:
