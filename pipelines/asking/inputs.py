@@ -106,11 +106,13 @@ class Rows:
         backbone: its name.
         sets: rows by the part that they play; a role of several sets has them in the order given.
         head: the backbone's own classifier, weight (C, D) and bias (C,).
+        workshop: where a job works, `featurebank.pipelines.jobs.workshop.Workshop`; ``None`` for other questions.
     """
 
     backbone: str
     sets: Mapping[str, tuple[SplitRows, ...]]
     head: tuple[NDArray[Any], NDArray[Any]] | None = None
+    workshop: Any = None
 
     def __getitem__(self, role: str) -> tuple[SplitRows, ...]:
         return self.sets.get(role, ())

@@ -38,15 +38,15 @@ class Question(Reading, Showing, ABC):
     Attributes:
         primary: the main metric; that of the first number if empty.
         methods: the option that lists methods which are answered together and kept one by one.
+        job: whether it reads images, and is asked of a configuration alone.
         extra: parameters of the verb that are no options, see `prepare`: type, and what is said of it.
-        output: of the backbone, that is read.
-        seed: of splits, draws and intervals.
     """
 
     version: ClassVar[int] = 1
     primary: ClassVar[str] = ""
     predicts_classes: ClassVar[bool] = False
     methods: ClassVar[str] = ""
+    job: ClassVar[bool] = False
     extra: ClassVar[Mapping[str, tuple[Any, Option]]] = {}
 
     output: str = option("pooled", "The output that is read.", metavar="NAME")
@@ -54,7 +54,7 @@ class Question(Reading, Showing, ABC):
 
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
-        if "name" in cls.__dict__:
+        if "name" in cls.__dict__ and not cls.job:
             DECLARED[cls.name] = cls
 
     def __post_init__(self) -> None:

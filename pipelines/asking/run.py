@@ -63,6 +63,11 @@ class Report:
         """Whether everything that was asked for is there."""
         return not self.failed and not any(one.error for one in self.asked)
 
+    def with_(self, other: Report) -> Report:
+        """Both as one."""
+        passed_over = [*dict.fromkeys([*self.passed_over, *other.passed_over])]
+        return Report(asked=self.asked + other.asked, failed=self.failed | other.failed, passed_over=passed_over)
+
 
 def ask(
     store: FeatureStore,
@@ -71,6 +76,7 @@ def ask(
     force: bool = False,
     say: Callable[[str], None] = log.info,
     begin: Callable[[str], None] = log.debug,
+    workshop: Any = None,
 ) -> Report:
     """Every question about each of its cases. Writes the store's table of results.
 
@@ -80,6 +86,7 @@ def ask(
         force: whether what is known is computed again.
         say: is told what became of each.
         begin: is told which one is asked next.
+        workshop: where jobs work.
 
     Raises:
         UnknownNameError: an output that no case has.
@@ -106,7 +113,7 @@ def ask(
             begin(about)
             start = time.perf_counter()
             try:
-                one.results = answer(question, case, results)
+                one.results = answer(question, case, results, workshop)
             except ModuleNotFoundError:
                 raise  # no case's fault: a package that all of them need is not installed
             except Exception as error:
@@ -121,7 +128,7 @@ def ask(
     return report
 
 
-def answer(question: Question, case: Case, results: Results) -> tuple[Result, ...]:
+def answer(question: Question, case: Case, results: Results, workshop: Any = None) -> tuple[Result, ...]:
     """The result of each part of a question about one case; what the store has not is computed together.
 
     Raises:
@@ -131,7 +138,7 @@ def answer(question: Question, case: Case, results: Results) -> tuple[Result, ..
     known = {part: results.known(key) for part, key in keys.items()}
     if missing := [part for part, result in known.items() if result is None or not _whole(question, result)]:
         start = time.perf_counter()
-        found, short = _watched(question.only(missing), case)
+        found, short = _watched(question.only(missing), case, workshop)
         seconds = (time.perf_counter() - start) / len(missing)
         for part in missing:
             own = found.parts[part] if part else found
@@ -163,7 +170,7 @@ def _key(question: Question, case: Case, part: str) -> dict[str, Any]:
     )
 
 
-def read_case(question: Question, case: Case) -> Rows:
+def read_case(question: Question, case: Case, workshop: Any = None) -> Rows:
     """What a question is handed of a case: each set read once.
 
     Raises:
@@ -175,17 +182,17 @@ def read_case(question: Question, case: Case) -> Rows:
     check_alike([*read.values()])
     sets = {role: tuple(read[entry.path] for entry in entries) for role, entries in case.sets.items()}
     with case.one(question.layout.scored).open() as scored:
-        return Rows(backbone=case.backbone, sets=sets, head=scored.head)
+        return Rows(backbone=case.backbone, sets=sets, head=scored.head, workshop=workshop)
 
 
-def _watched(question: Question, case: Case) -> tuple[Answer, list[str]]:
+def _watched(question: Question, case: Case, workshop: Any) -> tuple[Answer, list[str]]:
     """The answer, and what solvers said about fits that stopped short; any other warning passes."""
     stopped = _stopped_short()
     if (device := getattr(question, "device", None)) is not None:
         from featurebank.probes._parameters import check_device
 
         check_device(device)
-    rows = read_case(question, case)
+    rows = read_case(question, case, workshop)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", stopped)
         found = question.run(rows)

@@ -40,6 +40,7 @@ __all__ = [
     "ConfigError",
     "DatasetConfig",
     "ExtractionConfig",
+    "FinetuneConfig",
     "QuestionConfig",
     "RunConfig",
     "SplitConfig",
@@ -201,6 +202,34 @@ class QuestionConfig(_Model):
         return kind.of(validated(kind, self.options))
 
 
+class FinetuneConfig(_Model):
+    """A fine-tuning of every backbone of the run, or of some. A plain string is what it is of."""
+
+    of: Annotated[tuple[str, ...], Several] = Field(min_length=1)
+    """KEYs of sets, as of a question."""
+    recipe: str = "lp_ft"
+    """A name, as `docs/finetuning.md` lists them, or a YAML file, relative to the working directory."""
+    backbones: Annotated[tuple[str, ...], Several] = ()
+    """Only these of the run's backbones."""
+    options: dict[str, Any] = Field(default={})
+    """What is given in the recipe's place, and what is asked of the tuned network: `seeds: [0, 1, 2]`, `epochs: 3`."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        self.asked()
+        return self
+
+    def asked(self) -> Question:
+        """The question.
+
+        Raises:
+            ConfigError: an option that it does not have, or a value that it does not allow.
+        """
+        from featurebank.pipelines.jobs.finetune.question import Finetune
+
+        return Finetune.of(validated(Finetune, {"recipe": self.recipe, **self.options}))
+
+
 class RunConfig(_Model):
     """A batch run: the whole file."""
 
@@ -216,6 +245,8 @@ class RunConfig(_Model):
     """Text features of the classes, for zero-shot questions."""
     questions: tuple[QuestionConfig, ...] = ()
     """What is asked of what was extracted."""
+    finetune: tuple[Annotated[FinetuneConfig, _short("of")], ...] = ()
+    """What is tuned, after the questions."""
 
     @classmethod
     def read(cls, path: Path) -> RunConfig:
@@ -254,6 +285,7 @@ RECORDS: Final[Mapping[str, type[BaseModel]]] = MappingProxyType(
         "extraction": ExtractionConfig,
         "texts": TextsConfig,
         "questions": QuestionConfig,
+        "finetune": FinetuneConfig,
     }
 )
 """The key in a configuration to the record that stands there."""

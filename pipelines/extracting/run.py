@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from featurebank.extract import backbones, datasets
-from featurebank.extract.backbones.contract import BackboneSpec
-from featurebank.extract.datasets.contract import DatasetSpec, Split, Subset
+from featurebank.extract.datasets.contract import Split
 from featurebank.extract.device import Execution, cpu_cores, resolve_device, resolve_precision
 from featurebank.extract.errors import fault
 from featurebank.extract.key import Precision
@@ -25,12 +24,13 @@ from featurebank.pipelines.asking.roles import parse_key, select
 from featurebank.pipelines.asking.run import Report as Answers
 from featurebank.pipelines.asking.run import ask
 from featurebank.pipelines.errors import ConfigError
-from featurebank.pipelines.extracting.config import DatasetConfig, ExtractionConfig, QuestionConfig, RunConfig
+from featurebank.pipelines.extracting.config import ExtractionConfig, QuestionConfig, RunConfig
 from featurebank.pipelines.extracting.estimate import Estimate, estimates
+from featurebank.pipelines.extracting.jobs import tunings, workshop_of
+from featurebank.pipelines.extracting.opening import dataset_specs, open_all, resolve_all
 from featurebank.pipelines.extracting.run_texts import make_run_texts, text_places
 from featurebank.pipelines.extracting.scale.start import check_request, connected, started
 from featurebank.store import FeatureStore, StoreError
-from featurebank.store.addresses import without_secrets
 from featurebank.store.errors import unknown_name
 from featurebank.store.naming import names_of, network_of
 
@@ -110,8 +110,8 @@ def run_features(
     with ExitStack() as stack:
         client = None if scheduler is None else stack.enter_context(connected(scheduler))
         device, precision = _resolve_device(wish) if client is None else client.submit(_resolve_device, wish).result()
-        specs = _resolve_all(config, unavailable)
-        splits, digests = _open_all(config, unavailable)
+        specs = resolve_all(config, unavailable)
+        splits, digests = open_all(config, unavailable)
         requests = [Request(backbone=spec, split=index) for spec in specs for index in digests]
         wanted = want(requests, splits, store, precision=precision, dtype=wish.dtype, digests=digests)
         for w in wanted if not dry else ():
@@ -146,6 +146,9 @@ def run_features(
     outcomes += make_run_texts(config.texts, wanted, splits, store, unavailable=unavailable, device=own_device)
     report = Report(outcomes=outcomes, unavailable=unavailable, precision=precision, device=device)
     report.answers = _ask_all(config.questions, report.outcomes, store, force=force, say=say)
+    if config.finetune:
+        tuned = ask(store, tunings(config, store), force=force, say=say, workshop=workshop_of(config, say))
+        report.answers = report.answers.with_(tuned)
     return report
 
 
@@ -203,20 +206,6 @@ def _extract(
         return cluster.cached
 
 
-def _resolve_all(config: RunConfig, unavailable: dict[str, str]) -> list[BackboneSpec]:
-    specs = []
-    for entry in config.backbones:
-        try:
-            spec = backbones.resolve(
-                entry.name, checkpoint=entry.checkpoint, outputs=entry.outputs, checkpoint_key=entry.checkpoint_key
-            )
-            specs.append(replace(_decoded_by(spec, config.extraction), label=entry.label))
-        except Exception as error:
-            unavailable[without_secrets(entry.title)] = fault(error)
-            log.error("backbone %s cannot be had; why stands at the end", without_secrets(entry.title))
-    return specs
-
-
 def _name_backbones(wanted: Sequence[Wanted], store: FeatureStore) -> None:
     """Calls each backbone what tells it apart from others of its name, in the run and in the store."""
     specs = {w.request.backbone for w in wanted}
@@ -228,55 +217,9 @@ def _name_backbones(wanted: Sequence[Wanted], store: FeatureStore) -> None:
         w.outcome.backbone = called[spec.name, spec.weights.identity]
 
 
-def _decoded_by(spec: BackboneSpec, wish: ExtractionConfig) -> BackboneSpec:
-    preprocessing = spec.preprocessing
-    limit = preprocessing.decode.max_pixels if wish.max_pixels is None else wish.max_pixels
-    decode = replace(preprocessing.decode, library=wish.decoder, max_pixels=limit)
-    return replace(spec, preprocessing=replace(preprocessing, decode=decode))
-
-
-def _open_all(config: RunConfig, unavailable: dict[str, str]) -> tuple[list[Split], dict[int, str]]:
-    """The splits, and the digest of each, for which every record is read."""
-    splits: list[Split] = []
-    digests: dict[int, str] = {}
-    seen: dict[tuple[str, str], str] = {}
-    for dataset in config.datasets:
-        for spec in _dataset_specs(dataset):
-            place = (datasets.label_of(spec), spec.split)
-            if place in seen:
-                raise ConfigError(
-                    f"{dataset.name} and {seen[place]} would both be {place[0]}/{place[1]} in the store; "
-                    "give one of them a label, or one of the subsets another configuration"
-                )
-            seen[place] = dataset.name
-            try:
-                split = datasets.open_split(spec)
-                digest = datasets.dataset_digest(split)
-            except Exception as error:
-                unavailable[f"{spec.name}/{spec.split}"] = fault(error)
-                log.error("dataset %s/%s cannot be had; why stands at the end", spec.name, spec.split)
-                continue
-            digests[len(splits)] = digest
-            splits.append(split)
-    return splits, digests
-
-
-def _dataset_specs(dataset: DatasetConfig) -> list[DatasetSpec]:
-    return [
-        DatasetSpec(
-            name=dataset.name,
-            split=entry.split,
-            subset=None if entry.subset is None else Subset(**vars(entry.subset)),
-            label=dataset.label,
-            root=dataset.root,
-        )
-        for entry in dataset.splits
-    ]
-
-
 def _check_questions(config: RunConfig, store: FeatureStore) -> None:
     """Raises ConfigError for questions about splits that are nowhere, together with all else that will fail."""
-    known = {(datasets.label_of(spec), spec.split) for d in config.datasets for spec in _dataset_specs(d)}
+    known = {(datasets.label_of(spec), spec.split) for d in config.datasets for spec in dataset_specs(d)}
     known |= text_places(config.texts, {dataset for dataset, _ in known})
     if store.root.is_dir():
         known |= {(entry.dataset, entry.split) for entry in store.ls()}

@@ -45,6 +45,7 @@ Any other checkpoint, by its source:
 | `diffusers:REPOSITORY?px=512&prompt=TEXT` | Stable Diffusion's encoder; `mid.0.mean`, `down.2.mean_t100` and so on |
 | `url:ARCHITECTURE=ADDRESS#SHA256` | a file on the web for an architecture of timm |
 | `hf:FOLDER` | a folder of transformers' own networks; its code is not run; CLIP and SigLIP have `embedding`, texts |
+| `tuned:NAME`, `tuned:FOLDER` | what `featurebank finetune` has made: of the store's folder `tuned`, or of any folder |
 | `onnx:FILE` | a graph for onnxruntime that holds all its tensors, with its preprocessing in a JSON file beside it |
 | `python:FILE.py:FUNCTION`, `python:PACKAGE.MODULE:FUNCTION` | [your own](adding-a-backbone.md) |
 

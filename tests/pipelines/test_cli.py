@@ -469,7 +469,7 @@ def test_version_and_help() -> None:
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (("feature",), "Did you mean 'features'?"),
+        (("feature",), "Did you mean 'features'"),
         (("ls", "--stor", "x"), "No such option"),
         (("show", "pictures/train"), "Missing argument"),
     ],

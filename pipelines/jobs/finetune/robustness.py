@@ -63,11 +63,6 @@ class InPixels(nn.Module):
         # In this order, and times 255, 8-bit pixels become what extraction makes of them, to the last bit.
         return self.network(ordered * 255 * self.scale + self.shift)  # type: ignore[no-any-return]
 
-    def pixels(self, normalised: Tensor) -> Tensor:
-        """The images (B, 3, H, W) to attack, from what 8-bit images are for the network: exact, as they are rounded."""
-        ordered = ((normalised - self.shift) / self.scale).round().clamp(0, 255) / 255
-        return ordered.flip(1) if self.reverse else ordered
-
 
 def pgd(
     model: nn.Module,
@@ -109,9 +104,9 @@ def pgd(
     _check(images, norm, radius=radius, steps=steps, step_size=step_size)
     if start not in ("random", "centre"):
         raise ValueError(f"start must be random or centre; found {start!r}")
-    ball = _Ball(images.detach(), norm, radius)
+    ball = _Ball(images, norm, radius)
     with _undisturbed(model):
-        x = ball.centre.clone() if start == "centre" else ball.random(seed, rows)
+        x = images.clone() if start == "centre" else ball.random(seed, rows)
         left = torch.arange(len(x), device=x.device)
         for _ in range(steps):
             here = _ascent(model, x[left], labels[left])
@@ -149,7 +144,7 @@ def apgd_ce(
         ValueError: as `pgd`.
     """
     _check(images, norm, radius=radius, steps=steps)
-    ball, checkpoints, last = _Ball(images.detach(), norm, radius), _checkpoints(steps), 0
+    ball, checkpoints, last = _Ball(images, norm, radius), _checkpoints(steps), 0
     with _undisturbed(model):
         x = ball.random(seed, rows)
         left = torch.arange(len(x), device=x.device)
