@@ -11,6 +11,7 @@ from torch import nn
 from featurebank.extract import complexity as counting
 from featurebank.extract.backbones import outline, without_weights
 from featurebank.extract.complexity import complexity
+from featurebank.extract.errors import WeightsError
 
 # GMACs, and millions of parameters as timm's own table of benchmarks has them.
 TABLE = {
@@ -79,6 +80,19 @@ def test_operators_without_a_formula_are_listed(monkeypatch: pytest.MonkeyPatch)
     assert (found.parameters, found.macs) == (16, 224 * 224 * 3 * 4)
     assert found.uncounted.keys() & {"aten.relu", "aten._softmax", "aten.view"} == set()
     assert any("fft" in name and calls >= 1 for name, calls in found.uncounted.items())
+
+
+class Foreign(Spectral):
+    """A network whose numbers another library makes."""
+
+    def forward(self, images: torch.Tensor) -> Any:
+        return torch.from_numpy(images.cpu().numpy())
+
+
+def test_a_network_of_another_library_is_not_counted_as_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counting, "outline", lambda _: Foreign())
+    with pytest.raises(WeightsError, match=r"mobilenetv2@random: the operators .* must be torch's"):
+        complexity(without_weights("mobilenetv2"))
 
 
 @pytest.mark.parametrize(

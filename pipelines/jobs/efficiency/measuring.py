@@ -178,7 +178,7 @@ def best_batch(rates: Mapping[int, float]) -> int:
 def timed(
     call: Callable[[], object], seconds: float, *, least: int = 3, meter: AbstractContextManager[object] | None = None
 ) -> list[float]:
-    """Seconds of each call, made for that long and at least a few times, after calls for half as long to warm up.
+    """Seconds of each call, made for that long and at least a few times, after one or more for half as long to warm up.
 
     Args:
         call: what is timed.
@@ -186,7 +186,7 @@ def timed(
         least: how many calls at least.
         meter: entered for the calls that count.
     """
-    _repeat(call, seconds / 2, least)
+    _repeat(call, seconds / 2, 1)
     with meter or nullcontext():
         return _repeat(call, seconds, least)
 

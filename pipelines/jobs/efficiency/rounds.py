@@ -229,8 +229,10 @@ def child(wish: Wish) -> Any:
     Raises:
         ValueError: it failed; its last words.
     """
-    command = [sys.executable, "-m", CHILD]
-    done = subprocess.run(command, input=json.dumps(asdict(wish)), capture_output=True, text=True, check=False)  # noqa: S603 (no shell)
+    command = [sys.executable, "-P", "-m", CHILD]  # it imports from where this process does, and from nowhere else
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    given = json.dumps(asdict(wish))
+    done = subprocess.run(command, input=given, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 (no shell)
     if done.returncode < 0:
         raise ValueError(
             f"the process that timed it must end by itself; signal {-done.returncode} ended it, as where memory runs "
@@ -260,7 +262,7 @@ def _timed(asked: _Asked, setting: Setting, batch: int, answers: Sequence[Found]
         for name, value, n, size in found
     ]
     each = [1e3 * statistics.median(one.latency) for one in answers]
-    notes = [f"p50 of {len(each)} rounds from {min(each):.2f} to {max(each):.2f} ms; {begun}"]
+    notes = [f"p50 of each round {', '.join(f'{value:.2f}' for value in each)} ms; {begun}"]
     if (last := answers[-1]).no_images:
         notes.append(f"no times with decoding: {last.no_images}")
     return Computed(rows=rows, notes=notes, settings={"torch": last.torch, "latency_p50": each})
