@@ -213,6 +213,7 @@ class FeatureStore:
 
         >>> import tempfile
         >>> store = FeatureStore(tempfile.mkdtemp())
+        >>> import numpy as np
         >>> made_by = {"name": "all-MiniLM-L6-v2", "version": 2}
         >>> fs = store.add("agnews/train", "minilm", np.eye(4, 8), labels=[0, 1, 2, 1], key=made_by)
         >>> fs["pooled"].shape, fs.ids.tolist(), fs.key["made_with"]["version"]

@@ -29,6 +29,8 @@ class FeatureSetWriter(PartialFile):
     As a context manager it commits on a clean exit and closes; only `seal` makes a feature set of it.
 
     >>> import tempfile
+    >>> from pathlib import Path
+    >>> from featurebank.store import Output, Records
     >>> records = Records(ids=["a", "b"], labels=np.array([0, 1]), content_hash=np.zeros((2, 16), np.uint8))
     >>> path = Path(tempfile.mkdtemp()) / "example.h5"
     >>> with FeatureSetWriter.create(

@@ -58,6 +58,13 @@ def _children() -> set[int]:
     return {int(pid) for pids in listed for pid in pids.split()} - own
 
 
+def _command(pid: int) -> str:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        state = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("State"))
+        return f"{pid} ({state}): {Path(f'/proc/{pid}/cmdline').read_bytes().replace(bytes(1), b' ')[:200]!r}"
+    return f"{pid}, which has just ended"
+
+
 @pytest.fixture(autouse=True)
 def no_leaks() -> Iterator[None]:
     """Fails a test that leaves a non-daemon thread or a child process behind."""
@@ -68,5 +75,6 @@ def no_leaks() -> Iterator[None]:
         time.sleep(0.01)
     if left != (set(), set()):
         pytest.fail(
-            f"left behind after {GRACE:g} s: threads {sorted(t.name for t in left[0])}, processes {sorted(left[1])}"
+            f"left behind after {GRACE:g} s: threads {sorted(t.name for t in left[0])}, "
+            f"processes {[_command(pid) for pid in sorted(left[1])]}"
         )

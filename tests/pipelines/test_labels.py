@@ -58,11 +58,11 @@ def ask(store: FeatureStore, *arguments: Any, code: int = 0) -> Done:
 
 
 def test_b9_ls_and_show_tell_them_apart(store: FeatureStore) -> None:
-    listed = json.loads(ask(store, "ls", "--json").out)
+    listed = json.loads(ask(store, "ls", "--json").out)["sets"]
     assert {(one["backbone"], one["name"]) for one in listed} == {(NAME, A), (NAME, B)}
     assert A in ask(store, "ls").out
-    assert len(json.loads(ask(store, "ls", "--backbone", B, "--json").out)) == 3
-    assert len(json.loads(ask(store, "ls", "--backbone", NAME, "--json").out)) == 6
+    assert len(json.loads(ask(store, "ls", "--backbone", B, "--json").out)["sets"]) == 3
+    assert len(json.loads(ask(store, "ls", "--backbone", NAME, "--json").out)["sets"]) == 6
     for name, weights in ((A, "a"), (B, "b")):
         shown = json.loads(ask(store, "show", "pets/test", name, "--json").out)
         assert shown["manifest"]["key"]["backbone"]["weights"] == weights

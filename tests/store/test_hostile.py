@@ -115,7 +115,7 @@ def test_b8_a_check_that_could_not_be_made_is_not_damage(
     assert (report.ok, report.result) == (False, "could not be checked")
     assert "damaged" not in report.error
     done = featurebank_("verify", "--store", tmp_path, "--json")
-    assert (done.code, done.json[0]["result"]) == (3, "could not be checked")
+    assert (done.code, done.json["sets"][0]["result"]) == (3, "could not be checked")
     (folder / f"{'0' * 16}.h5").write_bytes(b"something else")
     assert featurebank_("verify", "--store", tmp_path).code == 1
 
