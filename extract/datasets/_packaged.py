@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from featurebank.extract.assets import DebianPackage, PackageFile, cache_dir, cached, fetch, is_offline
 from featurebank.extract.datasets._arrays import Arrays, kept
+from featurebank.extract.datasets._division import PARTS, division
 from featurebank.extract.datasets._idx import parse_idx, read_idx
 from featurebank.extract.datasets._packaged_files import FILE_SETS
 from featurebank.extract.datasets._reading import read_file, reason, unpack_gzip
@@ -96,24 +97,27 @@ class PackagedSource:
     def open(self, spec: DatasetSpec) -> Split:
         """The split, from ``spec.root`` where it is given, else from the cache, else fetched.
 
+        Those of small grey images have the parts ``all-train80`` and ``all-test20`` too, as datasets by name do.
+
         Raises:
             UnknownNameError: no such dataset or split.
             AssetError: the files cannot be had, or are not the pinned ones.
         """
-        if spec.split not in (known := self.splits(spec.name, spec.root)):
+        base, _, part = spec.split.rpartition("-") if spec.split.endswith(PARTS) else (spec.split, "", "")
+        if base not in (known := self.splits(spec.name, spec.root)) or (part and spec.name in FILE_SETS):
             raise unknown_name(f"split of {spec.name}", spec.split, known)
         if spec.name in FILE_SETS:
             return FILE_SETS[spec.name].open(spec)
         grey = _GREY[spec.name]
         if spec.root is not None:
-            pixels, labels = grey.make(spec.split, spec.root)
+            pixels, labels = grey.make(base, spec.root)
         else:
-            name = f"{spec.name}-{spec.split}-{grey.splits[spec.split][:16]}"
-            pixels, labels = kept(name, lambda: grey.make(spec.split, None))
+            pixels, labels = kept(f"{spec.name}-{base}-{grey.splits[base][:16]}", lambda: grey.make(base, None))
         if pixels.shape != (len(labels), *grey.shape):
             raise AssetError(f"{spec.name}: expected images of {grey.shape}, one a label, found {pixels.shape}")
-        ids = [f"{spec.split}/{row:05d}" for row in range(len(labels))]
-        return ArraySplit(spec, ids, labels, grey.class_names, pixels=pixels, reopen=_reopen).subset()
+        ids = [f"{base}/{row:05d}" for row in range(len(labels))]
+        split = ArraySplit(spec, ids, labels, grey.class_names, pixels=pixels, reopen=_reopen)
+        return (split.take(division(part, split.ids, split.labels)) if part else split).subset()
 
 
 def _reopen(spec: DatasetSpec) -> Split:

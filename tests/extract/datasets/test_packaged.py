@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import pickle
 import socket
 import threading
 import time
@@ -93,6 +94,19 @@ def test_mnist_5k() -> None:
         values = np.array(rows[row].split(b","), dtype=np.int64)
         np.testing.assert_array_equal(np.asarray(digits.read(row)).reshape(-1), values[:784])
         assert digits.labels[row] == values[784]
+
+
+@pytest.mark.usefixtures("assets")
+def test_sets_of_one_split_divide_into_four_fifths_and_one() -> None:
+    whole, train, test = (opened("digits", split) for split in ("all", "all-train80", "all-test20"))
+    assert sorted([*train.ids, *test.ids]) == sorted(whole.ids)
+    assert np.bincount(test.labels).tolist() == [count // 5 for count in np.bincount(whole.labels)]
+    place = list(whole.ids).index(test.ids[7])
+    np.testing.assert_array_equal(test.read(7), whole.read(place))
+    again = pickle.loads(pickle.dumps(test))  # noqa: S301
+    np.testing.assert_array_equal(again.read(7), whole.read(place))
+    with pytest.raises(UnknownNameError, match="known: all"):
+        opened("imagenet_20", "all-train80")
 
 
 @pytest.mark.usefixtures("assets")
