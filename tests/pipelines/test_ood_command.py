@@ -27,6 +27,7 @@ from featurebank.store import FeatureStore
 
 RANDOM = "timm:net@random:0"
 FAST: tuple[Any, ...] = ("--resamples", "20")
+ACCURACY = ("value", "interval", "interval_kind")
 
 
 @pytest.fixture
@@ -178,7 +179,7 @@ def test_the_numbers_of_the_classes_do_not_matter(tmp_path: Path) -> None:
     write_backbone(store, "gaps", classes=(1, 4, 7))
     found = ood_json(store)
     plain, gaps = (one_of(found, backbone) for backbone in ("plain", "gaps"))
-    assert gaps["accuracy"]["value"] == plain["accuracy"]["value"]
+    assert [gaps["accuracy"][name] for name in ACCURACY] == [plain["accuracy"][name] for name in ACCURACY]
     assert gaps["scores"] == plain["scores"]
     assert len(gaps["scores"]) == len(scores()) - 1
 
@@ -567,7 +568,7 @@ def test_a_narrow_console_gets_fewer_numbers_and_no_cut_ones() -> None:
         (("pets", "--ood", "noise", "--output", "poold"), "unknown output 'poold'; did you mean 'pooled'?"),
         (("pets", "--ood", "noise", "--head", "mine"), "--head must be one of own, probe; found 'mine'"),
         (("pets", "--ood", "noise", "--html", "nowhere/page.html"), "--html: expected a folder at nowhere"),
-        (("pets"), "ood needs --ood DATASET/SPLIT"),
+        (("pets",), "ood needs --ood DATASET/SPLIT"),
         (
             ("pets", "--ood", "noise", "--shifted", "noise"),
             "--shifted must be a set of its own; found noise/test",
@@ -580,7 +581,7 @@ def test_a_narrow_console_gets_fewer_numbers_and_no_cut_ones() -> None:
             ("pets", "--ood", "noise", "--validation", "pets"),
             "must be a set of its own; found pets/test, which is in KEY too",
         ),
-        (("pets", "--ood", "noise", "--text", "nowhere.npz"), "nowhere.npz"),
+        (("pets", "--ood", "noise", "--text", "nowhere.npz"), "--text: expected a file at nowhere.npz, found none"),
         (("pets", "--ood", "noise", "--images", "pets=folder:/"), "--images must come with --html FILE"),
         (("pets", "--ood", "noise", "--images", "pets"), "--images must come with --html FILE"),
         (("--ood", "noise"), "ood needs KEY, a dataset of the store"),
@@ -704,6 +705,6 @@ def test_a10_the_first_score_is_a_choice_on_the_test_rows(store: FeatureStore) -
     kinds = words(done.out).split("95 % intervals: ")[1]
     assert "rows of both sets, DeLong (" in kinds
     assert "rows of both sets, bootstrap (" in kinds
-    assert one_of(found)["accuracy"]["interval"] is not None
+    assert one_of(found)["accuracy"]["interval_kind"] == "test rows, Wilson"
     alone = ood(store, "--score", "energy", "--backbone", "good", *FAST)
     assert "is chosen among" not in words(alone.out)

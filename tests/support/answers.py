@@ -65,7 +65,7 @@ def by_score(found: Any) -> list[dict[str, Any]]:
         answers.append(
             one
             | {"scores": sorted(scores.values(), key=lambda entry: -entry["mean_auroc"]), "head": heads.pop()}
-            | {"accuracy": None if accuracy is None else accuracy | {"interval": _ends(accuracy)}}
+            | {"accuracy": accuracy and accuracy | {"interval": _ends(accuracy), "interval_kind": accuracy["interval"]}}
             | {"random_weights": "@random" in one["backbone"]}
         )
     return answers
