@@ -15,8 +15,9 @@ from openood import CLASSES, ROWS, make_openood
 from probe_sets import clusters
 from runs import RESNET
 
+from featurebank.extract.datasets._named import manifest
 from featurebank.pipelines.asking.results import Results
-from featurebank.pipelines.questions.ood.benchmark import BENCHMARKS
+from featurebank.pipelines.questions.ood.benchmark import BENCHMARKS, CLASSIC, LARGE
 from featurebank.pipelines.questions.ood.published import PUBLISHED, published
 from featurebank.probes.ood.names import scores
 from featurebank.store import FeatureStore
@@ -137,3 +138,15 @@ def test_published_values_are_of_scores_that_exist_and_stand_beside_this_benchma
         assert published("openood:imagenet1k", backbone)["msp"] == pytest.approx([v / 100 for v in values["msp"]])
         assert published("openood:imagenet200", backbone) == {}
     assert published("openood:imagenet1k", "mobilenetv2") == {}
+
+
+def test_datasets_of_the_zoo_take_the_lists_and_the_images_of_the_benchmarks() -> None:
+    folders = {
+        f"{benchmark.folder}/{file}": LARGE if split in benchmark.large else CLASSIC
+        for benchmark in BENCHMARKS.values()
+        for split, file in benchmark.lists.items()
+    }
+    rows = [row.arguments for row in manifest().values() if repr(row.loader) == "openood.listed"]
+    taken = {file: row["images"] for row in rows for file in row["lists"].values()}
+    assert len(taken) == 9
+    assert taken == {file: folders.get(file) for file in taken}

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from featurebank.pipelines.asking.inputs import Rows, SplitRows, match_notes, matched, vectors
 from featurebank.pipelines.questions.ood.classifier import has_classes, rows_with_classes
 
-__all__ = ["HELD_OUT", "Parts", "held_out_name", "parts_of"]
+__all__ = ["HELD_OUT", "Parts", "parts_of"]
 
-HELD_OUT = ":held-out"
+HELD_OUT = ":held-out"  # behind the test set's name: its rows of the classes that are not in distribution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,15 +60,6 @@ class Parts:
     def tested(self) -> tuple[SplitRows, ...]:
         """Every set that is scored in the end."""
         return (self.inside, *self.outside, *self.shifted)
-
-
-def held_out_name(test: str) -> str:
-    """What the rows of the classes that are not in distribution are called.
-
-    >>> held_out_name("fashion_mnist/test")
-    'fashion_mnist/test:held-out'
-    """
-    return test + HELD_OUT
 
 
 def parts_of(rows: Rows, id_classes: Sequence[str]) -> Parts:
@@ -121,7 +112,7 @@ def _restricted(whole: Parts, id_classes: Sequence[str]) -> Parts:
     for rows, what in ((known, "of --id-classes"), (others, "of other classes, to be held out")):
         if not rows.any():
             raise ValueError(f"{whole.inside.name} must have rows {what}; found none")
-    held_out = replace(whole.inside.where(others), name=held_out_name(whole.inside.name))
+    held_out = replace(whole.inside.where(others), name=whole.inside.name + HELD_OUT)
     return replace(
         whole,
         train=_of(whole.train, kept),
