@@ -640,6 +640,9 @@ def test_train_rows_too_few_for_a_score_leave_out_that_score(tmp_path: Path) -> 
     assert [entry["score"] for entry in one["scores"]] == ["msp"]
     (note,) = (note for note in one["notes"] if note.startswith("knn: not computed: "))
     assert "50" in note
+    assert one_of(ood_json(store, "--score", "msp", sets=("noise",)))["known"]
+    again = one_of(ood_json(store, "--score", "knn", "--score", "msp", sets=("noise",)))
+    assert not again["known"]  # knn is tried again
     failed = one_of(ood_json(store, "--score", "knn", sets=("noise",), code=1))
     assert failed["error"].startswith("nothing could be computed: knn: not computed: ")
 
