@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -20,7 +20,7 @@ from featurebank.store import Entry, FeatureStore
 from featurebank.store.errors import unknown_name
 from featurebank.store.text import shown
 
-__all__ = ["Asked", "Report", "answer", "ask", "read_case"]
+__all__ = ["Asked", "Report", "answer", "ask", "is_known", "read_case"]
 
 log = logging.getLogger("featurebank")
 
@@ -69,6 +69,30 @@ class Report:
         return Report(asked=self.asked + other.asked, failed=self.failed | other.failed, passed_over=passed_over)
 
 
+def answer(question: Question, case: Case, results: Results, workshop: Any = None) -> tuple[Result, ...]:
+    """The result of each part of a question about one case; what the store has not is computed together.
+
+    Raises:
+        ValueError, KeyError: the rows do not allow it, or an output or column is not there.
+    """
+    keys, known = _known(question, case, results)
+    if missing := _missing(question, known):
+        start = time.perf_counter()
+        found, short = _watched(question.only(missing), case, workshop)
+        seconds = (time.perf_counter() - start) / len(missing)
+        for part in missing:
+            own = found.parts[part] if part else found
+            notes = [*own.notes, *(short if part == missing[0] else ())]
+            computed = _computed(question, case, replace(own, notes=notes), part, seconds)
+            known[part] = results.keep(keys[part], computed) if own.keep else _passing(question, part, computed)
+    every = [result for result in known.values() if result is not None]
+    if question.methods and not any(result.part and result.rows for result in every):
+        why = Answered(case=case, results=tuple(result for result in every if result.part)).notes
+        raise ValueError(f"nothing could be computed: {'; '.join(why)}")
+    said: dict[str, Any] = {"backbone": case.backbone} | ({"score": question.variant} if question.variant else {})
+    return tuple(replace(one, rows=tuple(replace(row, **said) for row in one.rows)) for one in every)
+
+
 def ask(
     store: FeatureStore,
     questions: Iterable[tuple[Question, Selection]],
@@ -77,6 +101,7 @@ def ask(
     say: Callable[[str], None] = log.info,
     begin: Callable[[str], None] = log.debug,
     workshop: Any = None,
+    answering: Callable[[Question, Case, Results, Any], tuple[Result, ...]] = answer,
 ) -> Report:
     """Every question about each of its cases. Writes the store's table of results.
 
@@ -87,6 +112,7 @@ def ask(
         say: is told what became of each.
         begin: is told which one is asked next.
         workshop: where jobs work.
+        answering: `answer`, or what has it done by others.
 
     Raises:
         UnknownNameError: an output that no case has.
@@ -113,7 +139,7 @@ def ask(
             begin(about)
             start = time.perf_counter()
             try:
-                one.results = answer(question, case, results, workshop)
+                one.results = answering(question, case, results, workshop)
             except ModuleNotFoundError:
                 raise  # no case's fault: a package that all of them need is not installed
             except Exception as error:
@@ -128,29 +154,19 @@ def ask(
     return report
 
 
-def answer(question: Question, case: Case, results: Results, workshop: Any = None) -> tuple[Result, ...]:
-    """The result of each part of a question about one case; what the store has not is computed together.
+def is_known(question: Question, case: Case, results: Results) -> bool:
+    """Whether `answer` computes nothing."""
+    return not _missing(question, _known(question, case, results)[1])
 
-    Raises:
-        ValueError, KeyError: the rows do not allow it, or an output or column is not there.
-    """
+
+def _known(question: Question, case: Case, results: Results) -> tuple[dict[str, Any], dict[str, Result | None]]:
+    """The key of each part, and what the store has of it."""
     keys = {part: _key(question, case, part) for part in question.parts}
-    known = {part: results.known(key) for part, key in keys.items()}
-    if missing := [part for part, result in known.items() if result is None or not _whole(question, result)]:
-        start = time.perf_counter()
-        found, short = _watched(question.only(missing), case, workshop)
-        seconds = (time.perf_counter() - start) / len(missing)
-        for part in missing:
-            own = found.parts[part] if part else found
-            notes = [*own.notes, *(short if part == missing[0] else ())]
-            computed = _computed(question, case, replace(own, notes=notes), part, seconds)
-            known[part] = results.keep(keys[part], computed) if own.keep else _passing(question, part, computed)
-    every = [result for result in known.values() if result is not None]
-    if question.methods and not any(result.part and result.rows for result in every):
-        why = Answered(case=case, results=tuple(result for result in every if result.part)).notes
-        raise ValueError(f"nothing could be computed: {'; '.join(why)}")
-    said: dict[str, Any] = {"backbone": case.backbone} | ({"score": question.variant} if question.variant else {})
-    return tuple(replace(one, rows=tuple(replace(row, **said) for row in one.rows)) for one in every)
+    return keys, {part: results.known(key) for part, key in keys.items()}
+
+
+def _missing(question: Question, known: Mapping[str, Result | None]) -> list[str]:
+    return [part for part, result in known.items() if result is None or not _whole(question, result)]
 
 
 def _whole(question: Question, result: Result) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -95,14 +96,17 @@ class Learner:
     def _accumulated(self, batch: Batch) -> float:
         self.optimizer.zero_grad(set_to_none=True)
         own, total = _own_part(batch), 0.0
-        starts = range(0, len(own), self._micro) or range(1)
+        # A process without rows of its own takes one that counts for nothing: the others wait for its gradients.
+        counted, own = (1.0, own) if len(own) else (0.0, batch.part(0, 1))
+        starts = range(0, len(own), self._micro)
         for start in starts:
             part = own.part(start, start + self._micro)
             part.inputs, part.targets = self.numerics.laid_out(part.inputs), part.targets.to(self.numerics.device)
-            with self.numerics.autocast():
-                losses = self.task.losses(self._together, part)
-            # The mean over all rows of the batch, wherever they are: of the last batch too, which may be smaller.
-            torch.autograd.backward(losses.float().sum() * (ranks.world() / len(batch)))
+            with ranks.apart(self._together) if start != starts[-1] else nullcontext():
+                with self.numerics.autocast():
+                    losses = counted * self.task.losses(self._together, part)
+                # The mean over all rows of the batch, wherever they are: of the last batch too, which may be smaller.
+                torch.autograd.backward(losses.float().sum() * (ranks.world() / len(batch)))
             total += float(losses.detach().double().sum())
         return float(sum(ranks.gathered(total)))
 

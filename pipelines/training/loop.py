@@ -15,7 +15,7 @@ from featurebank.pipelines.training.learner import Learner
 from featurebank.pipelines.training.order import windows
 from featurebank.pipelines.training.phase import Phase, Plan
 from featurebank.pipelines.training.state import State, load, save
-from featurebank.pipelines.training.task import Task
+from featurebank.pipelines.training.task import Task, TrainingError
 from featurebank.pipelines.training.trial import Numerics
 
 __all__ = ["Progress", "train"]
@@ -74,9 +74,13 @@ def train(
         observe: told after each update.
 
     Raises:
-        TrainingError: a loss or gradient that is not finite, or a checkpoint of another run.
+        TrainingError: a loss or gradient that is not finite, a checkpoint of another run, or one that not every
+            process of a group sees.
     """
     state = load(folder, identity) or State()
+    steps = ranks.gathered(state.step)
+    if len(set(steps)) > 1:
+        raise TrainingError(f"{folder} must be one folder to all processes; found steps {steps} there: share the store")
     learner = Learner(task, plan, numerics, state)
     watch = _Watch(plan, learner, observe)
     while state.phase < len(plan.phases):

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.rendezvous import rendezvous
 
-__all__ = ["gathered", "is_first", "rank", "started", "together", "wait", "world"]
+__all__ = ["apart", "gathered", "is_first", "rank", "shared", "started", "together", "wait", "world"]
+
+PATIENCE = timedelta(days=7)
+"""Of processes that wait while the first extracts; one that is gone is noticed at once."""
 
 
 def world() -> int:
@@ -31,7 +36,11 @@ def is_first() -> bool:
 
 @contextmanager
 def started(device: str) -> Iterator[str]:
-    """Joins the group that ``torchrun`` describes in the environment, if any; yields this process's device."""
+    """Joins the group that ``torchrun`` describes in the environment, if any; yields this process's device.
+
+    Raises:
+        SystemExit: the work within failed after that of another process, whose error is the one to be read.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield device
         return
@@ -39,11 +48,25 @@ def started(device: str) -> Iterator[str]:
     own = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if cuda else device
     if cuda:
         torch.cuda.set_device(own)
-    dist.init_process_group("nccl" if cuda else "gloo")
+    store, own_rank, size = next(iter(rendezvous("env://")))
+    backend = "nccl" if cuda else "gloo"
+    dist.init_process_group(backend, store=store, rank=own_rank, world_size=size, timeout=PATIENCE)
     try:
         yield own
-    finally:
-        dist.destroy_process_group()
+    except Exception as error:
+        # The group is left as it is: what others wait for will not come, and the end of this process ends their wait.
+        if _failed_before(store):
+            raise SystemExit(1) from error
+        raise
+    dist.destroy_process_group()
+
+
+def _failed_before(store: dist.Store) -> bool:
+    """Whether another process of the group failed already; one whose store is gone with it did."""
+    try:
+        return store.add("failed", 1) > 1
+    except RuntimeError:
+        return True
 
 
 def together(model: nn.Module) -> nn.Module:
@@ -53,6 +76,11 @@ def together(model: nn.Module) -> nn.Module:
     return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
 
 
+def apart(model: nn.Module) -> AbstractContextManager[object]:
+    """Within it, gradients are not averaged, so that processes may go backward in different numbers of parts."""
+    return model.no_sync() if isinstance(model, nn.parallel.DistributedDataParallel) else nullcontext()
+
+
 def gathered(values: Any) -> list[Any]:
     """What every process has, in the order of their ranks, in every process."""
     if world() == 1:
@@ -60,6 +88,15 @@ def gathered(values: Any) -> list[Any]:
     every: list[Any] = [None] * world()
     dist.all_gather_object(every, values)
     return every
+
+
+def shared(value: Any) -> Any:
+    """What the first process has, in every process: decided once, though files may change while others look at them."""
+    if world() == 1:
+        return value
+    first = [value]
+    dist.broadcast_object_list(first, src=0)
+    return first[0]
 
 
 def wait() -> None:

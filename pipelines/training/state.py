@@ -117,31 +117,49 @@ def load(folder: Path, identity: Mapping[str, Any]) -> State | None:
 
 def remove(folder: Path) -> None:
     """Takes a run's checkpoint away, and its folder where nothing else is in it."""
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+    for path in (folder / CHECKPOINT, _temporary(folder / CHECKPOINT)):
+        path.unlink(missing_ok=True)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """A folder in which no other process trains meanwhile.
-
-    Raises:
-        TrainingError: one does.
-    """
+    """A folder in which no other process trains meanwhile; where one does, its end is waited for."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("wb") as lock:
+    lock = os.open(folder / ".lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    _locks.add(lock)
+    try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise TrainingError(f"{folder} must be trained by one process; found another at it; wait for it") from None
+            log.info("%s is trained by another process; waiting for its end", folder.name)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+    finally:
+        _locks.discard(lock)
+        os.close(lock)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp")
+
+
+def _let_go() -> None:
+    """In a fork: a loader's process that outlives a killed trainer by seconds must not keep the next one out."""
+    for lock in _locks:
+        os.close(lock)
+    _locks.clear()
+
+
+_locks: set[int] = set()
+os.register_at_fork(after_in_child=_let_go)
 
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
     """A file that takes the place of another once all of it is on the disk."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = _temporary(path)
     try:
         with temporary.open("wb") as file:
             yield file

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -217,9 +220,31 @@ def test_cached_blocks_are_trained_from_and_frozen_ones_stay(done: Run) -> None:
     assert not torch.equal(start.head.weight, tuned["head.weight"])
 
 
-def test_two_processes_do_not_train_one_run(tmp_path: Path) -> None:
-    with claimed(tmp_path), pytest.raises(TrainingError, match="one process; found another"), claimed(tmp_path):
-        pass
+def test_a_run_is_trained_by_one_process_at_a_time_and_what_that_one_leaves_behind_keeps_nobody_out(
+    tmp_path: Path,
+) -> None:
+    def train() -> None:
+        with claimed(tmp_path):
+            order.append("second")
+
+    order: list[str] = []
+    second = threading.Thread(target=train)
+    with claimed(tmp_path):
+        second.start()
+        orphan = subprocess_that_waits()
+        second.join(0.1)
+        order.append("first")
+    second.join(10)
+    assert order == ["first", "second"]
+    os.kill(orphan, signal.SIGKILL)
+    os.waitpid(orphan, 0)
+
+
+def subprocess_that_waits() -> int:
+    """A fork, as the processes that read images are."""
+    if (child := os.fork()) == 0:
+        signal.pause()
+    return child
 
 
 def test_without_a_configuration_there_is_nowhere_to_work(done: Run) -> None:

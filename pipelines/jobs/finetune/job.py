@@ -104,13 +104,16 @@ class Job:
         run = Record(self.workshop.root, self.name(identity), identity)
         network = self.network(seed)
         start = weights_of(network)
-        record = run.read()
+        record = ranks.shared(run.read())
         if record is None:
             self._check_features(network)
             with claimed(run.folder) if ranks.is_first() else nullcontext():
-                record = self._train(run, network, start, seed)
-        else:
-            network.load_state_dict(load_file(run.folder / WEIGHTS))
+                # Whoever was waited for has trained it.
+                record = ranks.shared(run.read()) or self._train(run, network, start, seed)
+        network.load_state_dict(load_file(run.folder / WEIGHTS))
+        if ranks.is_first():
+            for checkpoints in run.folder.glob("rate-*"):
+                remove(checkpoints)
         numerics = Numerics(device=self.workshop.device, **record["numerics"])
         put(network, numerics)
         return Tuned(
@@ -127,9 +130,9 @@ class Job:
         self, run: Record, network: TunedNetwork, start: Mapping[str, torch.Tensor], seed: int
     ) -> dict[str, Any]:
         """Each rate of the grid, and of the network the weights of the best."""
-        begun = run.begun()
+        begun = ranks.shared(run.begun())
         if begun is None:
-            begun = self._numerics(network, seed)
+            begun = ranks.shared(self._numerics(network, seed))
             run.begin(begun)
         numerics = Numerics(device=self.workshop.device, **begun["numerics"])
         states: dict[float, State] = {}
@@ -152,8 +155,6 @@ class Job:
         if ranks.is_first():
             network.save(run.folder, self.spec, self.sets.names)
             run.end(record)
-            for rate in states:
-                remove(run.folder / f"rate-{rate:g}")
         ranks.wait()
         return record
 
