@@ -39,7 +39,7 @@ from featurebank.extract.errors import ImageError
 from featurebank.extract.preprocessing import Decode
 from featurebank.store.limits import REASON_BYTES
 
-__all__ = ["FORMATS", "ORIENTATION_TAG", "VERSION", "decode", "decoded", "quiet"]
+__all__ = ["FORMATS", "ORIENTATION_TAG", "VERSION", "decode", "decoded", "quiet", "upright_size"]
 
 VERSION = 2
 """Raised when any file's pixels change. 2: deep TIFFs whose smallest value is white, 12-bit TIFFs, transparency by one
@@ -67,6 +67,10 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+_ON_ITS_SIDE = frozenset({5, 6, 7, 8})
+_PNG_EXIF = (b"eXIf", b"Raw profile type exif", b"tiff:Orientation")
 
 
 class _Decoding(threading.local):
@@ -170,6 +174,27 @@ def decoded(data: bytes | NDArray[np.uint8], record: Decode) -> Iterator[Image.I
         return
     with in_flight.images.share() as share:
         yield _decoded(data, record, share)
+
+
+def upright_size(data: bytes | NDArray[np.uint8]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Height and width of an image as it is stored, and as `decode` turns it upright, without decoding its pixels.
+
+    Raises:
+        ImageError: it is no image that can be read.
+    """
+    if isinstance(data, np.ndarray):
+        return (data.shape[0], data.shape[1]), (data.shape[0], data.shape[1])
+    with quiet():
+        image = _open(data)
+        size = (image.height, image.width)
+        # Pillow looks for a PNG's orientation behind all of its pixels.
+        if image.format == "TIFF" or (image.format == "PNG" and not any(mark in data for mark in _PNG_EXIF)):
+            return size, size
+        try:
+            turned = image.getexif().get(ORIENTATION_TAG, 1) in _ON_ITS_SIDE
+        except Exception:  # As in `_upright`.
+            turned = False
+    return size, size[::-1] if turned else size
 
 
 def _decoded(data: bytes, record: Decode, share: in_flight.Share) -> Image.Image:

