@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from featurebank.probes.groups import *
     from featurebank.probes.heads import *
     from featurebank.probes.intervals import *
+    from featurebank.probes.leave_one_out import *
     from featurebank.probes.linear import *
     from featurebank.probes.logistic import *
     from featurebank.probes.metrics import *
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from featurebank.probes.segmentation import *
     from featurebank.probes.shift import *
     from featurebank.probes.tokens import *
+    from featurebank.probes.transferability import *
     from featurebank.probes.zeroshot import *
 else:
     __all__, __getattr__, __dir__ = lazy_names(
@@ -54,6 +56,7 @@ else:
                 "auroc_interval bootstrap_interval bootstrap_means cluster_interval delong_interval gap_interval "
                 "mean_interval paired_interval row_weights weighted_interval wilson_interval"
             ),
+            "leave_one_out": "LeftOut predict_left_out",
             "linear": "LinearFit LinearResult Protocol fit_linear linear_probe protocol_heads",
             "logistic": "Convergence LogisticProbe LogisticProbeCV logistic_path",
             "metrics": (
@@ -77,6 +80,7 @@ else:
                 "mean_corruption_error relative_mean_corruption_error"
             ),
             "tokens": "AttentivePoolProbe MLPProbe",
+            "transferability": "class_mean_predictions log_me neighbour_predictions",
             "zeroshot": "ZeroShotClassifier",
         },
     )
