@@ -27,6 +27,7 @@ EXTRAS = {
     "faiss": "retrieval",
     "backports.zstd": "pack",
     "hdf5plugin": "pack",
+    "hotcoco": "detection",
     "aiohttp": "remote",
     "fsspec": "remote",
     "dask": "scale",
