@@ -37,6 +37,7 @@ from featurebank.pipelines.extracting.run import run_features
 from featurebank.pipelines.jobs.finetune.task import Classification
 from featurebank.pipelines.training import loop
 from featurebank.pipelines.training.learner import Learner
+from featurebank.pipelines.training.state import save
 from featurebank.store import FeatureStore
 
 STAGES = ("start", "step", "checkpoint", "evaluation")
@@ -107,7 +108,7 @@ def configuration(store: Path, rows: int, epochs: int) -> RunConfig:
     )
 
 
-def forked(job: Callable[[], None]) -> int:
+def forked(job: Callable[[], object]) -> int:
     """The id of a child that does a job and ends, with status 1 where it fails."""
     child = os.fork()
     if child == 0:
@@ -125,7 +126,7 @@ def forked(job: Callable[[], None]) -> int:
 
 def finetuned(run: RunConfig, workers: int, stage: Stage) -> None:
     """The command's work, in a child, with a checkpoint after each step."""
-    vars(loop)["save"] = stage.told("checkpoint", loop.save)
+    vars(loop)["save"] = stage.told("checkpoint", save)
     Classification.validate = stage.told("evaluation", Classification.validate)  # type: ignore[method-assign]
     Learner.update = stage.told("step", Learner.update)  # type: ignore[method-assign]
     store = FeatureStore(run.store)
@@ -217,7 +218,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         base = configuration(folder / "features", given.rows, given.epochs)
-        extraction = forked(lambda: run_features(base.model_copy(update={"finetune": ()})) and None)
+        extraction = forked(lambda: run_features(base.model_copy(update={"finetune": ()})))
         if os.waitpid(extraction, 0)[1]:
             raise SystemExit("the features could not be extracted")
         for workers in (0, 2):

@@ -20,9 +20,11 @@ from featurebank.store import Entry, FeatureStore
 from featurebank.store.errors import unknown_name
 from featurebank.store.text import shown
 
-__all__ = ["Asked", "Report", "answer", "ask", "is_known", "read_case"]
+__all__ = ["Answering", "Asked", "Report", "answer", "ask", "is_known", "read_case"]
 
 log = logging.getLogger("featurebank")
+
+Answering = Callable[[Question, Case, Results, Any], tuple[Result, ...]]
 
 
 @dataclass(kw_only=True)
@@ -101,7 +103,7 @@ def ask(
     say: Callable[[str], None] = log.info,
     begin: Callable[[str], None] = log.debug,
     workshop: Any = None,
-    answering: Callable[[Question, Case, Results, Any], tuple[Result, ...]] = answer,
+    answering: Answering = answer,
 ) -> Report:
     """Every question about each of its cases. Writes the store's table of results.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
     from featurebank.pipelines.asking.cases import Selection
     from featurebank.pipelines.asking.question import Question
+    from featurebank.pipelines.asking.run import Answering, Report
     from featurebank.pipelines.extracting.config import RunConfig
     from featurebank.pipelines.training.loop import Progress
 
@@ -35,6 +38,16 @@ def finetune(  # noqa: PLR0917 - one for each option
         typer.Option("--store", envvar=STORE_VARIABLE, help="The store's folder; without it the file's own."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="Of torch, such as cpu or cuda:0; without it the file's.")] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Extract in this many processes (Dask), and tune: a job in each.")
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            "--scheduler",
+            help="Extract on the Dask cluster at this address: tcp://host:8786; and tune there: a job a worker.",
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Compute known answers again, and replace them; what is trained stays.")
     ] = False,
@@ -44,25 +57,99 @@ def finetune(  # noqa: PLR0917 - one for each option
     ] = None,
 ) -> None:
     """Tune backbones end to end, or from a block on: from the cached probe, exactly resumable, scored once."""
-    from featurebank.pipelines.extracting.config import RunConfig
-    from featurebank.pipelines.extracting.run import run_features
+    from featurebank.pipelines.asking.table import render, report_json
+    from featurebank.pipelines.extracting.scale.start import check_request
 
     start = time.perf_counter()
     messages = console(stderr=True)
     show_messages(messages)
-    run = RunConfig.read(config)
-    if not run.finetune:
-        raise ConfigError(f"{config}: must have a section finetune, such as finetune: [{{of: DATASET}}]; found none")
+    check_request(workers, scheduler)
+    tuning = _Tuning(_configured(config, store, device), messages, workers, scheduler, force, html)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        answered = tuning.in_group()
+        if answered is None:
+            return
+    else:
+        answered = tuning.alone()
+    report, written = answered
+    if as_json:
+        print_json(report_json(report, page=written))
+    else:
+        render(report, console(), seconds=time.perf_counter() - start, page=written)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def _configured(config: Path, store: Path | None, device: str | None) -> RunConfig:
+    """The file with what is given in its place; of the processes of a machine, the first says what is wrong with it."""
+    from featurebank.pipelines.extracting.config import RunConfig
+
+    try:
+        run = RunConfig.read(config)
+        if not run.finetune:
+            raise ConfigError(f"{config}: must have a section finetune, such as finetune: DATASET; found none")
+    except (ConfigError, OSError) as error:
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            raise typer.Exit(2) from error
+        raise
     if store is not None:
         run = run.model_copy(update={"store": store})
     if device is not None:
         run = run.model_copy(update={"extraction": run.extraction.model_copy(update={"device": device})})
-    asked = _selected(run)
-    if asked is None:
-        with stoppable():
-            run_features(run.model_copy(update={"questions": (), "finetune": ()}))
-        asked = _selected(run, last=True)
-    _tune(run, asked or [], messages, start=start, force=force, as_json=as_json, html=html)
+    return run
+
+
+@dataclass(frozen=True)
+class _Tuning:
+    """One call of the command."""
+
+    run: RunConfig
+    messages: Console
+    workers: int | None
+    scheduler: str | None
+    force: bool
+    html: Path | None
+
+    def alone(self, answering: Answering | None = None) -> tuple[Report, str | None]:
+        """Extracts what is missing and asks; the answers, and where the page of them is."""
+        from featurebank.pipelines.asking.page import Page
+        from featurebank.pipelines.asking.run import answer, ask
+        from featurebank.pipelines.extracting.jobs import workshop_of
+        from featurebank.store import FeatureStore
+
+        store, asked = FeatureStore(self.run.store), self._wanted()
+        page = None if self.html is None else Page(store, self.html, images=(), opened={}, asked=asked)
+        with stoppable(), watching(self.messages) as (observe, say), ExitStack() as stack:
+            if self.workers or self.scheduler:
+                from featurebank.pipelines.extracting.scale.tuning import answering_on
+
+                workers, scheduler = self.workers, self.scheduler
+                cluster = answering_on(self.run, asked, workers=workers, scheduler=scheduler, force=self.force, say=say)
+                answering = stack.enter_context(cluster)
+            workshop = workshop_of(self.run, say, observe)
+            report = ask(store, asked, force=self.force, say=say, workshop=workshop, answering=answering or answer)
+        return report, str(self.html) if page is not None and page.write(report, []) else None
+
+    def in_group(self) -> tuple[Report, str | None] | None:
+        """The same in the first of several processes; ``None`` in the others, which help it."""
+        from featurebank.pipelines.extracting.group import answer_together, in_group
+        from featurebank.pipelines.extracting.jobs import workshop_of
+
+        if self.workers or self.scheduler:
+            raise ConfigError("--workers and --scheduler start jobs, torchrun the processes of one; give one of them")
+        return in_group(lambda: self.alone(answer_together), workshop_of(self.run, lambda _: None))
+
+    def _wanted(self) -> list[tuple[Question, Selection]]:
+        """What is to be tuned, every set of it in the store."""
+        from featurebank.pipelines.extracting.run import run_features
+
+        asked = _selected(self.run)
+        if asked is None:
+            sets = self.run.model_copy(update={"questions": (), "finetune": ()})
+            with stoppable():
+                run_features(sets, workers=self.workers, scheduler=self.scheduler)
+            asked = _selected(self.run, last=True)
+        return asked or []
 
 
 def _selected(run: RunConfig, *, last: bool = False) -> list[tuple[Question, Selection]] | None:
@@ -79,35 +166,6 @@ def _selected(run: RunConfig, *, last: bool = False) -> list[tuple[Question, Sel
         if last:
             raise
         return None
-
-
-def _tune(
-    run: RunConfig,
-    asked: Sequence[tuple[Question, Selection]],
-    messages: Console,
-    *,
-    start: float,
-    force: bool,
-    as_json: bool,
-    html: Path | None,
-) -> None:
-    from featurebank.pipelines.asking.page import Page
-    from featurebank.pipelines.asking.run import ask
-    from featurebank.pipelines.asking.table import render, report_json
-    from featurebank.pipelines.extracting.jobs import workshop_of
-    from featurebank.store import FeatureStore
-
-    store = FeatureStore(run.store)
-    page = None if html is None else Page(store, html, images=(), opened={}, asked=asked)
-    with stoppable(), watching(messages) as (observe, say):
-        report = ask(store, asked, force=force, say=say, workshop=workshop_of(run, say, observe))
-    written = str(html) if page is not None and page.write(report, []) else None
-    if as_json:
-        print_json(report_json(report, page=written))
-    else:
-        render(report, console(), seconds=time.perf_counter() - start, page=written)
-    if not report.ok:
-        raise typer.Exit(1)
 
 
 @contextmanager

@@ -127,6 +127,7 @@ class Learner:
         own = weights_of(self.model)
         if self.average:
             self.take_up(self.average)
+        ranks.as_the_first(self.model)
         self.model.eval()
         metrics = dict(self.task.validate(self.model))
         if self.average:

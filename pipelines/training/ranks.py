@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.rendezvous import rendezvous
 
-__all__ = ["apart", "gathered", "is_first", "rank", "shared", "started", "together", "wait", "world"]
+__all__ = ["apart", "as_the_first", "gathered", "is_first", "rank", "shared", "started", "together", "wait", "world"]
 
 PATIENCE = timedelta(days=7)
 """Of processes that wait while the first extracts; one that is gone is noticed at once."""
@@ -53,7 +53,7 @@ def started(device: str) -> Iterator[str]:
     dist.init_process_group(backend, store=store, rank=own_rank, world_size=size, timeout=PATIENCE)
     try:
         yield own
-    except Exception as error:
+    except BaseException as error:
         # The group is left as it is: what others wait for will not come, and the end of this process ends their wait.
         if _failed_before(store):
             raise SystemExit(1) from error
@@ -61,10 +61,10 @@ def started(device: str) -> Iterator[str]:
     dist.destroy_process_group()
 
 
-def _failed_before(store: dist.Store) -> bool:
+def _failed_before(store: Any) -> bool:
     """Whether another process of the group failed already; one whose store is gone with it did."""
     try:
-        return store.add("failed", 1) > 1
+        return bool(store.add("failed", 1) > 1)
     except RuntimeError:
         return True
 
@@ -73,7 +73,13 @@ def together(model: nn.Module) -> nn.Module:
     """The model with its gradients averaged over the processes; itself where there is one."""
     if world() == 1:
         return model
-    return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+    return nn.parallel.DistributedDataParallel(model)
+
+
+def as_the_first(model: nn.Module) -> None:
+    """Buffers, such as the statistics of batch norms, become those of the first process: its are kept."""
+    for buffer in model.buffers() if world() > 1 else ():
+        dist.broadcast(buffer, src=0)
 
 
 def apart(model: nn.Module) -> AbstractContextManager[object]:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import featurebank_
-from PIL import Image
+from tuned_runs import NETWORK, configuration, pictures
 
 from featurebank.extract import backbones
 from featurebank.pipelines.asking.results import Results
@@ -31,9 +31,6 @@ from featurebank.pipelines.training.trial import Numerics
 from featurebank.probes.linear import fit_linear
 from featurebank.store import FeatureSet, FeatureStore
 
-NETWORK = "timm:test_efficientnet.r160_in1k@random:0@64px"
-COLOURS = ((200, 60, 60), (60, 200, 60), (60, 60, 200))
-
 
 @dataclass(frozen=True)
 class Run:
@@ -42,31 +39,6 @@ class Run:
     config: Path
     store: Path
     found: Any
-
-
-def pictures(folder: Path, n: int, seed: int) -> None:
-    """Noise around one colour a class, too noisy to tell all of it apart."""
-    generator = np.random.default_rng(seed)
-    for index in range(n):
-        place = folder / f"class{index % 3}" / f"{index:03}.png"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        noise = generator.normal(COLOURS[index % 3], 120, (40, 44, 3))
-        Image.fromarray(noise.clip(0, 255).astype(np.uint8)).save(place)
-
-
-def configuration(folder: Path, **options: Any) -> Path:
-    """With a section ``finetune``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    config = {
-        "store": str(folder / "store"),
-        "backbones": [NETWORK],
-        "datasets": [{"name": f"folder:{folder}/data", "label": "toy", "splits": ["train", "test"]}],
-        "extraction": {"precision": "float32", "dtype": "float32", "device": "cpu"},
-        "finetune": [{"of": "toy", "options": {"epochs": 2, "batch_size": 16, "precision": "float32", **options}}],
-    }
-    path = folder / "run.yaml"
-    path.write_text(json.dumps(config))
-    return path
 
 
 @pytest.fixture(scope="module")

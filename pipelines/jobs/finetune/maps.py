@@ -16,6 +16,7 @@ from torch import nn
 from featurebank.extract.device import Execution
 from featurebank.extract.wanted import Request, want
 from featurebank.pipelines.jobs.finetune.top import Top
+from featurebank.pipelines.training import ranks
 from featurebank.store import FeatureSet, FeatureStore
 
 if TYPE_CHECKING:
@@ -76,9 +77,12 @@ def maps_of(
     splits = [workshop.images(rows)]
     execution = Execution(device=workshop.device)
     (wanted,) = want([Request(backbone=own, split=0)], splits, store, precision=precision)
-    if wanted.outcome.state != "present":
+    if wanted.outcome.state != "present" and ranks.is_first():
         workshop.say(f"{own.name} on {rows.name}: extracting {cut}")
         extract([wanted], splits, execution=execution, compute=Local(workshop.device, execution))
+    ranks.wait()
+    if not ranks.is_first():
+        (wanted,) = want([Request(backbone=own, split=0)], splits, store, precision=precision)
     if wanted.outcome.state not in ("present", "sealed"):
         raise ValueError(f"{cut} of {own.name} on {rows.name} must be extracted; found: {wanted.outcome.error}")
     with FeatureSet(wanted.outcome.path) as maps:
