@@ -2,7 +2,7 @@
 
 ``fashion_mnist``: 70,000 articles of clothing, 28x28 grey, 10 classes. ``mnist_5k``: 5,000 digits, 28x28 grey.
 ``digits``: 1,797 digits, 8x8 grey, 0..16 scaled to 0..255. Those that stay image files: see `_packaged_files`; those
-whose objects are known: see `_packaged_scenes`.
+whose objects are known: see `_packaged_scenes` and `_composed`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from featurebank.extract.assets import DebianPackage, PackageFile, cache_dir, cached, fetch, is_offline
 from featurebank.extract.datasets._arrays import Arrays, kept
+from featurebank.extract.datasets._composed import COMPOSED_SETS
 from featurebank.extract.datasets._division import PARTS, division
 from featurebank.extract.datasets._idx import parse_idx, read_idx
 from featurebank.extract.datasets._packaged_files import FILE_SETS
@@ -235,7 +236,7 @@ def _check_sha256(content: bytes, expected: str, *, where: str) -> None:
         raise AssetError(f"{where}: expected SHA-256 {expected} (unpacked), found {found}; fetch the file again")
 
 
-_OTHERS: Final = {**FILE_SETS, **SCENE_SETS}
+_OTHERS: Final = {**FILE_SETS, **SCENE_SETS, **COMPOSED_SETS}
 _GREY: Final = {
     "fashion_mnist": _Grey(
         splits={"train": IDX_SHA256["train-images-idx3-ubyte"], "test": IDX_SHA256["t10k-images-idx3-ubyte"]},

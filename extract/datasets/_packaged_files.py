@@ -101,12 +101,17 @@ def _imagenet_class_names() -> list[str]:
 def _emoji(spec: DatasetSpec) -> Split:
     """One vendor's drawings, in the order of ``emoji.json``; its name, category and subcategory are columns."""
     folder = _folder(spec, EMOJI[spec.split])
-    drawn = [entry for entry in _table(folder / "emoji.json") if all(entry[f"has_img_{vendor}"] for vendor in EMOJI)]
+    drawn = drawn_by_both(folder / "emoji.json")
     ids = [entry["image"] for entry in drawn]
     columns = {name: np.array([entry[name] for entry in drawn]) for name in ("name", "category", "subcategory")}
     class_names = [entry["short_name"] for entry in drawn]
     images = folder / "img" / spec.split / "64"
     return FileSplit(spec, ids, np.arange(len(ids)), class_names, columns, folder=images, files=ids).subset()
+
+
+def drawn_by_both(path: Path) -> list[dict[str, Any]]:
+    """The entries of ``emoji.json`` that each vendor has an image of, in its order."""
+    return [entry for entry in _table(path) if all(entry[f"has_img_{vendor}"] for vendor in EMOJI)]
 
 
 def _table(path: Path) -> list[dict[str, Any]]:

@@ -86,12 +86,8 @@ def _deepforest(spec: DatasetSpec) -> Split:
     columns = {"top": corners[:, 0], "left": corners[:, 1], "boxes": annotations.counts}
     labels = annotations.shown(1)
     return AnnotatedReader(
-        spec, ids, labels, ["tree"], columns, read=read, reopen=_reopen_deepforest, annotations=annotations
+        spec, ids, labels, ["tree"], columns, read=read, reopen=_deepforest, annotations=annotations
     ).subset()
-
-
-def _reopen_deepforest(spec: DatasetSpec) -> Split:
-    return _deepforest(spec)
 
 
 def _starts(length: int) -> list[int]:
@@ -160,13 +156,9 @@ def _nuclei(spec: DatasetSpec) -> Split:
         ["nucleus"],
         {"boxes": annotations.counts},
         pixels=np.stack([grey[y : y + 256, x : x + 256] for y, x in corners]),
-        reopen=_reopen_nuclei,
+        reopen=_nuclei,
         annotations=annotations,
     ).subset()
-
-
-def _reopen_nuclei(spec: DatasetSpec) -> Split:
-    return _nuclei(spec)
 
 
 def _nuclei_of(labelled: NDArray[Any]) -> Sequence[RLE]:

@@ -11,6 +11,8 @@ from PIL import Image
 
 from featurebank.extract import assets as asset_cache
 from featurebank.extract.datasets import DatasetSpec, open_split
+from featurebank.extract.datasets._composed import _background, _drawings
+from featurebank.extract.datasets._packaged_files import EMOJI
 from featurebank.extract.datasets._packaged_scenes import DEEPFOREST, STARDIST
 from featurebank.extract.datasets.objects import Annotated, objects_digest
 from featurebank.extract.errors import AssetError
@@ -108,3 +110,60 @@ def test_nuclei_of_another_shape_are_refused(tmp_path: Path) -> None:
         Image.new("L", (512, 512)).save(tmp_path / name)
     with pytest.raises(AssetError, match=r"img2d\.tif: expected 512 x 512 of uint16, found \(512, 512\) of uint8"):
         opened("nuclei", "test", tmp_path)
+
+
+# Composed scenes.
+
+
+@pytest.mark.usefixtures("assets")
+def test_emoji_scenes_have_exact_boxes_and_masks() -> None:
+    need(EMOJI["google"])
+    scenes = opened("emoji_scenes", "test")
+    layouts = []
+    for row in range(len(scenes)):
+        shown = scenes.objects(row)
+        assert 2 <= len(shown) <= 6
+        pixels = np.stack([mask.full(256, 256) for mask in shown.masks])
+        assert pixels.sum(0).max() == 1
+        for box, mask in zip(shown.boxes.tolist(), pixels, strict=True):
+            rows, columns = np.nonzero(mask)
+            assert box == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        layouts.append(shown.labels.tolist())
+    assert scenes.labels.tolist() == [[int(k in labels) for k in range(5)] for labels in layouts]
+    assert np.bincount(np.concatenate(layouts)).min() > 20
+
+
+@pytest.mark.usefixtures("assets")
+def test_a_scene_differs_from_its_background_where_its_masks_are() -> None:
+    need(EMOJI["google"])
+    scenes = opened("emoji_scenes", "test")
+    for row in (0, 7):
+        shown = scenes.objects(row)
+        inside = np.any([mask.full(256, 256) for mask in shown.masks], axis=0)
+        changed = (np.asarray(scenes.read(row)).astype(int) != _background(1, row)).any(-1)
+        assert changed[inside].mean() > 0.97
+        assert changed[~inside].mean() < 0.05, "only soft edges"
+
+
+@pytest.mark.usefixtures("assets")
+def test_emoji_scenes_are_the_same_again_and_no_drawing_is_in_train_and_test() -> None:
+    folder = need(EMOJI["google"])
+    train, test = (_drawings(folder, trained=trained) for trained in (True, False))
+    assert (len(train), len(test)) == (658, 283)
+    assert not {file for file, _ in train} & {file for file, _ in test}
+    scenes = opened("emoji_scenes", "test")
+    again = pickle.loads(pickle.dumps(scenes))  # noqa: S301
+    np.testing.assert_array_equal(again.read(5), scenes.read(5))
+    assert objects_digest(again) == objects_digest(scenes)
+
+
+@pytest.mark.usefixtures("assets")
+def test_the_other_vendor_draws_the_same_scenes() -> None:
+    for vendor in EMOJI.values():
+        need(vendor)
+    google, twitter = opened("emoji_scenes", "test"), opened("emoji_scenes", "twitter")
+    for row in range(100):
+        ours, theirs = google.objects(row), twitter.objects(row)
+        assert ours.labels.tolist() == theirs.labels.tolist()
+        assert (np.abs(ours.boxes - theirs.boxes) < 96).all()
+    assert not np.array_equal(google.read(0), twitter.read(0))
