@@ -19,7 +19,7 @@ from featurebank.retrieval._features import as_features
 
 __all__ = ["class_mean_predictions", "log_me", "neighbour_predictions"]
 
-STEPS, CLOSE = 200, 1e-8
+STEPS, CLOSE, RANGE = 200, 1e-8, 1e-12
 BLOCK = 1024
 
 
@@ -85,21 +85,24 @@ def class_mean_predictions(features: ArrayLike, labels: ArrayLike) -> NDArray[np
 
 
 def _evidence(values: Matrix, inner: Matrix, target: Matrix) -> float:
-    """The logarithm of the evidence at its maximum over both precisions, found by MacKay's fixed point."""
+    """The logarithm of the evidence at its maximum over both precisions, of which MacKay's fixed point finds the ratio.
+
+    Where every ratio is better than a larger one, or a smaller, the evidence has a limit: that at the end of the range.
+    """
     n, squares = len(target), np.square(inner)
     beyond = max(float(np.square(target).sum() - squares.sum()), 0.0)
-    alpha = beta = 1.0
+    low, high = float(values.max(initial=1.0)) * RANGE, float(values.max(initial=1.0)) / RANGE
+    ratio = 1.0
     for _ in range(STEPS):
-        ratio = alpha / beta
         used = float((values / (values + ratio)).sum())
         weights = float((values * squares / np.square(values + ratio)).sum())
         missed = float((squares * np.square(ratio / (values + ratio))).sum()) + beyond
-        tiny = np.finfo(np.float64).tiny
-        alpha, beta = max(used, tiny) / max(weights, tiny), max(n - used, tiny) / max(missed, tiny)
-        if abs(alpha / beta - ratio) <= CLOSE * ratio:
+        before, ratio = ratio, min(max(used * missed / max((n - used) * weights, 1e-300), low), high)
+        if abs(ratio - before) <= CLOSE * before:
             break
-    log_determinant = float(np.log1p(beta * values / alpha).sum())
-    return 0.5 * (n * math.log(beta / (2 * math.pi)) - log_determinant - beta * missed - alpha * weights)
+    missed = float((squares * ratio / (values + ratio)).sum()) + beyond  # and what the weights cost
+    precision = n / max(missed, 1e-300)
+    return 0.5 * (n * math.log(precision / (2 * math.pi)) - float(np.log1p(values / ratio).sum()) - n)
 
 
 def _task(features: ArrayLike, labels: ArrayLike) -> tuple[Matrix, Matrix]:

@@ -62,6 +62,16 @@ def test_noise_of_many_columns_is_worse_than_digits() -> None:
     assert log_me(noise, LABELS[:50]) < 0 < log_me(DIGITS[:50], LABELS[:50])
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_few_rows_of_many_columns_and_classes_of_one_row_have_an_evidence(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    X = np.maximum(generator.normal(size=(20, 300)), 0) * generator.random(300) ** 8
+    y = np.array([0] * 12 + [1] * 7 + [2])
+    X[-1] = 0.0 if seed % 2 else X[-1] * 1000
+    assert np.isfinite(log_me(X, y))
+    assert np.isfinite(log_me(np.zeros((20, 3)), y))
+
+
 def test_neighbours_vote_without_the_row_itself() -> None:
     X, y = DIGITS[:80] - DIGITS[:80].mean(0), LABELS[:80] + 3
     unit = X / np.linalg.norm(X, axis=1, keepdims=True)
