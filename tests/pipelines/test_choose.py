@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from command_line import Done, featurebank_, words
 from numpy.typing import NDArray
 from PIL import Image
 
+from featurebank.extract.engine import extract
 from featurebank.pipelines.asking.results import Results
 from featurebank.pipelines.errors import ConfigError
-from featurebank.pipelines.jobs.choose import running
+from featurebank.pipelines.jobs.choose import field, running
 from featurebank.pipelines.jobs.choose.command import seconds_of
 from featurebank.pipelines.jobs.choose.field import Wish, candidates
 from featurebank.pipelines.jobs.choose.pool import look, nested
@@ -31,6 +33,11 @@ from featurebank.probes.intervals import paired_interval
 
 quiet = logging.getLogger("choose").debug
 NETS = ("squeezenet1_1@random@40px", "squeezenet1_1@random:1@40px")
+
+
+@pytest.fixture(autouse=True)
+def _timed_in_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(field, "SECONDS", 0.01)
 
 
 def right(rows: int, wrong: int, *, start: int = 0) -> NDArray[np.bool_]:
@@ -279,3 +286,54 @@ def test_a_budget_below_one_rung_says_what_would_do(images: Path, tmp_path: Path
     assert "enough for the first rung, 68 images of 2 backbones" in words(done.err)
     assert "would do" in words(done.err)
     assert not list(tmp_path.rglob("*.h5"))
+
+
+# What ends a race early.
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = folder(tmp_path_factory.mktemp("many") / "pets", {"cat": 130, "dog": 130})
+    for damaged in (root / "cat").glob("1*.png"):
+        damaged.write_bytes(b"\x89PNG" + damaged.name.encode())  # other bytes each, and no image
+    return root
+
+
+@pytest.mark.parametrize(
+    "end", [(KeyboardInterrupt, 130, "interrupted"), (running.TimeUp, 0, "time")], ids=["by a person", "by the budget"]
+)
+def test_what_ends_a_race_leaves_the_last_whole_rung(
+    end: tuple[type[BaseException], int, str], many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending, code, stopped = end
+    calls: list[str] = []
+
+    def ended(wanted: Any, *parts: Any, **more: Any) -> Any:
+        calls.append(wanted[0].outcome.split)
+        if calls[-1] == "all-first-200":
+            raise ending
+        return extract(wanted, *parts, **more)
+
+    monkeypatch.setattr(running, "extract", ended)
+    done = chosen(many, tmp_path, "--rows", "200", "--json")
+    assert (done.code, calls[:2]) == (code, ["all-first-100", "all-first-200"])
+    assert (done.json["stopped"], done.json["rows"]) == (stopped, 100)
+    assert {line["rows"] for line in done.json["backbones"]} == {100}
+    finals = [line["final"] for line in done.json["backbones"]]
+    assert (None in finals) == (code == 130)
+
+
+def test_what_time_alone_cut_is_marked_and_images_that_fail_decide_nothing(
+    many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "cut_to_fit", lambda names, *_: list(names)[:2])
+    done = chosen(many, tmp_path, "--rows", "200", "--among", "squeezenet1_1@random:2@40px", "--json")
+    assert done.code == 0, done.err
+    lines = {line["state"]: line for line in done.json["backbones"]}
+    assert (lines["cut by time alone"]["rows"], done.json["rows"]) == (100, 200)
+    notes = [note for note in done.json["notes"] if "could not be decoded" in note]
+    assert len(notes) >= 2
+    failed = int(notes[1].split()[1])
+    rows = [row for row in Results(tmp_path).rows() if row.score == "ridge" and row.test == "pets/all-first-200"]
+    assert {row.n for row in rows} == {200 - failed}
+    assert 20 <= failed <= 41
