@@ -31,8 +31,8 @@ __all__ = ["app", "main"]
 
 VERBS = {  # what is no question, and the module that it is a function of
     "features": "extracting.command", "texts": "extracting.texts", "finetune": "extracting.tuning",
-    "results": "summaries.results", "rank": "summaries.rank", "efficiency": "jobs.efficiency.command",
-    "choose": "jobs.choose.command",
+    "results": "summaries.results", "rank": "summaries.rank", "report": "summaries.report.command",
+    "efficiency": "jobs.efficiency.command", "choose": "jobs.choose.command",
     "ls": "keeping.inspection", "show": "keeping.inspection", "verify": "keeping.inspection",
     "doctor": "keeping.doctor", "backbones": "keeping.backbones", "datasets": "keeping.datasets",
     "export": "keeping.export", "gc": "keeping.upkeep", "merge": "keeping.upkeep", "pack": "keeping.upkeep",

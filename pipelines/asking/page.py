@@ -1,14 +1,17 @@
 """One offline HTML page of answers: every table of the console, and below it what a question has to show.
 
-No request, no script; everything that comes from a file passes `html_text`. Light and dark, phone to wide screen.
+No request; everything that comes from a file passes `html_text`. Light and dark, phone to wide screen. All there is
+can be read without script; ``page.js``, which sorts, filters and copies, is the only one that may run, by its digest.
 """
 
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
+import importlib.resources
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,64 +32,14 @@ if TYPE_CHECKING:
     from featurebank.extract.datasets.contract import Split
     from featurebank.pipelines.asking.compare import Analysis
 
-__all__ = ["Page", "document", "figure", "name_html", "sheet_html"]
+__all__ = ["Frame", "Page", "document", "figure", "name_html", "sheet_html", "table_html"]
 
 KINDS = ((b"\xff\xd8\xff", "jpeg"), (b"\x89PNG", "png"), (b"GIF8", "gif"), (b"RIFF", "webp"))
 MARKS = {"right": "✓", "wrong": "✗", "junk": "·"}
 WIDTH = 64  # of an interval's picture, in pixels
 BREAKS = ("/", ":", "_")
+FEW = 100  # lines of a long table that are laid out before it is scrolled, as page.js has it
 LONGEST = 22  # characters of a caption's line; the whole stands in its title
-
-STYLE = """
-:root { color-scheme: light dark; --ground: #fff; --raised: #f6f6f8; --ink: #1b1b1f; --faint: #63636b; --line: #d9d9de;
-  --accent: #0b62a8; --right: #1b7a45; --wrong: #b3341c; --s0: #0072b2; --s1: #d55e00; --s2: #00795a; --s3: #a8467f;
-  --s4: #8a6d00; --s5: #3f7fb0; --in: #8b93a3; }
-@media (prefers-color-scheme: dark) {
-  :root { --ground: #17181b; --raised: #1f2024; --ink: #e9e9ec; --faint: #a3a4ad; --line: #3a3b42; --accent: #7fc0f5;
-    --right: #63cf94; --wrong: #ff8f75; --s0: #56b4e9; --s1: #ff9a4d; --s2: #4fd1a8; --s3: #e58fc2; --s4: #e8c34d;
-    --s5: #9cc9ea; --in: #70798a; } }
-* { box-sizing: border-box; }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; padding: 24px 16px 64px; max-width: 1320px;
-  background: var(--ground); color: var(--ink); }
-h1 { font-size: 24px; line-height: 1.25; margin: 0 0 8px; overflow-wrap: break-word; }
-h2 { font-size: 19px; line-height: 1.3; margin: 0 0 8px; overflow-wrap: break-word; }
-h3 { font-size: 16px; margin: 16px 0 8px; overflow-wrap: break-word; } h4 { font-size: 15px; margin: 16px 0 4px; }
-p, .notes { color: var(--faint); margin: 4px 0; max-width: 75ch; } .notes { padding-left: 16px; }
-.notes li { overflow-wrap: anywhere; } .failed { color: var(--wrong); }
-section { border-top: 2px solid var(--line); margin-top: 32px; padding-top: 16px; }
-.scroll { overflow-x: auto; margin: 8px 0 16px; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-caption { text-align: left; font-weight: 600; padding: 0 0 8px; }
-th, td { padding: 4px 16px 4px 0; border-bottom: 1px solid var(--line); vertical-align: middle; }
-thead th { text-align: right; font-weight: 600; color: var(--faint); vertical-align: bottom; white-space: nowrap; }
-thead th.name, tbody th { text-align: left; } tbody th { font-weight: 500; min-width: 9em; max-width: 26em; }
-tbody th:first-child, thead th:first-child { position: sticky; left: 0; background: var(--ground); z-index: 1; }
-td { text-align: right; white-space: nowrap; } td small { color: var(--faint); margin-left: 6px; }
-.faint td, .faint th { opacity: .7; } .best { font-weight: 700; }
-td svg { vertical-align: middle; margin-left: 8px; } svg .axis { stroke: var(--line); fill: none; }
-svg .whisker { stroke: var(--accent); stroke-width: 1.5; } svg .dot { fill: var(--accent); }
-svg { overflow: visible; } svg text { font: 11px system-ui, sans-serif; fill: var(--faint); }
-.lanes { position: relative; padding: 0; } .lanes svg { position: absolute; left: 0; top: 0; margin: 0; }
-.heat td { padding: 0; } .heat rect { fill: var(--accent); } .heat text { fill: var(--ink); }
-.row { display: flex; flex-wrap: wrap; gap: 12px; } figure { margin: 0; width: 96px; font-size: 12px; }
-figure img { width: 96px; height: 96px; object-fit: contain; background: var(--raised); border: 2px solid transparent; }
-figcaption { color: var(--faint); line-height: 1.35; overflow: hidden; white-space: nowrap; text-overflow: ellipsis; }
-.right img { border-color: var(--right); } .wrong img { border-color: var(--wrong); border-style: dashed; }
-.junk img { border-color: var(--line); border-style: dotted; } .right b { color: var(--right); }
-.wrong b { color: var(--wrong); } a { color: var(--accent); }
-.key { display: flex; flex-wrap: wrap; gap: 4px 20px; list-style: none; padding: 0; margin: 8px 0 16px; }
-.key i { display: inline-block; width: 12px; height: 12px; border-radius: 2px; margin-right: 6px;
-  background: var(--c); } article i { color: var(--c); font-style: normal; } .in { --c: var(--in); }
-.s0 { --c: var(--s0); } .s1 { --c: var(--s1); } .s2 { --c: var(--s2); } .s3 { --c: var(--s3); }
-.s4 { --c: var(--s4); } .s5 { --c: var(--s5); }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(540px, 100%), 1fr)); gap: 16px; }
-article { border: 1px solid var(--line); border-radius: 6px; padding: 12px; min-width: 0; }
-article h3 { margin-top: 0; } article small { color: var(--faint); overflow-wrap: anywhere; }
-.plots { display: flex; gap: 12px; margin-top: 8px; } .plots svg { flex: 1 1 0; min-width: 0; height: auto; }
-.plots svg:first-child { flex: 2 1 0; } .inside { fill: var(--in); fill-opacity: .55; }
-.curve { fill: none; stroke: var(--c); stroke-width: 1.8; stroke-linejoin: round; }
-@media print { body { max-width: none; } section { break-inside: avoid; } }
-""".strip()
 
 
 class Page:
@@ -146,51 +99,122 @@ class Page:
             asked = [one for one in group if one.results]
             if asked and (more := asked[0].question.section(asked, results, self.album)):
                 sections.append(more)
-        return document(title, _lead(report), sections)
+        return document(title, _lead(report), sections, live=True)
 
 
-def document(title: str, lead: str, sections: Iterable[str]) -> str:
-    """A page that asks for nothing and runs nothing; the lead is text, the sections are HTML."""
-    digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; form-action 'none'; base-uri 'none'"
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """What a page has around its sections, all of it HTML.
+
+    Attributes:
+        parts: anchors of sections, each with its name, as a list beside them.
+        top: below the lead.
+        footer: below everything.
+    """
+
+    parts: Mapping[str, str] = field(default_factory=dict)
+    top: str = ""
+    footer: str = ""
+
+
+def document(title: str, lead: str, sections: Iterable[str], *, frame: Frame | None = None, live: bool = False) -> str:
+    """A page that asks for nothing, and where it is live runs our script alone.
+
+    Args:
+        title: a text.
+        lead: a text.
+        sections: HTML.
+        frame: what is around them.
+        live: whether tables can be sorted and whatever is an item can be filtered.
+    """
+    around = frame or Frame()
+    style, script = _own("page.css"), _own("page.js") if live else ""
+    run = f"script-src 'sha256-{_digest(script)}'; " if live else ""
+    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{_digest(style)}'; {run}"
+    policy += "form-action 'none'; base-uri 'none'"
+    links = "".join(f'<li><a href="#{anchor}">{html_text(name)}</a></li>' for anchor, name in around.parts.items())
+    nav = f'<nav aria-label="Sections"><ul>{links}</ul></nav>\n' if links else ""
+    kind = ' class="parts"' if nav else ""
+    foot = f"<footer>{around.footer}</footer>" if around.footer else ""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html_text(title)}</title><style>{STYLE}</style></head>\n"
-        f"<body><header><h1>{name_html(title)}</h1><p>{html_text(lead)}</p></header>\n<main>"
+        f"<title>{html_text(title)}</title><style>{style}</style></head>\n"
+        f"<body{kind}><header><h1>{name_html(title)}</h1><p>{html_text(lead)}</p>"
+        f"{around.top}</header>\n{nav}<main>"
         + "\n".join(sections)
-        + "</main>\n</body></html>\n"
+        + f"</main>\n{foot}"
+        + (f"<script>{script}</script>" if live else "")
+        + "</body></html>\n"
     )
 
 
-def sheet_html(sheet: Sheet) -> str:
-    """A table with its notes; the best of each column is bold, intervals of a column are drawn on one scale."""
+def sheet_html(sheet: Sheet, *, lines: Sequence[str] = (), kind: str = "", csv: str = "", mark: str = "*") -> str:
+    """A table with its notes; the best of each column is bold, intervals of a column are drawn on one scale.
+
+    Args:
+        sheet: the table.
+        lines: attributes of each line, as HTML.
+        kind: classes of what it scrolls in.
+        csv: the name of the file that the table can be saved as, where it can.
+        mark: behind the cells that stand out.
+    """
     scales = [_scale([cells[at] for _, cells in sheet.lines]) for at in range(len(sheet.columns))]
     heads = "".join(f'<th class="name" scope="col">{html_text(name)}</th>' for name in sheet.names)
     headings = ("<br>".join(map(html_text, name.splitlines())) for name in sheet.columns)
     heads += "".join(f'<th scope="col">{heading}</th>' for heading in headings)
-    lines = []
+    drawn = []
     for at, (names, cells) in enumerate(sheet.lines):
         line = "".join(f'<th scope="row">{name_html(name)}</th>' for name in names)
-        line += "".join(_cell(cell, scale, signed=sheet.signed) for cell, scale in zip(cells, scales, strict=True))
-        lines.append(f'<tr class="faint">{line}</tr>' if at in sheet.faint else f"<tr>{line}</tr>")
+        for column, (cell, scale) in enumerate(zip(cells, scales, strict=True)):
+            line += _cell(cell, scale, signed=sheet.signed, mark=mark if (at, column) in sheet.marked else "")
+        faint = ' class="faint"' if at in sheet.faint else ""
+        about = f" {lines[at]}" if lines else ""
+        drawn.append(f"<tr{faint}{about}>{line}</tr>")
     notes = "".join(f"<p>{html_text(note)}</p>" for note in sheet.notes)
-    title = name_html(sheet.title.replace(" -> ", " → "))
+    title = sheet.title.replace(" -> ", " → ")
+    return table_html(name_html(title), heads, drawn, called=title, kind=kind, csv=csv) + notes
+
+
+def table_html(
+    caption: str, heads: str, lines: Iterable[str], *, called: str, kind: str = "", csv: str = "", sort: bool = True
+) -> str:
+    """A table that scrolls in itself where it is too wide, by keyboard too.
+
+    Args:
+        caption: HTML.
+        heads: HTML of the headings.
+        lines: HTML of each line.
+        called: the caption as text.
+        kind: classes of what it scrolls in.
+        csv: the name of the file that the table can be saved as, where it can.
+        sort: whether its lines may stand in any order.
+    """
+    lines = [*lines]
+    if "tall" in kind.split():
+        lines[FEW:] = [line.replace("<tr ", '<tr class="later" ', 1) for line in lines[FEW:]]
+    about = (" data-sort" if sort else "") + (f' data-csv="{html_text(csv)}"' if csv else "")
+    scroll = f"scroll {kind}".rstrip()
     return (
-        f'<div class="scroll"><table><caption>{title}</caption><thead><tr>{heads}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>{notes}"
+        f'<div class="{scroll}" tabindex="0" role="region" aria-label="{html_text(called)}">'
+        f"<table{about}><caption>{caption}</caption><thead><tr>{heads}</tr></thead>"
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
 
 
-def figure(image: bytes, lines: Sequence[str], *, kind: str = "", mark: str = "") -> str:
-    """A thumbnail with a caption of a few lines, of which the last is a name; framed and marked by its kind.
+def figure(
+    image: bytes, lines: Sequence[str], *, kind: str = "", mark: str = "", name: str = "", about: str = ""
+) -> str:
+    """A thumbnail with a caption of a few lines; framed and marked by its kind.
 
     Args:
         image: of a small JPEG, PNG, GIF or WebP file.
         lines: of the caption.
         kind: ``right``, ``wrong``, ``junk`` or nothing.
         mark: before the first line, instead of the kind's own.
+        name: of the image; the last line, where it is not given.
+        about: attributes, as HTML.
 
     Raises:
         ValueError: bytes of another format.
@@ -201,10 +225,10 @@ def figure(image: bytes, lines: Sequence[str], *, kind: str = "", mark: str = ""
     data = base64.b64encode(image).decode("ascii")
     sign = mark or MARKS.get(kind, "")
     head = f'<b title="{kind}">{sign}</b> ' if sign else ""
-    name = html_text(lines[-1])
+    name, more = html_text(name or lines[-1]), f" {about}" if about else ""
     text = "<br>".join(html_text(shortened(line)) for line in lines)
     return (
-        f'<figure class="{kind}"><img src="data:image/{form};base64,{data}" alt="{name}" loading="lazy">'
+        f'<figure class="{kind}"{more}><img src="data:image/{form};base64,{data}" alt="{name}" loading="lazy">'
         f'<figcaption title="{name}">{head}{text}</figcaption></figure>'
     )
 
@@ -217,6 +241,16 @@ def shortened(text: str) -> str:
     """
     half = LONGEST // 2
     return text if len(text) <= LONGEST else f"{text[: half - 1]}…{text[-half:]}"
+
+
+@functools.cache
+def _own(name: str) -> str:
+    """A file beside this one."""
+    return (importlib.resources.files("featurebank.pipelines.asking") / name).read_text("utf-8").strip()
+
+
+def _digest(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def name_html(text: str) -> str:
@@ -248,21 +282,22 @@ def _scale(cells: Sequence[Cell]) -> _Scale | None:
     return _Scale(min(ends), max(ends), best) if ends and max(ends) > min(ends) else _Scale(0.0, 1.0, best)
 
 
-def _cell(cell: Cell, scale: _Scale | None, *, signed: bool) -> str:
+def _cell(cell: Cell, scale: _Scale | None, *, signed: bool, mark: str) -> str:
     if not isinstance(cell, Row):
         return '<td class="failed">failed</td>' if cell == FAILED else f"<td>{html_text(cell or '')}</td>"
     value = metric(cell.metric).shown(cell.value, signed=signed)
     best = scale is not None and not signed and cell.value == scale.best
-    text = f'<span class="best">{value}</span>' if best else value
+    text = (f'<span class="best">{value}</span>' if best else value) + (f" {html_text(mark)}" if mark else "")
     if scale is None or cell.low is None or cell.high is None:
-        return f"<td>{text}</td>"
+        return f'<td data-v="{cell.value!r}">{text}</td>'
     low, high, at = (scale.at(end) for end in (cell.low, cell.high, min(max(cell.value, scale.low), scale.high)))
     drawn = (
         f'<svg width="{WIDTH}" height="14" aria-hidden="true"><path class="axis" d="M4 7H{WIDTH - 4}"/>'
         f'<path class="whisker" d="M{low} 7H{high}M{low} 4V10M{high} 4V10"/>'
         f'<circle class="dot" cx="{at}" cy="7" r="3"/></svg>'
     )
-    return f"<td>{text}<small>{interval_of(cell, signed=signed)}</small>{drawn}</td>"
+    ends = f'data-v="{cell.value!r}" data-low="{cell.low!r}" data-high="{cell.high!r}"'
+    return f"<td {ends}>{text}<small>{interval_of(cell, signed=signed)}</small>{drawn}</td>"
 
 
 def _lead(report: Report) -> str:

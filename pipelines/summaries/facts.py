@@ -25,6 +25,7 @@ class Facts:
         data: what it was trained on.
         parameters: their number.
         px: the side of its input.
+        licence: of the weights.
     """
 
     architecture: str = ""
@@ -32,6 +33,7 @@ class Facts:
     data: str = ""
     parameters: int | None = None
     px: int | None = None
+    licence: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +98,7 @@ def facts_of(backbone: str) -> Facts:
     A name came with the store: it is looked up and opens nothing.
 
     >>> facts_of("mocov3_vit_small@96px").style, facts_of("mobilenetv2@random").style, facts_of("hf:folder")
-    ('self-supervised', 'random', Facts(architecture='', style='', data='', parameters=None, px=None))
+    ('self-supervised', 'random', Facts(architecture='', style='', data='', parameters=None, px=None, licence=''))
     """
     from featurebank.extract.backbones import packaged, zoo
     from featurebank.extract.backbones.views import split_view
@@ -110,6 +112,7 @@ def facts_of(backbone: str) -> Facts:
             data=entry.data,
             parameters=entry.parameters,
             px=entry.preprocessing.height,
+            licence=entry.licence,
         )
     elif (own := packaged.ENTRIES.get(plain)) is not None:
         known = Facts(
@@ -117,11 +120,12 @@ def facts_of(backbone: str) -> Facts:
             data=str(own.facts["trained on"]),
             parameters=int(str(own.facts["parameters"])),
             px=own.preprocessing.height,
+            licence=str(own.facts["licence"]),
         )
     else:
         known = _timm_facts(plain) if plain.startswith("timm:") else Facts()
     if random:
-        known = replace(known, style=NEVER_TRAINED, data="")
+        known = replace(known, style=NEVER_TRAINED, data="", licence="")
     return replace(known, px=view.px or known.px)
 
 
@@ -130,7 +134,9 @@ def _timm_facts(name: str) -> Facts:
 
     architecture = name.removeprefix("timm:")
     try:
-        size = describe(name).get("input")
+        said = describe(name)
     except (UnknownNameError, ModuleNotFoundError):
-        size = None
-    return Facts(architecture=architecture, px=int(size[-1]) if isinstance(size, tuple) else None)
+        said = {}
+    size = said.get("input")
+    px = int(size[-1]) if isinstance(size, tuple) else None
+    return Facts(architecture=architecture, px=px, licence=str(said.get("licence", "")))

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from featurebank.pipelines.asking.page import document, name_html, sheet_html
+from featurebank.pipelines.asking.page import document, name_html, sheet_html, table_html
 from featurebank.pipelines.summaries.rank_sheets import answer, notes_of, standings_sheet, values_sheet
 from featurebank.pipelines.summaries.standings import SIGNIFICANT, Agreement, Standings
 from featurebank.probes.rank_statistics import cliques
@@ -68,11 +68,9 @@ def difference_picture(ranked: Standings) -> str:
         if drawn
         else ""
     )
-    return (
-        f"<section><h2>Mean ranks</h2><p>{html_text(about + beside)}</p>"
-        f'<div class="scroll"><table><caption>Who is told apart by rank</caption><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div></section>"
-    )
+    caption = "Who is told apart by rank"
+    table = table_html(caption, head, lines, called=caption, sort=False)
+    return f"<section><h2>Mean ranks</h2><p>{html_text(about + beside)}</p>{table}</section>"
 
 
 def _lanes(runs: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
@@ -129,12 +127,10 @@ def _correlations(agreement: Agreement) -> str:
         cells = "".join(f"<td>{_shade(one)}</td>" for one in agreement.pearson[row].tolist()[:row] + above)
         lines.append(f'<tr><th scope="row">{row + 1} {name_html(name)}</th>{cells}</tr>')
     about = "Above the diagonal Spearman's correlation over backbones, below it Pearson's; at 1 two judge alike."
-    return (
-        f"<section><h2>How {agreement.of} agree</h2><p>{about}</p>"
-        f'<div class="scroll"><table class="heat"><caption>Correlation of {agreement.of}</caption><thead><tr>'
-        f'<th class="name" scope="col">{agreement.of}</th>{heads}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div></section>"
-    )
+    caption = f"Correlation of {agreement.of}"
+    heads = f'<th class="name" scope="col">{agreement.of}</th>{heads}'
+    table = table_html(caption, heads, lines, called=caption, kind="heat", sort=False)
+    return f"<section><h2>How {agreement.of} agree</h2><p>{about}</p>{table}</section>"
 
 
 def _shade(value: float) -> str:

@@ -99,6 +99,7 @@ def test_d12_every_verb_has_the_same_ways(verb: str) -> None:
         ("datasets",),
         ("datasets", "cub200"),
         ("results",),
+        ("report", "--html", "{folder}/report.html"),
         ("efficiency", "mobilenetv2", "--counts-only"),
         ("duplicates", "pets/test"),
         ("export", "pets/test", "net@random", "{folder}/out"),
