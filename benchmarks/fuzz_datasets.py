@@ -16,6 +16,7 @@ from fuzzing import Target
 from PIL import Image
 
 from featurebank.extract.datasets import DatasetSpec, open_split, splits
+from featurebank.extract.datasets.objects import Annotated, Objects
 from featurebank.extract.decode import decode
 from featurebank.extract.errors import ExtractError
 from featurebank.extract.preprocessing import Decode
@@ -54,6 +55,7 @@ def listings(folder: Path) -> Iterator[Target]:
     listed = own / "birds.txt"
     listed.write_text("".join(f"{n} {k % 2}\n" for k, n in enumerate(names)))
     yield _dataset("list: txt", listed, f"list:{listed}", None, share=2)
+    yield _dataset("coco: json", _coco(own, names), f"coco:{own / 'birds.json'}", None, share=4)
     shard = own / "birds-000.tar"
     with tarfile.open(shard, "w") as tar:
         for k, name in enumerate(names):
@@ -66,6 +68,28 @@ def listings(folder: Path) -> Iterator[Target]:
                 tar.addfile(info, io.BytesIO(content))
     yield _dataset("wds: tar", shard, f"wds:{shard}", None, share=4)
     yield _parquet(own / "hub", own / names[0])
+
+
+def _coco(folder: Path, names: Sequence[str]) -> Path:
+    polygon, runs = [[0.5, 0.5, 4.5, 0.5, 4.5, 3.5]], {"size": [4, 5], "counts": "52207"}
+    masks = [polygon, {"size": [4, 5], "counts": [5, 2, 13]}, runs, polygon]
+    content = {
+        "images": [{"id": k, "file_name": name, "width": 5, "height": 4} for k, name in enumerate(names)],
+        "categories": [{"id": 3, "name": "ant"}, {"id": 90, "name": "bee"}],
+        "annotations": [
+            {"image_id": k % 3, "category_id": 3, "bbox": [0, 0.5, 3, 2.5], "iscrowd": 0, "segmentation": mask}
+            for k, mask in enumerate(masks)
+        ],
+    }
+    path = folder / "birds.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def _pixels(shown: Objects) -> None:
+    for mask in shown.masks:
+        mask.full(min(shown.height, 99), min(shown.width, 99))
+        mask.inside((0, 0, 2, 2), (7, 7))
 
 
 def _parquet(folder: Path, picture: Path) -> Target:
@@ -103,6 +127,8 @@ def _dataset(name: str, path: Path, dataset: str, root: Path | None, share: int 
             for row in range(min(len(opened), 3)):
                 with suppress(OSError):  # that row's, as the contract says
                     decode(opened.read(row), Decode())
+                    if isinstance(opened, Annotated):
+                        _pixels(opened.objects(row))
 
     usable = []
     for split in splits(dataset, root):

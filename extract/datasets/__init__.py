@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from featurebank.extract.datasets._coco import CocoSource
 from featurebank.extract.datasets._dataset import NamedDataset
 from featurebank.extract.datasets._examine import SplitState, examine
 from featurebank.extract.datasets._folder import FolderSource
@@ -48,6 +49,7 @@ __all__ = [
 NAMED: Final = NamedSource()
 PYTHON: Final = PythonSource()
 SOURCES[:] = (
+    CocoSource(),
     FolderSource(),
     ManifestSource(),
     ImageListSource(),

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from featurebank.extract.datasets._reading import read_file
 from featurebank.extract.datasets._records import ArraySplit, FileSplit, ReaderSplit, Records
 from featurebank.extract.datasets.masks import Mask
 from featurebank.extract.datasets.objects import Objects
@@ -20,6 +22,8 @@ from featurebank.extract.errors import DatasetError, ImageError
 
 MOST: Final = 10_000
 """Objects of one image; the most that sets of aerial images have are some thousands."""
+LONGEST: Final = 1 << 28
+"""Pixels of a side; more is no size."""
 SLIGHT: Final = 1.0
 """Pixels by which boxes reach beyond their image in most sets, of which no note is made."""
 
@@ -29,7 +33,7 @@ class Annotations:
     """What N images show.
 
     Attributes:
-        sizes: (N, 2) height and width as the annotations have them.
+        sizes: (N, 2) height and width as the annotations have them; 0 where nobody can tell.
         starts: (N + 1,) where each image's objects begin.
         boxes: (M, 4), sorted by image.
         labels: (M,).
@@ -135,6 +139,7 @@ def gathered(
             kept[wrong] = False
 
     limits = size[image][:, ::-1].astype(np.float64)
+    limits[limits <= 0] = np.inf
     low, high = corners[:, :2], corners[:, 2:]
     drop(np.any(~np.isfinite(corners), 1), "dropped: a box that is no finite numbers")
     drop(np.any(high < low, 1), "dropped: a box that ends before it begins")
@@ -154,6 +159,20 @@ def gathered(
         masks=[masks[row] for row in order] if len(masks) else (),
         notes=[f"{n:,} {'object' if n == 1 else 'objects'} {words}" for words, n in sorted(faults.items())],
     )
+
+
+def completed(sizes: ArrayLike, root: Path, files: Sequence[str]) -> NDArray[np.int64]:
+    """(N, 2) heights and widths; where annotations do not say (0), the image's own, or 0 if it cannot be read."""
+    from featurebank.extract.decode import upright_size
+
+    given = np.asarray(sizes, np.float64).reshape(-1, 2)
+    known = np.where((given >= 1) & (given <= LONGEST), given, 0).astype(np.int64)
+    for row in np.flatnonzero((known <= 0).any(1)).tolist():
+        try:
+            known[row] = upright_size(read_file(root / files[row]))[1]
+        except (OSError, ImageError):  # Told when the image, or what it shows, is asked for.
+            known[row] = 0
+    return known
 
 
 class _WithObjects(Records):

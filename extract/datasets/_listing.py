@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from featurebank.extract.datasets._annotations import AnnotatedFiles, Annotations
 from featurebank.extract.datasets._crop import CropSplit
 from featurebank.extract.datasets._records import FileSplit
 from featurebank.extract.datasets.contract import Columns, DatasetSpec
@@ -34,6 +35,7 @@ class Listing:
         columns: extra columns, each (N,): numbers, booleans or fixed-width strings.
         ids: N distinct names; the files by default.
         boxes: (N, 4) integers, left, top, right, bottom: the part of each image that is the record (see `CropSplit`).
+        annotations: what the images show, object by object.
         seen: the files come from listing the folders just now, so nobody need look again.
     """
 
@@ -43,6 +45,7 @@ class Listing:
     columns: Columns = field(default_factory=dict)
     ids: Sequence[str] | None = None
     boxes: NDArray[np.int64] | None = None
+    annotations: Annotations | None = None
     seen: bool = False
 
     def label_array(self) -> NDArray[Any]:
@@ -58,6 +61,7 @@ class Listing:
             columns={name: values[rows] for name, values in self.columns.items()},
             ids=None if self.ids is None else [self.ids[row] for row in rows],
             boxes=None if self.boxes is None else self.boxes[rows],
+            annotations=None if self.annotations is None else self.annotations.take(rows),
         )
 
 
@@ -121,18 +125,9 @@ def open_listing(
             f"them missing: {', '.join(missing[:NAMED])}{', …' if len(missing) > NAMED else ''}; {advice}"
         )
     ids, labels = files if listing.ids is None else listing.ids, listing.label_array()
-    if listing.boxes is None:
-        return FileSplit(
-            spec, ids, labels, listing.class_names, listing.columns, notes=notes, folder=folder, files=files
-        )
-    return CropSplit(
-        spec,
-        ids,
-        labels,
-        listing.class_names,
-        listing.columns,
-        notes=notes,
-        folder=folder,
-        files=files,
-        boxes=listing.boxes,
-    )
+    records = (spec, ids, labels, listing.class_names, listing.columns)
+    if listing.annotations is not None:
+        return AnnotatedFiles(*records, notes=notes, folder=folder, files=files, annotations=listing.annotations)
+    if listing.boxes is not None:
+        return CropSplit(*records, notes=notes, folder=folder, files=files, boxes=listing.boxes)
+    return FileSplit(*records, notes=notes, folder=folder, files=files)

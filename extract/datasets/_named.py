@@ -72,7 +72,7 @@ class NamedSource:
             return manifest()[name]
         if name in _entry_points():
             return replace(_checked(_entry_points()[name].load(), name), name=name)
-        others = "(or folder:PATH, manifest:PATH, list:FILE, hf:PATH, wds:PATTERN, torchvision:NAME)"
+        others = "(or folder:PATH, manifest:PATH, list:FILE, coco:FILE, hf:PATH, wds:PATTERN, torchvision:NAME)"
         raise unknown_name("dataset", name, self.names(), others)
 
 

@@ -20,7 +20,7 @@ log = logging.getLogger("featurebank")
 
 SOURCES: Final[list[DatasetSource]] = []
 """Filled by the package: some sources open what another one has."""
-PATHS: Final = frozenset({"folder", "hf", "list", "manifest", "wds"})
+PATHS: Final = frozenset({"coco", "folder", "hf", "list", "manifest", "wds"})
 """Prefixes, without the colon, that a path follows."""
 
 
@@ -90,7 +90,7 @@ def label_of(spec: DatasetSpec) -> str:
     if prefix not in PATHS:
         return spec.name
     place = expanded(path).absolute()
-    if prefix in {"list", "manifest"}:
+    if prefix in {"coco", "list", "manifest"}:
         label = place.stem
     elif prefix == "wds" and re.search(r"[*?{\[]|\.tar$", place.name):
         label = place.parent.name

@@ -40,7 +40,7 @@ class DatasetSpec:
     Attributes:
         name: ``"flowers102"``, ``"chexpert@views=all"``, ``"torchvision:CIFAR10"``, ``"folder:/data/pets"``,
             ``"manifest:/data/pets.csv"``, ``"list:/data/test.txt"``, ``"hf:/data/pets"``,
-            ``"wds:/data/pets-{0..9}.tar"``.
+            ``"wds:/data/pets-{0..9}.tar"``, ``"coco:/data/instances.json"``.
         split: ``"train"``, ``"test"`` … as the source calls it.
         subset: a fixed part of it.
         label: what the store's folder is called, where the name would be a path; defaults to one derived from the name.

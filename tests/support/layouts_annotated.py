@@ -26,6 +26,8 @@ __all__ = [
     "sim10k",
     "visda2017",
     "voc2007",
+    "voc_detection",
+    "voc_xml",
 ]
 
 
@@ -101,6 +103,30 @@ def voc2007(root: Path) -> None:
             flags = {"000012": "1" if kind == "car" else "-1", "000017": "0" if kind == "dog" else "-1"}
             lines = [f"{name} {flags.get(name, '-1'):>2}" for name in names]
             write_text(top / "ImageSets" / "Main" / f"{kind}_{split}.txt", *lines)
+
+
+def voc_xml(*objects: tuple[str, tuple[int, int, int, int], bool], size: tuple[int, int] = (8, 6)) -> str:
+    """Kind, corners from 1 to the last pixel, and whether it is hard to see, of each object."""
+    entries = "".join(
+        f"<object><name>{kind}</name><difficult>{int(hard)}</difficult><bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin>"
+        f"<xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox></object>"
+        for kind, (x1, y1, x2, y2), hard in objects
+    )
+    return f"<annotation><size><width>{size[0]}</width><height>{size[1]}</height></size>{entries}</annotation>"
+
+
+def voc_detection(year: str) -> Callable[[Path], None]:
+    def write(root: Path) -> None:
+        top = root / "VOCdevkit" / f"VOC{year}"
+        write_text(top / "ImageSets" / "Main" / "train.txt", "000012", "000017")
+        for name, objects in {
+            "000012": (("car", (1, 1, 8, 6), False), ("dog", (2, 2, 4, 5), True)),
+            "000017": (),
+        }.items():
+            picture(top / "JPEGImages" / f"{name}.jpg")
+            write_text(top / "Annotations" / f"{name}.xml", voc_xml(*objects))
+
+    return write
 
 
 def revisited(name: str, protocol: int = 2) -> Callable[[Path], None]:
@@ -220,11 +246,20 @@ def visda2017(root: Path) -> None:
 def coco(root: Path) -> None:
     kinds = [{"id": k, "name": name} for k, name in ((90, "toothbrush"), (1, "person"), (13, "stop sign"))]
     for split in ("train", "val"):
-        images = [{"id": k, "file_name": f"{k:012d}.jpg"} for k in (9, 25, 30)]
+        images = [{"id": k, "file_name": f"{k:012d}.jpg", "height": 6, "width": 8} for k in (9, 25, 30)]
         notes = [
-            {"id": number, "image_id": image, "category_id": kind, "bbox": [0, 0, 2, 2]}
+            {
+                "id": number,
+                "image_id": image,
+                "category_id": kind,
+                "bbox": [1, number, 2, 2],
+                "iscrowd": int(kind == 13),
+            }
             for number, (image, kind) in enumerate(((25, 1), (25, 1), (25, 90), (9, 13)))
         ]
+        for note in notes[:3]:
+            note["segmentation"] = [[1, 0, 3, 0, 3, 2, 1, 2]]
+        notes[3]["segmentation"] = {"size": [6, 8], "counts": [9, 2, 4, 2, 31]}
         write_json(
             root / "annotations" / f"instances_{split}2017.json",
             {"images": images, "annotations": notes, "categories": kinds},
@@ -240,10 +275,7 @@ def coco(root: Path) -> None:
 def sim10k(root: Path) -> None:
     top = root / "VOC2012"
     for name, kinds in (("3384645", ("car", "car", "person")), ("3384828", ())):
-        boxes = "".join(f"<object><name>{kind}</name><bndbox><xmin>1</xmin></bndbox></object>" for kind in kinds)
-        write_text(
-            top / "Annotations" / f"{name}.xml", f"<annotation><filename>{name}.jpg</filename>{boxes}</annotation>"
-        )
+        write_text(top / "Annotations" / f"{name}.xml", voc_xml(*((kind, (1, 2, 4, 5), False) for kind in kinds)))
         picture(top / "JPEGImages" / f"{name}.jpg")
     write_text(top / "ImageSets" / "Main" / "trainval10k.txt", "3384645", "3384828")
 

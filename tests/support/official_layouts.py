@@ -25,6 +25,7 @@ from layouts_annotated import (
     sim10k,
     visda2017,
     voc2007,
+    voc_detection,
 )
 from layouts_imagenet import (
     IN_A,
@@ -306,4 +307,6 @@ LAYOUTS: Mapping[str, Callable[[Path], None]] = {
     "uc_merced": class_folders("UCMerced_LandUse/Images", "agricultural/agricultural00.tif", "airplane/airplane00.tif"),
     "visda2017": visda2017,
     "voc2007": voc2007,
+    "voc2007_detection": voc_detection("2007"),
+    "voc2012_detection": voc_detection("2012"),
 }

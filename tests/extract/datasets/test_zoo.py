@@ -156,6 +156,10 @@ FOUND: Sequence[tuple[str, str, str, Sequence[str], Sequence[Any]]] = [
     ("visda2017", "test", "test/{}.jpg", ["trunk01/test_0"], [0]),
     ("voc2007", "train", "VOCdevkit/VOC2007/JPEGImages/{}.jpg", ["000012", "000017"],
      [[int(k == 6) for k in range(20)], [-int(k == 11) for k in range(20)]]),
+    ("voc2007_detection", "train", "VOCdevkit/VOC2007/JPEGImages/{}.jpg", ["000012", "000017"],
+     [[int(k in {6, 11}) for k in range(20)], [0] * 20]),
+    ("voc2012_detection", "train", "VOCdevkit/VOC2012/JPEGImages/{}.jpg", ["000012", "000017"],
+     [[int(k in {6, 11}) for k in range(20)], [0] * 20]),
 ]  # fmt: skip
 
 
@@ -257,6 +261,8 @@ WRONG = [
     ("coco", "train", "annotations/instances_train2017.json",
      '{"images": [], "categories": [], "annotations": [{"image_id": 7, "category_id": 1}]}',
      "files that fit each other"),
+    ("voc2012_detection", "train", "VOCdevkit/VOC2012/Annotations/000012.xml",
+     "<a><object><name>wolf</name></object></a>", "objects among aeroplane"),
     ("objectnet", "test", "objectnet-1.0/mappings/folder_to_objectnet_label.json", "{}", "a label for every folder"),
 
         ("ninco", "test", "benchmark_imglist/imagenet/test_ninco.txt", "a.jpg cat",
