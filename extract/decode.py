@@ -184,9 +184,14 @@ def upright_size(data: bytes | NDArray[np.uint8]) -> tuple[tuple[int, int], tupl
     """
     if isinstance(data, np.ndarray):
         return (data.shape[0], data.shape[1]), (data.shape[0], data.shape[1])
-    with quiet():
-        image = _open(data)
-        size = (image.height, image.width)
+    with quiet(Decode().max_pixels):
+        try:
+            image = _open(data)
+            size = (image.height, image.width)
+        except ImageError:
+            raise
+        except Exception as error:  # As in `_decoded`.
+            raise ImageError(_reason(f"not an image: {str(error) or type(error).__name__}")) from error
         # Pillow looks for a PNG's orientation behind all of its pixels.
         if image.format == "TIFF" or (image.format == "PNG" and not any(mark in data for mark in _PNG_EXIF)):
             return size, size

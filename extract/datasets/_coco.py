@@ -74,15 +74,21 @@ def _folder(path: Path, root: Path | None, files: Sequence[str]) -> Path:
 
 
 def file_names(value: Mapping[str, Any]) -> list[str]:
-    """The names of all images, in the file's order.
+    """The names of all images, in the file's order; LVIS, which has addresses, means ``train2017/000000000009.jpg``.
 
     Raises:
         ValueError: one is no text.
     """
-    names = [entry["file_name"] for entry in value["images"]]
+    names = [_file_name(entry) for entry in value["images"]]
     if strangers := [name for name in names if not isinstance(name, str)]:
         raise ValueError(f"file_name must be text, found {shown(repr(strangers[0]))}")
     return names
+
+
+def _file_name(entry: Mapping[str, Any]) -> Any:
+    if "file_name" in entry or "coco_url" not in entry:
+        return entry["file_name"]
+    return "/".join(entry["coco_url"].split("/")[-2:])
 
 
 def coco_listing(
@@ -102,10 +108,10 @@ def coco_listing(
         DatasetError: two images or categories have one id.
         LookupError, TypeError, ValueError: whatever else does not fit.
     """
-    images = sorted(value["images"], key=lambda entry: entry["file_name"])
+    images = sorted(value["images"], key=_file_name)
     kinds = sorted(value["categories"], key=lambda entry: entry["id"])
     row, rank = (_numbered(entries, where) for entries in (images, kinds))
-    files = [f"{folder}{entry['file_name']}" for entry in images]
+    files = [f"{folder}{_file_name(entry)}" for entry in images]
     given = [(entry.get("height") or 0, entry.get("width") or 0) for entry in images]
     sizes = completed(given, root, files)
     passed: Counter[str] = Counter()

@@ -34,7 +34,7 @@ class Mask(Protocol):
         """The mask as a box shows it that is cut out and resized.
 
         Args:
-            box: x1, y1, x2, y2, continuous; what lies outside the image is no object.
+            box: x1, y1, x2, y2, continuous; outside the image is no object, and a box without area shows none.
             shape: h, w of what comes back.
         """
         ...
@@ -72,16 +72,15 @@ class Polygons:
 
     def full(self, height: int, width: int) -> NDArray[np.bool_]:
         """(H, W): which pixels of its image belong to the object, as pycocotools' ``frPyObjects`` has it."""
-        mask = np.zeros((height, width), bool)
-        for polygon in self.points:
-            mask |= _filled(polygon, height, width)
-        return mask
+        return _union(self.points, height, width)
 
     def inside(self, box: ArrayLike, shape: tuple[int, int]) -> NDArray[np.bool_]:
         """The mask as a box shows it: its points are moved and then filled, which is exact at every size."""
-        x1, y1, x2, y2 = np.asarray(box, np.float64).tolist()
-        scale = shape[1] / (x2 - x1), shape[0] / (y2 - y1)
-        return self.moved(scale, (-x1 * scale[0], -y1 * scale[1])).full(*shape)
+        low, high = np.asarray(box, np.float64).reshape(2, 2)
+        if not (low < high).all():
+            return np.zeros(shape, bool)
+        scale = shape[::-1] / (high - low)
+        return _union([(polygon - low) * scale for polygon in self.points], *shape)
 
     def moved(self, scale: tuple[float, float], shift: tuple[float, float]) -> Polygons:
         """The polygons in an image of which each x became ``x * scale[0] + shift[0]``, y likewise."""
@@ -194,6 +193,8 @@ class RLE:
     def inside(self, box: ArrayLike, shape: tuple[int, int]) -> NDArray[np.bool_]:
         """The mask as a box shows it: where at least half of the area that a pixel is made from is the object's."""
         x1, y1, x2, y2 = np.asarray(box, np.float64).tolist()
+        if not (x1 < x2 and y1 < y2):
+            return np.zeros(shape, bool)
         left, top = max(int(np.floor(x1)), 0), max(int(np.floor(y1)), 0)
         part = self.full(*self.size)[top : max(int(np.ceil(y2)), 0), left : max(int(np.ceil(x2)), 0)]
         if not part.any():
@@ -270,6 +271,13 @@ def _gathered(pixels: NDArray[np.floating], low: float, high: float, n: int) -> 
     edges = np.clip(low + (high - low) * np.arange(n + 1) / n, 0, len(pixels))
     whole = np.minimum(edges.astype(np.int64), len(pixels) - 1)
     return np.diff(sums[whole] + (edges - whole)[:, None] * pixels[whole], axis=0)
+
+
+def _union(polygons: Sequence[NDArray[np.float64]], height: int, width: int) -> NDArray[np.bool_]:
+    mask = np.zeros((height, width), bool)
+    for polygon in polygons:
+        mask |= _filled(polygon, height, width)
+    return mask
 
 
 def _filled(polygon: NDArray[np.float64], height: int, width: int) -> NDArray[np.bool_]:

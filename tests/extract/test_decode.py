@@ -19,7 +19,7 @@ from limited import run_limited
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from featurebank.extract.decode import decode
+from featurebank.extract.decode import decode, upright_size
 from featurebank.extract.errors import ImageError
 from featurebank.extract.preprocessing import Decode
 
@@ -517,3 +517,21 @@ def test_threads_that_do_not_decode_keep_their_warnings() -> None:
 
 def test_truncated_files_are_not_completed() -> None:
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP", "AVIF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_upright_size_is_known_without_the_pixels(form: str, orientation: int) -> None:
+    exif, file = Image.Exif(), BytesIO()
+    exif[0x0112] = orientation
+    Image.new("RGB", (32, 20)).save(file, form, exif=exif)
+    data = file.getvalue()
+    image = decode(data, Decode())
+    assert upright_size(data)[1] == (image.height, image.width)
+    assert upright_size(np.zeros((4, 5, 3), np.uint8)) == ((4, 5), (4, 5))
+
+
+@pytest.mark.parametrize("data", [b"", b"no image", b"\x89PNG\r\n\x1a\n" + bytes(40), b"II*\0" + b"\xff" * 30])
+def test_the_size_of_what_is_no_image(data: bytes) -> None:
+    with pytest.raises(ImageError):
+        upright_size(data)

@@ -148,6 +148,14 @@ def test_sizes_that_the_file_leaves_out_are_the_images_own(tmp_path: Path) -> No
     assert birds.objects(0).boxes.tolist() == [[8, 2, 10, 6]]
 
 
+def test_lvis_names_images_by_their_addresses(tmp_path: Path) -> None:
+    (tmp_path / "val2017").mkdir()
+    Image.new("RGB", (10, 8)).save(tmp_path / "val2017" / "9.png")
+    images = [{"id": 9, "coco_url": "http://images.cocodataset.org/val2017/9.png", "width": 10, "height": 8}]
+    birds = opened(written(tmp_path, annotation(9, 7), images=images))
+    assert (birds.ids, birds.objects(0).labels.tolist()) == (["val2017/9.png"], [1])
+
+
 def test_images_lie_beside_the_file_or_below_the_root(tmp_path: Path) -> None:
     name = written(tmp_path)
     for folder in (tmp_path / "images", tmp_path / "elsewhere"):

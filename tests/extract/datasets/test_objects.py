@@ -132,6 +132,13 @@ def test_a_box_shows_runs_by_area() -> None:
     assert not runs.inside((20, 20, 24, 24), (4, 4)).any()
 
 
+@pytest.mark.parametrize("mask", [Polygons([SQUARE]), RLE.of(np.ones((8, 8), bool))])
+def test_boxes_without_area_show_nothing_and_the_smallest_a_point(mask: Mask) -> None:
+    for empty in ((3, 2, 3, 4), (3, 4, 5, 2), (np.nan, 0, 1, 1)):
+        assert not mask.inside(empty, (28, 28)).any()
+    assert mask.inside((3, 2, 3 + 1e-9, 2 + 1e-9), (28, 28)).all()
+
+
 def both(seed: int) -> tuple[Mask, Mask, NDArray[np.bool_]]:
     pixels = np.zeros((12, 16), bool)
     pixels[:] = np.random.default_rng(seed).random((12, 16)) < 0.4
