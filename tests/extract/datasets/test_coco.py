@@ -51,13 +51,15 @@ def shown(split: Annotated) -> list[Objects]:
 
 
 def test_boxes_classes_and_crowds(tmp_path: Path) -> None:
-    birds = opened(written(tmp_path, annotation(5, 7), annotation(5, 0, bbox=[0, 0, 10, 8], iscrowd=1)))
+    birds = opened(
+        written(tmp_path, annotation(5, 7), annotation(5, 0, bbox=[0, 0, 10, 8], iscrowd=1), annotation(5, 0, ignore=1))
+    )
     assert (list(birds.ids), list(birds.class_names)) == (["a.png", "b.png"], ["tit", "owl"])
     assert birds.labels.tolist() == [[0, 0], [1, 1]]
     empty, both = shown(birds)
     assert (len(empty), empty.boxes.shape) == (0, (0, 4)), "an image without objects is a record"
-    assert both.boxes.tolist() == [[1, 2, 4.5, 6], [0, 0, 10, 8]], "no pixel is added"
-    assert (both.labels.tolist(), both.crowd.tolist(), both.masks) == ([1, 0], [False, True], ())
+    assert both.boxes.tolist() == [[1, 2, 4.5, 6], [0, 0, 10, 8], [1, 2, 4.5, 6]], "no pixel is added"
+    assert (both.labels.tolist(), both.crowd.tolist(), both.masks) == ([1, 0, 0], [False, True, True], ())
     assert (both.height, both.width, birds.object_notes) == (8, 10, [])
     assert birds.read(1) == (tmp_path / "b.png").read_bytes()
 

@@ -179,7 +179,11 @@ def test_mirrored_runs_are_the_mirrored_pixels(seed: int) -> None:
 def test_bounds_are_those_of_what_a_box_holds() -> None:
     polygon, runs = Polygons([SQUARE]), RLE.of(np.pad(np.ones((3, 4), bool), ((1, 4), (2, 2))))
     for mask in (polygon, runs):
-        for box, expected in (((0, 0, 8, 8), (2, 1, 6, 4)), ((3, 0, 5.5, 2.5), (3, 1, 5.5, 2.5))):
+        for box, expected in (
+            ((0, 0, 8, 8), (2, 1, 6, 4)),
+            ((3, 0, 5.5, 2.5), (3, 1, 5.5, 2.5)),
+            ((2.5, 1.25, 8, 8), (2.5, 1.25, 6, 4)),
+        ):
             found = mask.bounds(box)
             assert found is not None
             assert found.tolist() == list(expected)
