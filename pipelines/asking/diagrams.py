@@ -31,7 +31,7 @@ def reliability_section(answered: Sequence[Answered], results: Results) -> str:
         drawn = reliability_svg(
             kept["predictions"] == kept["labels"], np.exp(kept["log_confidence"].astype(np.float64))
         )
-        figures.append(f"<div><h4>{name_html(one.case.backbone)}</h4>{drawn}</div>")
+        figures.append(f"<div><h3>{name_html(one.case.backbone)}</h3>{drawn}</div>")
     first = answered[0].rows[0]
     title = name_html(f"{first.question}: {first.test}")
     about = f"How often a prediction is right, by its confidence, in {BINS} bins; on the line they agree."

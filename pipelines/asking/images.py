@@ -19,7 +19,7 @@ from featurebank.store.fingerprint import content_hash
 if TYPE_CHECKING:
     from featurebank.extract.datasets.contract import Split
 
-__all__ = ["SIDE", "Album", "open_images", "row_names", "shown", "thumbnail", "thumbnails"]
+__all__ = ["SIDE", "Album", "class_names", "open_images", "row_names", "shown", "thumbnail", "thumbnails"]
 
 SIDE = 128  # the pages show 96 pixels; screens may have more of them
 QUALITY = 85
@@ -155,9 +155,13 @@ def thumbnails(split: Split, path: Path) -> Callable[[int], bytes]:
 def row_names(rows: SplitRows) -> list[str]:
     """What each row is called: its id, behind the name of its class where it has one."""
     ids: list[str] = rows.ids.tolist()
-    if rows.labels.ndim != 1 or not rows.class_names:
-        return ids
     return [
-        f"{rows.class_names[label]} · {name}" if 0 <= label < len(rows.class_names) else name
-        for label, name in zip(rows.labels.tolist(), ids, strict=True)
+        f"{of} · {name}" if of else name for of, name in zip(class_names(rows) or [""] * len(ids), ids, strict=True)
     ]
+
+
+def class_names(rows: SplitRows) -> list[str]:
+    """The name of each row's class, empty where it has none; no names at all where no class has one."""
+    if rows.labels.ndim != 1 or not rows.class_names:
+        return []
+    return [rows.class_names[at] if 0 <= at < len(rows.class_names) else "" for at in rows.labels.tolist()]

@@ -66,7 +66,8 @@
   const form = document.querySelector("form.filter");
   const items = all("[data-item]");
   const fact = (item, name) => item.dataset[name] ?? document.getElementById(`b${item.dataset.b}`)?.dataset[name];
-  const words = new Map(items.map((item) => [item, (item.getAttribute("aria-label") ?? item.textContent).toLowerCase()]));
+  const named = (item) => [item.textContent, ...all("img", item).map((image) => image.alt)].join(" ").toLowerCase();
+  const words = new Map(items.map((item) => [item, named(item)]));
 
   const passes = (item, [name, value]) => {
     if (name === "q") return value.toLowerCase().split(/\s+/).every((word) => words.get(item).includes(word));

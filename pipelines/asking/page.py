@@ -10,6 +10,7 @@ import base64
 import functools
 import hashlib
 import importlib.resources
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -32,12 +33,14 @@ if TYPE_CHECKING:
     from featurebank.extract.datasets.contract import Split
     from featurebank.pipelines.asking.compare import Analysis
 
-__all__ = ["Frame", "Page", "document", "figure", "name_html", "sheet_html", "table_html"]
+__all__ = ["Frame", "Page", "document", "figure", "filter_form", "name_html", "sheet_html", "table_html"]
 
 KINDS = ((b"\xff\xd8\xff", "jpeg"), (b"\x89PNG", "png"), (b"GIF8", "gif"), (b"RIFF", "webp"))
 MARKS = {"right": "✓", "wrong": "✗", "junk": "·"}
 WIDTH = 64  # of an interval's picture, in pixels
 BREAKS = ("/", ":", "_")
+FILTERS = {"class": "Class", "family": "Family", "style": "Training", "licence": "Licence"}
+"""What items may say of themselves, ``data-class`` and so on, and how a page calls it."""
 FEW = 100  # lines of a long table that are laid out before it is scrolled, as page.js has it
 LONGEST = 22  # characters of a caption's line; the whole stands in its title
 
@@ -94,12 +97,12 @@ class Page:
         places = dict.fromkeys(one.scored for one in report.asked)
         title = f"{', '.join(names)}: {', '.join(places)}"
         sheets = [*sheets_of(report), *(one.sheet for one in analyses)]
-        sections = [f"<section>{''.join(map(sheet_html, sheets))}{_notes(report)}</section>"]
+        sections = [f"<section>{''.join(map(_items, sheets))}{_notes(report)}</section>"]
         for _, group in groupby(report.asked, key=lambda one: (one.question.name, one.fitted, one.scored)):
             asked = [one for one in group if one.results]
             if asked and (more := asked[0].question.section(asked, results, self.album)):
                 sections.append(more)
-        return document(title, _lead(report), sections, live=True)
+        return document(title, _lead(report), sections, frame=Frame(top=filter_form(sections)), live=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,6 +246,28 @@ def shortened(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[: half - 1]}…{text[-half:]}"
 
 
+def filter_form(sections: Iterable[str]) -> str:
+    """What the items of sections can be filtered by, as they say themselves; hidden until a script can.
+
+    An item is an element with ``data-item``: a line, a figure, whatever has a name. Without any there is nothing.
+    """
+    text = "".join(sections)
+    if "data-item" not in text:
+        return ""
+    labels = '<label>Name or text<input type="search" name="q"></label>'
+    for name, title in FILTERS.items():
+        known = sorted({*re.findall(f' data-{name}="([^"]+)"', text)})
+        if len(known) > 1:
+            options = "".join(f'<option value="{one}">{one}</option>' for one in known)
+            labels += f'<label>{title}<select name="{name}"><option value="">all</option>{options}</select></label>'
+    if ' data-parameters="' in text:
+        labels += '<label>Parameters, M, at most<input type="number" name="max-parameters" min="0" step="any"></label>'
+    return (
+        f'<form class="filter" role="search" aria-label="Filter" hidden>{labels}<button type="reset">Clear</button>'
+        '<output aria-live="polite"></output></form>'
+    )
+
+
 @functools.cache
 def _own(name: str) -> str:
     """A file beside this one."""
@@ -298,6 +323,11 @@ def _cell(cell: Cell, scale: _Scale | None, *, signed: bool, mark: str) -> str:
     )
     ends = f'data-v="{cell.value!r}" data-low="{cell.low!r}" data-high="{cell.high!r}"'
     return f"<td {ends}>{text}<small>{interval_of(cell, signed=signed)}</small>{drawn}</td>"
+
+
+def _items(sheet: Sheet) -> str:
+    """A table whose lines can be filtered."""
+    return sheet_html(sheet, lines=["data-item"] * len(sheet.lines))
 
 
 def _lead(report: Report) -> str:

@@ -106,7 +106,16 @@ def test_sections_and_scores_are_in_order(store: FeatureStore) -> None:
         for entry in one["scores"]:
             for place in OTHERS:
                 cells = entry["sets"][place]
-                assert f"{place}: AUROC {cells['auroc']['value']:.3f}, FPR@95 {cells['fpr_at_95']['value']:.3f}" in text
+                shown = ", ".join(
+                    f"{title} {cells[name]['value']:.3f}{ends(cells[name]['interval'])}"
+                    for title, name in (("AUROC", "auroc"), ("FPR@95", "fpr_at_95"))
+                )
+                assert f"{place}: {shown}" in text
+
+
+def ends(interval: list[float] | None) -> str:
+    """An interval in brackets, without zeros before the point."""
+    return "" if interval is None else f" ({'-'.join(f'{end:.3f}' for end in interval)})".replace("0.", ".")
 
 
 def test_curves_enclose_the_auroc_and_histograms_all_rows(store: FeatureStore) -> None:

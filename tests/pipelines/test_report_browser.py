@@ -12,6 +12,7 @@ import pytest
 from browser import chromium, opened
 from command_line import featurebank_
 from probe_sets import write_pair
+from retrieval_sets import make_pictures, write_pictures
 
 from featurebank.pipelines.asking.results import Results
 from featurebank.store import FeatureStore
@@ -128,3 +129,24 @@ def test_the_numbers_are_saved_in_full_and_compute_nothing(browser: Any, page: P
         text = Path(saved.value.path()).read_text(encoding="utf-8")
         assert "'=1+1" in text
         assert ",=1+1" not in text
+
+
+def test_rankings_are_found_by_class_and_by_name(browser: Any, tmp_path: Path) -> None:
+    store, pictures = FeatureStore(tmp_path / "features"), make_pictures(tmp_path / "pictures")
+    write_pictures(store, pictures)
+    page = tmp_path / "page.html"
+    asked = ("retrieve", "pictures/all", "--html", page, "--images", f"folder:{pictures}", "--store", store.root)
+    assert featurebank_(*asked).code == 0
+    with opened(browser, page) as found:
+        queries = found.page.locator("div[data-item]:visible")
+        assert queries.count() == 18
+        found.page.get_by_label("Class").select_option("class1")
+        assert queries.count() == 6
+        assert {name.partition(" ")[0] for name in queries.locator("figure:first-child img").evaluate_all(
+            "(images) => images.map((image) => image.alt)")} == {"class1"}  # fmt: skip
+        found.page.get_by_label("Name or text").fill("nothing of that name")
+        assert queries.count() == 0
+        assert found.page.get_by_role("status").inner_text() == "0 of 19 shown"
+        assert (found.requests[:1], found.errors) == ([page.as_uri()], [])
+    with opened(browser, page, width=420, axe=True) as found:
+        assert found.violations() == []

@@ -28,12 +28,23 @@ def curves_section(answered: Sequence[Answered]) -> str:
             f"<div><h4>{html_text(title)}</h4>{curve_svg(runs, name)}</div>"
             for name, title in (("loss", "training loss"), ("score", "validation score"))
         )
-        figures.append(f'<h3>{name_html(one.case.backbone)}</h3><div class="row">{drawn}</div>')
+        figures.append(f'<h3>{name_html(one.case.backbone)}</h3>{_seeds(runs)}<div class="row">{drawn}</div>')
     if not figures:
         return ""
     place = name_html(answered[0].rows[0].train)
-    about = "Over epochs; where a phase ends the line has a dot. Seeds by dash."
+    about = "Over epochs; where a phase ends the line has a dot."
     return f"<section><h2>Training on {place}</h2><p>{about}</p>{''.join(figures)}</section>"
+
+
+def _seeds(runs: Mapping[str, Any]) -> str:
+    """Which dash is which seed's, where there are several."""
+    if len(runs) < 2:
+        return ""
+    items = ""
+    for seed, dash in zip(runs, DASHES * len(runs), strict=False):
+        line = f'<path class="whisker" stroke-dasharray="{dash or "none"}" d="M0 7H28"/>'
+        items += f'<li><svg width="34" height="14" aria-hidden="true">{line}</svg>seed {html_text(seed)}</li>'
+    return f'<ul class="key">{items}</ul>'
 
 
 def curve_svg(runs: Mapping[str, Sequence[Mapping[str, Any]]], name: str) -> str:
@@ -46,7 +57,7 @@ def curve_svg(runs: Mapping[str, Sequence[Mapping[str, Any]]], name: str) -> str
     lines = []
     for (seed, run), dash in zip(runs.items(), DASHES * len(runs), strict=False):
         points = [
-            (WIDTH * (at + 0.5) / longest, HEIGHT * (high - epoch[name]) / ((high - low) or 1.0), epoch["phase"])
+            (WIDTH * at / max(longest - 1, 1), HEIGHT * (high - epoch[name]) / ((high - low) or 1.0), epoch["phase"])
             for at, epoch in enumerate(run)
             if isinstance(epoch.get(name), float)
         ]

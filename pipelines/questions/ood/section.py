@@ -5,13 +5,14 @@ Shapes: N in-distribution rows, M others. Scores are higher for in-distribution 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featurebank.pipelines.asking.page import figure, name_html
+from featurebank.pipelines.asking.sheet import interval_of
 from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.questions.ood.parts import HELD_OUT
 from featurebank.pipelines.questions.ood.standings import Standing, is_random, standings
@@ -20,7 +21,8 @@ from featurebank.store.text import html_text
 if TYPE_CHECKING:
     from featurebank.pipelines.asking.cases import Answered
     from featurebank.pipelines.asking.images import Album
-    from featurebank.pipelines.asking.results import Results
+    from featurebank.pipelines.asking.results import Results, Row
+    from featurebank.store import Entry
 
 __all__ = ["histogram", "roc_curve", "scores_html", "worst_rows"]
 
@@ -100,8 +102,8 @@ def _backbone(one: Answered, results: Results, album: Album) -> str:
         kept[""] = results.arrays(one.results[0])
         test, whole = one.case.place("test"), kept[""]
         others = [name for name in ranked[0].rows if f"{name} ids" in whole]
-        key = f'<li><i class="in"></i>{html_text(test)} (in distribution)'
-        key += "".join(f'<li><i class="{_colour(at)}"></i>{html_text(name)}' for at, name in enumerate(others))
+        key = f'<li><i class="in"></i>{name_html(test)} (in distribution)'
+        key += "".join(f'<li><i class="{_colour(at)}"></i>{name_html(name)}' for at, name in enumerate(others))
         cards = "".join(_card(standing, kept[standing.score], test, others) for standing in ranked)
         first = ranked[0]
         accuracy = "none" if first.accuracy is None else f"{first.accuracy.value:.3f}"
@@ -128,9 +130,12 @@ def _worst(
         source = place.removesuffix(HELD_OUT)
         try:
             image = album.thumbnails(entries[source].path, source)
+            classes = _classes(entries[source])
             shown = [
                 figure(
-                    image(int(whole[f"{place} rows"][at])), [f"{values[place][at]:.4g}", str(whole[f"{place} ids"][at])]
+                    image(row := int(whole[f"{place} rows"][at])),
+                    [f"{values[place][at]:.4g}", str(whole[f"{place} ids"][at])],
+                    about=f'data-item data-class="{html_text(classes(row))}"',
                 )
                 for at in worst_rows(values[place], WORST, highest=not inside)
             ]
@@ -143,15 +148,32 @@ def _worst(
     return "".join(parts)
 
 
+def _classes(entry: Entry) -> Callable[[int], str]:
+    """The name of a row's class by its number; empty where it has none."""
+    with entry.open() as opened:
+        names, labels = opened.class_names, np.array(opened.labels)
+
+    def one(row: int) -> str:
+        return names[labels[row]] if labels.ndim == 1 and 0 <= labels[row] < len(names) else ""
+
+    return one
+
+
+def _number(row: Row) -> str:
+    """A value with its interval."""
+    ends = interval_of(row)
+    return f"{row.value:.3f}" + (f" ({ends})" if ends else "")
+
+
 def _card(standing: Standing, values: Mapping[str, Floats], test: str, others: Sequence[str]) -> str:
     inside, outside = values[test], {name: values[name] for name in others}
     numbers = "".join(
-        f'<div><i class="{_colour(at)}">■</i> {html_text(name)}: AUROC {rows["auroc"].value:.3f}, '
-        f"FPR@95 {rows['fpr_at_95'].value:.3f}</div>"
+        f'<div><i class="{_colour(at)}">■</i> {name_html(name)}: AUROC {_number(rows["auroc"])}, '
+        f"FPR@95 {_number(rows['fpr_at_95'])}</div>"
         for at, (name, rows) in enumerate((name, standing.rows[name]) for name in others)
     )
     return (
-        f"<article><h3>{html_text(standing.score)}</h3><small>{numbers}</small>"
+        f"<article data-item><h3>{html_text(standing.score)}</h3><small>{numbers}</small>"
         f'<div class="plots">{_histogram_svg(standing.score, inside, outside)}'
         f"{_roc_svg(standing.score, inside, outside)}</div></article>"
     )

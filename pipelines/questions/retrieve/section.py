@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featurebank.pipelines.asking.images import row_names
+from featurebank.pipelines.asking.images import class_names, row_names
 from featurebank.pipelines.asking.images import shown as shown_image
 from featurebank.pipelines.asking.page import figure, name_html
 from featurebank.pipelines.asking.run import read_case
@@ -71,6 +71,7 @@ def _ranking(question: Search, one: Answered, results: Results, album: Album, *,
         gallery_image=image("gallery", gallery),
         query_names=row_names(queries),
         gallery_names=row_names(gallery),
+        query_classes=class_names(queries),
         similarity=None if question.rerank else scores,
         metric=_called(main_metric([row.metric for row in one.rows if row.metric in kept])),
         limit=limit,
@@ -89,6 +90,7 @@ def ranking_html(
     gallery_image: Thumbnail,
     query_names: Sequence[str],
     gallery_names: Sequence[str],
+    query_classes: Sequence[str] = (),
     similarity: ArrayLike | None = None,
     metric: str = AP,
     limit: int = QUERIES,
@@ -106,6 +108,7 @@ def ranking_html(
         gallery_image: a gallery row's, likewise.
         query_names: M names.
         gallery_names: N names.
+        query_classes: M names, which queries can be filtered by; none where they have none.
         similarity: (M, k) shown under the thumbnails.
         metric: what the average precisions are called: those of cut lists are ``AP@100``.
         limit: queries shown, at most.
@@ -128,8 +131,9 @@ def ranking_html(
     for what, names, count in (
         ("query_names", query_names, n_queries),
         ("gallery_names", gallery_names, relevance.n_gallery),
+        ("query_classes", query_classes, n_queries),
     ):
-        if len(names) != count:
+        if len(names) != count and (names or what != "query_classes"):
             raise ValueError(f"{what} must be {count}; found {len(names)}")
     ranked = [int(query) for query in np.argsort(values, kind="stable") if not np.isnan(values[query])]
     parts = []
@@ -142,9 +146,10 @@ def ranking_html(
                 figures.append(figure(gallery_image(row), [place, gallery_names[row]], kind=kind))
         hits = f"{kinds.count('right')} of the first {len(figures) - 1} right"
         total = f"{judged.positives.counts[query]} in the gallery"
+        own = f' data-class="{html_text(query_classes[query])}"' if query_classes else ""
         parts.append(
-            f"<h3>{html_text(metric)} {values[query]:.3f} <small>{hits}, {total}</small></h3>"
-            f'<div class="row">{"".join(figures)}</div>'
+            f"<div data-item{own}><h3>{html_text(metric)} {values[query]:.3f} <small>{hits}, {total}</small></h3>"
+            f'<div class="row">{"".join(figures)}</div></div>'
         )
     left_out = n_queries - len(ranked)
     lowest = "average precision" if metric == AP else html_text(metric)

@@ -22,7 +22,7 @@ from featurebank.pipelines.summaries.report.prices import Price
 from featurebank.store.errors import UnknownNameError
 from featurebank.store.text import html_text
 
-__all__ = ["again_section", "answer_section", "backbones_section", "costs_section", "filters"]
+__all__ = ["again_section", "answer_section", "backbones_section", "costs_section"]
 
 TIED = "≈"
 
@@ -109,25 +109,6 @@ def backbones_section(holdings: Holdings, facts: Mapping[str, Facts], prices: Se
     table = table_html(caption, heads, lines, called=caption, kind="tall dense", csv="backbones.csv")
     notes = "".join(f"<li>{html_text(f'{price.title}: {price.about}')}</li>" for price in prices)
     return f'<section id="backbones"><h2>Backbones</h2>{table}<ul class="notes">{notes}</ul></section>'
-
-
-def filters(facts: Mapping[str, Facts]) -> str:
-    """What lines and points can be filtered by; hidden until a script can."""
-    labels = '<label>Name or text<input type="search" name="q"></label>'
-    for name, title, values in (
-        ("family", "Family", {_family(one.architecture) for one in facts.values()}),
-        ("style", "Training", {one.style for one in facts.values()}),
-        ("licence", "Licence", {one.licence for one in facts.values()}),
-    ):
-        known = sorted(values - {""})
-        if len(known) > 1:
-            options = "".join(f'<option value="{html_text(one)}">{html_text(one)}</option>' for one in known)
-            labels += f'<label>{title}<select name="{name}"><option value="">all</option>{options}</select></label>'
-    labels += '<label>Parameters, M, at most<input type="number" name="max-parameters" min="0" step="any"></label>'
-    return (
-        f'<form class="filter" role="search" aria-label="Filter" hidden>{labels}<button type="reset">Clear</button>'
-        '<output aria-live="polite"></output></form>'
-    )
 
 
 def again_section(board: Board | None, prices: Sequence[Price], holdings: Holdings) -> str:

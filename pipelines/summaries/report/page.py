@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from featurebank.pipelines.asking.images import Album
 from featurebank.pipelines.asking.metrics import metric
-from featurebank.pipelines.asking.page import Frame, document
+from featurebank.pipelines.asking.page import Frame, document, filter_form
 from featurebank.pipelines.asking.sheet import interval_of
 from featurebank.pipelines.keeping.inspection import size_text
 from featurebank.pipelines.summaries.facts import facts_of
@@ -91,7 +91,7 @@ def report_page(holdings: Holdings, album: Album) -> Drawn:
     parts = {
         anchor: name for anchor, name in PARTS.items() if any(f'<section id="{anchor}"' in one for one in sections)
     }
-    frame = Frame(parts=parts, top=_tiles(holdings, board, price) + adopter.filters(facts), footer=_footer(sections))
+    frame = Frame(parts=parts, top=_tiles(holdings, board, price) + filter_form(sections), footer=_footer(sections))
     title = holdings.root.resolve().name or "features"
     return Drawn(html=document(title, lead, sections, frame=frame, live=True), answer=lead)
 
