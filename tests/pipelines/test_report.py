@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import PATIENCE, featurebank_, words
+from ood_sets import OTHERS, write_backbone
 from probe_sets import clusters, write_pair, write_set
 from retrieval_sets import make_pictures, write_split
 
@@ -23,6 +24,7 @@ from featurebank.extract.datasets.contract import DatasetSpec
 from featurebank.pipelines.asking.results import Computed, Results, Row
 from featurebank.pipelines.summaries.report.board import Board, boards_of
 from featurebank.pipelines.summaries.report.holdings import Failure, holdings_of
+from featurebank.pipelines.summaries.report.mistakes import explains
 from featurebank.pipelines.summaries.report.pictures import Point, scatter_svg
 from featurebank.pipelines.summaries.report.prices import Price, prices_of
 from featurebank.store import FeatureStore
@@ -249,6 +251,33 @@ def test_what_a_stranger_s_provenance_says_breaks_nothing(tmp_path: Path, change
     assert "1 sealed set" in plain(report(store.root))
 
 
+def test_what_questions_show_of_kept_answers_is_there(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path / "features")
+    for name, noise in (("good", 0.3), ("fair", 0.9)):
+        write_backbone(store, name, noise=noise)
+    others = [word for name in OTHERS for word in ("--ood", name)]
+    for words_ in (
+        ("ood", "pets", *others, "--score", "msp", "--score", "mds", "--resamples", "0"),
+        ("linear", "pets"),
+    ):
+        assert featurebank_(*words_, "--store", store.root).code == 0
+    page = report(store.root)
+    shown = page.partition('<section id="outsiders">')[2].partition('<section id="ranks">')[0]
+    means: dict[tuple[str, str], list[float]] = {}
+    for one in Results(store.root).rows():
+        if one.metric == "auroc" and one.set in OTHERS:
+            means.setdefault((one.backbone, one.score), []).append(one.value)
+    best = max(means, key=lambda of: np.mean(means[of]))[0]
+    assert re.findall("<h2>(.*?)</h2>", shown) == ["Scores", best]
+    assert sorted(re.findall("<article data-item><h3>(.*?)</h3>", shown)) == ["mds", "msp"]
+    assert "No images: --html needs the images of pets/test" in plain(shown)
+    diagrams = page.partition('<section id="reliability">')[2].partition("</section>")[0]
+    assert sorted(re.findall("<h3>(.*?)</h3>", diagrams)) == ["fair", "good"]
+    for path in (store.root / "results" / "ood").glob("*.npz"):
+        path.write_bytes(b"damaged")
+    assert "use --force" in plain(report(store.root).partition('<section id="outsiders">')[2])
+
+
 # Who is best, and what is as good.
 
 
@@ -296,6 +325,15 @@ def test_the_board_is_the_question_that_most_backbones_answered() -> None:
     assert [board.setting.question for board in boards(*every)] == ["knn", "linear"]
     both = [*every, row("b", 0.6)]
     assert [board.setting.question for board in boards(*both)] == ["linear", "knn"]
+
+
+def test_predictions_of_another_variant_explain_no_number() -> None:
+    kept = {"labels": np.array([0, 1, 1, 0]), "predictions": np.array([0, 1, 0, 0])}
+    assert explains(row("a", 0.75), kept)
+    assert not explains(row("a", 0.5), kept)
+    assert not explains(row("a", 0.75, metric="auroc"), kept)
+    tuned = [row("a", 0.5, question="finetune", score=score) for score in ("alpha 0 seed 0", "tuned")]
+    assert boards(*tuned)[0].setting.score == "tuned"
 
 
 def test_times_of_one_way_alone_are_compared(tmp_path: Path) -> None:

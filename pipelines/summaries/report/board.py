@@ -17,6 +17,7 @@ __all__ = ["Board", "Line", "boards_of"]
 
 FIRST = ("linear", "finetune", "attentive", "mlp", "knn", "multilabel", "regression", "dense", "zeroshot", "retrieve")
 """Questions in the order in which a report prefers them, where as many backbones answered each."""
+WHOLE = ("", "tuned")  # what is no part or variant of a question: its answer itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +122,7 @@ def _order(board: Board) -> tuple[object, ...]:
     setting = board.setting
     place = FIRST.index(setting.question) if setting.question in FIRST else len(FIRST)
     rows = max((line.row.n or 0 for line in board.lines), default=0)
-    parts = bool(setting.score), bool(setting.shots), bool(setting.group)
+    parts = setting.score not in WHOLE, bool(setting.shots), bool(setting.group)
     return -len(board.single), parts, place, -rows, astuple(setting)
 
 

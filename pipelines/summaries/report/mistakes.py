@@ -18,7 +18,7 @@ from featurebank.pipelines.summaries.report.board import Board, called
 from featurebank.pipelines.summaries.report.holdings import Holdings
 from featurebank.store.text import html_text
 
-__all__ = ["mistakes_section"]
+__all__ = ["explains", "mistakes_section"]
 
 MOST = 24
 PAIRS = 10
@@ -40,7 +40,7 @@ def mistakes_section(board: Board | None, holdings: Holdings, album: Album) -> s
     row = board.best.row
     try:
         kept = Results(holdings.root).arrays(row)
-        if not {"ids", "rows", "labels", "predictions"} <= kept.keys():
+        if not ({"ids", "rows"} <= kept.keys() and explains(row, kept)):
             return ""
         wrong = _mistakes(kept, _class_names(row, holdings))
         total = len(kept["labels"])
@@ -53,6 +53,14 @@ def mistakes_section(board: Board | None, holdings: Holdings, album: Album) -> s
     shown = wrong[:MOST]
     intro = f"<p>{html_text(title)}; {order}.</p>"
     return _section(intro + _pictures(shown, row, holdings, album) + _table(shown, title) + _pairs(wrong))
+
+
+def explains(row: Row, kept: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether a number is the accuracy of the predictions that are kept, and not that of one of its variants."""
+    if row.metric != "accuracy" or not {"labels", "predictions"} <= kept.keys():
+        return False
+    labels, predictions = kept["labels"], kept["predictions"]
+    return labels.shape == predictions.shape and bool(np.isclose((labels == predictions).mean(), row.value, atol=1e-9))
 
 
 def _section(text: str) -> str:

@@ -14,7 +14,7 @@ from featurebank.pipelines.keeping.inspection import size_text
 from featurebank.pipelines.summaries.facts import facts_of
 from featurebank.pipelines.summaries.rank_sheets import answer as ranked_answer
 from featurebank.pipelines.summaries.rank_sheets import counted
-from featurebank.pipelines.summaries.report import adopter, researcher, runner
+from featurebank.pipelines.summaries.report import adopter, researcher, runner, shown
 from featurebank.pipelines.summaries.report.board import Board, boards_of
 from featurebank.pipelines.summaries.report.holdings import Holdings
 from featurebank.pipelines.summaries.report.mistakes import mistakes_section
@@ -31,6 +31,9 @@ PARTS = {
     "backbones": "Backbones",
     "questions": "Every question",
     "labels": "Few labels",
+    "reliability": "Reliability",
+    "outsiders": "Outsiders",
+    "training": "Training",
     "ranks": "Ranks",
     "tests": "Paired tests",
     "numbers": "Every number",
@@ -80,6 +83,9 @@ def report_page(holdings: Holdings, album: Album) -> Drawn:
         adopter.backbones_section(holdings, facts, prices),
         researcher.questions_sheet(boards, names),
         researcher.few_labels(boards),
+        shown.reliability(board, holdings),
+        shown.outsiders(holdings, album),
+        shown.training(holdings),
         researcher.ranked_section(ranked),
         researcher.comparisons(holdings.rows),
         researcher.numbers(holdings),
@@ -122,6 +128,8 @@ def _best(board: Board | None, price: Price | None) -> tuple[str, str]:
     if price is None:
         return best, "what it costs is not known: featurebank efficiency"
     cheap = board.cheapest(price)
+    if len(board.single) < 2:
+        return best, "no other backbone was asked"
     if cheap is None:
         return best, f"nothing cheaper ({price.title}) is as good, as far as can be told"
     name, value = cheap.row.backbone, metric(cheap.row.metric).shown(cheap.row.value)
