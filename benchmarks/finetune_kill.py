@@ -32,7 +32,7 @@ from safetensors.torch import load_file
 
 from featurebank.pipelines.asking.run import ask
 from featurebank.pipelines.extracting.config import RunConfig
-from featurebank.pipelines.extracting.jobs import tunings, workshop_of
+from featurebank.pipelines.extracting.jobs import jobs_of, workshop_of
 from featurebank.pipelines.extracting.run import run_features
 from featurebank.pipelines.jobs.finetune.task import Classification
 from featurebank.pipelines.training import loop
@@ -131,7 +131,7 @@ def finetuned(run: RunConfig, workers: int, stage: Stage) -> None:
     Learner.update = stage.told("step", Learner.update)  # type: ignore[method-assign]
     store = FeatureStore(run.store)
     workshop = replace(workshop_of(run, lambda _: None), workers=workers, seconds_between=0.0)
-    answers = ask(store, tunings(run, store), workshop=workshop)
+    answers = ask(store, jobs_of(run, store, "finetune"), workshop=workshop)
     if not answers.ok:
         raise SystemExit("; ".join(one.error for one in answers.asked))
 

@@ -30,7 +30,8 @@ from featurebank.store.text import shown
 __all__ = ["app", "main"]
 
 VERBS = {  # what is no question, and the module that it is a function of
-    "features": "extracting.command", "texts": "extracting.texts", "finetune": "extracting.tuning",
+    "features": "extracting.command", "texts": "extracting.texts", "finetune": "extracting.working",
+    "detect": "extracting.working",
     "results": "summaries.results", "rank": "summaries.rank", "report": "summaries.report.command",
     "efficiency": "jobs.efficiency.command", "choose": "jobs.choose.command",
     "ls": "keeping.inspection", "show": "keeping.inspection", "verify": "keeping.inspection",

@@ -30,6 +30,9 @@ NOWHERE = (np.nan,) * 4
 class CocoSource:
     """``coco:FILE.json``: the images that a file in COCO's format lists, in one split called ``all``.
 
+    With one ``*`` in its name, as ``coco:/data/instances_*.json``, a split for each file that there is, called what
+    stands in place of the star.
+
     Images are looked for under the spec's ``root``, else beside the file, in ``images`` beside it, and in ``images``
     beside its folder. Records are in the order of their file names, which are the ids. Classes are in the order of
     their category ids, whatever these are. Labels are (N, L) zeros and ones: which classes an image shows.
@@ -42,19 +45,20 @@ class CocoSource:
         return ()
 
     def splits(self, spec_name: str, root: Path | None) -> Sequence[str]:  # noqa: ARG002 (the contract's signature)
-        """One: ``all``."""
-        return ["all"]
+        """``all``; or what stands in place of a star."""
+        return list(self._files(spec_name))
 
     def open(self, spec: DatasetSpec) -> Split:
         """The images of the file.
 
         Raises:
-            UnknownNameError: a split other than ``all``.
+            UnknownNameError: no such split.
             DatasetError: the file cannot be read or is not in COCO's format, or images are missing.
         """
-        if spec.split != "all":
-            raise unknown_name(f"split of {spec.name}", spec.split, ["all"])
-        path = expanded(spec.name.removeprefix(self.prefix)).absolute()
+        files_of = self._files(spec.name)
+        if spec.split not in files_of:
+            raise unknown_name(f"split of {spec.name}", spec.split, files_of)
+        path = files_of[spec.split]
         with reading(path, f"a JSON file in COCO's format, an object with {', '.join(KEYS)}", "check the path"):
             value = parse_json(read_file(path, JSON_BYTES))
             files = file_names(value)
@@ -62,6 +66,16 @@ class CocoSource:
             folder = _folder(path, spec.root, files)
             listing = coco_listing(value, path, folder)
         return open_listing(spec, listing, folder, advice="give the root that its file names are relative to").subset()
+
+    def _files(self, spec_name: str) -> dict[str, Path]:
+        path = expanded(spec_name.removeprefix(self.prefix)).absolute()
+        before, star, after = path.name.partition("*")
+        if not star:
+            return {"all": path}
+        files = path.parent.iterdir() if path.parent.is_dir() else ()
+        fitting = [one for one in files if one.name.startswith(before) and one.name.endswith(after)]
+        names = {one.name[len(before) : len(one.name) - len(after)]: one for one in sorted(fitting)}
+        return {name: one for name, one in names.items() if name}
 
 
 def _folder(path: Path, root: Path | None, files: Sequence[str]) -> Path:

@@ -90,7 +90,9 @@ def label_of(spec: DatasetSpec) -> str:
     if prefix not in PATHS:
         return spec.name
     place = expanded(path).absolute()
-    if prefix in {"coco", "list", "manifest"}:
+    if prefix == "coco" and "*" in place.name:
+        label = place.parent.name
+    elif prefix in {"coco", "list", "manifest"}:
         label = place.stem
     elif prefix == "wds" and re.search(r"[*?{\[]|\.tar$", place.name):
         label = place.parent.name

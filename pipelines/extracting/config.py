@@ -230,6 +230,32 @@ class FinetuneConfig(_Model):
         return Finetune.of(validated(Finetune, {"recipe": self.recipe, **self.options}))
 
 
+class DetectConfig(_Model):
+    """A detector on every backbone of the run, or on some. A plain string is what it is of."""
+
+    of: Annotated[tuple[str, ...], Several] = Field(min_length=1)
+    """KEYs of sets with boxes, as of a question."""
+    backbones: Annotated[tuple[str, ...], Several] = ()
+    """Only these of the run's backbones."""
+    options: dict[str, Any] = Field(default={})
+    """As `docs/detection.md` lists them: `head: mask`, `tuned: true`, `epochs: 24`, `on: [osbs]`."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        self.asked()
+        return self
+
+    def asked(self) -> Question:
+        """The question.
+
+        Raises:
+            ConfigError: an option that it does not have, or a value that it does not allow.
+        """
+        from featurebank.pipelines.jobs.detection.question import Detect
+
+        return Detect.of(validated(Detect, self.options))
+
+
 class RunConfig(_Model):
     """A batch run: the whole file."""
 
@@ -247,6 +273,8 @@ class RunConfig(_Model):
     """What is asked of what was extracted."""
     finetune: tuple[Annotated[FinetuneConfig, _short("of")], ...] = ()
     """What is tuned, after the questions."""
+    detect: tuple[Annotated[DetectConfig, _short("of")], ...] = ()
+    """Which detectors are trained and scored, last."""
 
     @classmethod
     def read(cls, path: Path) -> RunConfig:
@@ -286,6 +314,7 @@ RECORDS: Final[Mapping[str, type[BaseModel]]] = MappingProxyType(
         "texts": TextsConfig,
         "questions": QuestionConfig,
         "finetune": FinetuneConfig,
+        "detect": DetectConfig,
     }
 )
 """The key in a configuration to the record that stands there."""

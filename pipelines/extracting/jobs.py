@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from featurebank.extract import datasets
 from featurebank.extract.device import cpu_cores
@@ -25,19 +25,21 @@ if TYPE_CHECKING:
     from featurebank.pipelines.training.loop import Progress
     from featurebank.store import FeatureSet, FeatureStore
 
-__all__ = ["tunings", "workshop_of"]
+__all__ = ["Section", "jobs_of", "workshop_of"]
+
+Section = Literal["finetune", "detect"]
 
 log = logging.getLogger("featurebank")
 
 
-def tunings(run: RunConfig, store: FeatureStore) -> list[tuple[Question, Selection]]:
-    """Each fine-tuning of a configuration with its cases.
+def jobs_of(run: RunConfig, store: FeatureStore, *sections: Section) -> list[tuple[Question, Selection]]:
+    """Each job of some sections of a configuration with its cases.
 
     Raises:
         NotFoundError: a set is not in the store.
     """
     pairs = []
-    for one in run.finetune:
+    for one in (one for section in sections for one in getattr(run, section)):
         question = one.asked()
         names = one.backbones or tuple(of.title if of.label else of.name for of in run.backbones)
         pairs.append((question, select(store, question, one.of, backbones=names)))

@@ -24,7 +24,7 @@ __all__ = ["Chosen", "RankTable", "Setting", "rank_table"]
 
 Floats = NDArray[np.float64]
 DERIVED = ("compare", "groups")  # numbers about numbers, of which no line is one backbone
-NO_QUALITY = ("duplicates", "efficiency")  # ranked only where they are asked for by name
+NO_QUALITY = ("choose", "duplicates", "efficiency")  # ranked only where they are asked for by name
 WORDS = ("question", "set", "score", "shots", "group")
 SHOWN = 5  # faults that a message lists
 

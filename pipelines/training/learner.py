@@ -123,7 +123,7 @@ class Learner:
                 value.copy_(current[name])
 
     def validate(self) -> dict[str, float]:
-        """Metrics of the weights that would be kept; ``score`` is the one that decides."""
+        """Metrics of the weights that would be kept; ``score`` decides, NaN where a task has nothing to choose by."""
         own = weights_of(self.model)
         if self.average:
             self.take_up(self.average)
@@ -132,6 +132,8 @@ class Learner:
         metrics = dict(self.task.validate(self.model))
         if self.average:
             self.take_up(own)
+        if not metrics:
+            return {"score": math.nan}
         score = next(iter(metrics.values()))
         return {"score": score if math.isfinite(score) else -math.inf, **metrics}
 

@@ -107,8 +107,9 @@ def _end_epoch(state: State, record: dict[str, float], plan: Plan, learner: Lear
     """Notes what an epoch gave, and ends the phase where it is over."""
     phase, score = plan.phases[state.phase], next(iter(record.values()))
     loss = state.losses[0] / max(1.0, state.losses[1])
-    state.history.append({"epoch": state.epoch, "phase": state.phase, "step": state.step, "loss": loss, **record})
-    if score > state.best_score or not state.best:
+    numbers = {name: value for name, value in record.items() if math.isfinite(value)}
+    state.history.append({"epoch": state.epoch, "phase": state.phase, "step": state.step, "loss": loss, **numbers})
+    if score > state.best_score or math.isnan(score) or not state.best:
         state.best, state.best_score, state.best_epoch = learner.judged(), score, state.epoch
     if score > state.phase_best:
         state.phase_best, state.phase_best_epoch = score, state.epoch
@@ -148,7 +149,7 @@ class _Watch:
                 batch_size=self._plan.batch_size,
                 rows_per_second=self._rows / passed,
                 waiting=self._waited / passed,
-                score=state.history[-1]["score"] if state.history else math.nan,
+                score=state.history[-1].get("score", math.nan) if state.history else math.nan,
             )
         )
 

@@ -48,7 +48,7 @@ class State:
         best_epoch: its number; -1 before the first.
         phase_best: the best score of this phase alone, and its epoch.
         losses: sum of the losses and number of rows of this epoch.
-        history: a record of each epoch.
+        history: a record of each epoch, without numbers that are not finite.
     """
 
     step: int = 0

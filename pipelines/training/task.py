@@ -65,5 +65,5 @@ class Task(Protocol):
         ...
 
     def validate(self, model: nn.Module) -> Mapping[str, float]:
-        """Metrics on the validation rows, the first of them higher for better networks."""
+        """Metrics on the validation rows, the first higher for better networks; none to take the last weights."""
         ...

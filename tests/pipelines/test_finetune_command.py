@@ -19,7 +19,7 @@ from tuned_runs import NETWORK, configuration, pictures
 from featurebank.extract import backbones
 from featurebank.pipelines.asking.results import Results
 from featurebank.pipelines.extracting.config import RunConfig
-from featurebank.pipelines.extracting.jobs import tunings, workshop_of
+from featurebank.pipelines.extracting.jobs import jobs_of, workshop_of
 from featurebank.pipelines.jobs.finetune.job import Job
 from featurebank.pipelines.jobs.finetune.question import Finetune
 from featurebank.pipelines.jobs.finetune.recipe import load_recipe
@@ -121,7 +121,7 @@ def job_of(config: Path, **options: Any) -> Job:
 
     run = RunConfig.read(config)
     store = FeatureStore(run.store)
-    ((question, selection),) = tunings(run, store)
+    ((question, selection),) = jobs_of(run, store, "finetune")
     assert isinstance(question, Finetune)
     given = read_case(question, selection.cases[0], workshop_of(run, print))
     sets = sets_of(given, fraction=1.0, shots=None, seed=0)

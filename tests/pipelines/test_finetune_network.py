@@ -36,9 +36,9 @@ from featurebank.pipelines.jobs.finetune.network import (
     TunedNetwork,
     folded_head,
     interpolated,
-    parameter_groups,
     random_head,
 )
+from featurebank.pipelines.jobs.trunk import parameter_groups
 from featurebank.probes.linear import Protocol, fit_linear
 
 K = 3

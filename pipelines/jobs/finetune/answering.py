@@ -18,6 +18,7 @@ from featurebank.pipelines.asking.answer import Answer, Score
 from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.jobs.finetune.job import Job, Tuned
 from featurebank.pipelines.jobs.finetune.sets import Sets, sets_of
+from featurebank.pipelines.jobs.seeds import over_seeds
 from featurebank.probes.linear import fit_linear
 from featurebank.store import FeatureSet
 
@@ -109,7 +110,7 @@ def _answer(wanted: Wanted, job: Job, runs: Mapping[int, Tuned]) -> Answer:
             if run is first:
                 arrays |= _kept(sets, place, logits, first=place is sets.test)
         every.append([*own, *_further(wanted, job, run, places)])
-    tuned = [_over_seeds(some) for some in zip(*every, strict=True)]
+    tuned = [over_seeds(some) for some in zip(*every, strict=True)]
     probe = [] if job.probe is None else [_probed(job.probe, place, sets.test, wanted.seed) for place in places]
     each = [
         replace(score, group=f"seed {seed}")
@@ -158,20 +159,6 @@ def _scores_of(sets: Sets, place: SplitRows, logits: NDArray[np.float32], *, see
     rows = intervals.row_probabilities(place.labels, sets.classes, logits[:, sets.classes])
     main = intervals.mean_score("accuracy", rows.correct, seed=seed)
     return [replace(score, set=about, score=TUNED) for score in (main, *intervals.probability_scores(rows, seed=seed))]
-
-
-def _over_seeds(scores: Sequence[Score]) -> Score:
-    """The mean over seeds and Student's interval; of one seed its own."""
-    if len(scores) == 1:
-        return scores[0]
-    from scipy.stats import t  # type: ignore[import-untyped]
-
-    values = np.array([score.value for score in scores])
-    half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
-    value = float(values.mean())
-    return replace(
-        scores[0], value=value, low=value - half, high=value + half, interval=f"{len(values)} seeds, Student"
-    )
 
 
 def _further(wanted: Wanted, job: Job, run: Tuned, places: Sequence[SplitRows]) -> Iterator[Score]:

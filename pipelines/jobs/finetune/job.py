@@ -18,8 +18,8 @@ from featurebank.pipelines.jobs.finetune.images import ImageRows
 from featurebank.pipelines.jobs.finetune.maps import FromCut, maps_of
 from featurebank.pipelines.jobs.finetune.network import TunedNetwork, folded_head, random_head
 from featurebank.pipelines.jobs.finetune.objective import targets
-from featurebank.pipelines.jobs.finetune.record import WEIGHTS, Record
 from featurebank.pipelines.jobs.finetune.task import Classification, Inputs, MapRows, Pictures, logits_of
+from featurebank.pipelines.jobs.record import WEIGHTS, Record
 from featurebank.pipelines.training import ranks
 from featurebank.pipelines.training.draws import seeded_everywhere
 from featurebank.pipelines.training.loop import Progress, train

@@ -6,18 +6,15 @@ Shapes: B rows, M records of a split.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from featurebank.extract.device import Execution
-from featurebank.extract.wanted import Request, want
+from featurebank.pipelines.jobs.cached import outputs_of
 from featurebank.pipelines.jobs.finetune.top import Top
-from featurebank.pipelines.training import ranks
-from featurebank.store import FeatureSet, FeatureStore
 
 if TYPE_CHECKING:
     from featurebank.extract.backbones.contract import BackboneSpec
@@ -26,8 +23,6 @@ if TYPE_CHECKING:
     from featurebank.pipelines.jobs.workshop import Workshop
 
 __all__ = ["FromCut", "maps_of"]
-
-STORE = ("tuned", "maps")
 
 
 class FromCut(nn.Module):
@@ -65,27 +60,7 @@ def maps_of(
     Raises:
         ValueError: the set could not be made.
     """
-    from featurebank.extract.compute import Local
-    from featurebank.extract.engine import extract
-
-    store = FeatureStore(workshop.root.joinpath(*STORE))
     own = replace(spec, outputs=(cut,))
     if flip:
         own = replace(own, name=f"{spec.name}@flip", preprocessing=replace(spec.preprocessing, flip=True))
-    with FeatureSet(rows.path) as feature_set:
-        precision: Any = feature_set.key["precision"]
-    splits = [workshop.images(rows)]
-    execution = Execution(device=workshop.device)
-    (wanted,) = want([Request(backbone=own, split=0)], splits, store, precision=precision)
-    if wanted.outcome.state != "present" and ranks.is_first():
-        workshop.say(f"{own.name} on {rows.name}: extracting {cut}")
-        extract([wanted], splits, execution=execution, compute=Local(workshop.device, execution))
-    ranks.wait()
-    if not ranks.is_first():
-        (wanted,) = want([Request(backbone=own, split=0)], splits, store, precision=precision)
-    if wanted.outcome.state not in ("present", "sealed"):
-        raise ValueError(f"{cut} of {own.name} on {rows.name} must be extracted; found: {wanted.outcome.error}")
-    with FeatureSet(wanted.outcome.path) as maps:
-        if not maps.ok[rows.rows].all():
-            raise ValueError(f"{wanted.outcome.path} must have all rows that are trained on; found failed ones")
-        return maps[cut]
+    return outputs_of(own, rows, workshop)[cut]

@@ -131,7 +131,7 @@ class Classification:
 
     def groups(self, phase: Phase) -> list[dict[str, Any]]:
         """Of the layers, each with its own rate."""
-        from featurebank.pipelines.jobs.finetune.network import parameter_groups
+        from featurebank.pipelines.jobs.trunk import parameter_groups
 
         return parameter_groups(
             self.network,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 
@@ -10,12 +11,13 @@ import pytest
 from PIL import Image
 
 from featurebank.extract import assets as asset_cache
-from featurebank.extract.datasets import DatasetSpec, open_split
+from featurebank.extract.datasets import DatasetSpec, label_of, open_split
 from featurebank.extract.datasets._composed import _background, _drawings
 from featurebank.extract.datasets._packaged_files import EMOJI
 from featurebank.extract.datasets._packaged_scenes import DEEPFOREST, STARDIST
 from featurebank.extract.datasets.objects import Annotated, objects_digest
 from featurebank.extract.errors import AssetError
+from featurebank.store.errors import UnknownNameError
 
 
 def need(asset: asset_cache.Asset) -> Path:
@@ -167,3 +169,22 @@ def test_the_other_vendor_draws_the_same_scenes() -> None:
         assert ours.labels.tolist() == theirs.labels.tolist()
         assert (np.abs(ours.boxes - theirs.boxes) < 96).all()
     assert not np.array_equal(google.read(0), twitter.read(0))
+
+
+def test_a_star_in_the_name_of_a_coco_file_stands_for_its_splits(tmp_path: Path) -> None:
+    for split, count in (("train", 2), ("val", 1)):
+        files = [f"{split}{index}.png" for index in range(count)]
+        for file in files:
+            Image.new("RGB", (20, 10)).save(tmp_path / file)
+        images = [{"id": index, "file_name": file, "width": 20, "height": 10} for index, file in enumerate(files)]
+        document = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "bird"}]}
+        (tmp_path / f"objects_{split}.json").write_text(json.dumps(document))
+    name = f"coco:{tmp_path}/objects_*.json"
+    opened = {split: open_split(DatasetSpec(name=name, split=split)) for split in ("train", "val")}
+    assert {split: list(one.ids) for split, one in opened.items()} == {
+        "train": ["train0.png", "train1.png"],
+        "val": ["val0.png"],
+    }
+    assert label_of(DatasetSpec(name=name, split="train")) == tmp_path.name
+    with pytest.raises(UnknownNameError, match="known: train, val"):
+        open_split(DatasetSpec(name=name, split="test"))

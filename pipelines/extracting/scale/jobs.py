@@ -1,4 +1,4 @@
-"""Many fine-tunings on a Dask cluster: each case of each question is one job, a worker has one job at a time."""
+"""Many trainings on a Dask cluster: each case of each question is one job, a worker has one job at a time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["JobError", "answering_on"]
 
 POLL_SECONDS = 0.05
 TOLD_SECONDS = 10.0
-TOPIC = "featurebank-finetune"
+TOPIC = "featurebank-jobs"
 
 _one_job = threading.Lock()
 """In a worker, which may have several threads: draws seed the generators of the whole process."""

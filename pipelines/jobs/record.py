@@ -1,6 +1,6 @@
 """What lies beside the weights of a run: what determines it, how it was begun, and what came of it.
 
-``<store>/tuned/NAME/``: ``begun.json`` before the first step, ``run.json`` once the weights are there.
+``<store>/KIND/NAME/``: ``begun.json`` before the first step, ``run.json`` once the weights are there.
 """
 
 from __future__ import annotations
@@ -31,20 +31,22 @@ class Record:
         root: the store's folder.
         name: of the run.
         identity: what determines its weights, as plain JSON; a file of another run is as none.
+        kind: of jobs, the folder of the store where all of them lie.
     """
 
     root: Path
     name: str
     identity: Mapping[str, Any]
+    kind: str = TUNED
 
     @property
     def folder(self) -> Path:
         """Of the run."""
-        return self.root / TUNED / self.name
+        return self.root / self.kind / self.name
 
     def read(self) -> dict[str, Any] | None:
         """What came of a run whose weights are there."""
-        return self._read("run.json") if Filing(self.root, TUNED).has(self.name, WEIGHTS) else None
+        return self._read("run.json") if Filing(self.root, self.kind).has(self.name, WEIGHTS) else None
 
     def begun(self) -> dict[str, Any] | None:
         """How a run computes that was begun."""
@@ -62,14 +64,14 @@ class Record:
 
     def _read(self, file: str) -> dict[str, Any] | None:
         try:
-            document = json.loads(Filing(self.root, TUNED).read(self.name, file, limit=LARGEST))
+            document = json.loads(Filing(self.root, self.kind).read(self.name, file, limit=LARGEST))
             return dict(document["record"]) if document["identity"] == self._plain else None
         except (OSError, CorruptError, ValueError, KeyError, TypeError):
             return None
 
     def _write(self, file: str, record: Mapping[str, Any]) -> None:
         document = {"identity": self._plain, "record": _finite(record)}
-        Filing(self.root, TUNED).write(self.name, file, data=canonical_json(document))
+        Filing(self.root, self.kind).write(self.name, file, data=canonical_json(document))
 
     @property
     def _plain(self) -> Any:

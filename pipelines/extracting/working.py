@@ -1,4 +1,4 @@
-"""``featurebank finetune``: backbones tuned as a configuration says, each from what the store already has."""
+"""``featurebank finetune`` and ``detect``: the jobs of a configuration, each from what the store already has."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,53 +24,81 @@ if TYPE_CHECKING:
     from featurebank.pipelines.asking.question import Question
     from featurebank.pipelines.asking.run import Answering, Report
     from featurebank.pipelines.extracting.config import RunConfig
+    from featurebank.pipelines.extracting.jobs import Section
     from featurebank.pipelines.training.loop import Progress
 
 PLAIN_EVERY_SECONDS = 10.0
 
-__all__ = ["finetune"]
+__all__ = ["detect", "finetune"]
+
+
+Config = Annotated[Path, typer.Argument(help="A YAML configuration with a section of the verb's name.")]
+StorePlace = Annotated[
+    Path | None,
+    typer.Option("--store", envvar=STORE_VARIABLE, help="The store's folder; without it the file's own."),
+]
+Device = Annotated[str | None, typer.Option(help="Of torch, such as cpu or cuda:0; without it the file's.")]
+Workers = Annotated[
+    int | None, typer.Option("--workers", help="Extract in this many processes (Dask), and train: a job in each.")
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler",
+        help="Extract on the Dask cluster at this address: tcp://host:8786; and train there: a job a worker.",
+    ),
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Compute known answers again, and replace them; what is trained stays.")
+]
+Html = Annotated[Path | None, typer.Option("--html", dir_okay=False, help="Write one offline page of the answers.")]
 
 
 def finetune(  # noqa: PLR0917 - one for each option
-    config: Annotated[Path, typer.Argument(help="A YAML configuration with a section finetune.")],
-    store: Annotated[
-        Path | None,
-        typer.Option("--store", envvar=STORE_VARIABLE, help="The store's folder; without it the file's own."),
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="Of torch, such as cpu or cuda:0; without it the file's.")] = None,
-    workers: Annotated[
-        int | None, typer.Option("--workers", help="Extract in this many processes (Dask), and tune: a job in each.")
-    ] = None,
-    scheduler: Annotated[
-        str | None,
-        typer.Option(
-            "--scheduler",
-            help="Extract on the Dask cluster at this address: tcp://host:8786; and tune there: a job a worker.",
-        ),
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Compute known answers again, and replace them; what is trained stays.")
-    ] = False,
+    config: Config,
+    store: StorePlace = None,
+    device: Device = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    force: Force = False,
     as_json: JsonOption = False,
-    html: Annotated[
-        Path | None, typer.Option("--html", dir_okay=False, help="Write one offline page of the answers.")
-    ] = None,
+    html: Html = None,
 ) -> None:
     """Tune backbones end to end, or from a block on: from the cached probe, exactly resumable, scored once."""
+    _work("finetune", config, store, device, as_json, workers=workers, scheduler=scheduler, force=force, html=html)
+
+
+def detect(  # noqa: PLR0917 - one for each option
+    config: Config,
+    store: StorePlace = None,
+    device: Device = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    force: Force = False,
+    as_json: JsonOption = False,
+    html: Html = None,
+) -> None:
+    """Train detectors on backbones, frozen or tuned, and score them: boxes, and masks where there are some."""
+    _work("detect", config, store, device, as_json, workers=workers, scheduler=scheduler, force=force, html=html)
+
+
+def _work(
+    section: Section, config: Path, store: Path | None, device: str | None, as_json: bool, **options: Any
+) -> None:
     from featurebank.pipelines.asking.table import render, report_json
     from featurebank.pipelines.extracting.scale.start import check_request
 
     start = time.perf_counter()
     messages = console(stderr=True)
     show_messages(messages)
-    check_request(workers, scheduler)
-    tuning = _Tuning(_configured(config, store, device), messages, workers, scheduler, force, html)
+    check_request(options["workers"], options["scheduler"])
+    work = _Work(section=section, run=_configured(section, config, store, device), messages=messages, **options)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        answered = tuning.in_group()
+        answered = work.in_group()
         if answered is None:
             return
     else:
-        answered = tuning.alone()
+        answered = work.alone()
     report, written = answered
     if as_json:
         print_json(report_json(report, page=written))
@@ -80,14 +108,14 @@ def finetune(  # noqa: PLR0917 - one for each option
         raise typer.Exit(1)
 
 
-def _configured(config: Path, store: Path | None, device: str | None) -> RunConfig:
+def _configured(section: Section, config: Path, store: Path | None, device: str | None) -> RunConfig:
     """The file with what is given in its place; of the processes of a machine, the first says what is wrong with it."""
     from featurebank.pipelines.extracting.config import RunConfig
 
     try:
         run = RunConfig.read(config)
-        if not run.finetune:
-            raise ConfigError(f"{config}: must have a section finetune, such as finetune: DATASET; found none")
+        if not getattr(run, section):
+            raise ConfigError(f"{config}: must have a section {section}, such as {section}: DATASET; found none")
     except (ConfigError, OSError) as error:
         if os.environ.get("LOCAL_RANK", "0") != "0":
             raise typer.Exit(2) from error
@@ -99,10 +127,11 @@ def _configured(config: Path, store: Path | None, device: str | None) -> RunConf
     return run
 
 
-@dataclass(frozen=True)
-class _Tuning:
-    """One call of the command."""
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """One call of a command."""
 
+    section: Section
     run: RunConfig
     messages: Console
     workers: int | None
@@ -121,7 +150,7 @@ class _Tuning:
         page = None if self.html is None else Page(store, self.html, images=(), opened={}, asked=asked)
         with stoppable(), watching(self.messages) as (observe, say), ExitStack() as stack:
             if self.workers or self.scheduler:
-                from featurebank.pipelines.extracting.scale.tuning import answering_on
+                from featurebank.pipelines.extracting.scale.jobs import answering_on
 
                 workers, scheduler = self.workers, self.scheduler
                 cluster = answering_on(self.run, asked, workers=workers, scheduler=scheduler, force=self.force, say=say)
@@ -140,32 +169,31 @@ class _Tuning:
         return in_group(lambda: self.alone(answer_together), workshop_of(self.run, lambda _: None))
 
     def _wanted(self) -> list[tuple[Question, Selection]]:
-        """What is to be tuned, every set of it in the store."""
+        """What is to be trained, every set of it in the store."""
         from featurebank.pipelines.extracting.run import run_features
 
-        asked = _selected(self.run)
+        asked = self._selected()
         if asked is None:
-            sets = self.run.model_copy(update={"questions": (), "finetune": ()})
+            sets = self.run.model_copy(update={"questions": (), "finetune": (), "detect": ()})
             with stoppable():
                 run_features(sets, workers=self.workers, scheduler=self.scheduler)
-            asked = _selected(self.run, last=True)
+            asked = self._selected(last=True)
         return asked or []
 
+    def _selected(self, *, last: bool = False) -> list[tuple[Question, Selection]] | None:
+        """What is to be trained; ``None`` where sets are still to be extracted."""
+        from featurebank.pipelines.extracting.jobs import jobs_of
+        from featurebank.store import FeatureStore, NotFoundError
 
-def _selected(run: RunConfig, *, last: bool = False) -> list[tuple[Question, Selection]] | None:
-    """What is to be tuned; ``None`` where sets are still to be extracted."""
-    from featurebank.pipelines.extracting.jobs import tunings
-    from featurebank.store import FeatureStore, NotFoundError
-
-    store = FeatureStore(run.store)
-    if not run.store.is_dir() and not last:
-        return None
-    try:
-        return tunings(run, store)
-    except NotFoundError:
-        if last:
-            raise
-        return None
+        store = FeatureStore(self.run.store)
+        if not self.run.store.is_dir() and not last:
+            return None
+        try:
+            return jobs_of(self.run, store, self.section)
+        except NotFoundError:
+            if last:
+                raise
+            return None
 
 
 @contextmanager

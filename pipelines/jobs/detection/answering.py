@@ -1,0 +1,168 @@
+"""The numbers of a detector: COCO's, of boxes and masks, of the scored set and of others, over seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from featurebank.pipelines.asking.answer import Answer, Score
+from featurebank.pipelines.errors import ConfigError
+from featurebank.pipelines.jobs.detection.evaluation import Detections, evaluate
+from featurebank.pipelines.jobs.detection.job import Job, Trained
+from featurebank.pipelines.jobs.detection.task import detections_of
+from featurebank.pipelines.jobs.seeds import over_seeds
+from featurebank.store import FeatureSet
+
+if TYPE_CHECKING:
+    from featurebank.extract.datasets.objects import Objects
+    from featurebank.pipelines.asking.inputs import Rows
+    from featurebank.pipelines.jobs.detection.job import Training
+    from featurebank.pipelines.training.trial import Precision
+
+__all__ = ["Wanted", "answer"]
+
+NAMES = {
+    "AP": "ap",
+    "AP50": "ap50",
+    "AP75": "ap75",
+    "APs": "ap_small",
+    "APm": "ap_medium",
+    "APl": "ap_large",
+    "AR100": "ar",
+}
+"""COCO's names, and those of rows."""
+ALL = "all classes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is asked; see `featurebank.pipelines.jobs.detection.question.Detect`."""
+
+    training: Training
+    seed: int
+    seeds: tuple[int, ...]
+    agnostic: bool
+    precision: Precision
+    cache_gb: float
+
+
+def answer(wanted: Wanted, rows: Rows) -> Answer:
+    """Trains what is not trained yet, and scores it once.
+
+    Raises:
+        ConfigError: there is nowhere to work: images can be had of a configuration alone.
+        ValueError: the rows do not allow it, or training cannot go on.
+    """
+    if rows.workshop is None:
+        raise ConfigError("detect reads images; ask it of a configuration: featurebank detect CONFIG")
+    with FeatureSet(rows.train.path) as feature_set:
+        own = rows.workshop.spec_of(feature_set)
+    job = Job(
+        own=own,
+        training=wanted.training,
+        train=rows.train,
+        validation=rows.validation,
+        workshop=rows.workshop,
+        precision=wanted.precision,
+        cache_gb=wanted.cache_gb,
+    )
+    runs = {seed: job.run(seed) for seed in wanted.seeds}
+    places = [rows.test, *rows["on"]]
+    scenes = [job.scenes(place) for place in places]
+    arrays: dict[str, Any] = {}
+    every: list[list[Score]] = []
+    for seed, run in runs.items():
+        scores: list[Score] = []
+        for place, shown in zip(places, scenes, strict=True):
+            truth, found = (
+                _in_classes(job.class_names, shown.split.class_names, shown.objects),
+                (detections_of(run.model, shown, run.numerics)),
+            )
+            about = "" if place is rows.test else place.name
+            scores += _scores(wanted, job, truth, found, about)
+            if seed == wanted.seeds[0]:
+                arrays |= {f"{about} {name}".strip(): values for name, values in _flat(found).items()}
+        every.append(scores)
+    return Answer(
+        scores=[over_seeds(some) for some in zip(*every, strict=True)],
+        chosen={
+            "detectors": {str(seed): run.name for seed, run in runs.items()},
+            "history": {str(seed): list(run.history) for seed, run in runs.items()},
+        },
+        arrays=arrays,
+        notes=_notes(job, runs),
+    )
+
+
+def _scores(
+    wanted: Wanted, job: Job, truth: Sequence[Objects], found: Sequence[Detections], about: str
+) -> Iterator[Score]:
+    """AP and AP50 first: readers have taken one for the other."""
+    kinds: list[Literal["box", "mask"]] = ["box", "mask"] if job.training.shape.masks else ["box"]
+    for kind in kinds:
+        result = evaluate(truth, found, job.class_names, kind=kind, agnostic=wanted.agnostic, seed=wanted.seed)
+        for name, metric in NAMES.items():
+            value = result.numbers[name]
+            if not math.isnan(value):
+                low, high = result.intervals.get(name, (None, None))
+                yield Score(
+                    metric=metric,
+                    value=value,
+                    low=low,
+                    high=high,
+                    interval="" if low is None else "images, bootstrap",
+                    set=about,
+                    score=kind,
+                    n=len(truth),
+                )
+        if len(result.class_names) > 1:
+            for number, called in enumerate(result.class_names):
+                value = float(result.by_class["AP50"][number])
+                if not math.isnan(value):
+                    yield Score(metric="ap50", value=value, set=about, score=kind, group=called)
+
+
+def _in_classes(names: Sequence[str], own: Sequence[str], objects: Sequence[Objects]) -> list[Objects]:
+    """Objects of another set in the classes of the train images, by name; of other classes they are left out."""
+    if tuple(own) == tuple(names):
+        return list(objects)
+    number = np.array([names.index(one) if one in names else -1 for one in own], np.int64)
+    if (number < 0).all():
+        raise ValueError(f"the sets must share a class by name; found {', '.join(own)} and {', '.join(names)}")
+    moved = []
+    for one in objects:
+        labels = number[one.labels]
+        moved.append(
+            replace(one, labels=labels).take(labels >= 0) if (labels < 0).any() else replace(one, labels=labels)
+        )
+    return moved
+
+
+def _flat(found: Sequence[Detections]) -> dict[str, Any]:
+    """Detections of all images, one after the other, with the number of the image."""
+    images = np.repeat(np.arange(len(found)), [len(one.scores) for one in found])
+    return {
+        "image": images,
+        "boxes": np.concatenate([one.boxes for one in found]).astype(np.float32),
+        "scores": np.concatenate([one.scores for one in found]).astype(np.float32),
+        "classes": np.concatenate([one.labels for one in found]),
+    }
+
+
+def _notes(job: Job, runs: Mapping[int, Trained]) -> list[str]:
+    first = next(iter(runs.values()))
+    how = "frozen" if job.training.frozen else "tuned"
+    how += ", maps from the cache" if job.cached else ""
+    chosen = (
+        "the last epoch's weights"
+        if job.validation is None
+        else "the weights of the epoch of the best AP on validation images"
+    )
+    return [
+        f"backbone {how}, {len(first.history)} epochs, {first.numerics.precision}; weights are {chosen}",
+        *dict.fromkeys(note for run in runs.values() for note in run.notes),
+    ]

@@ -1,0 +1,168 @@
+"""Heads in a cascade: each stage judges the boxes that the one before has moved, at a stricter overlap.
+
+Cai and Vasconcelos 2018, arXiv:1712.00726. Shapes: B images, R regions of all of them, K classes without background.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 (as everywhere)
+from torchvision.models.detection._utils import BoxCoder, Matcher  # type: ignore[import-untyped]
+from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference, maskrcnn_loss  # type: ignore[import-untyped]
+from torchvision.ops import boxes as box_ops  # type: ignore[import-untyped]
+
+__all__ = ["OVERLAPS", "WEIGHTS", "CascadeHeads"]
+
+OVERLAPS = (0.5, 0.6, 0.7)
+WEIGHTS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0))
+
+Targets = list[dict[str, Tensor]]
+
+
+class CascadeHeads(RoIHeads):  # type: ignore[misc]
+    """Stages of heads whose boxes are the same for all classes.
+
+    Regions are sampled, with the true boxes among them, before the first stage alone; every later stage takes all boxes
+    that the one before has moved, clipped to the image and cut off from its gradients, without empty ones in training.
+    Each stage sends its gradients to the maps in its share. Scores are the mean of all stages' probabilities, boxes the
+    last stage's. Masks are learnt from the regions of the first stage.
+
+    Args:
+        pool: of boxes.
+        heads: (R, C, 7, 7) to (R, D), one a stage.
+        predictors: as `predictor` makes them, one a stage.
+        overlaps: with a true box from which a region counts as its object, by stage.
+        weights: of the four numbers of a box, by stage.
+        options: of torchvision's `RoIHeads`.
+    """
+
+    def __init__(
+        self,
+        pool: nn.Module,
+        heads: Sequence[nn.Module],
+        predictors: Sequence[nn.Module],
+        *,
+        overlaps: Sequence[float] = OVERLAPS,
+        weights: Sequence[tuple[float, float, float, float]] = WEIGHTS,
+        **options: Any,
+    ) -> None:
+        options |= {"fg_iou_thresh": overlaps[0], "bg_iou_thresh": overlaps[0], "bbox_reg_weights": weights[0]}
+        super().__init__(pool, nn.ModuleList(heads), nn.ModuleList(predictors), **options)
+        self._matchers = [Matcher(overlap, overlap, allow_low_quality_matches=False) for overlap in overlaps]
+        self._coders = [BoxCoder(own) for own in weights]
+
+    @staticmethod
+    def predictor(width: int, classes: int) -> nn.Module:
+        """(R, D) to the logits (R, K + 1) and the four numbers of a box."""
+        return _Predictor(width, classes)
+
+    def forward(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: Targets | None = None,
+    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+        """As torchvision's: detections of each image, or in training losses by name."""
+        if not self.training:
+            return self._detected(features, proposals, image_shapes), {}
+        assert targets is not None  # noqa: S101 - narrows the type
+        losses: dict[str, Tensor] = {}
+        first, matched, labels, regression = self.select_training_samples(proposals, targets)
+        sampled, first_labels = first, labels
+        for stage in range(len(self.box_head)):
+            if stage:
+                first, labels, regression = self._matched(stage, first, targets)
+            logits, moves = self._judged(stage, features, first, image_shapes)
+            losses |= _losses(stage, logits, moves, labels, regression)
+            first = self._moved(stage, moves, first, image_shapes)
+        if self.has_mask():
+            objects = [own > 0 for own in first_labels]
+            boxes = [own[kept] for own, kept in zip(sampled, objects, strict=True)]
+            indices = [own[kept] for own, kept in zip(matched, objects, strict=True)]
+            losses["loss_mask"] = self._mask_loss(features, boxes, image_shapes, targets, indices)
+        return [], losses
+
+    def _judged(
+        self, stage: int, features: dict[str, Tensor], regions: list[Tensor], shapes: list[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
+        pooled = self.box_roi_pool(features, regions, shapes)
+        share = 1.0 / len(self.box_head)
+        pooled = pooled * share + pooled.detach() * (1.0 - share)
+        logits, moves = self.box_predictor[stage](self.box_head[stage](pooled))
+        return logits, moves
+
+    def _moved(self, stage: int, moves: Tensor, regions: list[Tensor], shapes: list[tuple[int, int]]) -> list[Tensor]:
+        """Boxes as a stage has moved them, clipped; empty ones are left out in training."""
+        boxes = self._coders[stage].decode(moves.detach(), regions)[:, 0].split([len(own) for own in regions])
+        clipped = [box_ops.clip_boxes_to_image(own, shape) for own, shape in zip(boxes, shapes, strict=True)]
+        return [own[box_ops.remove_small_boxes(own, 1e-2)] for own in clipped] if self.training else clipped
+
+    def _matched(
+        self, stage: int, regions: list[Tensor], targets: Targets
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """All regions of a later stage with their labels and what their boxes should become."""
+        self.proposal_matcher = self._matchers[stage]
+        true = [target["boxes"].to(regions[0].dtype) for target in targets]
+        matched, labels = self.assign_targets_to_proposals(regions, true, [target["labels"] for target in targets])
+        self.proposal_matcher = self._matchers[0]
+        own = [
+            boxes[index] if len(boxes) else torch.zeros_like(some)
+            for boxes, index, some in zip(true, matched, regions, strict=True)
+        ]
+        return regions, labels, self._coders[stage].encode(own, regions)
+
+    def _detected(
+        self, features: dict[str, Tensor], regions: list[Tensor], shapes: list[tuple[int, int]]
+    ) -> list[dict[str, Tensor]]:
+        probabilities, stages = torch.zeros(()), len(self.box_head)
+        for stage in range(stages):
+            logits, moves = self._judged(stage, features, regions, shapes)
+            probabilities = probabilities + logits.softmax(-1) / stages
+            regions = self._moved(stage, moves, regions, shapes)
+        # The way of torchvision's own, which takes logits and moves: none, for every class.
+        none = moves.new_zeros(len(moves), 4 * logits.shape[-1])
+        boxes, scores, labels = self.postprocess_detections(probabilities.log(), none, regions, shapes)
+        found = [{"boxes": a, "scores": b, "labels": c} for a, b, c in zip(boxes, scores, labels, strict=True)]
+        if self.has_mask():
+            pooled = self.mask_roi_pool(features, boxes, shapes)
+            masks = maskrcnn_inference(self.mask_predictor(self.mask_head(pooled)), labels)
+            found = [{**one, "masks": own} for one, own in zip(found, masks, strict=True)]
+        return found
+
+    def _mask_loss(
+        self,
+        features: dict[str, Tensor],
+        boxes: list[Tensor],
+        shapes: list[tuple[int, int]],
+        targets: Targets,
+        indices: list[Tensor],
+    ) -> Tensor:
+        logits = self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes, shapes)))
+        masks, classes = [one["masks"] for one in targets], [one["labels"] for one in targets]
+        return maskrcnn_loss(logits, boxes, masks, classes, indices)  # type: ignore[no-any-return]
+
+
+class _Predictor(nn.Module):
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.cls_score = nn.Linear(width, classes + 1)
+        self.bbox_pred = nn.Linear(width, 4)
+
+    def forward(self, regions: Tensor) -> tuple[Tensor, Tensor]:
+        return self.cls_score(regions), self.bbox_pred(regions)
+
+
+def _losses(
+    stage: int, logits: Tensor, moves: Tensor, labels: list[Tensor], regression: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    """Of a stage: cross-entropy, and smooth L1 of the boxes of objects over all regions."""
+    classes, wanted = torch.cat(labels), torch.cat(list(regression))
+    objects = classes > 0
+    box = F.smooth_l1_loss(moves[objects], wanted[objects], beta=1 / 9, reduction="sum") / max(1, len(classes))
+    named = f"_{stage + 1}"
+    return {f"loss_classifier{named}": F.cross_entropy(logits, classes), f"loss_box_reg{named}": box}

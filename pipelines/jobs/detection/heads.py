@@ -1,0 +1,199 @@
+"""What stands behind the maps of a backbone: a pyramid, proposals, and heads that judge them, by torchvision's parts.
+
+Shapes: B images, C channels of the pyramid, R regions, K classes without the background, whose number is 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator  # type: ignore[import-untyped]
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead  # type: ignore[import-untyped]
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor  # type: ignore[import-untyped]
+from torchvision.models.detection.roi_heads import RoIHeads  # type: ignore[import-untyped]
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead  # type: ignore[import-untyped]
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign  # type: ignore[import-untyped]
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool  # type: ignore[import-untyped]
+
+from featurebank.pipelines.jobs.detection.cascade import CascadeHeads
+from featurebank.pipelines.jobs.detection.levels import Level, Maps
+
+__all__ = ["Pyramid", "Shape", "SimplePyramid", "proposals", "region_heads"]
+
+Head = Literal["faster", "mask", "cascade", "cascade-mask"]
+RATIOS = (0.5, 1.0, 2.0)
+IN_TRAINING, IN_TESTING = "training", "testing"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """How a detector is built; one for all backbones.
+
+    Attributes:
+        head: Faster R-CNN (Ren et al. 2015, arXiv:1506.01497), Mask R-CNN (He et al. 2017, arXiv:1703.06870), or
+            Cascade R-CNN (Cai and Vasconcelos 2018, arXiv:1712.00726), with or without masks.
+        channels: of the pyramid, and of convolutions behind it.
+        strides: of the backbone's maps that are used.
+        anchor: side of an anchor, in strides of its level.
+        box_head: two linear layers, or four convolutions with layer norm and one.
+        width: of the linear layers.
+        proposals: that are judged, of an image.
+        sampled: regions of an image that are trained on.
+    """
+
+    head: Head = "faster"
+    channels: int = 256
+    strides: tuple[int, ...] = (4, 8, 16, 32)
+    anchor: float = 8.0
+    box_head: Literal["2fc", "4conv1fc"] = "2fc"
+    width: int = 1024
+    proposals: int = 1000
+    sampled: int = 512
+
+    @property
+    def masks(self) -> bool:
+        """Whether objects have masks."""
+        return self.head.endswith("mask")
+
+
+class Pyramid(nn.Module):
+    """A feature pyramid over maps of several strides (Lin et al. 2017, arXiv:1612.03144), one level coarser than they.
+
+    Args:
+        levels: finest first.
+        channels: C.
+
+    Attributes:
+        strides: of its levels.
+    """
+
+    def __init__(self, levels: Sequence[Level], channels: int) -> None:
+        super().__init__()
+        self.strides = (*(level.stride for level in levels), 2 * levels[-1].stride)
+        self.network = FeaturePyramidNetwork([level.channels for level in levels], channels, LastLevelMaxPool())
+
+    def forward(self, maps: Maps) -> dict[str, Tensor]:
+        """(B, C, h, w) of each level, by its number."""
+        named = {str(number): level for number, level in enumerate(maps)}
+        return {str(number): level for number, level in enumerate(self.network(named).values())}
+
+
+class SimplePyramid(nn.Module):
+    """Levels at 4, 2, 1 and 1/2 times the one map of a plain backbone, and 1/4 (Li et al. 2022, arXiv:2203.16527).
+
+    Args:
+        level: the map.
+        channels: C.
+
+    Attributes:
+        strides: of its levels.
+    """
+
+    def __init__(self, level: Level, channels: int) -> None:
+        super().__init__()
+        wide = level.channels
+        double = partial(nn.ConvTranspose2d, kernel_size=2, stride=2)
+        changed = [
+            nn.Sequential(double(wide, wide // 2), _Norm(wide // 2), nn.GELU(), double(wide // 2, wide // 4)),
+            nn.Sequential(double(wide, wide // 2)),
+            nn.Identity(),
+            nn.MaxPool2d(2),
+        ]
+        widths = (wide // 4, wide // 2, wide, wide)
+        self.levels = nn.ModuleList(
+            nn.Sequential(
+                change,
+                nn.Conv2d(width, channels, 1, bias=False),
+                _Norm(channels),
+                nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+                _Norm(channels),
+            )
+            for change, width in zip(changed, widths, strict=True)
+        )
+        self.strides = tuple(round(level.stride * factor) for factor in (0.25, 0.5, 1, 2, 4))
+
+    def forward(self, maps: Maps) -> dict[str, Tensor]:
+        """(B, C, h, w) of each level, by its number."""
+        (one,) = maps
+        found = [level(one) for level in self.levels]
+        found.append(nn.functional.max_pool2d(found[-1], 1, 2))
+        return {str(number): level for number, level in enumerate(found)}
+
+
+class _Norm(nn.LayerNorm):
+    """Layer norm over the channels of maps (B, C, h, w)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=1e-6)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return super().forward(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def proposals(shape: Shape, strides: Sequence[int]) -> RegionProposalNetwork:
+    """Boxes that may hold an object: an anchor of three ratios at each place of each level."""
+    anchors = AnchorGenerator(tuple((round(shape.anchor * stride),) for stride in strides), (RATIOS,) * len(strides))
+    kept = {IN_TRAINING: shape.proposals, IN_TESTING: shape.proposals}
+    return RegionProposalNetwork(
+        anchors,
+        RPNHead(shape.channels, len(RATIOS)),
+        fg_iou_thresh=0.7,
+        bg_iou_thresh=0.3,
+        batch_size_per_image=256,
+        positive_fraction=0.5,
+        pre_nms_top_n={IN_TRAINING: 2 * shape.proposals, IN_TESTING: shape.proposals},
+        post_nms_top_n=kept,
+        nms_thresh=0.7,
+    )
+
+
+def region_heads(shape: Shape, classes: int, levels: int) -> RoIHeads:
+    """What judges proposals: classes, boxes and, where they are asked for, masks.
+
+    Args:
+        shape: how.
+        classes: K.
+        levels: of the pyramid, of which the coarsest proposes alone.
+    """
+    names = [str(number) for number in range(levels - 1)]
+    options: dict[str, Any] = {
+        "fg_iou_thresh": 0.5,
+        "bg_iou_thresh": 0.5,
+        "batch_size_per_image": shape.sampled,
+        "positive_fraction": 0.25,
+        "bbox_reg_weights": None,
+        "score_thresh": 0.05,
+        "nms_thresh": 0.5,
+        "detections_per_img": 100,
+    }
+    if shape.masks:
+        layers = (shape.channels,) * 4
+        options |= {
+            "mask_roi_pool": MultiScaleRoIAlign(names, 14, 2),
+            "mask_head": MaskRCNNHeads(shape.channels, layers, 1),
+            "mask_predictor": MaskRCNNPredictor(shape.channels, shape.channels, classes + 1),
+        }
+    pool = MultiScaleRoIAlign(names, 7, 2)
+    if shape.head.startswith("cascade"):
+        heads = [_box_head(shape) for _ in range(3)]
+        return CascadeHeads(pool, heads, [CascadeHeads.predictor(shape.width, classes) for _ in heads], **options)
+    return RoIHeads(pool, _box_head(shape), FastRCNNPredictor(shape.width, classes + 1), **options)
+
+
+def _box_head(shape: Shape) -> nn.Module:
+    head: nn.Module = (
+        TwoMLPHead(shape.channels * 49, shape.width)
+        if shape.box_head == "2fc"
+        else FastRCNNConvFCHead((shape.channels, 7, 7), [shape.channels] * 4, [shape.width], _Norm)
+    )
+    return head
+
+
+def total(losses: dict[str, Tensor]) -> Tensor:
+    """The sum of losses by name."""
+    return torch.stack(list(losses.values())).sum()

@@ -1,0 +1,105 @@
+"""What a backbone is worth where objects are to be found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from featurebank.pipelines.asking.layout import Layout
+from featurebank.pipelines.asking.option import option
+from featurebank.pipelines.asking.question import Question
+
+if TYPE_CHECKING:
+    from featurebank.pipelines.asking.answer import Answer
+    from featurebank.pipelines.asking.cases import Answered
+    from featurebank.pipelines.asking.images import Album
+    from featurebank.pipelines.asking.inputs import Rows
+    from featurebank.pipelines.asking.results import Results
+    from featurebank.pipelines.jobs.detection.job import Training
+
+__all__ = ["Detect"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detect(Question):
+    """The average precision of a detector on a backbone, frozen or tuned, and the same on other sites.
+
+    A job: it reads images, and needs a configuration that says where they are.
+    """
+
+    job: ClassVar[bool] = True
+    name: ClassVar[str] = "detect"
+    layout: ClassVar[Layout] = Layout(index=("backbone", "score"), grouped=True)
+
+    head: Literal["faster", "mask", "cascade", "cascade-mask"] = option("faster", "Faster, Mask or Cascade R-CNN.")
+    tuned: bool = option(False, "Train the backbone too; without it, it stays as it is.")
+    cached: bool = option(True, "Extract a frozen backbone's maps once, and train on them.")
+    cache_gb: float = option(8.0, "The most that cached maps may take.", hashed=False, least=0.0)
+    px: int = option(800, "Side of the canvas that an image is fitted into.", least=32)
+    strides: tuple[int, ...] = option((4, 8, 16, 32), "A stride of the backbone's maps that are used.", flag="--stride")
+    channels: int = option(256, "Of the pyramid.", least=8)
+    anchor: float = option(8.0, "Side of an anchor, in strides.", least=0.5)
+    box_head: Literal["2fc", "4conv1fc"] = option("2fc", "Layers that judge a box.")
+    width: int = option(1024, "Of its linear layers.", least=8)
+    epochs: int = option(12, "Passes over the train images.", least=1)
+    batch_size: int = option(4, "Images of an update.", least=1)
+    rate: float = option(2e-4, "The learning rate, AdamW's.", least=0.0)
+    layer_decay: float = option(0.8, "With tuned: each layer's rate in shares of the next one's.", least=0.0)
+    flip: float = option(0.5, "How likely an image is mirrored; 0 where left and right matter.", least=0.0)
+    seeds: tuple[int, ...] = option((0,), "Of a run; numbers are the mean over all.", flag="--run-seed")
+    on: tuple[str, ...] = option((), "Another set to score too, DATASET or DATASET/SPLIT.", metavar="KEY", role=True)
+    agnostic: bool = option(False, "Pass over classes when detections are compared with objects.")
+    precision: Literal["float32", "bfloat16"] = option("float32", "Of passes.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds must be different numbers, at least one; found {self.seeds}")
+        if not self.strides or any(stride not in {4, 8, 16, 32} for stride in self.strides):
+            raise ValueError(f"strides must be of 4, 8, 16, 32; found {self.strides}")
+        if self.px % 32:
+            raise ValueError(f"px must be a multiple of 32; found {self.px}")
+        for name in ("flip", "layer_decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be from 0 to 1; found {getattr(self, name):g}")
+
+    @property
+    def training(self) -> Training:
+        """All that determines the weights, besides backbone, images and seed."""
+        from featurebank.pipelines.jobs.detection.heads import Shape
+        from featurebank.pipelines.jobs.detection.job import Training
+        from featurebank.pipelines.training.phase import Phase
+
+        shape = Shape(
+            head=self.head,
+            channels=self.channels,
+            strides=tuple(sorted(self.strides)),
+            anchor=self.anchor,
+            box_head=self.box_head,
+            width=self.width,
+        )
+        return Training(
+            shape=shape,
+            side=self.px,
+            frozen=not self.tuned,
+            cached=self.cached and not self.tuned,
+            flip=self.flip,
+            phase=Phase(rate=self.rate, epochs=self.epochs, warmup_epochs=0.05 * self.epochs),
+            batch_size=self.batch_size,
+            layer_decay=self.layer_decay,
+            clip=10.0,
+        )
+
+    def run(self, rows: Rows) -> Answer:
+        """COCO's numbers of boxes, and of masks where there are some, of the scored set and of others."""
+        from featurebank.pipelines.jobs.detection.answering import Wanted, answer
+
+        own = ("seed", "seeds", "agnostic", "precision", "cache_gb")
+        return answer(Wanted(training=self.training, **{name: getattr(self, name) for name in own}), rows)
+
+    def section(self, answered: Sequence[Answered], results: Results, album: Album) -> str:  # noqa: ARG002 (no pictures)
+        """The curves of each run."""
+        from featurebank.pipelines.jobs.finetune.curves import curves_section
+
+        return curves_section(answered)

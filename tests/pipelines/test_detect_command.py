@@ -1,0 +1,172 @@
+"""``featurebank detect``: from a configuration to COCO's numbers, the same however often it is killed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import featurebank_
+from PIL import Image
+from safetensors.numpy import load_file
+
+from featurebank.pipelines.training import loop
+
+NETWORK = "timm:test_efficientnet.r160_in1k@random:0"
+KINDS = ("square", "bar")
+
+
+def scenes(folder: Path, split: str, n: int, seed: int, names: tuple[str, ...] = KINDS) -> None:
+    """White squares and bars on noise, one or two an image; the last image shows none. With a file in COCO's format."""
+    generator = np.random.default_rng(seed)
+    images, annotations = [], []
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(n):
+        pixels = generator.integers(0, 90, (96, 128, 3), dtype=np.uint8)
+        for _ in range(0 if index == n - 1 else int(generator.integers(1, 3))):
+            kind = int(generator.integers(2))
+            wide, high = (28, 28) if kind == 0 else (60, 14)
+            x, y = int(generator.integers(0, 128 - wide)), int(generator.integers(0, 96 - high))
+            pixels[y : y + high, x : x + wide] = 255
+            corners = [x, y, x + wide, y, x + wide, y + high, x, y + high]
+            annotations.append({
+                "id": len(annotations) + 1, "image_id": index, "category_id": 7 * kind + 3, "bbox": [x, y, wide, high],
+                "area": wide * high, "iscrowd": 0, "segmentation": [corners],
+            })  # fmt: skip
+        file = f"{split}{index:02}.png"
+        Image.fromarray(pixels).save(folder / file)
+        images.append({"id": index, "file_name": file, "height": 96, "width": 128})
+    categories = [{"id": 3, "name": names[0]}, {"id": 10, "name": names[1]}]
+    document = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / f"objects_{split}.json").write_text(json.dumps(document))
+
+
+def configuration(folder: Path, store: str = "store", **options: Any) -> Path:
+    own = {
+        "head": "mask", "px": 128, "strides": [8, 16], "channels": 16, "anchor": 3, "width": 32, "epochs": 3,
+        "batch_size": 4, "rate": 3e-3, "on": ["other/test"],
+    }  # fmt: skip
+    config = {
+        "store": str(folder / store),
+        "backbones": [NETWORK],
+        "datasets": [
+            {"name": f"coco:{folder}/toy/objects_*.json", "splits": ["train", "test"]},
+            {"name": f"coco:{folder}/other/objects_*.json", "splits": ["test"]},
+        ],
+        "extraction": {"precision": "float32", "dtype": "float32", "device": "cpu"},
+        "detect": [{"of": "toy", "options": {**own, **options}}],
+    }
+    path = folder / f"{store}.yaml"
+    path.write_text(json.dumps(config))
+    return path
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run and what it printed."""
+
+    folder: Path
+    config: Path
+    found: Any
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("detect")
+    scenes(folder / "toy", "train", 17, 0)
+    scenes(folder / "toy", "test", 9, 1)
+    scenes(folder / "other", "test", 6, 2, names=("bar", "square"))  # the names' order is another one
+    config = configuration(folder)
+    run = featurebank_("detect", config, "--json", "--html", folder / "page.html")
+    assert run.code == 0, run.json["answers"][0]["error"]
+    return Run(folder, config, run.json)
+
+
+def weights_of(folder: Path, store: str) -> dict[str, str]:
+    (path,) = (folder / store / "detectors").glob("*/weights.safetensors")
+    return {name: hashlib.sha256(value.tobytes()).hexdigest() for name, value in load_file(path).items()}
+
+
+def test_ap_and_ap50_of_boxes_and_masks_of_each_set_are_rows_of_one_table(done: Run) -> None:
+    (answer,) = done.found["answers"]
+    rows = {(row["metric"], row["score"], row["set"]): row for row in answer["rows"] if not row["group"]}
+    for kind in ("box", "mask"):
+        for place in ("toy/test", "other/test"):
+            ap, ap50 = (rows[metric, kind, place] for metric in ("ap", "ap50"))
+            assert 0 <= ap["value"] <= ap50["value"] <= 1
+    losses = [epoch["loss"] for epoch in answer["chosen"][""]["history"]["0"]]
+    assert losses[-1] < 0.8 * losses[0]
+    assert {row["group"] for row in answer["rows"]} == {"", *KINDS}
+    assert answer["rows"][0]["metric"] == "ap"
+    assert any("maps from the cache" in note for note in answer["notes"])
+
+
+def test_a_second_run_trains_nothing(done: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("something is trained")
+
+    monkeypatch.setattr(loop, "Learner", refuse)
+    again = featurebank_("detect", done.config, "--json")
+    assert again.code == 0, again.err
+    assert again.json["answers"][0]["known"]
+    forced = featurebank_("detect", done.config, "--json", "--force")
+    assert [row["value"] for row in forced.json["answers"][0]["rows"]] == [
+        row["value"] for row in done.found["answers"][0]["rows"]
+    ]
+
+
+def test_stopped_at_a_step_it_ends_with_the_same_weights(done: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = [0]
+    update = loop.Learner.update
+
+    def stopping(self: Any, *arguments: Any) -> float:
+        steps[0] += 1
+        if steps[0] == 7:
+            raise KeyboardInterrupt
+        return update(self, *arguments)
+
+    config = configuration(done.folder, "stopped")
+    monkeypatch.setattr(loop.Learner, "update", stopping)
+    assert featurebank_("detect", config, "--json").code == 130
+    monkeypatch.undo()
+    assert featurebank_("detect", config, "--json").code == 0
+    assert weights_of(done.folder, "stopped") == weights_of(done.folder, "store")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"px": 100}, "px must be a multiple of 32; found 100"),
+        ({"strides": [5]}, "strides must be of 4, 8, 16, 32"),
+        ({"head": "retina"}, "head: Input should be 'faster', 'mask', 'cascade' or 'cascade-mask'; found 'retina'"),
+        ({"seeds": [1, 1]}, "seeds must be different numbers"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_is_done(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    done = featurebank_("detect", configuration(tmp_path, **options))
+    assert done.code == 2
+    assert message in " ".join(done.err.split())
+
+
+def test_a_dataset_without_boxes_is_one_clear_line(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for index in range(4):
+            place = tmp_path / "data" / split / f"class{index % 2}" / f"{index}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((32, 32, 3), 40 * index, np.uint8)).save(place)
+    config = {
+        "store": str(tmp_path / "store"), "backbones": [NETWORK], "detect": ["plain"],
+        "datasets": [{"name": f"folder:{tmp_path}/data", "label": "plain", "splits": ["train", "test"]}],
+        "extraction": {"device": "cpu"},
+    }  # fmt: skip
+    path = tmp_path / "run.yaml"
+    path.write_text(json.dumps(config))
+    done = featurebank_("detect", path)
+    assert done.code == 1
+    assert "detection needs a dataset with boxes; found one without" in " ".join((done.out + done.err).split())
