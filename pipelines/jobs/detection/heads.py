@@ -42,7 +42,7 @@ class Shape:
         anchor: side of an anchor, in strides of its level.
         box_head: two linear layers, or four convolutions with layer norm and one.
         width: of the linear layers.
-        proposals: that are judged, of an image.
+        proposals: that are judged, of an image; twice as many are chosen from in training.
         sampled: regions of an image that are trained on.
     """
 
@@ -138,7 +138,7 @@ class _Norm(nn.LayerNorm):
 def proposals(shape: Shape, strides: Sequence[int]) -> RegionProposalNetwork:
     """Boxes that may hold an object: an anchor of three ratios at each place of each level."""
     anchors = AnchorGenerator(tuple((round(shape.anchor * stride),) for stride in strides), (RATIOS,) * len(strides))
-    kept = {IN_TRAINING: shape.proposals, IN_TESTING: shape.proposals}
+    most = {IN_TRAINING: 2 * shape.proposals, IN_TESTING: shape.proposals}
     return RegionProposalNetwork(
         anchors,
         RPNHead(shape.channels, len(RATIOS)),
@@ -146,8 +146,8 @@ def proposals(shape: Shape, strides: Sequence[int]) -> RegionProposalNetwork:
         bg_iou_thresh=0.3,
         batch_size_per_image=256,
         positive_fraction=0.5,
-        pre_nms_top_n={IN_TRAINING: 2 * shape.proposals, IN_TESTING: shape.proposals},
-        post_nms_top_n=kept,
+        pre_nms_top_n=most,
+        post_nms_top_n=most,
         nms_thresh=0.7,
     )
 
