@@ -43,7 +43,7 @@ def main() -> None:
     frozen, tuned = (
         Detector(backbones.trainable(with_levels(spec, levels)), levels, shape=SHAPE, classes=1, side=SIDE, seed=0).to(
             memory_format=torch.channels_last
-        )  # type: ignore[call-overload]
+        )
         for _ in range(2)
     )
     frozen.freeze(-1)
