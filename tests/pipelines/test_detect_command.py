@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from featurebank.pipelines.training import loop
+from featurebank.pipelines.training.learner import Learner
 
 NETWORK = "timm:test_efficientnet.r160_in1k@random:0"
 KINDS = ("square", "bar")
@@ -23,7 +24,8 @@ KINDS = ("square", "bar")
 def scenes(folder: Path, split: str, n: int, seed: int, names: tuple[str, ...] = KINDS) -> None:
     """White squares and bars on noise, one or two an image; the last image shows none. With a file in COCO's format."""
     generator = np.random.default_rng(seed)
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(n):
         pixels = generator.integers(0, 90, (96, 128, 3), dtype=np.uint8)
@@ -121,7 +123,7 @@ def test_a_second_run_trains_nothing(done: Run, monkeypatch: pytest.MonkeyPatch)
 
 def test_stopped_at_a_step_it_ends_with_the_same_weights(done: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = [0]
-    update = loop.Learner.update
+    update = Learner.update
 
     def stopping(self: Any, *arguments: Any) -> float:
         steps[0] += 1
@@ -130,7 +132,7 @@ def test_stopped_at_a_step_it_ends_with_the_same_weights(done: Run, monkeypatch:
         return update(self, *arguments)
 
     config = configuration(done.folder, "stopped")
-    monkeypatch.setattr(loop.Learner, "update", stopping)
+    monkeypatch.setattr(Learner, "update", stopping)
     assert featurebank_("detect", config, "--json").code == 130
     monkeypatch.undo()
     assert featurebank_("detect", config, "--json").code == 0

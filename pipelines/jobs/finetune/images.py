@@ -129,16 +129,16 @@ def loaded(
         multiprocessing_context="fork" if workers else None,
         generator=torch.Generator(),  # else the seed of the workers, which none uses, is drawn from the global one
     )
-    batches = iter(loader)
+    reading = iter(loader)
     try:
-        for batch in batches:
+        for batch in reading:
             if isinstance(batch, DatasetError):
                 raise batch
             yield batch
     finally:
         # Else its workers live until nothing refers to it, which a traceback that someone keeps may do for long.
         if workers:
-            batches._shutdown_workers()  # type: ignore[attr-defined]
+            reading._shutdown_workers()  # type: ignore[attr-defined]
 
 
 def _as_it_is(batch: Any) -> Any:
