@@ -15,11 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from featurebank.extract.assets import fetch, sha256_of
 from featurebank.extract.datasets._annotations import AnnotatedReader, gathered
@@ -28,6 +27,9 @@ from featurebank.extract.datasets._reading import read_file, reason
 from featurebank.extract.datasets.contract import DatasetSpec, Split
 from featurebank.extract.datasets.masks import RLE
 from featurebank.extract.errors import AssetError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 CATEGORIES: Final = ("Animals & Nature", "Food & Drink", "Objects", "Smileys & Emotion", "Travel & Places")
 PHOTOGRAPHS: Final = {
@@ -175,6 +177,8 @@ def composed(background: NDArray[np.uint8], stickers: Sequence[Sticker]) -> NDAr
 
 def _background(seed: int, number: int) -> NDArray[np.uint8]:
     """A square part of a photograph, of 256 pixels a side up to all of its height, mirrored by chance."""
+    from PIL import Image
+
     generator = np.random.Generator(np.random.PCG64([seed, number, 1]))
     photograph = _photographs()[int(generator.integers(len(PHOTOGRAPHS)))]
     side = int(generator.integers(SIDE, photograph.height + 1))
@@ -186,6 +190,8 @@ def _background(seed: int, number: int) -> NDArray[np.uint8]:
 
 def _resized(path: Path, size: int) -> NDArray[np.uint8]:
     """A drawing at a size, RGBA; resized with its alpha, so that no border of another colour appears."""
+    from PIL import Image
+
     try:
         with Image.open(BytesIO(read_file(path)), formats=["PNG"]) as image:
             return np.asarray(image.convert("RGBA").resize((size, size), Image.Resampling.BILINEAR))
@@ -195,6 +201,8 @@ def _resized(path: Path, size: int) -> NDArray[np.uint8]:
 
 @functools.cache
 def _photographs() -> Sequence[Image.Image]:
+    from PIL import Image
+
     # Found, not imported: importing scikit-learn takes a second.
     spec = importlib.util.find_spec("sklearn")
     if spec is None or spec.origin is None:
