@@ -9,13 +9,13 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from finetune_peer import CLASSES, timed
 from harness import environment, report
 from numpy.typing import NDArray
 from stages import median
@@ -27,21 +27,13 @@ from featurebank.pipelines.jobs.finetune.job import plan_of
 from featurebank.pipelines.jobs.finetune.maps import FromCut
 from featurebank.pipelines.jobs.finetune.network import TunedNetwork, random_head
 from featurebank.pipelines.jobs.finetune.recipe import load_recipe
-from featurebank.pipelines.jobs.finetune.task import Classification, Inputs, MapRows, Pictures
+from featurebank.pipelines.jobs.finetune.task import Inputs, MapRows, Pictures
 from featurebank.pipelines.training.loop import train
 from featurebank.pipelines.training.trial import Numerics
 
-CLASSES, BLOCKS = 10, 5
+BLOCKS = 5
 SPEC = replace(backbones.resolve("efficientnet_lite0@96px"), outputs=("pooled",))
 NUMERICS = Numerics(channels_last=True)
-
-
-class Timed(Classification):
-    """Without validation: a step is timed."""
-
-    def validate(self, model: torch.nn.Module) -> Mapping[str, float]:  # noqa: ARG002 (of the task)
-        """Nothing."""
-        return {"accuracy": 0.0}
 
 
 def maps_of(model: FromCut, split: Split, *, flip: bool) -> NDArray[np.float16]:
@@ -70,18 +62,7 @@ def seconds_of_a_step(mode: str, split: Split, maps: list[NDArray[np.float16]], 
     if mode == "cached":
         model = FromCut(network, BLOCKS)
         inputs = MapRows(views=maps, rows=np.arange(len(split)), seed=0)
-    task = Timed(
-        model=model,
-        network=network,
-        train=inputs,
-        validation=inputs,
-        targets=np.asarray(split.labels),
-        classes=np.arange(CLASSES),
-        score=dict,
-        recipe=recipe,
-        numerics=NUMERICS,
-        seed=0,
-    )
+    task = timed(model, network, inputs, split=split, recipe=recipe, numerics=NUMERICS)
     with tempfile.TemporaryDirectory() as temporary:
         begun = time.process_time()
         state = train(task, plan_of(recipe, 0), NUMERICS, folder=Path(temporary), identity={})

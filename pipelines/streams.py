@@ -10,6 +10,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +21,7 @@ from rich.segment import Segment
 from featurebank.store.text import json_text, shown
 
 __all__ = [
+    "HtmlOption",
     "JsonOption",
     "Screen",
     "closed_streams",
@@ -30,6 +32,9 @@ __all__ = [
     "show_others",
 ]
 
+HtmlOption = Annotated[
+    Path | None, typer.Option("--html", dir_okay=False, help="Write one offline page of the answers.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables for people.")]
 
 WIDTH_WITHOUT_TERMINAL = 150

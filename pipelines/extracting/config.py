@@ -202,17 +202,13 @@ class QuestionConfig(_Model):
         return kind.of(validated(kind, self.options))
 
 
-class FinetuneConfig(_Model):
-    """A fine-tuning of every backbone of the run, or of some. A plain string is what it is of."""
+class _JobConfig(_Model):
+    """A job on every backbone of the run, or on some."""
 
     of: Annotated[tuple[str, ...], Several] = Field(min_length=1)
     """KEYs of sets, as of a question."""
-    recipe: str = "lp_ft"
-    """A name, as `docs/finetuning.md` lists them, or a YAML file, relative to the working directory."""
     backbones: Annotated[tuple[str, ...], Several] = ()
     """Only these of the run's backbones."""
-    options: dict[str, Any] = Field(default={})
-    """What is given in the recipe's place, and what is asked of the tuned network: `seeds: [0, 1, 2]`, `epochs: 3`."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -225,32 +221,32 @@ class FinetuneConfig(_Model):
         Raises:
             ConfigError: an option that it does not have, or a value that it does not allow.
         """
+        raise NotImplementedError
+
+
+class FinetuneConfig(_JobConfig):
+    """A fine-tuning of every backbone of the run, or of some. A plain string is what it is of."""
+
+    recipe: str = "lp_ft"
+    """A name, as `docs/finetuning.md` lists them, or a YAML file, relative to the working directory."""
+    options: dict[str, Any] = Field(default={})
+    """What is given in the recipe's place, and what is asked of the tuned network: `seeds: [0, 1, 2]`, `epochs: 3`."""
+
+    def asked(self) -> Question:
+        """See `_JobConfig`."""
         from featurebank.pipelines.jobs.finetune.question import Finetune
 
         return Finetune.of(validated(Finetune, {"recipe": self.recipe, **self.options}))
 
 
-class DetectConfig(_Model):
-    """A detector on every backbone of the run, or on some. A plain string is what it is of."""
+class DetectConfig(_JobConfig):
+    """A detector on every backbone of the run, or on some. A plain string is what it is of, a dataset with boxes."""
 
-    of: Annotated[tuple[str, ...], Several] = Field(min_length=1)
-    """KEYs of sets with boxes, as of a question."""
-    backbones: Annotated[tuple[str, ...], Several] = ()
-    """Only these of the run's backbones."""
     options: dict[str, Any] = Field(default={})
     """As `docs/detection.md` lists them: `head: mask`, `tuned: true`, `epochs: 24`, `on: [osbs]`."""
 
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        self.asked()
-        return self
-
     def asked(self) -> Question:
-        """The question.
-
-        Raises:
-            ConfigError: an option that it does not have, or a value that it does not allow.
-        """
+        """See `_JobConfig`."""
         from featurebank.pipelines.jobs.detection.question import Detect
 
         return Detect.of(validated(Detect, self.options))

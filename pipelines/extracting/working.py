@@ -14,7 +14,7 @@ import typer
 
 from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.extracting.stopping import stoppable
-from featurebank.pipelines.streams import JsonOption, console, print_json, show_messages
+from featurebank.pipelines.streams import HtmlOption, JsonOption, console, print_json, show_messages
 from featurebank.store.places import STORE_VARIABLE
 
 if TYPE_CHECKING:
@@ -51,7 +51,6 @@ Scheduler = Annotated[
 Force = Annotated[
     bool, typer.Option("--force", help="Compute known answers again, and replace them; what is trained stays.")
 ]
-Html = Annotated[Path | None, typer.Option("--html", dir_okay=False, help="Write one offline page of the answers.")]
 
 
 def finetune(  # noqa: PLR0917 - one for each option
@@ -62,7 +61,7 @@ def finetune(  # noqa: PLR0917 - one for each option
     scheduler: Scheduler = None,
     force: Force = False,
     as_json: JsonOption = False,
-    html: Html = None,
+    html: HtmlOption = None,
 ) -> None:
     """Tune backbones end to end, or from a block on: from the cached probe, exactly resumable, scored once."""
     _work("finetune", config, store, device, as_json, workers=workers, scheduler=scheduler, force=force, html=html)
@@ -76,7 +75,7 @@ def detect(  # noqa: PLR0917 - one for each option
     scheduler: Scheduler = None,
     force: Force = False,
     as_json: JsonOption = False,
-    html: Html = None,
+    html: HtmlOption = None,
 ) -> None:
     """Train detectors on backbones, frozen or tuned, and score them: boxes, and masks where there are some."""
     _work("detect", config, store, device, as_json, workers=workers, scheduler=scheduler, force=force, html=html)

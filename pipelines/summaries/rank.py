@@ -11,7 +11,7 @@ import typer
 from featurebank.pipelines.asking.results import Results
 from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.stores import DEFAULT_STORE, BackboneOption, StoreOption, existing_store
-from featurebank.pipelines.streams import JsonOption, console, print_json
+from featurebank.pipelines.streams import HtmlOption, JsonOption, console, print_json
 from featurebank.pipelines.summaries.results import WhereOption, conditions
 
 __all__ = ["rank"]
@@ -88,9 +88,7 @@ def rank(  # noqa: PLR0917 - one for each option
             "--max-params", help="Only backbones of this many million parameters or fewer.", rich_help_panel=KIND
         ),
     ] = None,
-    html: Annotated[
-        Path | None, typer.Option("--html", dir_okay=False, help="Write one offline page of the answers.")
-    ] = None,
+    html: HtmlOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Rank backbones over all results that the store keeps: z-scores, ranks, places with intervals, tests."""

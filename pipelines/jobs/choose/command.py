@@ -12,7 +12,7 @@ import typer
 
 from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.stores import DEFAULT_STORE, StoreOption
-from featurebank.pipelines.streams import JsonOption, console, print_json, show_messages
+from featurebank.pipelines.streams import HtmlOption, JsonOption, console, print_json, show_messages
 from featurebank.store.text import shown
 
 if TYPE_CHECKING:
@@ -68,9 +68,7 @@ def choose(  # noqa: PLR0917 - one for each option
     plan: Annotated[
         bool, typer.Option("--plan", help="Extract nothing: say who takes part, and how long it may take.")
     ] = False,
-    html: Annotated[
-        Path | None, typer.Option("--html", dir_okay=False, help="Write one offline page of the answers.")
-    ] = None,
+    html: HtmlOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Choose a backbone for a folder of images: drop what is proven worse, pick the cheapest that is proven as good."""

@@ -35,7 +35,6 @@ NAMES = {
     "AR100": "ar",
 }
 """COCO's names, and those of rows."""
-ALL = "all classes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +77,8 @@ def answer(wanted: Wanted, rows: Rows) -> Answer:
     for seed, run in runs.items():
         scores: list[Score] = []
         for place, shown in zip(places, scenes, strict=True):
-            truth, found = (
-                _in_classes(job.class_names, shown.split.class_names, shown.objects),
-                (detections_of(run.model, shown, run.numerics)),
-            )
+            truth = _in_classes(job.class_names, shown.split.class_names, shown.objects)
+            found = detections_of(run.model, shown, run.numerics)
             about = "" if place is rows.test else place.name
             scores += _scores(wanted, job, truth, found, about)
             if seed == wanted.seeds[0]:

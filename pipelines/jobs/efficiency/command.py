@@ -11,7 +11,7 @@ import typer
 from featurebank.pipelines.asking.results import Results, Row, plain_row
 from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.stores import DEFAULT_STORE, StoreOption
-from featurebank.pipelines.streams import JsonOption, console, print_json, show_messages
+from featurebank.pipelines.streams import HtmlOption, JsonOption, console, print_json, show_messages
 from featurebank.store.text import shown
 
 if TYPE_CHECKING:
@@ -48,9 +48,7 @@ def efficiency(  # noqa: PLR0917 - one for each option
     force: Annotated[
         bool, typer.Option("--force", help="Compute known answers again, and replace them: measure anew.")
     ] = False,
-    html: Annotated[
-        Path | None, typer.Option("--html", dir_okay=False, help="Write one offline page of the answers.")
-    ] = None,
+    html: HtmlOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what backbones cost: parameters, multiply-adds, latency, throughput, memory; weights are not needed."""
