@@ -23,7 +23,7 @@ from featurebank.pipelines.jobs.detection.levels import Maps, fitted, levels_of,
 from featurebank.pipelines.jobs.detection.scenes import CachedScenes, Scenes, annotated
 
 SIDE, STRIDES, BATCH = 416, (8, 16, 32), 2
-SHAPE = Shape(channels=64, strides=STRIDES, anchor=4.0, width=512)
+SHAPE = Shape(channels=64, strides=STRIDES, anchor=4.0, width=512, proposals=300, sampled=64)
 
 
 def main() -> None:

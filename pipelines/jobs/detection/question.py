@@ -42,6 +42,8 @@ class Detect(Question):
     anchor: float = option(8.0, "Side of an anchor, in strides.", least=0.5)
     box_head: Literal["2fc", "4conv1fc"] = option("2fc", "Layers that judge a box.")
     width: int = option(1024, "Of its linear layers.", least=8)
+    proposals: int = option(1000, "Boxes of an image that are judged; in training twice as many.", least=1)
+    sampled: int = option(512, "Of them, how many of an image are trained on.", least=4)
     epochs: int = option(12, "Passes over the train images.", least=1)
     batch_size: int = option(4, "Images of an update.", least=1)
     rate: float = option(2e-4, "The learning rate, AdamW's.", least=0.0)
@@ -78,6 +80,8 @@ class Detect(Question):
             anchor=self.anchor,
             box_head=self.box_head,
             width=self.width,
+            proposals=self.proposals,
+            sampled=self.sampled,
         )
         return Training(
             shape=shape,
