@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ZooEntry", "check", "entries", "facts", "find", "heads_of", "names"]
 
+_GEOMETRY = ("resize", "height", "width", "resize_height", "resize_width", "fill")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ZooEntry:
@@ -112,7 +114,8 @@ def facts(entry: ZooEntry) -> Mapping[str, object]:
 def check(spec: BackboneSpec, network: Network) -> None:
     """Compares a network with its row: heads, dimension, parameters, preprocessing. Other networks pass.
 
-    At another input size position embeddings have another length: parameters are not counted then.
+    At another input size position embeddings have another length: parameters are not counted then. How images are
+    decoded, and whether whole ones are laid onto a canvas (``longer``), is a matter of the run, not of the weights.
 
     Raises:
         WeightsError: it is not the network of the row; what differs is named.
@@ -121,8 +124,9 @@ def check(spec: BackboneSpec, network: Network) -> None:
     entry = find(split_random(name)[0])
     if entry is None:
         return
-    decode = spec.preprocessing.decode  # of the run, not of the weights
-    entry = replace(entry, preprocessing=replace(view.preprocessing(entry.preprocessing), decode=decode))
+    kept = ("decode", *(_GEOMETRY if spec.preprocessing.resize == "longer" else ()))
+    own: dict[str, Any] = {name: getattr(spec.preprocessing, name) for name in kept}
+    entry = replace(entry, preprocessing=replace(view.preprocessing(entry.preprocessing), **own))
     module = cast("Any", network)
     found = {
         "heads": heads_of(module),

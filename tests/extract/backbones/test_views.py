@@ -132,6 +132,10 @@ def test_the_zoo_compares_a_view_with_its_row() -> None:
     assert build(spec).spec == spec
     decode = replace(spec.preprocessing.decode, max_pixels=1_000_000)
     build(replace(spec, preprocessing=replace(spec.preprocessing, decode=decode)))
+    canvas = replace(spec.preprocessing, resize="longer", resize_height=32, resize_width=32, fill=(124, 116, 104))
+    build(replace(spec, preprocessing=canvas))
+    with pytest.raises(WeightsError, match="preprocessing: expected"):
+        build(replace(spec, preprocessing=replace(canvas, mean=(0.5, 0.5, 0.5))))
     with pytest.raises(WeightsError, match="preprocessing: expected"):
         build(replace(spec, preprocessing=replace(spec.preprocessing, interpolation="nearest")))
 
