@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from featurebank.pipelines.asking.answer import Answer, Score
-from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.jobs.detection.evaluation import Detections, evaluate
-from featurebank.pipelines.jobs.detection.job import Job, Trained
+from featurebank.pipelines.jobs.detection.job import Job
 from featurebank.pipelines.jobs.detection.task import detections_of
 from featurebank.pipelines.jobs.seeds import over_seeds
-from featurebank.store import FeatureSet
 
 if TYPE_CHECKING:
     from featurebank.extract.datasets.objects import Objects
     from featurebank.pipelines.asking.inputs import Rows
-    from featurebank.pipelines.jobs.detection.job import Training
+    from featurebank.pipelines.jobs.detection.heads import Shape
+    from featurebank.pipelines.jobs.map_job import Training
     from featurebank.pipelines.training.trial import Precision
 
 __all__ = ["Wanted", "answer"]
@@ -41,7 +40,7 @@ NAMES = {
 class Wanted:
     """What is asked; see `featurebank.pipelines.jobs.detection.question.Detect`."""
 
-    training: Training
+    training: Training[Shape]
     seed: int
     seeds: tuple[int, ...]
     agnostic: bool
@@ -56,19 +55,7 @@ def answer(wanted: Wanted, rows: Rows) -> Answer:
         ConfigError: there is nowhere to work: images can be had of a configuration alone.
         ValueError: the rows do not allow it, or training cannot go on.
     """
-    if rows.workshop is None:
-        raise ConfigError("detect reads images; ask it of a configuration: featurebank detect CONFIG")
-    with FeatureSet(rows.train.path) as feature_set:
-        own = rows.workshop.spec_of(feature_set)
-    job = Job(
-        own=own,
-        training=wanted.training,
-        train=rows.train,
-        validation=rows.validation,
-        workshop=rows.workshop,
-        precision=wanted.precision,
-        cache_gb=wanted.cache_gb,
-    )
+    job = Job.of(rows, training=wanted.training, precision=wanted.precision, cache_gb=wanted.cache_gb)
     runs = {seed: job.run(seed) for seed in wanted.seeds}
     places = [rows.test, *rows["on"]]
     scenes = [job.scenes(place) for place in places]
@@ -91,7 +78,7 @@ def answer(wanted: Wanted, rows: Rows) -> Answer:
             "history": {str(seed): list(run.history) for seed, run in runs.items()},
         },
         arrays=arrays,
-        notes=_notes(job, runs),
+        notes=job.told(runs),
     )
 
 
@@ -148,18 +135,3 @@ def _flat(found: Sequence[Detections]) -> dict[str, Any]:
         "scores": np.concatenate([one.scores for one in found]).astype(np.float32),
         "classes": np.concatenate([one.labels for one in found]),
     }
-
-
-def _notes(job: Job, runs: Mapping[int, Trained]) -> list[str]:
-    first = next(iter(runs.values()))
-    how = "frozen" if job.training.frozen else "tuned"
-    how += ", maps from the cache" if job.cached else ""
-    chosen = (
-        "the last epoch's weights"
-        if job.validation is None
-        else "the weights of the epoch of the best AP on validation images"
-    )
-    return [
-        f"backbone {how}, {len(first.history)} epochs, {first.numerics.precision}; weights are {chosen}",
-        *dict.fromkeys(note for run in runs.values() for note in run.notes),
-    ]

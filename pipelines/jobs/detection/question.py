@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from featurebank.pipelines.asking.images import Album
     from featurebank.pipelines.asking.inputs import Rows
     from featurebank.pipelines.asking.results import Results
-    from featurebank.pipelines.jobs.detection.job import Training
+    from featurebank.pipelines.jobs.detection.heads import Shape
+    from featurebank.pipelines.jobs.map_job import Training
 
 __all__ = ["Detect"]
 
@@ -67,10 +68,10 @@ class Detect(Question):
                 raise ValueError(f"{name} must be from 0 to 1; found {getattr(self, name):g}")
 
     @property
-    def training(self) -> Training:
+    def training(self) -> Training[Shape]:
         """All that determines the weights, besides backbone, images and seed."""
         from featurebank.pipelines.jobs.detection.heads import Shape
-        from featurebank.pipelines.jobs.detection.job import Training
+        from featurebank.pipelines.jobs.map_job import Training
         from featurebank.pipelines.training.phase import Phase
 
         shape = Shape(
