@@ -70,6 +70,7 @@ class Training(Generic[Built]):
         frozen: whether the backbone stays as it is.
         cached: whether its maps are extracted once; it is frozen then.
         flip: the probability that an image is mirrored.
+        scales: the least and the largest size of an image, in shares of what fits; drawn, where not both are 1.
         phase: the optimiser and its schedule.
         batch_size: images of an update.
         layer_decay: of the backbone's rates.
@@ -85,6 +86,7 @@ class Training(Generic[Built]):
     batch_size: int
     layer_decay: float
     clip: float
+    scales: tuple[float, float] = (1.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,8 +186,8 @@ class MapJob(ABC, Generic[Built, Model]):
 
     @cached_property
     def cached(self) -> bool:
-        """Whether maps come from the cache: where that is asked for, and they fit."""
-        if not self.training.cached:
+        """Whether maps come from the cache: where that is asked for, they fit, and no scales are drawn."""
+        if not self.training.cached or self.training.scales != (1.0, 1.0):
             return False
         place = self.training.side**2 * sum(level.channels / level.stride**2 for level in self.levels) * BYTES
         held = 0 if self.validation is None else self.validation.total
@@ -241,6 +243,8 @@ class MapJob(ABC, Generic[Built, Model]):
         first = next(iter(runs.values()))
         how = "frozen" if self.training.frozen else "tuned"
         how += ", maps from the cache" if self.cached else ""
+        if self.training.cached and self.training.scales != (1.0, 1.0):
+            how += ", maps computed at every step, as scales are drawn"
         chosen = (
             "the last epoch's weights"
             if self.validation is None

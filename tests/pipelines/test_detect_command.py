@@ -146,6 +146,7 @@ def test_stopped_at_a_step_it_ends_with_the_same_weights(done: Run, monkeypatch:
         ({"strides": [5]}, "strides must be of 4, 8, 16, 32"),
         ({"head": "retina"}, "head: Input should be 'faster', 'mask', 'cascade' or 'cascade-mask'; found 'retina'"),
         ({"seeds": [1, 1]}, "seeds must be different numbers"),
+        ({"scales": [2, 1]}, "scales must be two numbers above 0 and at most 4, the smaller first; found (2.0, 1.0)"),
     ],
 )
 def test_what_does_not_fit_is_said_before_anything_is_done(
@@ -154,6 +155,13 @@ def test_what_does_not_fit_is_said_before_anything_is_done(
     done = featurebank_("detect", configuration(tmp_path, **options))
     assert done.code == 2
     assert message in " ".join(done.err.split())
+
+
+def test_drawn_scales_are_trained_on_without_the_cache(done: Run) -> None:
+    config = configuration(done.folder, "scaled", scales=[0.5, 1.5], epochs=1, head="faster", px=64, on=[])
+    (answer,) = featurebank_("detect", config, "--json").json["answers"]
+    assert any("maps computed at every step, as scales are drawn" in note for note in answer["notes"])
+    assert not list((done.folder / "scaled" / "tuned").glob("maps/*"))
 
 
 def test_a_dataset_without_boxes_is_one_clear_line(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from featurebank.extract.datasets.masks import RLE, Polygons
 from featurebank.extract.datasets.objects import Objects
 from featurebank.extract.preprocessing import Preprocessing
 from featurebank.extract.transform import Transform
-from featurebank.pipelines.jobs.detection.geometry import Placing, bordered, jittered, mirrored, placed, resized
+from featurebank.pipelines.jobs.detection.geometry import Placing, bordered, jittered, mirrored, placed
 
 RECORD = bordered(
     Preprocessing(
@@ -57,8 +57,8 @@ def shown(height: int, width: int, seed: int = 0) -> Objects:
 
 def ways(height: int, width: int, seed: int) -> list[Placing]:
     fit = placed(RECORD, height, width)
-    jitter = jittered(RECORD, height, width, np.random.default_rng(seed))
-    return [fit, mirrored(fit), jitter, mirrored(jitter), resized(RECORD, height, width, shorter=20)]
+    jitter = jittered(RECORD, height, width, np.random.default_rng(seed), least=0.1, most=2)
+    return [fit, mirrored(fit), jitter, mirrored(jitter)]
 
 
 @settings(max_examples=60, deadline=None)
@@ -123,15 +123,9 @@ def test_the_pixels_are_those_of_extraction() -> None:
     assert (narrow[:, :16] == 9).all(), "the border is on both sides"
 
 
-def test_the_resize_keeps_to_the_canvas_and_its_corner() -> None:
-    small, large = (resized(RECORD, 30, 60, shorter=shorter) for shorter in (15, 60))
-    assert (small.rows, small.columns) == ((15, 0, 0, 15), (30, 0, 0, 30))
-    assert (large.rows.size, large.columns.size) == (32, 64)
-
-
 def test_jitter_is_from_a_tenth_to_twice_and_anywhere() -> None:
     rng = np.random.default_rng(0)
-    found = [jittered(RECORD, 32, 32, rng) for _ in range(400)]
+    found = [jittered(RECORD, 32, 32, rng, least=0.1, most=2) for _ in range(400)]
     sizes = np.array([placing.rows.size for placing in found])
     assert (sizes.min(), sizes.max()) == (6, 127)
     assert {placing.rows.first for placing in found if placing.rows.size == 100} <= set(range(37))

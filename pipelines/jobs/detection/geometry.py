@@ -20,7 +20,7 @@ from featurebank.extract.preprocessing import Preprocessing
 from featurebank.extract.resampling import Placement
 from featurebank.extract.transform import Transform
 
-__all__ = ["Placing", "bordered", "jittered", "mirrored", "placed", "resized"]
+__all__ = ["Placing", "bordered", "jittered", "mirrored", "placed"]
 
 LEAST: Final = 1.0
 """Pixels of the canvas that a side of an object must have to stay on it."""
@@ -143,28 +143,19 @@ def mirrored(placing: Placing) -> Placing:
     return replace(placing, preprocessing=replace(record, flip=not record.flip))
 
 
-def resized(preprocessing: Preprocessing, height: int, width: int, *, shorter: int) -> Placing:
-    """The image with a shorter side of so many pixels, or as many as the canvas has room for, in its upper left corner.
-
-    Multi-scale training draws ``shorter`` anew for every image.
-    """
-    room = min(preprocessing.height / height, preprocessing.width / width)
-    return _scaled(preprocessing, height, width, min(shorter / min(height, width), room), (0.0, 0.0))
-
-
 def jittered(
     preprocessing: Preprocessing,
     height: int,
     width: int,
     generator: np.random.Generator,
     *,
-    least: float = 0.1,
-    most: float = 2.0,
+    least: float,
+    most: float,
 ) -> Placing:
-    """Large-scale jitter: the image's largest size on the canvas times a factor, anywhere on it.
+    """The image's largest size on the canvas times a factor, anywhere on it; what is larger is cut, else has a border.
 
-    What is larger than the canvas is cut, what is smaller has a border (Ghiasi et al., Simple Copy-Paste is a Strong
-    Data Augmentation Method for Instance Segmentation, CVPR 2021).
+    From .1 to 2 it is large-scale jitter (Ghiasi et al., Simple Copy-Paste is a Strong Data Augmentation Method for
+    Instance Segmentation, CVPR 2021), from .6 to 1 training at several scales.
 
     Args:
         preprocessing: its height and width are the canvas's.
@@ -175,18 +166,14 @@ def jittered(
         most: the largest factor.
     """
     factor, *place = generator.random(3).tolist()
-    room = min(preprocessing.height / height, preprocessing.width / width)
-    return _scaled(preprocessing, height, width, room * (least + (most - least) * factor), (place[0], place[1]))
-
-
-def _scaled(preprocessing: Preprocessing, height: int, width: int, scale: float, place: tuple[float, float]) -> Placing:
-    """An image times a factor; of what is left over on each axis, or too much, this share lies before it."""
+    scale = min(preprocessing.height / height, preprocessing.width / width) * (least + (most - least) * factor)
     rows = _axis(round(height * scale), preprocessing.height, place[0])
     columns = _axis(round(width * scale), preprocessing.width, place[1])
     return Placing(preprocessing=preprocessing, height=height, width=width, rows=rows, columns=columns)
 
 
 def _axis(size: int, canvas: int, place: float) -> Placement:
+    """Of what is left over on an axis, or too much, this share lies before the image."""
     size = max(1, size)
     before = round((canvas - size) * place)
     return Placement(size, max(0, -before), max(0, before), min(size, canvas))

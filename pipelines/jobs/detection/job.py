@@ -52,7 +52,7 @@ class Job(MapJob[Shape, Detector]):
         """See `MapJob`."""
         return Detection(
             model=model,
-            train=self.scenes(self.train, seed=seed, flip=self.training.flip),
+            train=self.scenes(self.train, seed=seed, flip=self.training.flip, scales=self.training.scales),
             validation=None if self.validation is None else self.scenes(self.validation, seed=seed),
             class_names=self.class_names,
             layer_decay=self.training.layer_decay,
@@ -67,7 +67,9 @@ class Job(MapJob[Shape, Detector]):
         """See `MapJob`."""
         return list(getattr(self._annotated(self.train), "object_notes", ()))
 
-    def scenes(self, rows: SplitRows, *, seed: int = 0, flip: float = 0.0) -> Scenes:
+    def scenes(
+        self, rows: SplitRows, *, seed: int = 0, flip: float = 0.0, scales: tuple[float, float] = (1.0, 1.0)
+    ) -> Scenes:
         """Rows with their objects: of the train and validation images from the cache, where that is used."""
         options: dict[str, Any] = {
             "split": self._annotated(rows),
@@ -75,6 +77,7 @@ class Job(MapJob[Shape, Detector]):
             "preprocessing": self.spec.preprocessing,
             "masks": self.training.shape.masks,
             "flip": flip,
+            "scales": scales,
             "seed": seed,
             "workers": self.workshop.workers,
         }

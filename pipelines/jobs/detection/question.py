@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Detect"]
 
+LARGEST = 4.0
+"""Of an image on the canvas, in shares of what fits."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Detect(Question):
@@ -50,6 +53,10 @@ class Detect(Question):
     rate: float = option(2e-4, "The learning rate, AdamW's.", least=0.0)
     layer_decay: float = option(0.8, "With tuned: each layer's rate in shares of the next one's.", least=0.0)
     flip: float = option(0.5, "How likely an image is mirrored; 0 where left and right matter.", least=0.0)
+    scales: tuple[float, float] = option(
+        (1.0, 1.0),
+        "Least and largest size of an image, drawn, in shares of what fits; other than 1, nothing is cached.",
+    )
     seeds: tuple[int, ...] = option((0,), "Of a run; numbers are the mean over all.", flag="--run-seed")
     on: tuple[str, ...] = option((), "Another set to score too, DATASET or DATASET/SPLIT.", metavar="KEY", role=True)
     agnostic: bool = option(False, "Pass over classes when detections are compared with objects.")
@@ -66,6 +73,10 @@ class Detect(Question):
         for name in ("flip", "layer_decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1; found {getattr(self, name):g}")
+        if not 0 < self.scales[0] <= self.scales[1] <= LARGEST:
+            raise ValueError(
+                f"scales must be two numbers above 0 and at most {LARGEST:g}, the smaller first; found {self.scales}"
+            )
 
     @property
     def training(self) -> Training[Shape]:
@@ -90,6 +101,7 @@ class Detect(Question):
             frozen=not self.tuned,
             cached=self.cached and not self.tuned,
             flip=self.flip,
+            scales=self.scales,
             phase=Phase(rate=self.rate, epochs=self.epochs, warmup_epochs=0.05 * self.epochs),
             batch_size=self.batch_size,
             layer_decay=self.layer_decay,

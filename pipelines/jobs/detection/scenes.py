@@ -18,10 +18,10 @@ from featurebank.extract.errors import DatasetError
 from featurebank.extract.preprocessing import Preprocessing
 from featurebank.pipelines.jobs.detection.detector import Truth
 from featurebank.pipelines.jobs.detection.evaluation import Detections
-from featurebank.pipelines.jobs.detection.geometry import Placing, mirrored, placed
+from featurebank.pipelines.jobs.detection.geometry import Placing, jittered, mirrored, placed
 from featurebank.pipelines.jobs.detection.levels import Maps, as_map
 from featurebank.pipelines.jobs.detection.pasting import encode
-from featurebank.pipelines.jobs.finetune.images import ImageRows, loaded
+from featurebank.pipelines.jobs.finetune.images import ImageRows, Place, loaded
 from featurebank.pipelines.training.draws import seed_of
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class Scenes:
         preprocessing: of the backbone on its canvas.
         masks: whether objects have masks.
         flip: the probability that an image is mirrored in training.
+        scales: the least and the largest size in training, in shares of the size that just fits; both 1 for that alone.
         seed: of the draws.
         workers: processes that read images.
     """
@@ -51,6 +52,7 @@ class Scenes:
     flip: float
     seed: int
     workers: int
+    scales: tuple[float, float] = (1.0, 1.0)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -61,27 +63,31 @@ class Scenes:
         return [self.split.objects(int(row)) for row in self.rows]
 
     @cached_property
-    def _images(self) -> ImageRows:
-        return ImageRows(self.split, self.rows, self.preprocessing)
+    def _images(self) -> _Placed:
+        return _Placed(self)
 
     def mirrored(self, epoch: int, row: int) -> bool:
         """Whether an epoch sees a row mirrored; -1 for evaluation, which never does."""
         return epoch >= 0 and seed_of(self.seed, "flip", epoch, row) % 1000 < 1000 * self.flip
 
-    def placing(self, row: int, *, flip: bool = False) -> Placing:
-        """Where a row's image lies on the canvas."""
-        shown = self.objects[row]
-        own = placed(self.preprocessing, shown.height, shown.width)
-        return mirrored(own) if flip else own
+    def placing(self, epoch: int, row: int) -> Placing:
+        """Where an epoch sees a row's image on the canvas; -1 for evaluation, which has it fit."""
+        size = self.objects[row].height, self.objects[row].width
+        if epoch < 0 or self.scales == (1.0, 1.0):
+            own = placed(self.preprocessing, *size)
+        else:
+            generator = np.random.default_rng(seed_of(self.seed, "scale", epoch, row))
+            own = jittered(self.preprocessing, *size, generator, least=self.scales[0], most=self.scales[1])
+        return mirrored(own) if self.mirrored(epoch, row) else own
 
     def truth(self, epoch: int, window: NDArray[np.int64]) -> Truth:
         """What the rows of a window show, as an epoch sees them; crowds are not to be found."""
-        return Truth([self._shown(row, flip=self.mirrored(epoch, row)) for row in window.tolist()])
+        return Truth([self._shown(epoch, row) for row in window.tolist()])
 
     def found(self, row: int, detected: Mapping[str, torch.Tensor]) -> Detections:
         """Detections on a row's canvas as those of its image; what lies beside it is left out."""
         shown, own = self.objects[row], {name: value.double().cpu().numpy() for name, value in detected.items()}
-        boxes = self.placing(row).back(own["boxes"])
+        boxes = self.placing(-1, row).back(own["boxes"])
         kept = (boxes[:, 2:] > boxes[:, :2]).all(1)
         pairs = zip(own["masks"][kept, 0], boxes[kept], strict=True) if "masks" in own else ()
         return Detections(
@@ -91,9 +97,9 @@ class Scenes:
             masks=tuple(encode(mask, box, shown.height, shown.width) for mask, box in pairs),
         )
 
-    def _shown(self, row: int, *, flip: bool) -> dict[str, torch.Tensor]:
+    def _shown(self, epoch: int, row: int) -> dict[str, torch.Tensor]:
         side, single = self.preprocessing.width, self.objects[row]
-        single = self.placing(row, flip=flip).objects(single.take(~single.crowd))
+        single = self.placing(epoch, row).objects(single.take(~single.crowd))
         shown = {
             "boxes": torch.from_numpy(single.boxes).float(),
             "labels": torch.from_numpy(single.labels + 1),
@@ -111,10 +117,25 @@ class Scenes:
             DatasetError: an image cannot be read.
         """
         places = [[(epoch, int(row)) for row in window] for window in windows]
-        for window, (_, images) in zip(windows, loaded(self._images, places, self.workers), strict=True):
-            mirrored = [at for at, row in enumerate(window.tolist()) if self.mirrored(epoch, row)]
-            images[mirrored] = images[mirrored].flip(-1)
+        for _, images in loaded(self._images, places, self.workers):
             yield images
+
+
+class _Placed(ImageRows):
+    """The images of scenes, each where its epoch sees it."""
+
+    def __init__(self, scenes: Scenes) -> None:
+        super().__init__(scenes.split, scenes.rows, scenes.preprocessing)
+        self._scenes = scenes
+
+    def __getitem__(self, place: Place) -> torch.Tensor:
+        row = int(self._rows[place[1]])
+        image = self._decoded(row)
+        try:
+            return self._normalised(self._scenes.placing(*place).pixels(image))
+        except ValueError as error:
+            spec = self._split.spec
+            raise DatasetError(f"{spec.name}/{spec.split}: {self._split.ids[row]}: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)

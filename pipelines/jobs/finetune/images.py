@@ -22,7 +22,7 @@ from featurebank.extract.transform import Transform, normalisation
 from featurebank.pipelines.jobs.finetune.augment import Augmentation, changed_image, erasing
 from featurebank.pipelines.training.draws import seeded_everywhere
 
-__all__ = ["ImageRows", "loaded"]
+__all__ = ["ImageRows", "Place", "loaded"]
 
 Place = tuple[int, int]
 
@@ -72,9 +72,9 @@ class ImageRows(Dataset[torch.Tensor]):
         row = int(self._rows[number])
         image = self._decoded(row)
         if self._changed is None:
-            return self._normalised(self._transform.pixels(image))
+            return self._normalised(self._transform(image))
         with seeded_everywhere(self._seed, "augment", epoch, self._split.ids[row]):
-            tensor = self._normalised(np.asarray(self._changed(image)))
+            tensor = self._normalised(self._transform.ordered(np.asarray(self._changed(image))))
             return tensor if self._erase is None else self._erase(tensor)
 
     def __getitems__(self, places: Sequence[Place]) -> tuple[NDArray[np.int64], torch.Tensor] | DatasetError:
@@ -100,9 +100,9 @@ class ImageRows(Dataset[torch.Tensor]):
     def _evaluated(self, image: Image.Image) -> Image.Image:
         return Image.fromarray(self._transform.pixels(image))
 
-    def _normalised(self, rgb: NDArray[np.uint8]) -> torch.Tensor:
-        ordered = np.array(self._transform.ordered(rgb))  # a copy: Pillow's pixels are read-only, and torch warns
-        return torch.from_numpy(ordered).permute(2, 0, 1).to(torch.float32) * self._scale + self._shift
+    def _normalised(self, pixels: NDArray[np.uint8]) -> torch.Tensor:
+        pixels = np.array(pixels)  # a copy: Pillow's are read-only, and torch warns
+        return torch.from_numpy(pixels).permute(2, 0, 1).to(torch.float32) * self._scale + self._shift
 
 
 def loaded(
