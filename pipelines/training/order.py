@@ -5,12 +5,15 @@ Shapes: N rows, B rows of a window.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import numpy as np
 from numpy.typing import NDArray
 
 from featurebank.pipelines.training.draws import seed_of
 
-__all__ = ["order", "windows"]
+__all__ = ["Repeats", "order", "windows"]
 
 
 def order(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
@@ -20,6 +23,39 @@ def order(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
     ([1, 0, 2, 4, 3], [1, 3, 4, 0, 2])
     """
     return np.random.default_rng(seed_of(seed, "order", epoch)).permutation(n)
+
+
+@dataclass(frozen=True, eq=False)
+class Repeats:
+    """Rows that an epoch sees more than once, or never less than that: each as often as its factor says on the average.
+
+    Rows lie on a line on which each takes up its factor, and places at even distances from a start that each epoch
+    draws: a row comes as often as its factor, rounded down or up.
+
+    Attributes:
+        factors: (N,) 1 or more.
+    """
+
+    factors: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        """The places of an epoch: the factors' sum, rounded up."""
+        return int(np.ceil(self.factors.sum()))
+
+    def row(self, seed: int, epoch: int, place: int) -> int:
+        """The row at a place of an epoch.
+
+        >>> repeats = Repeats(np.array([1.0, 2.5, 1.5]))
+        >>> [[repeats.row(0, epoch, place) for place in range(len(repeats))] for epoch in (1, 2)]
+        [[0, 1, 1, 2, 2], [0, 1, 1, 1, 2]]
+        """
+        start = seed_of(seed, "repeat", epoch) / 2**64
+        return min(int(np.searchsorted(self._ends, place + start, side="right")), len(self.factors) - 1)
+
+    @cached_property
+    def _ends(self) -> NDArray[np.float64]:
+        ends = np.cumsum(self.factors)
+        return np.asarray(ends * (len(self) / ends[-1]))
 
 
 def windows(seed: int, epoch: int, n: int, batch_size: int, *, even: bool = False) -> list[NDArray[np.int64]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from io import BytesIO
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,8 @@ from featurebank.extract.datasets.objects import Objects
 from featurebank.extract.errors import DatasetError
 from featurebank.extract.preprocessing import Preprocessing
 from featurebank.pipelines.jobs.detection.geometry import bordered
-from featurebank.pipelines.jobs.detection.scenes import Scenes
+from featurebank.pipelines.jobs.detection.scenes import CachedScenes, Scenes, repeat_factors
+from featurebank.pipelines.training.order import Repeats
 
 SIDE = 64
 RECORD = bordered(
@@ -40,7 +42,7 @@ class Squares:
 
     spec = SimpleNamespace(name="squares", split="train")
     ids = ("a", "b", "c")
-    class_names = ("square",)
+    class_names: tuple[str, ...] = ("square",)
 
     def __len__(self) -> int:
         return len(SIZES)
@@ -115,3 +117,62 @@ def test_an_image_of_another_size_than_its_annotations_is_named() -> None:
 
     with pytest.raises(DatasetError, match="squares/train: a: an image must have the size of its annotations, 48 x 64"):
         seen(scenes(Turned(), masks=False), 0, [0])
+
+
+def objects(labels: list[int], crowd: list[int] | None = None) -> Objects:
+    boxes = np.tile(BOX, (len(labels), 1)) if labels else np.zeros((0, 4))
+    crowds = np.array(crowd or [0] * len(labels), bool)
+    return Objects(height=48, width=64, boxes=boxes, labels=np.array(labels, np.int64), crowd=crowds)
+
+
+def test_an_image_comes_as_often_as_its_rarest_class_asks() -> None:
+    """By hand: class 0 is in 4 of 5 images, class 1 in 1, class 2 in none but as a crowd, class 3 nowhere."""
+    shown = [objects([0, 0, 1]), objects([0]), objects([0, 2], [0, 1]), objects([0]), objects([])]
+    expected = [(0.9 / 0.2) ** 0.5, *[(0.9 / 0.8) ** 0.5] * 3, 1.0]
+    np.testing.assert_allclose(repeat_factors(shown, 4, 0.9), expected)
+    assert repeat_factors(shown, 4, 0.0).tolist() == [1.0] * 5
+
+
+def test_an_epoch_sees_rows_as_often_as_their_factors_say() -> None:
+    factors = np.array([1.0, 2.25, 1.0, 1.75, 30.5, 1.0])
+    repeats = Repeats(factors)
+    counts = np.array([
+        np.bincount([repeats.row(7, epoch, place) for place in range(len(repeats))], minlength=6)
+        for epoch in range(400)
+    ])  # fmt: skip
+    assert len(repeats) == 38
+    np.testing.assert_allclose(counts.mean(0), factors * 38 / factors.sum(), atol=0.1)
+    assert counts.min() == 1
+    assert (np.ptp(counts, axis=0) <= 1).all()
+
+
+class Rare(Squares):
+    """As squares, of which the last alone is of a second class."""
+
+    class_names = ("square", "other")
+
+    def objects(self, index: int) -> Objects:
+        shown = super().objects(index)
+        return shown if index < 2 else replace(shown, labels=np.ones(1, np.int64))
+
+
+def test_what_is_repeated_is_drawn_anew_at_each_place() -> None:
+    own = scenes(Rare(), repeat=0.99, seed=1)
+    assert len(own.repeats) == 5
+    first, second = [place for place in range(5) if own.row(0, place) == 2]
+    found = seen(own, 0, [0, 1, 2, 3, 4])
+    assert {tuple(shown["labels"].tolist()) for _, shown in (found[first], found[second])} <= {(2,), ()}
+    assert not torch.equal(found[first][0], found[second][0])
+
+
+def test_maps_of_the_cache_are_those_of_the_repeated_image() -> None:
+    maps = np.arange(3, dtype=np.float32)[:, None, None, None] * np.ones((1, 2, 4, 4), np.float32)
+    own = CachedScenes(
+        split=Rare(),  # type: ignore[arg-type]
+        rows=np.array([2, 0]), preprocessing=RECORD, masks=False, flip=0.5, seed=1, workers=0, repeat=0.99,
+        views=[[maps], [maps + 10]],
+    )  # fmt: skip
+    places = np.arange(len(own.repeats))
+    ((level,),) = own.batches(0, [places])
+    expected = [own.rows[own.row(0, place)] + 10 * own.mirrored(0, place) for place in places.tolist()]
+    assert level[:, 0, 0, 0].tolist() == expected

@@ -18,8 +18,7 @@ from featurebank.pipelines.jobs.seeds import over_seeds
 if TYPE_CHECKING:
     from featurebank.extract.datasets.objects import Objects
     from featurebank.pipelines.asking.inputs import Rows
-    from featurebank.pipelines.jobs.detection.heads import Shape
-    from featurebank.pipelines.jobs.map_job import Training
+    from featurebank.pipelines.jobs.detection.job import DetectorTraining
     from featurebank.pipelines.training.trial import Precision
 
 __all__ = ["Wanted", "answer"]
@@ -40,10 +39,12 @@ NAMES = {
 class Wanted:
     """What is asked; see `featurebank.pipelines.jobs.detection.question.Detect`."""
 
-    training: Training[Shape]
+    training: DetectorTraining
     seed: int
     seeds: tuple[int, ...]
     agnostic: bool
+    least_score: float
+    detections: int
     precision: Precision
     cache_gb: float
 
@@ -57,6 +58,8 @@ def answer(wanted: Wanted, rows: Rows) -> Answer:
     """
     job = Job.of(rows, training=wanted.training, precision=wanted.precision, cache_gb=wanted.cache_gb)
     runs = {seed: job.run(seed) for seed in wanted.seeds}
+    for run in runs.values():
+        run.model.heads.score_thresh, run.model.heads.detections_per_img = wanted.least_score, wanted.detections
     places = [rows.test, *rows["on"]]
     scenes = [job.scenes(place) for place in places]
     arrays: dict[str, Any] = {}

@@ -12,14 +12,25 @@ from featurebank.pipelines.jobs.detection.detector import Detector
 from featurebank.pipelines.jobs.detection.heads import Shape
 from featurebank.pipelines.jobs.detection.scenes import CachedScenes, Scenes, annotated
 from featurebank.pipelines.jobs.detection.task import Detection
-from featurebank.pipelines.jobs.map_job import MapJob
+from featurebank.pipelines.jobs.map_job import MapJob, Training
 
 if TYPE_CHECKING:
     from featurebank.extract.datasets.objects import Annotated
     from featurebank.pipelines.asking.inputs import SplitRows
     from featurebank.pipelines.training.trial import Numerics
 
-__all__ = ["Job"]
+__all__ = ["DetectorTraining", "Job"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorTraining(Training[Shape]):
+    """How a detector is trained.
+
+    Attributes:
+        repeat: see `Scenes`.
+    """
+
+    repeat: float = 0.0
 
 
 @dataclass(kw_only=True)
@@ -29,6 +40,8 @@ class Job(MapJob[Shape, Detector]):
     verb: ClassVar[str] = "detect"
     kind: ClassVar[str] = "detectors"
     chosen_by: ClassVar[str] = "AP"
+
+    training: DetectorTraining
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
@@ -52,7 +65,7 @@ class Job(MapJob[Shape, Detector]):
         """See `MapJob`."""
         return Detection(
             model=model,
-            train=self.scenes(self.train, seed=seed, flip=self.training.flip, scales=self.training.scales),
+            train=self.scenes(self.train, seed=seed, drawn=True),
             validation=None if self.validation is None else self.scenes(self.validation, seed=seed),
             class_names=self.class_names,
             layer_decay=self.training.layer_decay,
@@ -67,20 +80,27 @@ class Job(MapJob[Shape, Detector]):
         """See `MapJob`."""
         return list(getattr(self._annotated(self.train), "object_notes", ()))
 
-    def scenes(
-        self, rows: SplitRows, *, seed: int = 0, flip: float = 0.0, scales: tuple[float, float] = (1.0, 1.0)
-    ) -> Scenes:
-        """Rows with their objects: of the train and validation images from the cache, where that is used."""
+    def scenes(self, rows: SplitRows, *, seed: int = 0, drawn: bool = False) -> Scenes:
+        """Rows with their objects: of the train and validation images from the cache, where that is used.
+
+        Args:
+            rows: which.
+            seed: of what is drawn.
+            drawn: whether images are changed and repeated as training does.
+        """
+        training = self.training
+        flip = training.flip if drawn else 0.0
         options: dict[str, Any] = {
             "split": self._annotated(rows),
             "rows": rows.rows,
             "preprocessing": self.spec.preprocessing,
             "masks": self.training.shape.masks,
             "flip": flip,
-            "scales": scales,
             "seed": seed,
             "workers": self.workshop.workers,
         }
+        if drawn:
+            options |= {"scales": training.scales, "repeat": training.repeat}
         if self.training.shape.masks and not all(len(one.masks) == len(one) for one in Scenes(**options).objects):
             raise ValueError(f"{rows.name} must have a mask of every object for {self.training.shape.head}; found none")
         views = self.views(rows, flip=flip > 0)

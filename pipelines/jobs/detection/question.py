@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from featurebank.pipelines.asking.images import Album
     from featurebank.pipelines.asking.inputs import Rows
     from featurebank.pipelines.asking.results import Results
-    from featurebank.pipelines.jobs.detection.heads import Shape
-    from featurebank.pipelines.jobs.map_job import Training
+    from featurebank.pipelines.jobs.detection.job import DetectorTraining
 
 __all__ = ["Detect"]
 
@@ -57,9 +56,12 @@ class Detect(Question):
         (1.0, 1.0),
         "Least and largest size of an image, drawn, in shares of what fits; other than 1, nothing is cached.",
     )
+    repeat: float = option(0.0, "Repeat images of classes that a smaller share of images shows; LVIS: .001.", least=0.0)
     seeds: tuple[int, ...] = option((0,), "Of a run; numbers are the mean over all.", flag="--run-seed")
     on: tuple[str, ...] = option((), "Another set to score too, DATASET or DATASET/SPLIT.", metavar="KEY", role=True)
     agnostic: bool = option(False, "Pass over classes when detections are compared with objects.")
+    least_score: float = option(0.05, "Of a detection that is scored.", least=0.0)
+    detections: int = option(100, "Of an image, at most.", least=1)
     precision: Literal["float32", "bfloat16"] = option("float32", "Of passes.")
 
     def __post_init__(self) -> None:
@@ -70,7 +72,7 @@ class Detect(Question):
             raise ValueError(f"strides must be of 4, 8, 16, 32; found {self.strides}")
         if self.px % 32:
             raise ValueError(f"px must be a multiple of 32; found {self.px}")
-        for name in ("flip", "layer_decay"):
+        for name in ("flip", "layer_decay", "repeat", "least_score"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1; found {getattr(self, name):g}")
         if not 0 < self.scales[0] <= self.scales[1] <= LARGEST:
@@ -79,10 +81,10 @@ class Detect(Question):
             )
 
     @property
-    def training(self) -> Training[Shape]:
+    def training(self) -> DetectorTraining:
         """All that determines the weights, besides backbone, images and seed."""
         from featurebank.pipelines.jobs.detection.heads import Shape
-        from featurebank.pipelines.jobs.map_job import Training
+        from featurebank.pipelines.jobs.detection.job import DetectorTraining
         from featurebank.pipelines.training.phase import Phase
 
         shape = Shape(
@@ -95,13 +97,14 @@ class Detect(Question):
             proposals=self.proposals,
             sampled=self.sampled,
         )
-        return Training(
+        return DetectorTraining(
             shape=shape,
             side=self.px,
             frozen=not self.tuned,
             cached=self.cached and not self.tuned,
             flip=self.flip,
             scales=self.scales,
+            repeat=self.repeat,
             phase=Phase(rate=self.rate, epochs=self.epochs, warmup_epochs=0.05 * self.epochs),
             batch_size=self.batch_size,
             layer_decay=self.layer_decay,
@@ -112,7 +115,7 @@ class Detect(Question):
         """COCO's numbers of boxes, and of masks where there are some, of the scored set and of others."""
         from featurebank.pipelines.jobs.detection.answering import Wanted, answer
 
-        own = ("seed", "seeds", "agnostic", "precision", "cache_gb")
+        own = ("seed", "seeds", "agnostic", "least_score", "detections", "precision", "cache_gb")
         return answer(Wanted(training=self.training, **{name: getattr(self, name) for name in own}), rows)
 
     def section(self, answered: Sequence[Answered], results: Results, album: Album) -> str:  # noqa: ARG002 (no pictures)

@@ -54,7 +54,7 @@ class Detection:
         numerics: Numerics,
     ) -> None:
         self.model: nn.Module = model
-        self.n_rows = len(train)
+        self.n_rows = len(train.repeats)
         self._detector = model
         self._train, self._validation, self._names = train, validation, tuple(class_names)
         self._layer_decay, self._numerics = layer_decay, numerics
@@ -68,7 +68,8 @@ class Detection:
     def batches(self, epoch: int, windows: Sequence[NDArray[np.int64]], first_step: int) -> Iterator[Batch]:  # noqa: ARG002 (of the task)
         """Images or maps of each window, and what they show."""
         for window, inputs in zip(windows, self._train.batches(epoch, windows), strict=True):
-            yield Batch(rows=window, inputs=inputs, targets=self._train.truth(epoch, window))
+            rows = np.array([self._train.row(epoch, place) for place in window.tolist()])
+            yield Batch(rows=rows, inputs=inputs, targets=self._train.truth(epoch, window))
 
     def losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """(B,) the mean over the batch, as regions of all images are sampled together."""
