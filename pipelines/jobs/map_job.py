@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +75,8 @@ class Training(Generic[Built]):
         batch_size: images of an update.
         layer_decay: of the backbone's rates.
         clip: the largest norm of all gradients together.
+        drop_path: of the backbone, see `Trunk`.
+        batch_norm: of the backbone, see `Trunk`.
     """
 
     shape: Built
@@ -87,6 +89,8 @@ class Training(Generic[Built]):
     layer_decay: float
     clip: float
     scales: tuple[float, float] = (1.0, 1.0)
+    drop_path: float = 0.0
+    batch_norm: Literal["eval", "train"] = "eval"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ Cai and Vasconcelos 2018, arXiv:1712.00726. Shapes: B images, R regions of all o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +14,15 @@ from torch.nn import functional as F  # noqa: N812 (as everywhere)
 from torchvision.models.detection._utils import BoxCoder, Matcher  # type: ignore[import-untyped]
 from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference, maskrcnn_loss  # type: ignore[import-untyped]
 from torchvision.ops import boxes as box_ops  # type: ignore[import-untyped]
+from torchvision.ops import generalized_box_iou_loss
 
-__all__ = ["OVERLAPS", "WEIGHTS", "CascadeHeads"]
+__all__ = ["OVERLAPS", "WEIGHTS", "BoxLoss", "CascadeHeads", "exactly"]
+
+BoxLoss = Literal["l1", "giou"]
 
 OVERLAPS = (0.5, 0.6, 0.7)
 WEIGHTS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0))
+GIOU = 10.0  # of the loss; about what smooth L1 of the weighted numbers is
 
 Targets = list[dict[str, Tensor]]
 
@@ -37,6 +41,10 @@ class CascadeHeads(RoIHeads):  # type: ignore[misc]
         predictors: as `predictor` makes them, one a stage.
         overlaps: with a true box from which a region counts as its object, by stage.
         weights: of the four numbers of a box, by stage.
+        shares: of the losses, by stage.
+        box_loss: of boxes: smooth L1 of their four numbers, or the generalised overlap of the boxes that they stand for
+            (Rezatofighi et al. 2019, arXiv:1902.09630), ten times.
+        beta: where smooth L1 turns from squares to lines.
         options: of torchvision's `RoIHeads`.
     """
 
@@ -48,12 +56,16 @@ class CascadeHeads(RoIHeads):  # type: ignore[misc]
         *,
         overlaps: Sequence[float] = OVERLAPS,
         weights: Sequence[tuple[float, float, float, float]] = WEIGHTS,
+        shares: Sequence[float] = (1.0, 1.0, 1.0),
+        box_loss: BoxLoss = "l1",
+        beta: float = 1 / 9,
         **options: Any,
     ) -> None:
         options |= {"fg_iou_thresh": overlaps[0], "bg_iou_thresh": overlaps[0], "bbox_reg_weights": weights[0]}
         super().__init__(pool, nn.ModuleList(heads), nn.ModuleList(predictors), **options)
         self._matchers = [Matcher(overlap, overlap, allow_low_quality_matches=False) for overlap in overlaps]
         self._coders = [BoxCoder(own) for own in weights]
+        self._shares, self._box_loss, self._beta = tuple(shares), box_loss, beta
 
     @staticmethod
     def predictor(width: int, classes: int) -> nn.Module:
@@ -77,9 +89,9 @@ class CascadeHeads(RoIHeads):  # type: ignore[misc]
         for stage in range(len(self.box_head)):
             if stage:
                 first, labels, regression = self._matched(stage, first, targets)
-            logits, moves = self._judged(stage, features, first, image_shapes)
-            losses |= _losses(stage, logits, moves, labels, regression)
-            first = self._moved(stage, moves, first, image_shapes)
+            judged = self._judged(stage, features, first, image_shapes)
+            losses |= self._losses(stage, judged, first, labels, regression)
+            first = self._moved(stage, judged[1], first, image_shapes)
         if self.has_mask():
             objects = [own > 0 for own in first_labels]
             boxes = [own[kept] for own, kept in zip(sampled, objects, strict=True)]
@@ -95,6 +107,30 @@ class CascadeHeads(RoIHeads):  # type: ignore[misc]
         pooled = pooled * share + pooled.detach() * (1.0 - share)
         logits, moves = self.box_predictor[stage](self.box_head[stage](pooled))
         return logits, moves
+
+    def _losses(
+        self,
+        stage: int,
+        judged: tuple[Tensor, Tensor],
+        regions: list[Tensor],
+        labels: list[Tensor],
+        regression: Sequence[Tensor],
+    ) -> dict[str, Tensor]:
+        """Of a stage: cross-entropy, and the loss of the boxes of objects over all regions."""
+        classes = torch.cat(labels)
+        objects = classes > 0
+        moves, wanted = judged[1][objects], torch.cat(list(regression))[objects]
+        if self._box_loss == "giou":
+            at = torch.cat(regions)[objects]
+            boxes, own = (self._coders[stage].decode_single(some, at) for some in (moves, wanted))
+            box = GIOU * generalized_box_iou_loss(boxes, own, reduction="sum")
+        else:
+            box = F.smooth_l1_loss(moves, wanted, beta=self._beta, reduction="sum")
+        share, named = self._shares[stage], f"_{stage + 1}"
+        return {
+            f"loss_classifier{named}": share * F.cross_entropy(judged[0], classes),
+            f"loss_box_reg{named}": share * (box / max(1, len(classes))),
+        }
 
     def _moved(self, stage: int, moves: Tensor, regions: list[Tensor], shapes: list[tuple[int, int]]) -> list[Tensor]:
         """Boxes as a stage has moved them, clipped; empty ones are left out in training."""
@@ -147,6 +183,11 @@ class CascadeHeads(RoIHeads):  # type: ignore[misc]
         return maskrcnn_loss(logits, boxes, masks, classes, indices)  # type: ignore[no-any-return]
 
 
+def exactly(tensor: Tensor) -> torch.autocast:
+    """Within it, nothing is rounded to bfloat16, whose eight bits place a box to two or four pixels."""
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
 class _Predictor(nn.Module):
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
@@ -154,15 +195,6 @@ class _Predictor(nn.Module):
         self.bbox_pred = nn.Linear(width, 4)
 
     def forward(self, regions: Tensor) -> tuple[Tensor, Tensor]:
-        return self.cls_score(regions), self.bbox_pred(regions)
-
-
-def _losses(
-    stage: int, logits: Tensor, moves: Tensor, labels: list[Tensor], regression: Sequence[Tensor]
-) -> dict[str, Tensor]:
-    """Of a stage: cross-entropy, and smooth L1 of the boxes of objects over all regions."""
-    classes, wanted = torch.cat(labels), torch.cat(list(regression))
-    objects = classes > 0
-    box = F.smooth_l1_loss(moves[objects], wanted[objects], beta=1 / 9, reduction="sum") / max(1, len(classes))
-    named = f"_{stage + 1}"
-    return {f"loss_classifier{named}": F.cross_entropy(logits, classes), f"loss_box_reg{named}": box}
+        with exactly(regions):
+            regions = regions.float()
+            return self.cls_score(regions), self.bbox_pred(regions)

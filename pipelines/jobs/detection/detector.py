@@ -72,14 +72,14 @@ class Detector(Trunk):
         self.levels, self.side = tuple(levels), side
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            neck: Pyramid | SimplePyramid
-            if len(self.levels) > 1:
-                neck = Pyramid(self.levels, shape.channels)
-            else:
-                neck = SimplePyramid(self.levels[0], shape.channels)
+            plain = len(self.levels) == 1
+            neck: Pyramid | SimplePyramid = (
+                SimplePyramid(self.levels[0], shape.channels) if plain else Pyramid(self.levels, shape.channels)
+            )
+            style = shape.style(plain=plain)
             self.neck = neck
-            self.rpn = proposals(shape, neck.strides)
-            self.heads = region_heads(shape, classes, len(neck.strides))
+            self.rpn = proposals(shape, neck.strides, style)
+            self.heads = region_heads(shape, classes, len(neck.strides), style)
         self.eval()
 
     def maps(self, images: Tensor) -> Maps:

@@ -57,6 +57,8 @@ class Job(MapJob[Shape, Detector]):
             classes=len(self.class_names),
             side=self.training.side,
             seed=seed,
+            batch_norm=self.training.batch_norm,
+            drop_path=self.training.drop_path,
         )
         model.freeze(-1 if self.training.frozen else 0)
         return model

@@ -45,12 +45,17 @@ class Detect(Question):
     anchor: float = option(8.0, "Side of an anchor, in strides.", least=0.5)
     box_head: Literal["2fc", "4conv1fc"] = option("2fc", "Layers that judge a box.")
     width: int = option(1024, "Of its linear layers.", least=8)
+    box_loss: Literal["l1", "giou"] = option("l1", "Of a cascade's boxes: smooth L1, or generalised overlap.")
+    heads: Literal["one", "bob"] = option("one", "One kind for all backbones, or the two of Battle of the Backbones.")
     proposals: int = option(1000, "Boxes of an image that are judged; in training twice as many.", least=1)
     sampled: int = option(512, "Of them, how many of an image are trained on.", least=4)
     epochs: int = option(12, "Passes over the train images.", least=1)
     batch_size: int = option(4, "Images of an update.", least=1)
     rate: float = option(2e-4, "The learning rate, AdamW's.", least=0.0)
+    schedule: Literal["cosine", "step"] = option("cosine", "Of the rate; step divides it by ten after 27/36 and 33/36.")
     layer_decay: float = option(0.8, "With tuned: each layer's rate in shares of the next one's.", least=0.0)
+    drop_path: float = option(0.0, "With tuned: how likely the last block is left out, less before.", least=0.0)
+    batch_norm: Literal["eval", "train"] = option("eval", "With tuned: whether the backbone's batch norms learn.")
     flip: float = option(0.5, "How likely an image is mirrored; 0 where left and right matter.", least=0.0)
     scales: tuple[float, float] = option(
         (1.0, 1.0),
@@ -79,6 +84,12 @@ class Detect(Question):
             raise ValueError(
                 f"scales must be two numbers above 0 and at most {LARGEST:g}, the smaller first; found {self.scales}"
             )
+        if not self.tuned and (self.drop_path or self.batch_norm == "train"):
+            raise ValueError("drop_path must be 0, and batch_norm eval, without tuned; set tuned: true")
+        if not self.head.startswith("cascade") and (self.box_loss, self.heads) != ("l1", "one"):
+            raise ValueError(
+                f"box_loss giou and heads bob must have a cascade; found head {self.head}: take cascade or cascade-mask"
+            )
 
     @property
     def training(self) -> DetectorTraining:
@@ -94,6 +105,8 @@ class Detect(Question):
             anchor=self.anchor,
             box_head=self.box_head,
             width=self.width,
+            box_loss=self.box_loss,
+            heads=self.heads,
             proposals=self.proposals,
             sampled=self.sampled,
         )
@@ -105,10 +118,18 @@ class Detect(Question):
             flip=self.flip,
             scales=self.scales,
             repeat=self.repeat,
-            phase=Phase(rate=self.rate, epochs=self.epochs, warmup_epochs=0.05 * self.epochs),
+            phase=Phase(
+                rate=self.rate,
+                epochs=self.epochs,
+                warmup_epochs=0.05 * self.epochs,
+                schedule=self.schedule,
+                steps=(27 / 36, 33 / 36),
+            ),
             batch_size=self.batch_size,
             layer_decay=self.layer_decay,
             clip=10.0,
+            drop_path=self.drop_path,
+            batch_norm=self.batch_norm,
         )
 
     def run(self, rows: Rows) -> Answer:
