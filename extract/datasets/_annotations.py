@@ -5,6 +5,7 @@ Shapes: N images, M objects of all images together.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from featurebank.extract.datasets._reading import read_file
 from featurebank.extract.datasets._records import ArraySplit, FileSplit, ReaderSplit, Records
-from featurebank.extract.datasets.masks import Mask
+from featurebank.extract.datasets.masks import RLE, Polygons
 from featurebank.extract.datasets.objects import Objects
 from featurebank.extract.errors import DatasetError, ImageError
 
@@ -47,7 +48,7 @@ class Annotations:
     boxes: NDArray[np.float64]
     labels: NDArray[np.int64]
     crowd: NDArray[np.bool_]
-    masks: Sequence[Mask] = ()
+    masks: Sequence[Polygons | RLE] = ()
     notes: Sequence[str] = ()
 
     def __len__(self) -> int:
@@ -63,6 +64,18 @@ class Annotations:
         labels = np.zeros((len(self), n_classes), np.int64)
         labels[np.repeat(np.arange(len(self)), self.counts), self.labels] = 1
         return labels
+
+    def digest(self) -> str:
+        """Hex SHA-256 of all of it but the notes."""
+        digest = hashlib.sha256()
+        for values in (self.sizes, self.starts, self.boxes, self.labels, self.crowd):
+            digest.update(values.tobytes())
+        for mask in self.masks:
+            parts = [mask.counts] if isinstance(mask, RLE) else mask.points
+            digest.update(repr([type(mask).__name__, *(part.shape for part in parts)]).encode())
+            for part in parts:
+                digest.update(part.tobytes())
+        return digest.hexdigest()
 
     def take(self, rows: NDArray[np.int64]) -> Annotations:
         """The images at these rows."""
@@ -102,7 +115,7 @@ def gathered(
     boxes: ArrayLike,
     labels: ArrayLike,
     crowd: ArrayLike,
-    masks: Sequence[Mask] = (),
+    masks: Sequence[Polygons | RLE] = (),
     passed: Counter[str] | None = None,
 ) -> Annotations:
     """The annotations of N images, of which only what an image can show is left; the rest is counted.
@@ -184,6 +197,10 @@ class _WithObjects(Records):
     def object_notes(self) -> Sequence[str]:
         """What of the annotations was dropped, clipped or taken to mean what, with counts."""
         return self._annotations.notes
+
+    def annotations_digest(self) -> str:
+        """Hex SHA-256 of all objects as they are annotated."""
+        return self._annotations.digest()
 
     def take(self, rows: NDArray[np.int64]) -> Self:
         """The records at these rows, in this order."""

@@ -17,7 +17,7 @@ from featurebank.extract.datasets._annotations import Annotations, completed, ga
 from featurebank.extract.datasets._listing import Listing, open_listing
 from featurebank.extract.datasets._reading import JSON_BYTES, check_inside, parse_json, read_file, reading, shown
 from featurebank.extract.datasets.contract import DatasetSpec, Split
-from featurebank.extract.datasets.masks import RLE, Mask, Polygons
+from featurebank.extract.datasets.masks import RLE, Polygons
 from featurebank.extract.errors import DatasetError
 from featurebank.store.errors import unknown_name
 from featurebank.store.places import expanded
@@ -162,7 +162,7 @@ def _annotations(
     sizes: NDArray[np.int64],
     passed: Counter[str],
 ) -> Annotations:
-    masks: list[Mask | None] = [None] * len(known)
+    masks: list[Polygons | RLE | None] = [None] * len(known)
     with_masks = any(entry.get("segmentation") for _, _, entry in known)
     if with_masks:
         masks = [_mask(entry.get("segmentation"), tuple(sizes[image].tolist()), passed) for image, _, entry in known]
@@ -183,7 +183,7 @@ def _annotations(
     )
 
 
-def _box(box: Any, mask: Mask | None, size: NDArray[np.int64]) -> tuple[float, ...]:
+def _box(box: Any, mask: Polygons | RLE | None, size: NDArray[np.int64]) -> tuple[float, ...]:
     """x1, y1, x2, y2 of COCO's x, y, width, height, which are continuous; without them, what the mask takes up."""
     if isinstance(box, list) and len(box) == 4:
         x, y, width, height = (float(value) for value in box)
@@ -192,7 +192,7 @@ def _box(box: Any, mask: Mask | None, size: NDArray[np.int64]) -> tuple[float, .
     return NOWHERE if bounds is None else tuple(bounds.tolist())
 
 
-def _mask(value: Any, size: tuple[int, ...], passed: Counter[str]) -> Mask | None:
+def _mask(value: Any, size: tuple[int, ...], passed: Counter[str]) -> Polygons | RLE | None:
     """The mask in either of COCO's forms; nothing, and why, where it is none."""
     if not value:
         return None

@@ -8,15 +8,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featurebank.extract.datasets.contract import Split
 from featurebank.extract.datasets.masks import RLE, Mask, Moved, Polygons
+from featurebank.extract.errors import DatasetError
 
-__all__ = ["RLE", "Annotated", "Mask", "Moved", "Objects", "Polygons", "objects_digest"]
+__all__ = ["RLE", "Annotated", "Mask", "Moved", "Objects", "Polygons", "annotated", "objects_digest"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,16 +89,26 @@ class Annotated(Split, Protocol):
         """
         ...
 
+    def annotations_digest(self) -> str:
+        """Hex SHA-256 of all objects as they are annotated, in order; no image is read for it."""
+        ...
+
+
+def annotated(split: Any) -> Annotated:
+    """A split whose objects are known.
+
+    Raises:
+        DatasetError: it has none.
+    """
+    if not hasattr(split, "objects"):
+        raise DatasetError(
+            f"{split.spec.name}/{split.spec.split}: detection needs a dataset with boxes; found one without: give one "
+            "such as coco:FILE.json, or a dataset of the kind detection (featurebank datasets)"
+        )
+    own: Annotated = split
+    return own
+
 
 def objects_digest(split: Annotated) -> str:
     """Hex SHA-256 of a split's class names and of all its objects, in order: what results of detection depend on."""
-    digest = hashlib.sha256("\0".join(split.class_names).encode())
-    for index in range(len(split)):
-        shown = split.objects(index)
-        digest.update(np.array([shown.height, shown.width, len(shown), len(shown.masks)], "<i8").tobytes())
-        for values, dtype in ((shown.boxes, "<f8"), (shown.labels, "<i8"), (shown.crowd, "|b1")):
-            digest.update(np.ascontiguousarray(values, dtype).tobytes())
-        for mask in shown.masks:
-            pixels = mask if isinstance(mask, RLE) else RLE.of(mask.full(shown.height, shown.width))
-            digest.update(np.array(pixels.counts, "<i8").tobytes())
-    return digest.hexdigest()
+    return hashlib.sha256("\0".join([*split.class_names, split.annotations_digest()]).encode()).hexdigest()

@@ -139,6 +139,18 @@ class Question(Reading, Showing, ABC):
             ValueError: the rows do not allow it; the message says what was expected and found.
         """
 
+    def read_beside(self, case: Case, workshop: Any) -> dict[str, Any]:  # noqa: ARG002 (of questions that read more)
+        """Digests of what it reads of a case besides its feature sets, by name: with them, part of a result's key.
+
+        Args:
+            case: the case.
+            workshop: where a job works, as `run` has it of its rows.
+
+        Raises:
+            ValueError: it cannot be read.
+        """
+        return {}
+
     def settings(self, part: str = "") -> dict[str, Any]:
         """Everything that determines the answer besides the features, as plain JSON; files by their SHA-256."""
         own = {name: plain(self, name) for name, (_, one) in options_of(self).items() if one.hashed}

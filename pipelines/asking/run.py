@@ -77,7 +77,7 @@ def answer(question: Question, case: Case, results: Results, workshop: Any = Non
     Raises:
         ValueError, KeyError: the rows do not allow it, or an output or column is not there.
     """
-    keys, known = _known(question, case, results)
+    keys, known = _known(question, case, results, workshop)
     if missing := _missing(question, known):
         start = time.perf_counter()
         found, short = _watched(question.only(missing), case, workshop)
@@ -156,14 +156,20 @@ def ask(
     return report
 
 
-def is_known(question: Question, case: Case, results: Results) -> bool:
-    """Whether `answer` computes nothing."""
-    return not _missing(question, _known(question, case, results)[1])
+def is_known(question: Question, case: Case, results: Results, workshop: Any) -> bool:
+    """Whether `answer` computes nothing; it does not where it will say why it cannot."""
+    try:
+        return not _missing(question, _known(question, case, results, workshop)[1])
+    except ValueError:
+        return False
 
 
-def _known(question: Question, case: Case, results: Results) -> tuple[dict[str, Any], dict[str, Result | None]]:
+def _known(
+    question: Question, case: Case, results: Results, workshop: Any
+) -> tuple[dict[str, Any], dict[str, Result | None]]:
     """The key of each part, and what the store has of it."""
-    keys = {part: _key(question, case, part) for part in question.parts}
+    beside = question.read_beside(case, workshop)
+    keys = {part: _key(question, case, part, beside) for part in question.parts}
     return keys, {part: results.known(key) for part, key in keys.items()}
 
 
@@ -176,7 +182,7 @@ def _whole(question: Question, result: Result) -> bool:
     return bool(question.methods) or any(row.primary for row in result.rows)
 
 
-def _key(question: Question, case: Case, part: str) -> dict[str, Any]:
+def _key(question: Question, case: Case, part: str, beside: Mapping[str, Any]) -> dict[str, Any]:
     places = {role: [entry.place for entry in entries] for role, entries in case.sets.items()}
     return result_key(
         question.name,
@@ -185,6 +191,7 @@ def _key(question: Question, case: Case, part: str) -> dict[str, Any]:
         [entry.fingerprint for entry in case.every],
         sets=places,
         records=[_records(entry) for entry in case.every],
+        **beside,
     )
 
 

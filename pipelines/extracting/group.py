@@ -50,7 +50,7 @@ def in_group(lead: Callable[[], Led], workshop: Workshop) -> Led | None:
 
 def answer_together(question: Question, case: Case, results: Results, workshop: Any) -> tuple[Result, ...]:
     """As `answer`, of the first process of a group; the others help where something is computed."""
-    if is_known(question, case, results):
+    if is_known(question, case, results, workshop):
         return answer(question, case, results, workshop)
     ranks.shared((question, case))
     found: tuple[Result, ...] = _ending(question, case, lambda one, of: answer(one, of, results, workshop))

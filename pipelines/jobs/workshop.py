@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,3 +68,18 @@ class Workshop:
                 f"({len(split):,}, {rows.total:,} then): extract it again"
             )
         return split
+
+    def objects_digest(self, place: str) -> str:
+        """Of the objects of all images of DATASET/SPLIT as they are annotated; read once.
+
+        Raises:
+            DatasetError: a dataset without any.
+        """
+        return _objects_digest(self, place)
+
+
+@cache
+def _objects_digest(workshop: Workshop, place: str) -> str:
+    from featurebank.extract.datasets.objects import annotated, objects_digest
+
+    return objects_digest(annotated(workshop.images_of(place)))

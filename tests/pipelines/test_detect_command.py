@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,30 @@ def test_what_does_not_fit_is_said_before_anything_is_done(
     done = featurebank_("detect", configuration(tmp_path, **options))
     assert done.code == 2
     assert message in " ".join(done.err.split())
+
+
+def test_a_changed_box_is_scored_anew_and_how_many_detections_are_changes_no_weights(done: Run) -> None:
+    shutil.copytree(done.folder / "toy", done.folder / "edited" / "toy")
+    shutil.copytree(done.folder / "other", done.folder / "edited" / "other")
+    options: dict[str, Any] = {"epochs": 1, "head": "faster", "px": 64}
+    config = configuration(done.folder / "edited", **options)
+
+    def asked(path: Path) -> Any:
+        (answer,) = featurebank_("detect", path, "--json").json["answers"]
+        return answer
+
+    assert not asked(config)["known"]
+    assert asked(config)["known"]
+    assert not asked(configuration(done.folder / "edited", **options, detections=1, least_score=0.0))["known"]
+    place = done.folder / "edited" / "other" / "objects_test.json"
+    document = json.loads(place.read_text())
+    document["annotations"][0]["bbox"][2] -= 1
+    place.write_text(json.dumps(document))
+    assert not asked(config)["known"]
+    assert asked(config)["known"]
+    assert len(list((done.folder / "edited" / "store" / "detectors").iterdir())) == 1
+    folder = done.folder / "edited" / "store" / "results" / "detect"
+    assert min(len(np.load(path)["image"]) for path in folder.glob("*.npz")) == 9
 
 
 def test_drawn_scales_are_trained_on_without_the_cache(done: Run) -> None:

@@ -14,7 +14,7 @@ from featurebank.extract.datasets._coco import KEYS, coco_listing
 from featurebank.extract.datasets._listing import Listing
 from featurebank.extract.datasets._place import Place
 from featurebank.extract.datasets._reading import shown
-from featurebank.extract.datasets.masks import Mask, Polygons
+from featurebank.extract.datasets.masks import RLE, Polygons
 
 __all__ = ["cityscapes", "coco", "sim10k", "voc", "voc2007"]
 
@@ -131,7 +131,7 @@ def _listing(
     kinds: Sequence[str],
     *,
     sizes: ArrayLike,
-    found: Sequence[tuple[int, int, bool, Mask | None]],
+    found: Sequence[tuple[int, int, bool, RLE | Polygons | None]],
     boxes: Sequence[ArrayLike],
     passed: Counter[str] | None = None,
 ) -> Listing:

@@ -62,8 +62,9 @@ def answering_on(
     Raises:
         ConfigError: nothing answers at the address, or the device is a GPU and there is none.
     """
-    known = Results(run.store, force=force)
-    jobs = [(one, case) for one, selection in asked for case in selection.cases if not is_known(one, case, known)]
+    known, workshop = Results(run.store, force=force), workshop_of(run, say)
+    cases = [(one, case) for one, selection in asked for case in selection.cases]
+    jobs = [(one, case) for one, case in cases if not is_known(one, case, known, workshop)]
     if not jobs:
         yield answer
         return

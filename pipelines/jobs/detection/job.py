@@ -7,10 +7,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from featurebank.extract import backbones
-from featurebank.extract.datasets.objects import objects_digest
+from featurebank.extract.datasets.objects import annotated
 from featurebank.pipelines.jobs.detection.detector import Detector
 from featurebank.pipelines.jobs.detection.heads import Shape
-from featurebank.pipelines.jobs.detection.scenes import CachedScenes, Scenes, annotated
+from featurebank.pipelines.jobs.detection.scenes import CachedScenes, Scenes
 from featurebank.pipelines.jobs.detection.task import Detection
 from featurebank.pipelines.jobs.map_job import MapJob, Training
 
@@ -76,7 +76,7 @@ class Job(MapJob[Shape, Detector]):
 
     def truth_digest(self, rows: SplitRows) -> dict[str, Any]:
         """See `MapJob`."""
-        return {"objects": objects_digest(self._annotated(rows))}
+        return {"objects": self.workshop.objects_digest(rows.name)}
 
     def notes(self) -> list[str]:
         """See `MapJob`."""

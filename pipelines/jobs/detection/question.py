@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from featurebank.pipelines.asking.layout import Layout
 from featurebank.pipelines.asking.option import option
@@ -12,11 +12,12 @@ from featurebank.pipelines.asking.question import Question
 
 if TYPE_CHECKING:
     from featurebank.pipelines.asking.answer import Answer
-    from featurebank.pipelines.asking.cases import Answered
+    from featurebank.pipelines.asking.cases import Answered, Case
     from featurebank.pipelines.asking.images import Album
     from featurebank.pipelines.asking.inputs import Rows
     from featurebank.pipelines.asking.results import Results
     from featurebank.pipelines.jobs.detection.job import DetectorTraining
+    from featurebank.pipelines.jobs.workshop import Workshop
 
 __all__ = ["Detect"]
 
@@ -138,6 +139,11 @@ class Detect(Question):
 
         own = ("seed", "seeds", "agnostic", "least_score", "detections", "precision", "cache_gb")
         return answer(Wanted(training=self.training, **{name: getattr(self, name) for name in own}), rows)
+
+    def read_beside(self, case: Case, workshop: Workshop | None) -> dict[str, Any]:
+        """The objects of each set."""
+        places = [entry.place for entry in case.every]
+        return {} if workshop is None else {"objects": [workshop.objects_digest(place) for place in places]}
 
     def section(self, answered: Sequence[Answered], results: Results, album: Album) -> str:  # noqa: ARG002 (no pictures)
         """The curves of each run."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from featurebank.pipelines.training.order import Repeats
 if TYPE_CHECKING:
     from featurebank.extract.datasets.objects import Annotated, Objects
 
-__all__ = ["CachedScenes", "Scenes", "annotated", "repeat_factors"]
+__all__ = ["CachedScenes", "Scenes", "repeat_factors"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,18 +188,3 @@ def repeat_factors(objects: Sequence[Objects], n_classes: int, threshold: float)
         shown[row, one.labels[~one.crowd]] = True
     asked = np.sqrt(threshold / np.maximum(shown.mean(0), 1e-300))
     return np.asarray(np.maximum(1.0, np.where(shown, asked, 0.0).max(1, initial=0.0)))
-
-
-def annotated(split: Any) -> Annotated:
-    """A split whose objects are known.
-
-    Raises:
-        DatasetError: it has none.
-    """
-    if not hasattr(split, "objects"):
-        raise DatasetError(
-            f"{split.spec.name}/{split.spec.split}: detection needs a dataset with boxes; found one without: give one "
-            "such as coco:FILE.json, or a dataset of the kind detection (featurebank datasets)"
-        )
-    own: Annotated = split
-    return own

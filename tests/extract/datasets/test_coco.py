@@ -118,6 +118,26 @@ def test_a_subset_and_another_process_have_the_same_objects(tmp_path: Path) -> N
     assert objects_digest(other) != objects_digest(birds)
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"bbox": [1, 1, 4, 3]},
+        {"category_id": 0},
+        {"iscrowd": 1},
+        {"segmentation": [[1, 1, 5, 1, 5, 5]]},
+        {"segmentation": {"size": [8, 10], "counts": [20, 4, 56]}},
+    ],
+)
+def test_a_digest_of_objects_sees_each_change_and_needs_no_image(tmp_path: Path, changed: dict[str, Any]) -> None:
+    first = annotation(5, 7, bbox=[1, 1, 4, 4], segmentation=[SQUARE])
+    before, same = opened(written(tmp_path, first)), opened(written(tmp_path, first))
+    after = opened(written(tmp_path, first | changed))
+    for image in tmp_path.glob("*.png"):
+        image.unlink()
+    assert objects_digest(same) == objects_digest(before)
+    assert objects_digest(after) != objects_digest(before)
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp"])
 @pytest.mark.parametrize("orientation", [1, 3, 6])
 def test_annotations_of_an_image_that_lies_on_its_side_are_refused(
