@@ -7,9 +7,10 @@ Relative paths in a configuration are relative to the file that holds them, neve
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 import yaml
 from pydantic import (
@@ -35,6 +36,7 @@ from featurebank.store.naming import LABEL
 from featurebank.store.places import expanded
 
 __all__ = [
+    "JOBS",
     "RECORDS",
     "BackboneConfig",
     "ConfigError",
@@ -209,6 +211,11 @@ class _JobConfig(_Model):
     """KEYs of sets, as of a question."""
     backbones: Annotated[tuple[str, ...], Several] = ()
     """Only these of the run's backbones."""
+    options: dict[str, Any] = Field(default={})
+    """Its options, as its page in `docs/` lists them: `epochs: 3`, `seeds: [0, 1, 2]`, `on: [osbs]`."""
+
+    question: ClassVar[str]
+    """Where the question is, MODULE:CLASS below ``jobs``; imported when it is asked for."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -221,35 +228,25 @@ class _JobConfig(_Model):
         Raises:
             ConfigError: an option that it does not have, or a value that it does not allow.
         """
-        raise NotImplementedError
+        module, _, name = self.question.partition(":")
+        kind: type[Question] = getattr(import_module(f"featurebank.pipelines.jobs.{module}"), name)
+        given = self.model_dump(exclude={"of", "backbones", "options"}) | self.options
+        return kind.of(validated(kind, given))
 
 
 class FinetuneConfig(_JobConfig):
     """A fine-tuning of every backbone of the run, or of some. A plain string is what it is of."""
 
+    question = "finetune.question:Finetune"
+
     recipe: str = "lp_ft"
     """A name, as `docs/finetuning.md` lists them, or a YAML file, relative to the working directory."""
-    options: dict[str, Any] = Field(default={})
-    """What is given in the recipe's place, and what is asked of the tuned network: `seeds: [0, 1, 2]`, `epochs: 3`."""
-
-    def asked(self) -> Question:
-        """See `_JobConfig`."""
-        from featurebank.pipelines.jobs.finetune.question import Finetune
-
-        return Finetune.of(validated(Finetune, {"recipe": self.recipe, **self.options}))
 
 
 class DetectConfig(_JobConfig):
     """A detector on every backbone of the run, or on some. A plain string is what it is of, a dataset with boxes."""
 
-    options: dict[str, Any] = Field(default={})
-    """As `docs/detection.md` lists them: `head: mask`, `tuned: true`, `epochs: 24`, `on: [osbs]`."""
-
-    def asked(self) -> Question:
-        """See `_JobConfig`."""
-        from featurebank.pipelines.jobs.detection.question import Detect
-
-        return Detect.of(validated(Detect, self.options))
+    question = "detection.question:Detect"
 
 
 class RunConfig(_Model):
@@ -298,6 +295,9 @@ class RunConfig(_Model):
             raise ConfigError(f"{path}:\n" + "\n".join(f"  {line}" for line in faults))
         return config
 
+
+JOBS: Final = ("finetune", "detect")
+"""The sections whose entries are jobs, in the order in which a batch run does them."""
 
 RECORDS: Final[Mapping[str, type[BaseModel]]] = MappingProxyType(
     {

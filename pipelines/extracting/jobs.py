@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from featurebank.extract import datasets
 from featurebank.extract.device import cpu_cores
@@ -25,14 +25,12 @@ if TYPE_CHECKING:
     from featurebank.pipelines.training.loop import Progress
     from featurebank.store import FeatureSet, FeatureStore
 
-__all__ = ["Section", "jobs_of", "workshop_of"]
-
-Section = Literal["finetune", "detect"]
+__all__ = ["jobs_of", "workshop_of"]
 
 log = logging.getLogger("featurebank")
 
 
-def jobs_of(run: RunConfig, store: FeatureStore, *sections: Section) -> list[tuple[Question, Selection]]:
+def jobs_of(run: RunConfig, store: FeatureStore, *sections: str) -> list[tuple[Question, Selection]]:
     """Each job of some sections of a configuration with its cases.
 
     Raises:

@@ -24,7 +24,7 @@ from featurebank.pipelines.asking.roles import parse_key, select
 from featurebank.pipelines.asking.run import Report as Answers
 from featurebank.pipelines.asking.run import ask
 from featurebank.pipelines.errors import ConfigError
-from featurebank.pipelines.extracting.config import ExtractionConfig, QuestionConfig, RunConfig
+from featurebank.pipelines.extracting.config import JOBS, ExtractionConfig, QuestionConfig, RunConfig
 from featurebank.pipelines.extracting.estimate import Estimate, estimates
 from featurebank.pipelines.extracting.jobs import jobs_of, workshop_of
 from featurebank.pipelines.extracting.opening import dataset_specs, open_all, resolve_all
@@ -146,8 +146,7 @@ def run_features(
     outcomes += make_run_texts(config.texts, wanted, splits, store, unavailable=unavailable, device=own_device)
     report = Report(outcomes=outcomes, unavailable=unavailable, precision=precision, device=device)
     report.answers = _ask_all(config.questions, report.outcomes, store, force=force, say=say)
-    if config.finetune or config.detect:
-        jobs = jobs_of(config, store, "finetune", "detect")
+    if jobs := jobs_of(config, store, *JOBS):
         report.answers = report.answers.with_(ask(store, jobs, force=force, say=say, workshop=workshop_of(config, say)))
     return report
 

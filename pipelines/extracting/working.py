@@ -1,4 +1,4 @@
-"""``featurebank finetune`` and ``detect``: the jobs of a configuration, each from what the store already has."""
+"""``featurebank finetune``, ``detect`` and so on: the jobs of a configuration, each from what the store already has."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from featurebank.pipelines.asking.question import Question
     from featurebank.pipelines.asking.run import Answering, Report
     from featurebank.pipelines.extracting.config import RunConfig
-    from featurebank.pipelines.extracting.jobs import Section
     from featurebank.pipelines.training.loop import Progress
 
 PLAIN_EVERY_SECONDS = 10.0
@@ -53,37 +52,37 @@ Force = Annotated[
 ]
 
 
-def finetune(  # noqa: PLR0917 - one for each option
-    config: Config,
-    store: StorePlace = None,
-    device: Device = None,
-    workers: Workers = None,
-    scheduler: Scheduler = None,
-    force: Force = False,
-    as_json: JsonOption = False,
-    html: HtmlOption = None,
-) -> None:
+def _verb(about: Callable[[], None]) -> Callable[..., None]:
+    """A verb of the name and the help of a function, which is a section of a configuration and has these options."""
+
+    def work(  # noqa: PLR0917 - one for each option
+        config: Config,
+        store: StorePlace = None,
+        device: Device = None,
+        workers: Workers = None,
+        scheduler: Scheduler = None,
+        force: Force = False,
+        as_json: JsonOption = False,
+        html: HtmlOption = None,
+    ) -> None:
+        name = about.__name__
+        _work(name, config, store, device, as_json, workers=workers, scheduler=scheduler, force=force, html=html)
+
+    work.__doc__ = about.__doc__
+    return work
+
+
+@_verb
+def finetune() -> None:
     """Tune backbones end to end, or from a block on: from the cached probe, exactly resumable, scored once."""
-    _work("finetune", config, store, device, as_json, workers=workers, scheduler=scheduler, force=force, html=html)
 
 
-def detect(  # noqa: PLR0917 - one for each option
-    config: Config,
-    store: StorePlace = None,
-    device: Device = None,
-    workers: Workers = None,
-    scheduler: Scheduler = None,
-    force: Force = False,
-    as_json: JsonOption = False,
-    html: HtmlOption = None,
-) -> None:
+@_verb
+def detect() -> None:
     """Train detectors on backbones, frozen or tuned, and score them: boxes, and masks where there are some."""
-    _work("detect", config, store, device, as_json, workers=workers, scheduler=scheduler, force=force, html=html)
 
 
-def _work(
-    section: Section, config: Path, store: Path | None, device: str | None, as_json: bool, **options: Any
-) -> None:
+def _work(section: str, config: Path, store: Path | None, device: str | None, as_json: bool, **options: Any) -> None:
     from featurebank.pipelines.asking.table import render, report_json
     from featurebank.pipelines.extracting.scale.start import check_request
 
@@ -107,7 +106,7 @@ def _work(
         raise typer.Exit(1)
 
 
-def _configured(section: Section, config: Path, store: Path | None, device: str | None) -> RunConfig:
+def _configured(section: str, config: Path, store: Path | None, device: str | None) -> RunConfig:
     """The file with what is given in its place; of the processes of a machine, the first says what is wrong with it."""
     from featurebank.pipelines.extracting.config import RunConfig
 
@@ -130,7 +129,7 @@ def _configured(section: Section, config: Path, store: Path | None, device: str 
 class _Work:
     """One call of a command."""
 
-    section: Section
+    section: str
     run: RunConfig
     messages: Console
     workers: int | None
@@ -169,11 +168,12 @@ class _Work:
 
     def _wanted(self) -> list[tuple[Question, Selection]]:
         """What is to be trained, every set of it in the store."""
+        from featurebank.pipelines.extracting.config import JOBS
         from featurebank.pipelines.extracting.run import run_features
 
         asked = self._selected()
         if asked is None:
-            sets = self.run.model_copy(update={"questions": (), "finetune": (), "detect": ()})
+            sets = self.run.model_copy(update=dict.fromkeys(("questions", *JOBS), ()))
             with stoppable():
                 run_features(sets, workers=self.workers, scheduler=self.scheduler)
             asked = self._selected(last=True)
