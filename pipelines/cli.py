@@ -31,7 +31,7 @@ __all__ = ["app", "main"]
 
 VERBS = {  # what is no question, and the module that it is a function of
     "features": "extracting.command", "texts": "extracting.texts", "finetune": "extracting.working",
-    "detect": "extracting.working",
+    "detect": "extracting.working", "segment": "extracting.working",
     "results": "summaries.results", "rank": "summaries.rank", "report": "summaries.report.command",
     "efficiency": "jobs.efficiency.command", "choose": "jobs.choose.command",
     "ls": "keeping.inspection", "show": "keeping.inspection", "verify": "keeping.inspection",

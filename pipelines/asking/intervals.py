@@ -22,13 +22,15 @@ from featurebank.probes.intervals import (
     wilson_interval,
 )
 from featurebank.probes.metrics import bin_numbers
-from featurebank.probes.weighted import Statistic
+from featurebank.probes.segmentation import dice, mean_iou
+from featurebank.probes.weighted import Statistic, masks
 
 __all__ = [
     "RowProbabilities",
     "calibration_score",
     "class_scores",
     "likelihoods",
+    "mask_scores",
     "mean_score",
     "predicted",
     "probability_scores",
@@ -82,6 +84,20 @@ def resampled(metric: str, value: float, statistic: Statistic, rows: int, *, see
     """A metric of all M rows, and its interval over resampled ones; see `featurebank.probes.weighted`."""
     low, high = weighted_interval(statistic, rows, draws=draws, random_state=seed)
     return Score(metric=metric, value=value, low=low, high=high, interval=f"{ROWS}, bootstrap", n=rows)
+
+
+def mask_scores(confusions: NDArray[np.int64], *, seed: int) -> list[Score]:
+    """Mean IoU, mean Dice and pixel accuracy of the pixels of all images, (M, K, K), and intervals over images."""
+    whole = confusions.sum(0)
+    values = {
+        "miou": mean_iou(whole).mean,
+        "dice": dice(whole).mean,
+        "pixel_accuracy": float(np.trace(whole) / max(whole.sum(), 1)),
+    }
+    return [
+        resampled(metric, value, masks(confusions, metric), rows=len(confusions), seed=seed)
+        for metric, value in values.items()
+    ]
 
 
 def class_scores(labels: NDArray[np.int64], predictions: NDArray[np.int64], *, seed: int) -> list[Score]:

@@ -249,6 +249,12 @@ class DetectConfig(_JobConfig):
     question = "detection.question:Detect"
 
 
+class SegmentConfig(_JobConfig):
+    """A segmenter on every backbone of the run, or on some. A plain string is what it is of, a dataset with masks."""
+
+    question = "segmentation.question:Segment"
+
+
 class RunConfig(_Model):
     """A batch run: the whole file."""
 
@@ -267,7 +273,9 @@ class RunConfig(_Model):
     finetune: tuple[Annotated[FinetuneConfig, _short("of")], ...] = ()
     """What is tuned, after the questions."""
     detect: tuple[Annotated[DetectConfig, _short("of")], ...] = ()
-    """Which detectors are trained and scored, last."""
+    """Which detectors are trained and scored."""
+    segment: tuple[Annotated[SegmentConfig, _short("of")], ...] = ()
+    """Which segmenters are trained and scored, last."""
 
     @classmethod
     def read(cls, path: Path) -> RunConfig:
@@ -296,7 +304,7 @@ class RunConfig(_Model):
         return config
 
 
-JOBS: Final = ("finetune", "detect")
+JOBS: Final = ("finetune", "detect", "segment")
 """The sections whose entries are jobs, in the order in which a batch run does them."""
 
 RECORDS: Final[Mapping[str, type[BaseModel]]] = MappingProxyType(
@@ -311,6 +319,7 @@ RECORDS: Final[Mapping[str, type[BaseModel]]] = MappingProxyType(
         "questions": QuestionConfig,
         "finetune": FinetuneConfig,
         "detect": DetectConfig,
+        "segment": SegmentConfig,
     }
 )
 """The key in a configuration to the record that stands there."""

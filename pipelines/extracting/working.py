@@ -1,4 +1,4 @@
-"""``featurebank finetune``, ``detect`` and so on: the jobs of a configuration, each from what the store already has."""
+"""``featurebank finetune``, ``detect``, ``segment``: the jobs of a configuration, each from what the store has."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 PLAIN_EVERY_SECONDS = 10.0
 
-__all__ = ["detect", "finetune"]
+__all__ = ["detect", "finetune", "segment"]
 
 
 Config = Annotated[Path, typer.Argument(help="A YAML configuration with a section of the verb's name.")]
@@ -80,6 +80,11 @@ def finetune() -> None:
 @_verb
 def detect() -> None:
     """Train detectors on backbones, frozen or tuned, and score them: boxes, and masks where there are some."""
+
+
+@_verb
+def segment() -> None:
+    """Train segmenters on backbones, frozen or tuned, and score them: a class for every pixel."""
 
 
 def _work(section: str, config: Path, store: Path | None, device: str | None, as_json: bool, **options: Any) -> None:

@@ -45,11 +45,10 @@ class Dense(Question):
 
     def run(self, rows: Rows) -> Answer:
         """Mean IoU, mean Dice and pixel accuracy; the learning rate is chosen by mean IoU on held-out images."""
-        from featurebank.pipelines.asking import intervals
+        from featurebank.pipelines.asking.intervals import mask_scores
         from featurebank.probes._holding import held_out
         from featurebank.probes.choice import Choice, edge_notes
-        from featurebank.probes.segmentation import dice, mean_iou
-        from featurebank.probes.weighted import masks as statistics
+        from featurebank.probes.segmentation import mean_iou
 
         train, test = rows.train, rows.test
         masks, truth = _masks(self.train_masks, train), _masks(self.test_masks, test)
@@ -65,17 +64,8 @@ class Dense(Question):
         rate = min(ious, key=lambda rate: (-ious[rate], rate))
         probe = self._probe(rate, K).fit(train.features, masks, grid=self._grid(train))
         predictions, parts = self._confusions(probe, test.features, truth, K)
-        whole = parts.sum(0)
-        values = {
-            "miou": mean_iou(whole).mean,
-            "dice": dice(whole).mean,
-            "pixel_accuracy": float(np.trace(whole) / max(whole.sum(), 1)),
-        }
         return Answer(
-            scores=[
-                intervals.resampled(metric, value, statistics(parts, metric), rows=len(parts), seed=self.seed)
-                for metric, value in values.items()
-            ],
+            scores=mask_scores(parts, seed=self.seed),
             chosen={"learning_rate": rate},
             arrays={
                 "ids": test.ids,

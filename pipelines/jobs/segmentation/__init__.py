@@ -1,0 +1,1 @@
+"""Semantic segmentation with a backbone of the zoo, frozen or tuned."""

@@ -1,0 +1,100 @@
+"""Images and their semantic masks on their way into a segmenter.
+
+Shapes: N rows, B rows of a batch, H, W an image's size, S side of the canvas, K classes with the background.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F  # noqa: N812 (as everywhere)
+
+from featurebank.pipelines.jobs.detection.geometry import Placing
+
+if TYPE_CHECKING:
+    from featurebank.extract.datasets.objects import Objects
+    from featurebank.pipelines.jobs.detection.levels import Maps
+    from featurebank.pipelines.jobs.detection.scenes import Scenes
+
+__all__ = ["BACKGROUND", "IGNORED", "Pictures", "drawn", "on_canvas"]
+
+BACKGROUND: Final = "background"
+"""What class 0 is called: the pixels of no object."""
+IGNORED: Final = 255
+"""Pixels that do not count: of crowds, of classes that are not learnt, of the canvas beside an image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """Rows of images with a class for every pixel.
+
+    Attributes:
+        scenes: the rows with their objects, as images or as maps of the cache.
+        numbers: (K',) what each class of the split is here: 1 … K - 1, or `IGNORED`.
+    """
+
+    scenes: Scenes
+    numbers: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def labels(self, row: int) -> NDArray[np.uint8]:
+        """(H, W) classes of a row's image."""
+        return drawn(self.scenes.objects[row], self.numbers)
+
+    def truth(self, epoch: int, window: NDArray[np.int64]) -> torch.Tensor:
+        """(B, S, S) int64 classes of the places of a window, as an epoch sees them."""
+        shown = [
+            on_canvas(self.labels(self.scenes.row(epoch, place)), self.scenes.placing(epoch, place))
+            for place in window.tolist()
+        ]
+        return torch.from_numpy(np.stack(shown).astype(np.int64))
+
+    def batches(self, epoch: int, windows: Sequence[NDArray[np.int64]]) -> Iterator[torch.Tensor | Maps]:
+        """See `Scenes`."""
+        return self.scenes.batches(epoch, windows)
+
+    def classes(self, row: int, logits: torch.Tensor) -> NDArray[np.uint8]:
+        """(K, S, S) logits of a row's canvas to the classes (H, W) of its image: cut out, resized, then decided."""
+        own = self.scenes.placing(-1, row)
+        top, left = own.rows.border, own.columns.border
+        inside = logits[None, :, top : top + own.rows.kept, left : left + own.columns.kept].float()
+        whole = F.interpolate(inside, size=(own.height, own.width), mode="bilinear", align_corners=False)
+        return whole[0].argmax(0).to(torch.uint8).cpu().numpy()
+
+
+def drawn(shown: Objects, numbers: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W) the class of every pixel that the masks of objects cover, 0 of all others.
+
+    Crowds lie below single objects, and of those the larger below the smaller.
+
+    Args:
+        shown: with a mask each.
+        numbers: (K',) what each class becomes.
+    """
+    size = shown.height, shown.width
+    masks = [mask.full(*size) for mask in shown.masks]
+    values = np.where(shown.crowd, IGNORED, numbers[shown.labels]).astype(np.uint8)
+    labels = np.zeros(size, np.uint8)
+    for row in sorted(range(len(masks)), key=lambda row: (not shown.crowd[row], -int(masks[row].sum()))):
+        labels[masks[row]] = values[row]
+    return labels
+
+
+def on_canvas(labels: NDArray[np.uint8], placing: Placing) -> NDArray[np.uint8]:
+    """(S, S) classes at the middle of each pixel of the canvas; beside the image `IGNORED`."""
+    record = placing.preprocessing
+    canvas = np.full((record.height, record.width), IGNORED, np.uint8)
+    places = []
+    for axis, length in ((placing.rows, placing.height), (placing.columns, placing.width)):
+        middles = (np.arange(axis.first, axis.first + axis.kept) + 0.5) * length / axis.size
+        places.append((slice(axis.border, axis.border + axis.kept), middles.astype(np.int64)))
+    (down, rows), (across, columns) = places
+    canvas[down, across] = labels[np.ix_(rows, columns)]
+    return canvas[:, ::-1] if record.flip else canvas
