@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,37 @@ def test_the_same_bytes_are_one_image(tmp_path: Path) -> None:
     pool = look(str(root))
     assert len(pool.order) + len(pool.aside) == 20
     assert pool.notes[0] == "2 images have the bytes of another, 1 of them under another class; one of each is kept"
+
+
+def listed(root: Path, line: Callable[[int], str], header: str) -> str:
+    """A manifest of the images of a folder, by the number of each."""
+    paths = sorted(root.rglob("*.png"))
+    rows = [f"{path.relative_to(root)},{line(at)}" for at, path in enumerate(paths)]
+    (root / "pets.csv").write_text("\n".join([f"path,{header}", *rows]))
+    return f"manifest:{root / 'pets.csv'}"
+
+
+def test_the_values_of_a_column_can_be_the_classes(tmp_path: Path) -> None:
+    root = folder(tmp_path, {"cat": 20, "dog": 21})
+    name = listed(
+        root,
+        lambda at: f"{at},{('indoors', 'outdoors', '')[at % 3 if at else 0]},{at % 2},{at}.5",
+        "label,place,old,ms",
+    )
+    pool = look(name, "place")
+    assert (pool.images.spec.split, pool.images.class_names) == ("all-place", ["indoors", "outdoors"])
+    assert pool.notes == ["13 images without a class are left out", "2 classes of 14 to 14 images"]
+    places = pool.images.columns["place"]
+    for rows in (pool.order, pool.aside):
+        assert [pool.images.class_names[label] for label in pool.images.labels[rows]] == places[rows].tolist()
+    assert look(name, "old").classes == 2
+    for column, message in (
+        ("breed", "must be a column of .*; found 'breed'; there are place, old, ms"),
+        ("ms", "texts or whole numbers; found 'ms', of float64"),
+        ("", "found 41 classes of at most 1; add images, or take .*: --label place or old$"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            look(name, column)
 
 
 @pytest.mark.parametrize(

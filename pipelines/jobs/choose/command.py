@@ -32,6 +32,9 @@ def choose(  # noqa: PLR0917 - one for each option
         str, typer.Argument(metavar="FOLDER", help="Images, a sub-folder for each class; or a dataset by name.")
     ],
     store: StoreOption = DEFAULT_STORE,
+    label: Annotated[
+        str, typer.Option("--label", metavar="COLUMN", help="A column whose values are the classes, not their own.")
+    ] = "",
     budget: Annotated[
         str, typer.Option("--budget", metavar="TIME", help="How long it may take: 90s, 30m, 1h30m; no limit if empty.")
     ] = "",
@@ -99,7 +102,7 @@ def choose(  # noqa: PLR0917 - one for each option
         licences=tuple(licence or ()),
     )
     with field.offline(wanted=offline), stoppable():
-        pool = look(folder)
+        pool = look(folder, label)
         with messages.status("") as status:
             who = field.candidates(
                 wish,

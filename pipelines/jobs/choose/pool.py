@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurebank.extract import datasets
+from featurebank.extract.datasets._columns import is_missing
 from featurebank.extract.datasets._division import division
 from featurebank.extract.datasets._records import FileSplit, ReaderSplit
 from featurebank.extract.datasets.contract import DatasetSpec
@@ -64,14 +65,20 @@ class Pool:
         return part
 
 
-def look(folder: str) -> Pool:
+def look(folder: str, label: str = "") -> Pool:
     """A folder with a sub-folder a class, or a dataset by name, divided.
+
+    Args:
+        folder: the images.
+        label: a column of their records whose values are the classes, in place of their own.
 
     Raises:
         DatasetError, UnknownNameError: there are no images.
-        ConfigError: there are no classes, or not two of five different images each.
+        ConfigError: there are no classes, or not two of five different images each, or no such column.
     """
     images = _opened(folder)
+    if label:
+        images = _classed(images, folder, label)
     if images.labels.ndim != 1:
         raise ConfigError(f"{folder} must have one class an image; found several: choose needs a single label")
     notes: list[str] = []
@@ -90,7 +97,7 @@ def look(folder: str) -> Pool:
     if (counts >= LEAST).sum() < 2:
         raise ConfigError(
             f"{folder} must have two classes of {LEAST} different images or more; found {len(classes):,} classes of "
-            f"at most {counts.max():,}; add images"
+            f"at most {counts.max():,}; add images{_other_classes(images, label)}"
         )
     ids, labels = [images.ids[row] for row in known], images.labels[known]
     ranks = np.array([int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) for name in ids], np.uint64)
@@ -130,6 +137,32 @@ def _opened(folder: str) -> Images:
     known = datasets.splits(name)
     split = next((one for one in SPLITS if one in known), known[0])
     return cast("Images", datasets.open_split(DatasetSpec(name=name, split=split)))
+
+
+def _classed(images: Images, folder: str, label: str) -> Images:
+    """The images with the values of a column as their classes, as a split of its own; blank is none."""
+    if label not in images.columns:
+        there = f"there are {', '.join(images.columns)}" if images.columns else "there is none"
+        raise ConfigError(f"--label must be a column of {folder}; found {label!r}; {there}")
+    values = images.columns[label]
+    if values.dtype.kind not in "Uiub":
+        raise ConfigError(
+            f"--label must be a column of texts or whole numbers; found {label!r}, of {values.dtype}; take another"
+        )
+    known = np.array([not is_missing(value) for value in values.tolist()])
+    names, labels = np.unique(values[known], return_inverse=True)
+    classed = images.take(np.arange(len(images)))
+    classed.spec = replace(images.spec, split=f"{images.spec.split}-{label}")
+    classed.labels = np.full(len(images), -1, np.int64)
+    classed.labels[known] = labels
+    classed.class_names = [str(name) for name in names.tolist()]
+    return classed
+
+
+def _other_classes(images: Images, label: str) -> str:
+    """What else classes could be."""
+    columns = [name for name, values in images.columns.items() if name != label and values.dtype.kind in "Uiub"]
+    return f", or take the values of a column as classes: --label {' or '.join(columns)}" if columns else ""
 
 
 def _usable(images: Images, notes: list[str]) -> NDArray[np.int64]:
