@@ -8,12 +8,11 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from featurebank.extract import datasets
-from featurebank.extract.device import cpu_cores
 from featurebank.extract.key import backbone_key
 from featurebank.pipelines.asking.roles import select
 from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.extracting.opening import dataset_specs, resolve_all
-from featurebank.pipelines.jobs.workshop import Workshop
+from featurebank.pipelines.jobs.workshop import Workshop, reading_workers
 from featurebank.pipelines.training.progress import told
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ def workshop_of(
         spec_of=spec_of,
         images_of=images_of,
         wish=run.extraction.device,
-        workers=min(8, cpu_cores() // 2) if cpu_cores() > 2 else 0,
+        workers=reading_workers(),
         observe=observe or (lambda what, progress: log.debug("%s", told(what, progress))),
         say=say,
     )

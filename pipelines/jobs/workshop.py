@@ -16,7 +16,14 @@ if TYPE_CHECKING:
     from featurebank.pipelines.training.loop import Progress
     from featurebank.store import FeatureSet
 
-__all__ = ["Workshop"]
+__all__ = ["Workshop", "reading_workers"]
+
+
+def reading_workers() -> int:
+    """Processes that read and decode images beside one that trains: none where there are no cores for them."""
+    from featurebank.extract.device import cpu_cores
+
+    return min(8, cpu_cores() // 2) if cpu_cores() > 2 else 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import signal
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from featurebank.extract.engine import extract
 from featurebank.pipelines.asking.results import Results
 from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.jobs.choose import field, running
+from featurebank.pipelines.jobs.choose.clock import Clock, TimeUp
 from featurebank.pipelines.jobs.choose.command import seconds_of
 from featurebank.pipelines.jobs.choose.field import Wish, candidates
 from featurebank.pipelines.jobs.choose.pool import look, nested
@@ -30,6 +34,8 @@ from featurebank.pipelines.jobs.choose.race import (
     rungs,
     settled,
 )
+from featurebank.pipelines.jobs.finetune import job
+from featurebank.pipelines.jobs.finetune.question import Finetune
 from featurebank.probes.intervals import paired_interval
 
 quiet = logging.getLogger("choose").debug
@@ -312,12 +318,49 @@ def test_a_plan_extracts_nothing(images: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.h5"))
 
 
-def test_a_budget_below_one_rung_says_what_would_do(images: Path, tmp_path: Path) -> None:
+def test_a_budget_that_is_too_small_says_what_would_do(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done = chosen(images, tmp_path, "--budget", "0.001s")
     assert (done.code, done.out) == (2, "")
-    assert "enough for the first rung, 68 images of 2 backbones" in words(done.err)
-    assert "would do" in words(done.err)
+    assert "enough to read all images and to time each backbone once; found 0.001 s" in words(done.err)
+    monkeypatch.setattr(running, "SLACK", 1e6)
+    done = chosen(images, tmp_path, "--budget", "1h")
+    assert (done.code, done.out) == (2, "")
+    assert "enough for the first rung, 68 images of 2 backbones; found 3600 s; about" in words(done.err)
     assert not list(tmp_path.rglob("*.h5"))
+
+
+def test_time_ends_what_looks_at_no_clock() -> None:
+    clock, before = Clock(0.1), signal.getsignal(signal.SIGALRM)
+    with pytest.raises(TimeUp), clock.running():
+        time.sleep(10)
+    assert clock.left > -5
+    with pytest.raises(TimeUp), clock.running():
+        raise AssertionError("nothing begins when the time is up")
+    with Clock(None).running(), Clock(60).running():
+        pass
+    assert (signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)) == (before, (0, 0))
+
+
+def test_finalists_are_tuned_on_what_decided_and_scored_once(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "Finetune", partial(Finetune, epochs=1, precision="float32"))
+    done = chosen(images, tmp_path, "--rows", "24", "--tune", "--json")
+    assert done.code == 0, done.err
+    tuned = {line["backbone"]: line["tuned"] for line in done.json["backbones"] if line["state"] != "worse"}
+    kept = [row for row in Results(tmp_path).rows() if row.question == "finetune" and row.score == "tuned"]
+    scored = {row.backbone: [row.value, row.low, row.high] for row in kept if row.primary}
+    assert tuned == scored
+    (near,) = [int(note.split()[0]) for note in done.json["notes"] if "near duplicates" in note] or [0]
+    assert {(row.train, row.n) for row in kept if row.primary} == {("pets/all-first-24", 16 - near)}
+    names = {f"tuned:{path.name}" for path in (tmp_path / "tuned").iterdir() if path.name != "maps"}
+    assert all(any(name in note for note in done.json["notes"]) for name in names)
+    assert " --tune" in done.json["command"]
+    monkeypatch.setattr(job, "train", None)  # nothing is trained again
+    assert chosen(images, tmp_path, "--rows", "24", "--tune", "--json").out == done.out
+    assert "the leader aside tuned ms" in words(chosen(images, tmp_path, "--rows", "24", "--tune").out)
 
 
 # What ends a race early.
@@ -332,7 +375,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "end", [(KeyboardInterrupt, 130, "interrupted"), (running.TimeUp, 0, "time")], ids=["by a person", "by the budget"]
+    "end", [(KeyboardInterrupt, 130, "interrupted"), (TimeUp, 0, "time")], ids=["by a person", "by the budget"]
 )
 def test_what_ends_a_race_leaves_the_last_whole_rung(
     end: tuple[type[BaseException], int, str], many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

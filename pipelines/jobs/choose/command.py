@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featurebank.pipelines.errors import ConfigError
+from featurebank.pipelines.jobs.choose.clock import Clock, TimeUp
 from featurebank.pipelines.stores import DEFAULT_STORE, StoreOption
 from featurebank.pipelines.streams import HtmlOption, JsonOption, console, print_json, show_messages
 from featurebank.store.text import shown
 
 if TYPE_CHECKING:
+    from featurebank.pipelines.asking.results import Row
     from featurebank.pipelines.asking.sheet import Sheet
     from featurebank.pipelines.jobs.choose.running import Choice, Line, Race
 
@@ -71,20 +73,25 @@ def choose(  # noqa: PLR0917 - one for each option
     plan: Annotated[
         bool, typer.Option("--plan", help="Extract nothing: say who takes part, and how long it may take.")
     ] = False,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Tune those not told apart too, three at most: outside the budget.")
+    ] = False,
     html: HtmlOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Choose a backbone for a folder of images: drop what is proven worse, pick the cheapest that is proven as good."""
+    clock = Clock(seconds_of(budget))  # what is imported next takes its time too
     from featurebank.extract.device import resolve_device, resolve_precision
     from featurebank.pipelines.asking.results import Results
     from featurebank.pipelines.extracting.display import live
     from featurebank.pipelines.extracting.stopping import stoppable
+    from featurebank.pipelines.extracting.working import watching
     from featurebank.pipelines.jobs.choose import field
+    from featurebank.pipelines.jobs.choose.finals import Watch
     from featurebank.pipelines.jobs.choose.pool import look
-    from featurebank.pipelines.jobs.choose.running import Clock, Race
+    from featurebank.pipelines.jobs.choose.running import Race
     from featurebank.store import FeatureStore
 
-    start, clock = time.monotonic(), Clock(seconds_of(budget))
     if html is not None and not html.parent.is_dir():
         raise ConfigError(f"--html: expected a folder at {html.parent}, found none; make it first")
     messages = console(stderr=True)
@@ -102,15 +109,21 @@ def choose(  # noqa: PLR0917 - one for each option
         licences=tuple(licence or ()),
     )
     with field.offline(wanted=offline), stoppable():
-        pool = look(folder, label)
-        with messages.status("") as status:
-            who = field.candidates(
-                wish,
-                Results(store),
-                device=device,
-                precision=precision,
-                say=lambda text: status.update(shown(text)),
-            )
+        try:
+            with messages.status("") as status, clock.running():
+                pool = look(folder, label)
+                who = field.candidates(
+                    wish,
+                    Results(store),
+                    device=device,
+                    precision=precision,
+                    say=lambda text: status.update(shown(text)),
+                )
+        except TimeUp:
+            raise ConfigError(
+                f"--budget must be enough to read all images and to time each backbone once; found {clock.budget:g} s; "
+                "what was read and timed is kept: run it again, or name fewer with --among"
+            ) from None
         with live(messages) as observer:
             race = Race(
                 pool,
@@ -125,6 +138,9 @@ def choose(  # noqa: PLR0917 - one for each option
                 observer=observer,
             )
             choice = None if plan else race.run()
+        if tune and choice is not None and not choice.interrupted:
+            with watching(messages) as (observe, say):
+                race.tune(choice, Watch(observe=observe, say=say))
     command = _command(context)
     sheet = _sheet(race, choice)
     if html is not None:
@@ -135,7 +151,7 @@ def choose(  # noqa: PLR0917 - one for each option
         _show(sheet, race, command, html)
     whole = len(race.costs) * len(pool.images)
     text = f"{race.computed:,} images through a network, {race.computed / whole:.0%} of all through all"
-    messages.print(f"{text}, in {time.monotonic() - start:.1f} s", highlight=False)
+    messages.print(f"{text}, in {time.monotonic() - clock.start:.1f} s", highlight=False)
     if choice is not None and choice.interrupted:
         raise typer.Exit(INTERRUPTED)
 
@@ -178,7 +194,7 @@ def _sheet(race: Race, choice: Choice | None) -> Sheet:
 
     lines: list[Any] = []
     accuracy = metric("accuracy")
-    final = choice is not None and any(line.final for line in choice.lines.values())
+    final, tuned = _further(choice)
     for name, line in (choice.lines if choice else race.lines).items():
         one = race.who.candidates[name]
         cells: list[Any] = []
@@ -189,12 +205,13 @@ def _sheet(race: Race, choice: Choice | None) -> Sheet:
                 *(accuracy.shown(line.scores[score]) for score in SCORES if line.scores),
             ]
             cells += [""] * (2 + len(SCORES) - len(cells)) + [_behind(line)]
-            cells += [line.final] if final else []
+            cells += [line.final] * final + [line.tuned] * tuned
         parameters = one.facts["parameters"]
         size = f"{parameters / 1e6:.1f}" if isinstance(parameters, int) else ""
         cells += [f"{one.ms:.1f}", size, f"{one.facts['dimension'] or ''}", str(one.facts["licence"] or "")]
         lines.append(((name,), tuple(cells)))
-    headings = ["", "rows", *SCORES, "behind\nthe leader", *(["set\naside"] if final else [])] if choice else []
+    further = ["set\naside"] * final + ["set aside,\ntuned"] * tuned
+    headings = ["", "rows", *SCORES, "behind\nthe leader", *further] if choice else []
     sheet = Sheet(
         title=f"{label_of(race.pool.images.spec)}: {len(race.pool.order):,} images to decide by, "
         f"{len(race.pool.aside):,} set aside",
@@ -204,6 +221,12 @@ def _sheet(race: Race, choice: Choice | None) -> Sheet:
     )
     sheet.notes += _notes(race, choice)
     return sheet
+
+
+def _further(choice: Choice | None) -> tuple[bool, bool]:
+    """Whether any backbone has a final number, and one of its tuned network."""
+    lines = choice.lines.values() if choice else ()
+    return any(line.final for line in lines), any(line.tuned for line in lines)
 
 
 def _behind(line: Line) -> str:
@@ -235,6 +258,11 @@ def _notes(race: Race, choice: Choice | None) -> list[str]:
         "ridge, knn, class mean: accuracy on rows left out one by one; ridge alone decides. Behind the "
         f"leader: intervals, {rules.confidence:.0%} for all of the race together. ms: an image, on one core or GPU"
     )
+    if any(_further(choice)):
+        notes.append(
+            "set aside: the linear probe, and the tuned network where asked for, fitted on the rows that decided and "
+            "scored once; intervals at 95 %"
+        )
     return notes + choice.notes
 
 
@@ -283,7 +311,8 @@ def _json(race: Race, choice: Choice | None, command: str, html: Path | None) ->
             "scores": line.scores,
             "curve": [[rows, share] for rows, share in line.curve.items()],
             "behind": None if line.standing is None else [line.standing.low, line.standing.high],
-            "final": None if line.final is None else [line.final.value, line.final.low, line.final.high],
+            "final": _ends(line.final),
+            "tuned": _ends(line.tuned),
             "ms": one.ms,
             **one.facts,
         })  # fmt: skip
@@ -303,3 +332,7 @@ def _json(race: Race, choice: Choice | None, command: str, html: Path | None) ->
         "command": command,
         "page": None if html is None else str(html),
     }  # fmt: skip
+
+
+def _ends(row: Row | None) -> list[float | None] | None:
+    return None if row is None else [row.value, row.low, row.high]

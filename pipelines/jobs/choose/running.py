@@ -10,19 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from featurebank.extract import datasets
 from featurebank.extract.device import Execution, cpu_cores
 from featurebank.extract.engine import extract
 from featurebank.extract.key import Precision
-from featurebank.extract.progress import Observer, Snapshot
+from featurebank.extract.progress import Observer
 from featurebank.extract.wanted import Request, want
 from featurebank.pipelines.asking.results import Results, Row
-from featurebank.pipelines.asking.roles import select
-from featurebank.pipelines.asking.run import ask
 from featurebank.pipelines.errors import ConfigError
+from featurebank.pipelines.jobs.choose.clock import Clock, TimeUp
 from featurebank.pipelines.jobs.choose.field import Field
+from featurebank.pipelines.jobs.choose.finals import Held, Watch
 from featurebank.pipelines.jobs.choose.pool import Images, Pool
 from featurebank.pipelines.jobs.choose.race import (
     Rules,
@@ -36,43 +35,17 @@ from featurebank.pipelines.jobs.choose.race import (
     settled,
 )
 from featurebank.pipelines.jobs.choose.scoring import Scored, alike, beside, features_of, scored
+from featurebank.pipelines.jobs.finetune.question import Finetune
 from featurebank.pipelines.questions.linear import Linear
 from featurebank.store import FeatureStore
 
-__all__ = ["Choice", "Clock", "Line", "Race"]
+__all__ = ["Choice", "Line", "Race"]
 
 log = logging.getLogger("featurebank")
 
-FINALISTS = 4
+FINALISTS, TUNED = 4, 3
 SLACK = 1.5  # of the first guess at a time: networks are built, images read
-
-
-class TimeUp(KeyboardInterrupt):
-    """The budget is spent. Like Ctrl-C it ends an extraction between two batches, with what was committed kept."""
-
-
-class Clock:
-    """The seconds of a budget; without one, no end of them."""
-
-    def __init__(self, budget: float | None) -> None:
-        self._end = math.inf if budget is None else time.monotonic() + budget
-        self.budget = budget
-
-    @property
-    def left(self) -> float:
-        """What is left of them."""
-        return self._end - time.monotonic()
-
-    def watch(self, observer: Observer | None) -> Observer:
-        """An observer that ends the extraction when the time is up."""
-
-        def observe(snapshot: Snapshot) -> None:
-            if self.left <= 0:
-                raise TimeUp
-            if observer is not None:
-                observer(snapshot)
-
-        return observe
+PROBE = 5.0  # seconds of a backbone's exact probe, about, however many rows there are
 
 
 @dataclass(kw_only=True)
@@ -86,6 +59,7 @@ class Line:
         curve: accuracy by rows.
         state: ``pick``, ``not told apart``, ``worse``, ``cut by time alone`` or ``failed``.
         final: accuracy on the rows set aside.
+        tuned: the same of the tuned network.
     """
 
     rows: int = 0
@@ -94,6 +68,7 @@ class Line:
     curve: dict[int, float] = field(default_factory=dict)
     state: str = "not told apart"
     final: Row | None = None
+    tuned: Row | None = None
 
 
 @dataclass(kw_only=True)
@@ -105,6 +80,7 @@ class Choice:
         stopped: why it ended.
         rows: of the last rung that all who were left have.
         lines: by backbone, the best first.
+        finalists: the pick, then those that are not told apart from the leader and trained.
         notes: for people.
         interrupted: whether a person ended it.
     """
@@ -113,6 +89,7 @@ class Choice:
     stopped: str
     rows: int
     lines: dict[str, Line]
+    finalists: list[str]
     notes: list[str]
     interrupted: bool = False
 
@@ -166,6 +143,7 @@ class Race:
         self._device, self._precision, self._observer = device, precision, observer
         self._lanes = 1 if device.startswith("cuda") else cpu_cores()
         self._slower = SLACK
+        self._aside: Images | None = None
 
     def planned(self) -> list[tuple[int, float]]:
         """Each rung with the seconds that it takes if nobody is dropped, by the speed of the networks alone."""
@@ -188,7 +166,8 @@ class Race:
             alive = [name for name in alive if self.lines[name].state == "not told apart"]
             start, wished = time.monotonic(), sum(self._seconds(dict.fromkeys(alive), new).values()) / self._slower
             try:
-                found = self._rung(alive, size)
+                with self.clock.running():
+                    found = self._rung(alive, size)
             except KeyboardInterrupt as end:
                 interrupted, stopped = not isinstance(end, TimeUp), "time" if isinstance(end, TimeUp) else "interrupted"
                 if not rows:
@@ -207,13 +186,41 @@ class Race:
         pick = picked(kept, self.costs, self.rules, untrained=self.untrained)
         self.lines[pick].state = "pick"
         self._say_what_is_open(pick, kept, rows)
+        finalists = [pick, *(name for name in kept if name not in self.untrained | {pick})]
         if not interrupted:
-            self._finish([pick, *(name for name in kept if name not in self.untrained | {pick})], rows)
+            self._finish(finalists, rows)
         if self.results.changed:
             self.results.write_table()
         order = sorted(self.lines, key=lambda name: (-self.lines[name].rows, -self.lines[name].scores.get("ridge", 0)))
         lines = {name: self.lines[name] for name in order}
-        return Choice(pick=pick, stopped=stopped, rows=rows, lines=lines, notes=self.notes, interrupted=interrupted)
+        return Choice(
+            pick=pick,
+            stopped=stopped,
+            rows=rows,
+            lines=lines,
+            finalists=finalists,
+            notes=self.notes,
+            interrupted=interrupted,
+        )
+
+    def tune(self, choice: Choice, watch: Watch) -> None:
+        """The finalists of a choice tuned on the rows that decided, by the default recipe; the budget does not count.
+
+        What is interrupted goes on where it was when the same is asked again.
+        """
+        try:
+            held = self._held(choice.finalists[:TUNED], choice.rows)
+            for name in choice.finalists[:TUNED] if held else ():
+                workshop = held.workshop(self.who.candidates[name].spec, device=self._device, watch=watch)
+                asked = held.ask(Finetune(), name, workshop)
+                if asked.error:
+                    self.notes.append(f"{name}: not tuned: {asked.error}")
+                    continue
+                self.lines[name].tuned = next(row for row in asked.rows if row.primary and row.score == "tuned")
+                self.notes.append(f"{name}, tuned: {'; '.join(asked.notes)}")
+        except KeyboardInterrupt:
+            choice.interrupted = True
+            self.notes.append("tuning was interrupted: the same command goes on where it was")
 
     def _steps(self) -> list[tuple[int, int]]:
         return [(size, size - before) for before, size in zip([0, *self.sizes], self.sizes, strict=False)]
@@ -229,7 +236,7 @@ class Race:
     def _too_short(self, needed: float) -> ConfigError:
         return ConfigError(
             f"--budget must be enough for the first rung, {self.sizes[0]:,} images of {len(self.costs)} backbones; "
-            f"found {self.clock.budget:.0f} s; about {math.ceil(SLACK * needed)}s would do, or fewer backbones"
+            f"found {self.clock.budget:g} s; about {math.ceil(SLACK * needed)}s would do, or fewer backbones"
         )
 
     def _fits(self, alive: Sequence[str], new: int) -> bool:
@@ -237,29 +244,28 @@ class Race:
 
         Behind the rung, the leader's final number has to fit too.
         """
-        last = self._seconds({alive[0]: None}, len(self.pool.aside))[alive[0]]
-        kept = cut_to_fit(alive, self._seconds(dict.fromkeys(alive), new), self.clock.left - last)
+        left = self.clock.left - self._last(alive[:1])[alive[0]]
+        kept = cut_to_fit(alive, self._seconds(dict.fromkeys(alive), new), left)
         if len(kept) < 2:
             return False
         for name in alive[len(kept) :]:
             self.lines[name].state = "cut by time alone"
         return True
 
+    def _last(self, names: Sequence[str]) -> dict[str, float]:
+        """Seconds of final numbers."""
+        return {name: own + PROBE for name, own in self._seconds(dict.fromkeys(names), len(self.pool.aside)).items()}
+
     def _rung(self, alive: Sequence[str], size: int) -> dict[str, Scored]:
         """What each backbone has right on a rung."""
         paths = self._extracted(alive, self.pool.rung(size))
         usable = np.logical_and.reduce([features_of(path)[1] for path in paths.values()])
-        found = {name: self._scored(name, path, usable, None) for name, path in paths.items()}
+        found = {name: scored(self.results, name, path, usable, None) for name, path in paths.items()}
         leader = max(found, key=lambda name: (name not in self.untrained, int(found[name].correct.sum())))
         groups = alike(paths[leader], usable)
         if len(np.unique(groups)) < len(groups):
-            found = {name: self._scored(name, path, usable, groups) for name, path in paths.items()}
+            found = {name: scored(self.results, name, path, usable, groups) for name, path in paths.items()}
         return {name: Scored(correct=one.correct[usable], values=one.values) for name, one in found.items()}
-
-    def _scored(self, name: str, path: Path, usable: NDArray[np.bool_], groups: NDArray[np.int64] | None) -> Scored:
-        if self.clock.left <= 0:
-            raise TimeUp
-        return scored(self.results, name, path, usable, groups)
 
     def _extracted(self, names: Sequence[str], part: Images) -> dict[str, Path]:
         """The feature set of each backbone on a part; one that fails is out of the race."""
@@ -269,7 +275,7 @@ class Race:
         wanted = want(requests, [part], self.store, precision=self._precision, digests={0: digest})
         if any(one.outcome.state == "missing" for one in wanted):
             execution = Execution(device=self._device)
-            extract(wanted, [part], execution=execution, observer=self.clock.watch(self._observer))
+            extract(wanted, [part], execution=execution, observer=self._observer)
         self.computed += sum(one.outcome.computed for one in wanted)
         paths = {}
         for one in wanted:
@@ -314,41 +320,43 @@ class Race:
         )
 
     def _finish(self, finalists: Sequence[str], rows: int) -> None:
-        """The exact probe of finalists, on rows set aside that have no near duplicate among those that decided."""
-        some = list(finalists[:FINALISTS])
-        kept = cut_to_fit(some, self._seconds(dict.fromkeys(some), len(self.pool.aside)), self.clock.left)
-        if not len(self.pool.aside) or not kept:
-            self.notes.append(
-                "no final number: " + ("no time is left" if len(self.pool.aside) else "no row is set aside")
-            )
+        """The exact probe of finalists, fitted on the rows that decided."""
+        kept = cut_to_fit(finalists[:FINALISTS], self._last(finalists[:FINALISTS]), self.clock.left)
+        if not kept:
+            self.notes.append("no final number: no time is left")
             return
         try:
-            self._probe(kept, rows)
+            with self.clock.running():
+                held = self._held(kept, rows)
+                for name in kept if held else ():
+                    asked = held.ask(Linear(), name)
+                    if asked.error:
+                        self.notes.append(f"{name}: no final number: {asked.error}")
+                    else:
+                        self.lines[name].final = next(row for row in asked.rows if row.metric == "accuracy")
         except KeyboardInterrupt as end:
             why = "no time is left" if isinstance(end, TimeUp) else "interrupted"
             self.notes.append(f"no final number of all finalists: {why}")
 
-    def _probe(self, finalists: Sequence[str], rows: int) -> None:
+    def _held(self, finalists: Sequence[str], rows: int) -> Held | None:
+        """The rows set aside that have no near duplicate among those that decided, and these, by all finalists."""
+        decided = self.pool.rung(rows)
+        if self._aside is None:
+            self._aside = self._without_duplicates(finalists[0], decided)
+        if not len(self._aside):
+            said = "no final number: no row set aside is left"
+            self.notes += [said] if said not in self.notes else []
+            return None
+        paths = [*self._extracted(finalists, self._aside).values(), *self._extracted(finalists, decided).values()]
+        fingerprints = [path.stem for path in paths]
+        return Held(store=self.store, decided=decided, aside=self._aside, fingerprints=fingerprints)
+
+    def _without_duplicates(self, leader: str, decided: Images) -> Images:
         aside = self.pool.part(self.pool.aside, "aside")
-        leader = finalists[0]
-        decided = self._extracted([leader], self.pool.rung(rows))[leader]
-        near = beside(self._extracted([leader], aside)[leader], decided)
-        if near.any():
-            aside = self.pool.part(self.pool.aside[~near], f"aside-{(~near).sum()}")
-            self.notes.append(f"{near.sum():,} rows set aside are near duplicates of rows that decided, and left out")
-        if near.all():
-            self.notes.append("no final number: no row set aside is left")
-            return
-        paths = self._extracted(finalists, aside)
-        marks = [path.stem for path in (*paths.values(), *self._extracted(finalists, self.pool.rung(rows)).values())]
-        dataset = datasets.label_of(aside.spec)
-        key = f"{dataset}/{self.pool.rung(rows).spec.split}:{aside.spec.split}"
-        for name in finalists:
-            if self.clock.left <= 0:
-                raise TimeUp
-            cases = select(self.store, Linear(), [key], backbones=[name], fingerprints=marks)
-            (asked,) = ask(self.store, [(Linear(), cases)], say=log.debug).asked
-            if asked.error:
-                self.notes.append(f"{name}: no final number: {asked.error}")
-            else:
-                self.lines[name].final = next(row for row in asked.rows if row.metric == "accuracy")
+        if not len(aside):
+            return aside
+        near = beside(self._extracted([leader], aside)[leader], self._extracted([leader], decided)[leader])
+        if not near.any():
+            return aside
+        self.notes.append(f"{near.sum():,} rows set aside are near duplicates of rows that decided, and left out")
+        return self.pool.part(self.pool.aside[~near], f"aside-{(~near).sum()}")
