@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import logging
+import re
 import signal
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import numpy as np
 import pytest
+from browser import chromium, opened
 from command_line import Done, featurebank_, words
 from numpy.typing import NDArray
 from PIL import Image
 
 from featurebank.extract.engine import extract
+from featurebank.pipelines.asking.page import name_html
 from featurebank.pipelines.asking.results import Results
+from featurebank.pipelines.asking.sheet import Sheet
 from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.jobs.choose import field, running
 from featurebank.pipelines.jobs.choose.clock import Clock, TimeUp
 from featurebank.pipelines.jobs.choose.command import seconds_of
+from featurebank.pipelines.jobs.choose.curve import curve_svg
 from featurebank.pipelines.jobs.choose.field import Wish, candidates
+from featurebank.pipelines.jobs.choose.page import page
 from featurebank.pipelines.jobs.choose.pool import look, nested
 from featurebank.pipelines.jobs.choose.race import (
     Rules,
@@ -289,7 +296,7 @@ def chosen(images: Path, store: Path, *options: str) -> Done:
 
 
 def test_a_choice_is_made_once_and_said_again(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store, page = tmp_path / "store", tmp_path / "page.html"
+    store, path = tmp_path / "store", tmp_path / "page.html"
     done = chosen(images, store, "--rows", "50", "--json")
     assert done.code == 0, done.err
     found = done.json
@@ -305,10 +312,14 @@ def test_a_choice_is_made_once_and_said_again(images: Path, tmp_path: Path, monk
     assert {row.n for row in rows} == {16 - near}, found["notes"]
     monkeypatch.setattr(running, "extract", None)  # no image goes through a network again
     assert chosen(images, store, "--rows", "50", "--json").out == done.out
-    shown = chosen(images, store, "--rows", "50", "--html", str(page))
+    shown = chosen(images, store, "--rows", "50", "--html", str(path))
     assert f"pick: {found['pick']}" in words(shown.out)
     assert "0 images through a network" in words(shown.err)
-    assert f"The pick is {found['pick']}." in page.read_text()
+    text = path.read_text()
+    assert f"The pick is {found['pick']}: {lines[found['pick']]['final'][0]:.3f}".replace(" 0.", " .") in text
+    for name in NETS:
+        shown_as = f"{lines[name]['curve'][-1][1]:.3f}".removeprefix("0")
+        assert re.search(rf'<tr id="b\d">.*?{re.escape(name_html(name))}.*?<td>{shown_as}</td></tr>', text)
 
 
 def test_a_plan_extracts_nothing(images: Path, tmp_path: Path) -> None:
@@ -361,6 +372,53 @@ def test_finalists_are_tuned_on_what_decided_and_scored_once(
     monkeypatch.setattr(job, "train", None)  # nothing is trained again
     assert chosen(images, tmp_path, "--rows", "24", "--tune", "--json").out == done.out
     assert "the leader aside tuned ms" in words(chosen(images, tmp_path, "--rows", "24", "--tune").out)
+
+
+def raced(state: str, *shares: float) -> running.Line:
+    sizes = (100, 200, 400)[: len(shares)]
+    return running.Line(state=state, rows=sizes[-1], curve=dict(zip(sizes, shares, strict=True)))
+
+
+def test_each_line_of_the_picture_ends_where_its_backbone_was_dropped() -> None:
+    lines = {
+        "best": raced("pick", 0.7, 0.8, 0.9),
+        "<b>near</b>": raced("not told apart", 0.7, 0.79, 0.89),
+        "slow": raced("cut by time alone", 0.6, 0.7),
+        "bad": raced("worse", 0.4),
+        "broken": running.Line(state="failed"),
+    }
+    links = re.findall(r'<a href="#b(\d)"><title>(.*?)</title>(.*?)</a>', curve_svg(lines))
+    found = {
+        int(at): (title, re.findall(r"([\d.]+) ([\d.]+)", drawn.split('d="')[1].split('"')[0]), drawn)
+        for at, title, drawn in links
+    }
+    assert [found[at][0] for at in (1, 2)] == [
+        "&lt;b&gt;near&lt;/b&gt;: not told apart, 0.890 of 400 images",
+        "slow: cut by time alone, 0.700 of 200 images",
+    ]
+    assert {at: len(points) for at, (_, points, _) in found.items()} == {0: 3, 1: 3, 2: 2, 3: 1}
+    first, second, third = (float(x) for x, _ in found[0][1])
+    assert third - second == pytest.approx(second - first, abs=0.2)  # doubling is a step
+    assert [x for x, _ in found[2][1]] == [x for x, _ in found[0][1][:2]]
+    heights = [float(y) for _, y in found[0][1]]
+    assert heights[0] - heights[1] == pytest.approx(heights[1] - heights[2], abs=0.2)
+    assert [at for at, (_, _, drawn) in found.items() if 'class="tip"' in drawn] == [3, 2]
+    assert [at for at, (_, _, drawn) in found.items() if "<circle" in drawn] == [1, 0]
+
+
+def test_the_page_is_in_order_for_a_browser(tmp_path: Path) -> None:
+    lines = {"best": raced("pick", 0.7, 0.9), "near": raced("not told apart", 0.7, 0.89), "bad": raced("worse", 0.4)}
+    choice = running.Choice(pick="best", stopped="", rows=200, lines=lines, finalists=["best", "near"], notes=[])
+    race = SimpleNamespace(costs=dict.fromkeys(lines, 5.0), who=SimpleNamespace(excluded={"big": "dimension: 9000"}))
+    sheet = Sheet(title="pets", names=["backbone"], columns=["ms"], lines=[((name,), ("5.0",)) for name in lines])
+    path = tmp_path / "page.html"
+    path.write_text(page(sheet, race, choice, "featurebank choose pets"))  # type: ignore[arg-type]
+    with chromium() as browser:
+        for width in (1400, 420):
+            scheme: Literal["light", "dark"] = "light" if width == 1400 else "dark"
+            with opened(browser, path, width=width, scheme=scheme, axe=True) as found:
+                assert found.page.evaluate("document.documentElement.scrollWidth") == width
+                assert (found.requests, found.errors, found.violations()) == ([path.as_uri()], [], [])
 
 
 # What ends a race early.

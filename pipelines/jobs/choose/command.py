@@ -88,6 +88,7 @@ def choose(  # noqa: PLR0917 - one for each option
     from featurebank.pipelines.extracting.working import watching
     from featurebank.pipelines.jobs.choose import field
     from featurebank.pipelines.jobs.choose.finals import Watch
+    from featurebank.pipelines.jobs.choose.page import page
     from featurebank.pipelines.jobs.choose.pool import look
     from featurebank.pipelines.jobs.choose.running import Race
     from featurebank.store import FeatureStore
@@ -144,10 +145,11 @@ def choose(  # noqa: PLR0917 - one for each option
     command = _command(context)
     sheet = _sheet(race, choice)
     if html is not None:
-        html.write_text(_page(sheet, race, choice, command), encoding="utf-8")
+        html.write_text(page(sheet, race, choice, command), encoding="utf-8")
     if as_json:
         print_json(_json(race, choice, command, html))
     else:
+        sheet.notes[1:1] = _curves(choice) if choice else ()
         _show(sheet, race, command, html)
     whole = len(race.costs) * len(pool.images)
     text = f"{race.computed:,} images through a network, {race.computed / whole:.0%} of all through all"
@@ -211,7 +213,7 @@ def _sheet(race: Race, choice: Choice | None) -> Sheet:
         cells += [f"{one.ms:.1f}", size, f"{one.facts['dimension'] or ''}", str(one.facts["licence"] or "")]
         lines.append(((name,), tuple(cells)))
     further = ["set\naside"] * final + ["set aside,\ntuned"] * tuned
-    headings = ["", "rows", *SCORES, "behind\nthe leader", *further] if choice else []
+    headings = ["state", "rows", *SCORES, "behind\nthe leader", *further] if choice else []
     sheet = Sheet(
         title=f"{label_of(race.pool.images.spec)}: {len(race.pool.order):,} images to decide by, "
         f"{len(race.pool.aside):,} set aside",
@@ -250,10 +252,6 @@ def _notes(race: Race, choice: Choice | None) -> list[str]:
         )
     if front := _front(race, choice):
         notes.append(f"nothing is both better and cheaper, on {choice.rows:,} rows: {', '.join(front)}")
-    for name, line in choice.lines.items():
-        if len(line.curve) > 1 and line.state in ("pick", "not told apart"):
-            curve = ", ".join(f"{rows:,} rows {share:.3f}".replace(" 0.", " .") for rows, share in line.curve.items())
-            notes.append(f"{name}: {curve}")
     notes.append(
         "ridge, knn, class mean: accuracy on rows left out one by one; ridge alone decides. Behind the "
         f"leader: intervals, {rules.confidence:.0%} for all of the race together. ms: an image, on one core or GPU"
@@ -264,6 +262,16 @@ def _notes(race: Race, choice: Choice | None) -> list[str]:
             "scored once; intervals at 95 %"
         )
     return notes + choice.notes
+
+
+def _curves(choice: Choice) -> list[str]:
+    """The learning curve of each finalist."""
+    notes = []
+    for name in choice.finalists:
+        if len(curve := choice.lines[name].curve) > 1:
+            shares = ", ".join(f"{rows:,} rows {share:.3f}".replace(" 0.", " .") for rows, share in curve.items())
+            notes.append(f"{name}: {shares}")
+    return notes
 
 
 def _front(race: Race, choice: Choice) -> list[str]:
@@ -288,16 +296,6 @@ def _show(sheet: Sheet, race: Race, command: str, html: Path | None) -> None:
     print_line(screen, shown(command), about="again")
     if html is not None:
         print_line(screen, shown(str(html)), about="page", style="green")
-
-
-def _page(sheet: Sheet, race: Race, choice: Choice | None, command: str) -> str:
-    from featurebank.pipelines.asking.page import document, sheet_html
-    from featurebank.store.text import html_text
-
-    said = [*sheet.notes, *(f"{name}: {reason}" for name, reason in race.who.excluded.items()), command]
-    notes = "".join(f"<li>{html_text(note)}</li>" for note in said)
-    lead = "A plan: nothing was extracted." if choice is None else f"The pick is {choice.pick}."
-    return document(sheet.title, lead, [f'<section>{sheet_html(sheet)}<ul class="notes">{notes}</ul></section>'])
 
 
 def _json(race: Race, choice: Choice | None, command: str, html: Path | None) -> dict[str, Any]:

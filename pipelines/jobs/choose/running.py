@@ -210,7 +210,9 @@ class Race:
         """
         try:
             held = self._held(choice.finalists[:TUNED], choice.rows)
-            for name in choice.finalists[:TUNED] if held else ():
+            if held is None:
+                return
+            for name in choice.finalists[:TUNED]:
                 workshop = held.workshop(self.who.candidates[name].spec, device=self._device, watch=watch)
                 asked = held.ask(Finetune(), name, workshop)
                 if asked.error:
@@ -328,7 +330,9 @@ class Race:
         try:
             with self.clock.running():
                 held = self._held(kept, rows)
-                for name in kept if held else ():
+                if held is None:
+                    return
+                for name in kept:
                     asked = held.ask(Linear(), name)
                     if asked.error:
                         self.notes.append(f"{name}: no final number: {asked.error}")

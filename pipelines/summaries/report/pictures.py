@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from featurebank.pipelines.asking.axes import BOTTOM, DASHES, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, frame, free
 from featurebank.store.text import html_text
 
 __all__ = ["Point", "bar_svg", "colour_key", "curves_svg", "scatter_svg"]
 
-WIDTH, HEIGHT = 440, 300
-LEFT, BOTTOM, TOP, RIGHT = 44, 40, 12, 12
 BAR = 160
 COLOURS = 6
-DASHES = ("", "6 3", "2 3", "8 3 2 3")
-NEAR = 13  # pixels between two names
 LETTER = 5.6  # width of a letter, about
 
 
@@ -54,8 +50,8 @@ def scatter_svg(points: Sequence[Point], x_title: str, y_title: str, *, higher: 
         higher: whether more is better, which is then above.
     """
     ends = [end for one in points for end in (one.low, one.y, one.high) if end is not None]
-    across = _Axis.of([one.x for one in points], LEFT, WIDTH - RIGHT, log=True)
-    up = _Axis.of(ends, *((HEIGHT - BOTTOM, TOP) if higher else (TOP, HEIGHT - BOTTOM)))
+    across = Axis.of([one.x for one in points], LEFT, WIDTH - RIGHT, log=True)
+    up = Axis.of(ends, *((HEIGHT - BOTTOM, TOP) if higher else (TOP, HEIGHT - BOTTOM)))
     front = sorted((one for one in points if one.front), key=lambda one: (one.x, one.y))
     steps = ""
     for at, one in enumerate(front):
@@ -68,7 +64,7 @@ def scatter_svg(points: Sequence[Point], x_title: str, y_title: str, *, higher: 
     )
     return (
         f'<svg class="chart" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}" role="group" '
-        f'aria-label="{html_text(f"{y_title} against {x_title}")}">{_frame(across, up, x_title, y_title)}'
+        f'aria-label="{html_text(f"{y_title} against {x_title}")}">{frame(across, up, x_title, y_title)}'
         f'<path class="front" d="{steps}"/>{drawn}</svg>'
     )
 
@@ -102,8 +98,8 @@ def curves_svg(
     """
     every = [point for line in lines.values() for point in line]
     ends = [end for _, *values in every for end in values if end is not None]
-    across = _Axis.of([x for x, *_ in every], LEFT, WIDTH - RIGHT, log=True)
-    up = _Axis.of(ends, HEIGHT - BOTTOM, TOP)
+    across = Axis.of([x for x, *_ in every], LEFT, WIDTH - RIGHT, log=True)
+    up = Axis.of(ends, HEIGHT - BOTTOM, TOP)
     drawn = ""
     for at, (name, line) in enumerate(lines.items()):
         points = sorted(line)
@@ -117,70 +113,11 @@ def curves_svg(
         drawn += f'<g class="s{at % COLOURS}">{band}<path class="curve"{dash} d="M{path}">{title}</path></g>'
     return (
         f'<svg class="chart" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{html_text(f"{titles[1]} over {titles[0]}")}">{_frame(across, up, *titles)}{drawn}</svg>'
+        f'aria-label="{html_text(f"{titles[1]} over {titles[0]}")}">{frame(across, up, *titles)}{drawn}</svg>'
     )
 
 
-@dataclass(frozen=True)
-class _Axis:
-    low: float
-    high: float
-    begin: float
-    end: float
-    log: bool
-
-    @classmethod
-    def of(cls, values: Sequence[float], begin: float, end: float, *, log: bool = False) -> _Axis:
-        """An axis with some room around the values."""
-        low, high = min(values), max(values)
-        if log:
-            room = max(1.15, (high / low) ** 0.06)
-            return cls(low / room, high * room, begin, end, log)
-        room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
-        return cls(low - room, high + room, begin, end, log)
-
-    def at(self, value: float) -> float:
-        low, high = (math.log(end) if self.log else end for end in (self.low, self.high))
-        share = ((math.log(value) if self.log else value) - low) / (high - low)
-        return round(self.begin + share * (self.end - self.begin), 1)
-
-    def ticks(self) -> Iterator[float]:
-        """A few round numbers."""
-        if self.log and self.high / self.low > 4:
-            digits = (1,) if self.high / self.low > 100 else (1, 2, 5)
-            powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-            every = (float(f"{digit}e{power}") for power in powers for digit in digits)
-            yield from (tick for tick in every if self.low <= tick <= self.high)
-            return
-        step = 10.0 ** math.floor(math.log10((self.high - self.low) / 2))
-        step *= next((d for d in (5, 2) if (self.high - self.low) / (step * d) >= 3), 1)
-        first = math.ceil(self.low / step)
-        yield from (round(n * step, 12) for n in range(first, math.floor(self.high / step) + 1))
-
-
-def _frame(across: _Axis, up: _Axis, x_title: str, y_title: str) -> str:
-    bottom = HEIGHT - BOTTOM
-    text = f'<path class="axis" d="M{LEFT} {TOP}V{bottom}H{WIDTH - RIGHT}"/>'
-    for tick in across.ticks():
-        x = across.at(tick)
-        text += f'<path class="axis" d="M{x} {bottom}v4"/>'
-        text += f'<text x="{x}" y="{bottom + 16}" text-anchor="middle">{_short(tick)}</text>'
-    for tick in up.ticks():
-        y = up.at(tick)
-        text += f'<path class="axis" d="M{LEFT} {y}h{WIDTH - LEFT - RIGHT}"/>'
-        text += f'<text x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{_short(tick)}</text>'
-    middle, half = (LEFT + WIDTH - RIGHT) / 2, (TOP + bottom) / 2
-    text += f'<text x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{html_text(x_title)}</text>'
-    turned = f'<text x="10" y="{half}" text-anchor="middle" transform="rotate(-90 10 {half})">'
-    return f"{text}{turned}{html_text(y_title)}</text>"
-
-
-def _short(tick: float) -> str:
-    """A round number without the zero before the point."""
-    return f"{tick:.10g}".replace("0.", ".", 1) if abs(tick) < 1 else f"{tick:,g}"
-
-
-def _point(one: Point, across: _Axis, up: _Axis, placed: list[tuple[float, float, float]]) -> str:
+def _point(one: Point, across: Axis, up: Axis, placed: list[tuple[float, float, float]]) -> str:
     x, y = across.at(one.x), up.at(one.y)
     whisker = ""
     if one.low is not None and one.high is not None:
@@ -191,7 +128,7 @@ def _point(one: Point, across: _Axis, up: _Axis, placed: list[tuple[float, float
     begin = text_x if right else text_x - width
     text_y = y - 6
     if one.front:
-        text_y = _free(begin, begin + width, y - 6, placed)
+        text_y = free(begin, begin + width, y - 6, placed)
         placed.append((begin, begin + width, text_y))
     kind = "" if one.front else ' class="tip"'
     anchor = "start" if right else "end"
@@ -201,13 +138,3 @@ def _point(one: Point, across: _Axis, up: _Axis, placed: list[tuple[float, float
         f'<circle class="{"dot" if one.front else "other"}" cx="{x}" cy="{y}" r="4.5"/>'
         f'<text{kind} x="{text_x:.1f}" y="{text_y:.1f}" text-anchor="{anchor}" aria-hidden="true">{name}</text></a>'
     )
-
-
-def _free(begin: float, end: float, wished: float, placed: Sequence[tuple[float, float, float]]) -> float:
-    """The height nearest to the wished one at which a name covers no other."""
-    near = [height for left, right, height in placed if left < end and begin < right]
-    for step in range(40):
-        for height in (wished + NEAR * step, wished - NEAR * step):
-            if TOP <= height <= HEIGHT - BOTTOM and all(abs(height - other) >= NEAR for other in near):
-                return height
-    return wished
