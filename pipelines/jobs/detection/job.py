@@ -59,6 +59,7 @@ class Job(MapJob[Shape, Detector]):
             seed=seed,
             batch_norm=self.training.batch_norm,
             drop_path=self.training.drop_path,
+            batch_norm="eval" if self.training.frozen else "fixed",
         )
         model.freeze(-1 if self.training.frozen else 0)
         return model
