@@ -70,7 +70,7 @@ def ours(side: int, weights: dict[str, Tensor]) -> tuple[torch.nn.Module, Callab
         loaded = model.get_submodule(own).load_state_dict(part, strict=False)
         if loaded.unexpected_keys or not all(name.startswith("fc.") for name in loaded.missing_keys):
             raise SystemExit(f"{own} must have the layers of {other}; found {loaded}")
-    model = model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    model = model.to(memory_format=torch.channels_last).train()
     return model, lambda images, truth: total(model(images.to(memory_format=torch.channels_last), truth))
 
 

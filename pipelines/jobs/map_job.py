@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.jobs.cached import outputs_of
 from featurebank.pipelines.jobs.detection.levels import Level, fitted, levels_of, with_levels
 from featurebank.pipelines.jobs.record import WEIGHTS, Record
-from featurebank.pipelines.jobs.trunk import Trunk
+from featurebank.pipelines.jobs.trunk import BatchNorm, Trunk
 from featurebank.pipelines.training import ranks
 from featurebank.pipelines.training.loop import Progress, train
 from featurebank.pipelines.training.phase import Phase, Plan
@@ -76,7 +76,7 @@ class Training(Generic[Built]):
         layer_decay: of the backbone's rates.
         clip: the largest norm of all gradients together.
         drop_path: of the backbone, see `Trunk`.
-        batch_norm: of the backbone, see `Trunk`.
+        batch_norm: of a backbone that is trained, see `Trunk`.
     """
 
     shape: Built
@@ -90,7 +90,7 @@ class Training(Generic[Built]):
     clip: float
     scales: tuple[float, float] = (1.0, 1.0)
     drop_path: float = 0.0
-    batch_norm: Literal["eval", "train"] = "eval"
+    batch_norm: BatchNorm = "fixed"
 
 
 @dataclass(frozen=True, kw_only=True)

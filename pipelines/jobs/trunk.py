@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Final, Literal, Self
 
 import torch
-from timm.utils.model import freeze_batch_norm_2d
+from timm.layers.norm_act import freeze_batch_norm_2d
 from torch import Tensor, nn
 
 from featurebank.extract.backbones.layer_groups import decayed_rates, layer_groups
@@ -53,7 +53,7 @@ class Trunk(nn.Module):
         if not 0 <= drop_path < 1:
             raise ValueError(f"drop_path must be a probability below 1; found {drop_path!r}")
         if batch_norm == "fixed":
-            freeze_batch_norm_2d(network)
+            freeze_batch_norm_2d(network)  # type: ignore[no-untyped-call]
         self.network, self.batch_norm = network, batch_norm
         self._trained = _reached(network)
         for name, parameter in network.named_parameters():
