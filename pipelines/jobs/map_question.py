@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from featurebank.pipelines.asking.layout import Layout
 from featurebank.pipelines.asking.option import option
 from featurebank.pipelines.asking.question import Question
+
+if TYPE_CHECKING:
+    from featurebank.pipelines.asking.cases import Case
+    from featurebank.pipelines.jobs.workshop import Workshop
 
 __all__ = ["MapQuestion"]
 
@@ -61,6 +65,11 @@ class MapQuestion(Question):
             )
         if not self.tuned and (self.drop_path or self.batch_norm == "train"):
             raise ValueError("drop_path must be 0, and batch_norm eval, without tuned; set tuned: true")
+
+    def read_beside(self, case: Case, workshop: Workshop | None) -> dict[str, Any]:
+        """The objects of each set."""
+        places = [entry.place for entry in case.every]
+        return {} if workshop is None else {"objects": [workshop.objects_digest(place) for place in places]}
 
     @property
     def of_training(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 from sklearn.metrics import f1_score, jaccard_score  # type: ignore[import-untyped]
 
 from featurebank.pipelines.asking.results import Results
+from featurebank.pipelines.training import loop
 from featurebank.pipelines.training.learner import Learner
 
 TRAIN = 17
@@ -104,6 +105,23 @@ def test_it_learns_from_cached_maps_and_has_intervals_and_curves(done: Run) -> N
     assert "training loss" in (done.folder / "page.html").read_text()
 
 
+def test_a_second_run_computes_nothing_unless_objects_have_changed(done: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("something is trained")
+
+    monkeypatch.setattr(loop, "Learner", refuse)
+    assert featurebank_("segment", done.config, "--json").json["answers"][0]["known"]
+    file = done.folder / "toy" / "objects_test.json"
+    text = file.read_text()
+    document = json.loads(text)
+    document["annotations"] = document["annotations"][:-1]
+    file.write_text(json.dumps(document))
+    again = featurebank_("segment", done.config, "--json")
+    file.write_text(text)
+    assert not again.json["answers"][0]["known"]
+    assert again.json["answers"][0]["rows"][0]["value"] != done.answer["rows"][0]["value"]
+
+
 def weights_of(folder: Path, store: str) -> dict[str, str]:
     (path,) = (folder / store / "segmenters").glob("*/weights.safetensors")
     return {name: hashlib.sha256(value.tobytes()).hexdigest() for name, value in load_file(path).items()}
@@ -159,7 +177,7 @@ def test_images_without_masks_are_one_clear_line(tmp_path: Path, shown: str) -> 
             place = tmp_path / "toy" / ("train", "test")[index // 4] / f"class{index % 2}" / f"{index}.png"
             place.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.full((32, 32, 3), 20 * index, np.uint8)).save(place)
-        message = "segmentation needs a dataset with masks; found one without"
+        message = "must have objects with boxes or masks; found none"
     else:
         for split in ("train", "test"):
             scenes(tmp_path / "toy", split, 4, 0)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurebank.extract import backbones
-from featurebank.extract.datasets.objects import objects_digest
+from featurebank.extract.datasets.objects import annotated
 from featurebank.extract.errors import DatasetError
 from featurebank.pipelines.jobs.detection.scenes import CachedScenes, Scenes
 from featurebank.pipelines.jobs.map_job import MapJob
@@ -92,7 +92,7 @@ class Job(MapJob[Shape, Segmenter]):
 
     def truth_digest(self, rows: SplitRows) -> dict[str, Any]:
         """See `MapJob`."""
-        return {"objects": objects_digest(self._annotated(rows))}
+        return {"objects": self.workshop.objects_digest(rows.name)}
 
     def notes(self) -> list[str]:
         """See `MapJob`."""
@@ -145,14 +145,7 @@ class Job(MapJob[Shape, Segmenter]):
         return np.array(numbers, np.uint8)
 
     def _annotated(self, rows: SplitRows) -> Annotated:
-        split: Any = self.workshop.images(rows)
-        if not hasattr(split, "objects"):
-            raise DatasetError(
-                f"{rows.name}: segmentation needs a dataset with masks; found one without: give one such as "
-                "coco:FILE.json, or a dataset of the kind instance segmentation (featurebank datasets)"
-            )
-        own: Annotated = split
-        return own
+        return annotated(self.workshop.images(rows))
 
 
 def part_of(rows: SplitRows, fraction: float, seed: int) -> SplitRows:
