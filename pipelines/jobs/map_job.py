@@ -142,8 +142,8 @@ class MapJob(ABC, Generic[Built, Model]):
     cache_gb: float
 
     @classmethod
-    def of(cls, rows: Rows, *, training: Training[Built], precision: Precision, cache_gb: float) -> Self:
-        """The job of what a question is handed.
+    def of(cls, rows: Rows, *, training: Training[Built], precision: Precision, cache_gb: float, **more: Any) -> Self:
+        """The job of what a question is handed, with more fields of its own.
 
         Raises:
             ConfigError: there is nowhere to work: images can be had of a configuration alone.
@@ -160,6 +160,7 @@ class MapJob(ABC, Generic[Built, Model]):
             workshop=rows.workshop,
             precision=precision,
             cache_gb=cache_gb,
+            **more,
         )
 
     @abstractmethod

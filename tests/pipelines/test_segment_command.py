@@ -63,9 +63,9 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return Run(folder, config, run.json["answers"][0])
 
 
-def truth(folder: Path, numbers: dict[str, int]) -> np.ndarray[Any, Any]:
-    """(9, 96, 128) classes, painted rectangle by rectangle, the larger first."""
-    document = json.loads((folder / "objects_test.json").read_text())
+def truth(folder: Path, numbers: dict[str, int], split: str = "test") -> np.ndarray[Any, Any]:
+    """(N, 96, 128) classes, painted rectangle by rectangle, the larger first."""
+    document = json.loads((folder / f"objects_{split}.json").read_text())
     names = {one["id"]: one["name"] for one in document["categories"]}
     painted = np.zeros((len(document["images"]), 96, 128), np.uint8)
     for one in sorted(document["annotations"], key=lambda one: -one["area"]):
@@ -127,6 +127,24 @@ def weights_of(folder: Path, store: str) -> dict[str, str]:
     return {name: hashlib.sha256(value.tobytes()).hexdigest() for name, value in load_file(path).items()}
 
 
+def test_masks_in_files_train_as_those_of_the_same_objects(done: Run) -> None:
+    for split in ("train", "test"):
+        (done.folder / "masks" / split).mkdir(parents=True)
+        for index, labels in enumerate(truth(done.folder / "toy", {"square": 1, "bar": 2}, split)):
+            Image.fromarray(labels).save(done.folder / "masks" / split / f"{split}{index:02}.png")
+    template = f"{done.folder}/masks/{{split}}/{{stem}}.png"
+    config = configuration(done.folder, "files", masks=template, classes=["background", *KINDS], on=[])
+    run = featurebank_("segment", config, "--json")
+    assert run.code == 0, run.json["answers"][0]["error"]
+    assert weights_of(done.folder, "files") == weights_of(done.folder, "store")
+    rows = [row["value"] for row in done.answer["rows"] if row["set"] == "toy/test"]
+    assert [row["value"] for row in run.json["answers"][0]["rows"]] == rows
+    file = done.folder / "masks" / "test" / "test00.png"
+    Image.fromarray(np.zeros((96, 128), np.uint8)).save(file)
+    again = featurebank_("segment", config, "--json").json["answers"][0]
+    assert [row["value"] for row in again["rows"]] != rows
+
+
 def test_stopped_at_a_step_it_ends_with_the_same_weights(done: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = [0]
     update = Learner.update
@@ -158,6 +176,7 @@ def test_a_share_of_the_images_is_trained_on_and_what_they_lack_is_said(done: Ru
     ("options", "message"),
     [
         ({"fraction": 0}, "fraction must be above 0 and at most 1; found 0"),
+        ({"masks": "m/{stem}.png"}, "masks and classes must come together"),
         ({"px": 100}, "px must be a multiple of 32; found 100"),
         ({"head": "unet"}, "head: Input should be 'fcn' or 'upernet'; found 'unet'"),
     ],
@@ -190,7 +209,7 @@ def test_images_without_masks_are_one_clear_line(tmp_path: Path, shown: str) -> 
             file.write_text(json.dumps(document))
         message = {
             "boxes": "must have a mask of every object; found",
-            "nothing": "must show an object; found none in 4 images",
+            "nothing": "must show two classes at least, counting the background; found 1 in 4 images",
         }[shown]
     config = json.loads(configuration(tmp_path, on=[]).read_text())
     name = f"folder:{tmp_path}/toy" if shown == "classes" else config["datasets"][0]["name"]
