@@ -17,7 +17,8 @@
 ==============================================  =======================================================================
 
 ``@random`` or ``@random:<seed>`` behind a name asks for that architecture at its random initialisation, and behind that
-``@96px`` for another input size, ``@flip`` for mirrored images (`views`): ``mobilenetv2@random:7@96px@flip``.
+``@96px`` for another input size, ``@windowed`` for a plain transformer in windows, ``@flip`` for mirrored images
+(`views`): ``mobilenetv2@random:7@96px@flip``.
 Importing this package imports neither torch nor any of these libraries.
 """
 
@@ -33,7 +34,7 @@ from featurebank.extract.backbones.checkpoint_source import HubSource, UrlSource
 from featurebank.extract.backbones.contract import Backbone, BackboneSpec, Network, TrainableSource
 from featurebank.extract.backbones.diffusers_source import DiffusersSource
 from featurebank.extract.backbones.hf_source import HuggingFaceSource
-from featurebank.extract.backbones.naming import at_random, rooted, without_cuts
+from featurebank.extract.backbones.naming import at_random, rooted, unrooted, without_cuts
 from featurebank.extract.backbones.onnx_source import OnnxSource
 from featurebank.extract.backbones.open_clip_source import OpenClipSource
 from featurebank.extract.backbones.own_source import OwnBackbone, OwnSource
@@ -62,6 +63,7 @@ __all__ = [
     "outline",
     "resolve",
     "rooted",
+    "stored_name",
     "text_features",
     "text_tower",
     "tokenizer",
@@ -137,6 +139,17 @@ def resolve(
             f"found {checkpoint_key!r} {'without one' if checkpoint is None else f'for {spec.source}'}"
         )
     return replace(spec, weights=replace(spec.weights, part=checkpoint_key))
+
+
+def stored_name(name: str) -> str:
+    """What the store calls the backbone of a name: by the first of its names in the zoo, without the folders of a path.
+
+    >>> stored_name("dino_vitb16@96px"), stored_name("tuned:/runs/pets"), stored_name("timm:resnet18")
+    ('dino_vit_base@96px', 'tuned:pets', 'timm:resnet18')
+    """
+    base, at, suffix = name.partition("@")
+    entry = zoo.find(base)
+    return unrooted(name) if entry is None or base == entry.reference else f"{entry.name}{at}{suffix}"
 
 
 def without_weights(name: str) -> BackboneSpec:

@@ -30,6 +30,7 @@ _STAGES_OF_FEATURES = {"stem": r"features\.0\.", "blocks": r"features\.([1357])\
 _LAYERS = r"layer(\d+)\.(\d+)"
 
 _MATCHERS: Mapping[str, Matcher] = {
+    "timm.VisionTransformerSAM": {"stem": "pos_embed|patch_embed|norm_pre", "blocks": r"blocks\.(\d+)"},
     "torchvision.ConvNeXt": _STAGES_OF_FEATURES,
     "torchvision.DenseNet": {
         "stem": r"features\.(?:conv|norm)0",

@@ -1,4 +1,4 @@
-"""Names of backbones: ``<source prefix><name>[@random[:<seed>]][@<pixels>px][@flip]``; `views` has the last two."""
+"""Names of backbones: ``<source prefix><name>[@random[:<seed>]][@<pixels>px][@windowed][@flip]``; see `views`."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ __all__ = [
     "random_seed",
     "rooted",
     "split_random",
+    "unrooted",
     "without_cuts",
 ]
 
@@ -51,7 +52,7 @@ def split_random(name: str) -> tuple[str, int | None]:
     if match is None:
         raise UnknownNameError(
             f"unknown backbone {without_secrets(name)!r}; what follows '@' must be 'random' or 'random:<seed>', then "
-            f"'<pixels>px', then 'flip', as in '{without_secrets(base)}@random:0@96px@flip'"
+            f"'<pixels>px', then 'windowed', then 'flip', as in '{without_secrets(base)}@random:0@96px@flip'"
         )
     return base, int(match["seed"] or 0)
 
@@ -93,14 +94,32 @@ def rooted(name: str, folder: Path) -> str:
     >>> rooted("tuned:runs/pets", Path("/data")), rooted("tuned:pets", Path("/data"))
     ('tuned:/data/runs/pets', 'tuned:pets')
     """
-    prefix, colon, path = name.partition(":")
-    placed = (
+    prefix, _, path = name.partition(":")
+    return f"{prefix}:{folder / expanded(path)}" if _is_placed(prefix, path) else name
+
+
+def unrooted(name: str) -> str:
+    """A name as keys and stores have it: without the folders of a path.
+
+    >>> unrooted("tuned:/data/runs/pets@flip"), unrooted("diffusers:/data/tiny?px=64"), unrooted("onnx:/data/net.onnx")
+    ('tuned:pets@flip', 'diffusers:tiny?px=64', 'onnx:net.onnx')
+    >>> unrooted("diffusers:CompVis/stable-diffusion-v1-4"), unrooted("python:/data/nets.py:tiny")
+    ('diffusers:CompVis/stable-diffusion-v1-4', 'python:nets.py:tiny')
+    """
+    prefix, _, path = name.partition(":")
+    if not _is_placed(prefix, path):
+        return name
+    place, mark, options = path.partition("?")
+    return f"{prefix}:{Path(place).name}{mark}{options}"
+
+
+def _is_placed(prefix: str, path: str) -> bool:
+    return (
         prefix in {"hf", "onnx"}
         or (prefix == "diffusers" and path.startswith((".", "/", "~", "$")))
         or (prefix == "python" and in_file(path))
         or (prefix == "tuned" and is_path(path))
     )
-    return f"{prefix}:{folder / expanded(path)}" if colon and placed else name
 
 
 def random_seed(weights: Weights) -> int | None:

@@ -114,7 +114,8 @@ def facts(entry: ZooEntry) -> Mapping[str, object]:
 def check(spec: BackboneSpec, network: Network) -> None:
     """Compares a network with its row: heads, dimension, parameters, preprocessing. Other networks pass.
 
-    At another input size position embeddings have another length: parameters are not counted then. How images are
+    At another input size position embeddings have another length, and windows have relative positions: parameters are
+    not counted then. How images are
     decoded, and whether whole ones are laid onto a canvas (``longer``), is a matter of the run, not of the weights.
 
     Raises:
@@ -132,7 +133,7 @@ def check(spec: BackboneSpec, network: Network) -> None:
         "heads": heads_of(module),
         "dimension": module.dimension,
         "parameters": sum(parameter.numel() for parameter in module.parameters_counted())
-        if view.px is None
+        if view.px is None and not view.windowed
         else entry.parameters,
         "preprocessing": spec.preprocessing,
     }

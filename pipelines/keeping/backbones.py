@@ -26,10 +26,16 @@ number of parameters and preprocessing are compared with this table whenever a n
 checkpoint that is missing, left over or of another shape is an error, unless the table lists it.
 
 Behind any name, `@96px` asks for images of 96 x 96 pixels, the resize before the crop in proportion, and `@flip` for
-mirrored ones: `mobilenetv2@random:7@96px@flip` has all there is, in this order. Each is a backbone of its own, with a
+mirrored ones: `mobilenetv2@random:7@96px@flip` has them in this order. Each is a backbone of its own, with a
 key of its own. Position embeddings of timm's architectures are resampled as timm does it; an architecture that takes
 one size alone says so. What a side has beyond a multiple of the patch, a ViT may not see: for patches of 14 take 98,
 not 96.
+
+`@windowed`, behind the size, is a plain transformer of timm on large images, as ViTDet has it: blocks attend within
+windows of 14 x 14 patches, four of them to all: `mae_vit_base@1024px@windowed`. Its weights go into timm's SAM-ViT,
+every tensor accounted for: relative positions begin at zero, class token, registers and classifier are left out.
+Rotary positions, gated layers and what else SAM-ViT has no place for are refused by name. What it gives is another
+network's: patches do not see the class token, nor windows each other.
 
 Whatever its source, `outputs: [cut.6]` stores what enters a network's sixth block: all below has run, nothing from
 there on. Blocks are counted from 1 behind the stem, in the order in which they run; an unknown one is answered with
@@ -42,7 +48,7 @@ Any other checkpoint, by its source:
 | `timm:ARCHITECTURE.TAG` | timm's zoo; `checkpoint:` takes a local file, pruned ones too |
 | `torchvision:MODEL/WEIGHTS` | torchvision's classification models |
 | `open_clip:ARCHITECTURE/TAG` | image towers, `pooled` and, projected, `embedding`; and [their texts](../README.md) |
-| `diffusers:REPOSITORY?px=512&prompt=TEXT` | Stable Diffusion's encoder; `mid.0.mean`, `down.2.mean_t100` and so on |
+| `diffusers:REPOSITORY?px=512&prompt=TEXT` | Stable Diffusion's encoder; `vae.1.mean`, `mid.0.mean`, `down.2.mean_t9` |
 | `url:ARCHITECTURE=ADDRESS#SHA256` | a file on the web for an architecture of timm |
 | `hf:FOLDER` | a folder of transformers' own networks; its code is not run; CLIP and SigLIP have `embedding`, texts |
 | `tuned:NAME`, `tuned:FOLDER` | what `featurebank finetune` has made: of the store's folder `tuned`, or of any folder |
