@@ -18,7 +18,9 @@ from featurebank.extract.errors import WeightsError
 
 __all__ = ["DiffusionEncoder"]
 
-_NAME = re.compile(r"(?P<part>down|mid|up)\.(?P<level>\d+)\.(?P<kind>mean|features)(?:_t(?P<timestep>\d+))?")
+_NAME = re.compile(
+    r"(?!vae.*_t)(?P<part>vae|down|mid|up)\.(?P<level>\d+)\.(?P<kind>mean|features)(?:_t(?P<timestep>\d+))?"
+)
 _UNSUPPORTED = ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type", "time_cond_proj_dim")
 
 
@@ -32,6 +34,8 @@ class DiffusionEncoder(FrozenNetwork):
     ``pooled``           (B, C) mean of the positions behind the middle block, group-normalised without weights
     ``features``         (B, C, h, w) behind the middle block
     ``latents``          (B, 4, H/8, W/8) what enters the UNet
+    ``vae.N.mean``       (B, C) mean of the positions behind level N of the autoencoder's encoder, after it is made
+                         smaller; also ``vae.N.features`` (B, C, h, w)
     ``down.N.mean``      (B, C) mean of the positions behind level N, before it is made smaller; also
                          ``down.N.features`` (B, C, h, w)
     ``mid.0.mean``       the same behind the middle block
@@ -63,9 +67,8 @@ class DiffusionEncoder(FrozenNetwork):
         self._require([_at_timestep_zero(name) for name in spec.outputs])
         ways = {name: match for name in spec.outputs if (match := _NAME.fullmatch(name))}
         self._ways = {name: (m["part"], int(m["level"]), int(m["timestep"] or 0)) for name, m in ways.items()}
-        self._timesteps = sorted(
-            {way[2] for way in self._ways.values()} | ({0} if {"pooled", "features"} & {*spec.outputs} else set())
-        )
+        timesteps = {timestep for part, _, timestep in self._ways.values() if part != "vae"}
+        self._timesteps = sorted(timesteps | ({0} if {"pooled", "features"} & {*spec.outputs} else set()))
         self._upwards = any(way[0] == "up" for way in self._ways.values())
         if not self._upwards:
             unet.up_blocks = None
@@ -75,11 +78,10 @@ class DiffusionEncoder(FrozenNetwork):
 
     def available(self) -> list[str]:
         """Names of all outputs, at timestep 0."""
-        levels = len(self._part("unet").config.block_out_channels)
-        places = [f"{part}.{level}" for part in ("down", "up") for level in range(levels)]
-        return ["pooled", "features", "latents"] + [
-            f"{p}.{k}" for k in ("mean", "features") for p in ["mid.0", *places]
-        ]
+        levels = {part: len(self._part(part).config.block_out_channels) for part in ("vae", "unet")}
+        counted = [("vae", levels["vae"]), ("down", levels["unet"]), ("mid", 1), ("up", levels["unet"])]
+        places = [f"{part}.{level}" for part, count in counted for level in range(count)]
+        return ["pooled", "features", "latents", *(f"{p}.{k}" for k in ("mean", "features") for p in places)]
 
     def parameters_counted(self) -> Iterator[nn.Parameter]:
         """See `FrozenNetwork`: the way up is no part of the encoder."""
@@ -87,14 +89,13 @@ class DiffusionEncoder(FrozenNetwork):
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """(B, 3, H, W) in [-1, 1] to one tensor (B, …) per output."""
-        vae = self._part("vae")
-        latents = vae.encode(images).latent_dist.mode() * vae.config.scaling_factor
+        latents, encoded = self._encoded(images)
         maps = {timestep: self._maps(latents, timestep) for timestep in self._timesteps}
         outputs = {}
         for name in self.spec.outputs:
             if name in self._ways:
                 part, level, timestep = self._ways[name]
-                features = maps[timestep][part, level]
+                features = encoded[level] if part == "vae" else maps[timestep][part, level]
                 outputs[name] = features if ".features" in name else features.mean((2, 3))
             elif name == "latents":
                 outputs[name] = latents
@@ -105,6 +106,18 @@ class DiffusionEncoder(FrozenNetwork):
                     features if name == "features" else nn.functional.group_norm(features, groups).mean((2, 3))
                 )
         return outputs
+
+    def _encoded(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The latents, and the map (B, C, h, w) behind each level of the autoencoder's encoder."""
+        vae, maps = self._part("vae"), []
+        x = vae.encoder.conv_in(images)
+        for block in vae.encoder.down_blocks:
+            x = block(x)
+            maps.append(x)
+        x = vae.encoder.conv_act(vae.encoder.conv_norm_out(vae.encoder.mid_block(x)))
+        x = vae.encoder.conv_out(x)
+        moments = x if vae.quant_conv is None else vae.quant_conv(x)
+        return moments.chunk(2, 1)[0] * vae.config.scaling_factor, maps
 
     def _maps(self, latents: torch.Tensor, timestep: int) -> dict[tuple[str, int], torch.Tensor]:
         """The feature map (B, C, h, w) behind each part of the UNet."""

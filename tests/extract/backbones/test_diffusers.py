@@ -13,57 +13,25 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from tiny_diffusion import LENGTH, SCALE, save_diffusion
+from transformers import CLIPTextModel, CLIPTokenizer
 from zoo_networks import put_in_hub
 
 from featurebank.extract.backbones import build, resolve
 from featurebank.extract.errors import AssetError, WeightsError
 from featurebank.store.errors import UnknownNameError
 
-PX, SCALE, LENGTH = 64, 0.18215, 16
+PX = 64
 OUTPUTS = [
     "pooled", "features", "latents", "down.0.features", "down.1.mean", "mid.0.mean", "up.0.features", "up.1.features",
-    "mid.0.features_t100", "down.1.features_t7", "up.1.mean_t100",
+    "mid.0.features_t100", "down.1.features_t7", "up.1.mean_t100", "vae.0.features", "vae.1.mean",
 ]  # fmt: skip
-
-
-def save_tokenizer(folder: Path) -> None:
-    letters = [chr(code) for code in range(ord("!"), ord("~") + 1)]
-    tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    CLIPTokenizer(vocab={token: index for index, token in enumerate(tokens)}, merges=[]).save_pretrained(folder)
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as diffusers saves it: ``unet``, ``vae``, ``text_encoder``, ``tokenizer``."""
-    folder = tmp_path_factory.mktemp("tiny")
-    torch.manual_seed(0)
-    unet: Any = UNet2DConditionModel(  # type: ignore[no-untyped-call]
-        sample_size=PX // 2,
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=24,
-        attention_head_dim=4,
-        norm_num_groups=8,
-    )
-    unet.save_pretrained(folder / "unet")
-    vae: Any = AutoencoderKL(  # type: ignore[no-untyped-call]
-        block_out_channels=(8, 16),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=4,
-        scaling_factor=SCALE,
-    )
-    vae.save_pretrained(folder / "vae")
-    text = CLIPTextConfig(
-        vocab_size=200, hidden_size=24, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=LENGTH, bos_token_id=188, eos_token_id=189, pad_token_id=189,
-    )  # fmt: skip
-    CLIPTextModel(text).save_pretrained(folder / "text_encoder")
-    save_tokenizer(folder / "tokenizer")
-    return folder
+    """A folder as diffusers saves it."""
+    return save_diffusion(tmp_path_factory.mktemp("tiny"), px=PX)
 
 
 def images() -> torch.Tensor:
@@ -86,6 +54,7 @@ def by_definition(folder: Path, prompt: str) -> dict[str, torch.Tensor]:
     unet.down_blocks[1].resnets[-1].register_forward_hook(keep("down.1"))
     unet.mid_block.register_forward_hook(keep("mid.0"))
     for level in range(2):
+        vae.encoder.down_blocks[level].register_forward_hook(keep(f"vae.{level}"))
         unet.up_blocks[level].register_forward_hook(keep(f"up.{level}"))
     with torch.no_grad():
         context = text(ids["input_ids"]).last_hidden_state
@@ -217,6 +186,8 @@ def test_names_that_are_none(name: str) -> None:
 def test_unknown_outputs_and_unknown_random_networks(repository: Path) -> None:
     with pytest.raises(UnknownNameError, match=r"unknown output 'down\.7\.mean'"):
         build(resolve(f"diffusers:{repository}", outputs=["down.7.mean"]))
+    with pytest.raises(UnknownNameError, match=r"unknown output 'vae\.1\.mean_t7'"):
+        build(resolve(f"diffusers:{repository}", outputs=["vae.1.mean_t7"]))
     with pytest.raises(AssetError, match="random weights need a configuration"):
         resolve(f"diffusers:{repository}@random")
 
