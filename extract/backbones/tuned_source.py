@@ -20,12 +20,13 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin, get_type_hints
 
-from featurebank.extract.backbones import zoo
+from featurebank.extract.backbones import adapters, zoo
 from featurebank.extract.backbones.checkpoint import decode, load_strictly, read
 from featurebank.extract.backbones.checkpoint_limits import MAX_HEADER
 from featurebank.extract.backbones.contract import BackboneSpec, Network
 from featurebank.extract.backbones.naming import at_random, checked_outputs, given_weights, is_path
 from featurebank.extract.backbones.packaged import ENTRIES, folded
+from featurebank.extract.backbones.views import split_view
 from featurebank.extract.errors import AssetError, WeightsError
 from featurebank.extract.opening import open_regular
 from featurebank.extract.preprocessing import Preprocessing
@@ -220,8 +221,11 @@ class TunedSource:
         outputs = [name for name in spec.outputs if name != "logits"]
         if "logits" in spec.outputs and "pooled" not in outputs:
             outputs.append("pooled")
+        resized = _size(spec.preprocessing) != _size(about.preprocessing)
         try:
-            base = self._resolve(at_random(about.base), outputs=outputs)
+            name, view = split_view(at_random(about.base))
+            view = replace(view, px=spec.preprocessing.height) if resized else view
+            base = self._resolve(f"{name}{view}", outputs=outputs)
         except (AssetError, UnknownNameError) as error:
             raise WeightsError(f"{path}: its base {shown(about.base)} must be built from its name: {error}") from error
         network = self._trainable(base)
@@ -231,12 +235,27 @@ class TunedSource:
             raise WeightsError(f"{path}: head.weight must be {wanted}, classes by features; found {shape}")
         classifier = nn.Linear(network.dimension, len(about.class_names))
         whole = nn.ModuleDict({"network": network, "head": classifier})
+        if resized:
+            tensors = _resampled(tensors, network.backbone, path)
         load_strictly(whole, tensors, what=f"{spec.name} from {path}")
         return network, classifier
 
 
 def _shelf() -> Path:
     return expanded(os.environ.get(STORE_VARIABLE) or DEFAULT_STORE).absolute() / FOLDER
+
+
+def _size(preprocessing: Preprocessing) -> tuple[int, int]:
+    return preprocessing.height, preprocessing.width
+
+
+def _resampled(tensors: Mapping[str, torch.Tensor], backbone: nn.Module, path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file for a network that takes images of another size, as timm resamples them."""
+    prefix = "network.backbone."
+    own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    resampled = adapters.foreign_timm(own, backbone, path, resized=True)
+    others = {name: value for name, value in tensors.items() if not name.startswith(prefix)}
+    return others | {f"{prefix}{name}": value for name, value in resampled.items()}
 
 
 def _parsed(data: bytes, path: Path) -> TunedRecord:
