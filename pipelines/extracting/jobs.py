@@ -8,6 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from featurebank.extract import datasets
+from featurebank.extract.backbones import stored_name
 from featurebank.extract.key import backbone_key
 from featurebank.pipelines.asking.roles import select
 from featurebank.pipelines.errors import ConfigError
@@ -38,7 +39,9 @@ def jobs_of(run: RunConfig, store: FeatureStore, *sections: str) -> list[tuple[Q
     pairs = []
     for one in (one for section in sections for one in getattr(run, section)):
         question = one.asked()
-        names = one.backbones or tuple(of.title if of.label else of.name for of in run.backbones)
+        names = one.backbones or tuple(
+            f"{stored_name(of.name)}[{of.label}]" if of.label else stored_name(of.name) for of in run.backbones
+        )
         pairs.append((question, select(store, question, one.of, backbones=names)))
     return pairs
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,9 @@ from safetensors.torch import load, save
 
 from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.jobs.cached import outputs_of
-from featurebank.pipelines.jobs.detection.levels import Level, fitted, levels_of, with_levels
+from featurebank.pipelines.jobs.detection.levels import Level, fitted, levels_of, mirrored, with_levels
 from featurebank.pipelines.jobs.record import WEIGHTS, Record
-from featurebank.pipelines.jobs.trunk import BatchNorm, Trunk
+from featurebank.pipelines.jobs.trunk import Trunk
 from featurebank.pipelines.training import ranks
 from featurebank.pipelines.training.loop import Progress, train
 from featurebank.pipelines.training.phase import Phase, Plan
@@ -76,7 +76,8 @@ class Training(Generic[Built]):
         layer_decay: of the backbone's rates.
         clip: the largest norm of all gradients together.
         drop_path: of the backbone, see `Trunk`.
-        batch_norm: of a backbone that is trained, see `Trunk`.
+        batch_norm: of the backbone, see `Trunk`.
+        windowed: whether blocks of a plain transformer attend within windows.
     """
 
     shape: Built
@@ -90,7 +91,8 @@ class Training(Generic[Built]):
     clip: float
     scales: tuple[float, float] = (1.0, 1.0)
     drop_path: float = 0.0
-    batch_norm: BatchNorm = "fixed"
+    batch_norm: Literal["eval", "train"] = "eval"
+    windowed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,8 +144,8 @@ class MapJob(ABC, Generic[Built, Model]):
     cache_gb: float
 
     @classmethod
-    def of(cls, rows: Rows, *, training: Training[Built], precision: Precision, cache_gb: float, **more: Any) -> Self:
-        """The job of what a question is handed, with more fields of its own.
+    def of(cls, rows: Rows, *, training: Training[Built], precision: Precision, cache_gb: float) -> Self:
+        """The job of what a question is handed.
 
         Raises:
             ConfigError: there is nowhere to work: images can be had of a configuration alone.
@@ -160,7 +162,6 @@ class MapJob(ABC, Generic[Built, Model]):
             workshop=rows.workshop,
             precision=precision,
             cache_gb=cache_gb,
-            **more,
         )
 
     @abstractmethod
@@ -182,12 +183,16 @@ class MapJob(ABC, Generic[Built, Model]):
     @cached_property
     def levels(self) -> tuple[Level, ...]:
         """The backbone's maps that are used."""
-        return levels_of(fitted(self.own, self.training.side), self.training.shape.strides)
+        return levels_of(self._fitted, self.training.shape.strides)
 
     @cached_property
     def spec(self) -> BackboneSpec:
         """The backbone on its canvas, with its maps as outputs."""
-        return with_levels(fitted(self.own, self.training.side), self.levels)
+        return with_levels(self._fitted, self.levels)
+
+    @property
+    def _fitted(self) -> BackboneSpec:
+        return fitted(self.own, self.training.side, windowed=self.training.windowed)
 
     @cached_property
     def cached(self) -> bool:
@@ -213,10 +218,7 @@ class MapJob(ABC, Generic[Built, Model]):
         if not (self.cached and any(rows is one for one in (self.train, self.validation))):
             return None
         every = []
-        for mirrored in [False, True] if flip else [False]:
-            spec = self.spec
-            if mirrored:
-                spec = replace(spec, name=f"{spec.name}@flip", preprocessing=replace(spec.preprocessing, flip=True))
+        for spec in [self.spec, mirrored(self.spec)] if flip else [self.spec]:
             outputs = outputs_of(spec, rows, self.workshop)
             every.append([outputs[level.output] for level in self.levels])
         return every

@@ -5,25 +5,27 @@ Shapes: B images, S side of the canvas, C channels, h, w a map.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from featurebank.extract import backbones
 from featurebank.extract.backbones.network import probe
+from featurebank.extract.backbones.views import split_view
 from featurebank.pipelines.jobs.detection.geometry import bordered
 
 if TYPE_CHECKING:
     from featurebank.extract.backbones.contract import BackboneSpec
     from featurebank.extract.backbones.network import FrozenNetwork
 
-__all__ = ["Level", "Maps", "fitted", "levels_of", "maps_of", "with_levels"]
+__all__ = ["Level", "Maps", "as_map", "fitted", "levels_of", "maps_of", "mirrored", "with_levels"]
 
-_STAGE = re.compile(r"stages\.\d+\.features")
+_STAGE = re.compile(r"(?:stages|vae|down|mid)\.\d+\.features")
 _BLOCK = re.compile(r"blocks\.(\d+)\.tokens")
 
 
@@ -68,14 +70,27 @@ class Maps:
         return Maps([level.to(*place, **options) for level in self.levels])
 
 
-def fitted(spec: BackboneSpec, side: int) -> BackboneSpec:
-    """A backbone that takes whole images on a square canvas, with a border in the mean colour: zero once normalised."""
+def fitted(spec: BackboneSpec, side: int, *, windowed: bool = False) -> BackboneSpec:
+    """A backbone that takes whole images on a square canvas, with a border in the mean colour: zero once normalised.
+
+    Args:
+        spec: as it was resolved.
+        side: of the canvas.
+        windowed: whether blocks of a plain transformer attend within windows.
+    """
     own = spec.preprocessing
     mean = own.mean if own.channels == "RGB" else own.mean[::-1]
     red, green, blue = (round(255 * value) for value in mean)
-    return replace(
-        spec, name=f"{spec.name}@{side}px", preprocessing=replace(bordered(own, side), fill=(red, green, blue))
-    )
+    name, view = split_view(spec.name)
+    view = replace(view, px=side, windowed=windowed or view.windowed)
+    return replace(spec, name=f"{name}{view}", preprocessing=replace(bordered(own, side), fill=(red, green, blue)))
+
+
+def mirrored(spec: BackboneSpec) -> BackboneSpec:
+    """A backbone that sees every image the other way round."""
+    name, view = split_view(spec.name)
+    view = replace(view, flip=not view.flip)
+    return replace(spec, name=f"{name}{view}", preprocessing=replace(spec.preprocessing, flip=view.flip))
 
 
 def with_levels(spec: BackboneSpec, levels: Sequence[Level]) -> BackboneSpec:
@@ -87,7 +102,7 @@ def levels_of(spec: BackboneSpec, strides: Sequence[int]) -> tuple[Level, ...]:
     """The last map of each stride that is asked for; of a plain transformer its last tokens, whatever their stride.
 
     Args:
-        spec: on its canvas; built once.
+        spec: on its canvas; it is built to be asked.
         strides: of maps that are wanted, such as 4, 8, 16, 32.
 
     Raises:
@@ -121,13 +136,23 @@ def maps_of(network: FrozenNetwork, levels: Sequence[Level], images: Tensor) -> 
 
 
 def as_map(output: Tensor, size: Sequence[int]) -> Tensor:
-    """(B, C, h, w) as it is, or (B, T, C) of tokens in the rows of an image of that size."""
-    if output.ndim == 4:
-        return output
+    """A map (B, C, h, w), or tokens (B, T, C) row by row, of images of that size, as a map at a power of two as stride.
+
+    Boxes are looked up by such strides: maps of others, as of patches of 14 pixels, are resampled.
+    """
     height, width = size
-    rows = round((output.shape[1] * height / width) ** 0.5)
-    batch, _, channels = output.shape
-    return output.transpose(1, 2).reshape(batch, channels, rows, -1)
+    if output.ndim == 3:
+        batch, places, channels = output.shape
+        output = output.transpose(1, 2).reshape(batch, channels, round((places * height / width) ** 0.5), -1)
+    stride = _stride(output, width)
+    places_of = (-(-height // stride), -(-width // stride))
+    if output.shape[2:] == places_of:
+        return output
+    return nn.functional.interpolate(output, places_of, mode="bilinear", antialias=True)
+
+
+def _stride(found: Tensor, width: int) -> int:
+    return int(2 ** round(math.log2(width / found.shape[-1])))
 
 
 def _measured(network: FrozenNetwork, names: Sequence[str]) -> Iterator[Level]:
@@ -136,5 +161,4 @@ def _measured(network: FrozenNetwork, names: Sequence[str]) -> Iterator[Level]:
         outputs = network(images)
     for name in names:
         found = as_map(outputs[name], images.shape[-2:])
-        stride = 2 ** round(torch.log2(torch.tensor(images.shape[-1] / found.shape[-1])).item())
-        yield Level(output=name, stride=stride, channels=found.shape[1])
+        yield Level(output=name, stride=_stride(found, images.shape[-1]), channels=found.shape[1])

@@ -42,6 +42,7 @@ class Detect(Question):
     cache_gb: float = option(8.0, "The most that cached maps may take.", hashed=False, least=0.0)
     px: int = option(800, "Side of the canvas that an image is fitted into.", least=32)
     strides: tuple[int, ...] = option((4, 8, 16, 32), "A stride of the backbone's maps that are used.", flag="--stride")
+    windowed: bool = option(False, "A plain transformer attends within windows, but for four blocks (ViTDet).")
     channels: int = option(256, "Of the pyramid.", least=8)
     anchor: float = option(8.0, "Side of an anchor, in strides.", least=0.5)
     box_head: Literal["2fc", "4conv1fc"] = option("2fc", "Layers that judge a box.")
@@ -56,9 +57,7 @@ class Detect(Question):
     schedule: Literal["cosine", "step"] = option("cosine", "Of the rate; step divides it by ten after 27/36 and 33/36.")
     layer_decay: float = option(0.8, "With tuned: each layer's rate in shares of the next one's.", least=0.0)
     drop_path: float = option(0.0, "With tuned: how likely the last block is left out, less before.", least=0.0)
-    batch_norm: Literal["fixed", "eval", "train"] = option(
-        "fixed", "With tuned: the backbone's batch norms stay, learn weights alone (eval), or all (train)."
-    )
+    batch_norm: Literal["eval", "train"] = option("eval", "With tuned: whether the backbone's batch norms learn.")
     flip: float = option(0.5, "How likely an image is mirrored; 0 where left and right matter.", least=0.0)
     scales: tuple[float, float] = option(
         (1.0, 1.0),
@@ -87,8 +86,8 @@ class Detect(Question):
             raise ValueError(
                 f"scales must be two numbers above 0 and at most {LARGEST:g}, the smaller first; found {self.scales}"
             )
-        if not self.tuned and (self.drop_path or self.batch_norm != "fixed"):
-            raise ValueError("drop_path must be 0, and batch_norm fixed, without tuned; set tuned: true")
+        if not self.tuned and (self.drop_path or self.batch_norm == "train"):
+            raise ValueError("drop_path must be 0, and batch_norm eval, without tuned; set tuned: true")
         if not self.head.startswith("cascade") and (self.box_loss, self.heads) != ("l1", "one"):
             raise ValueError(
                 f"box_loss giou and heads bob must have a cascade; found head {self.head}: take cascade or cascade-mask"
@@ -116,6 +115,7 @@ class Detect(Question):
         return DetectorTraining(
             shape=shape,
             side=self.px,
+            windowed=self.windowed,
             frozen=not self.tuned,
             cached=self.cached and not self.tuned,
             flip=self.flip,

@@ -36,8 +36,6 @@ class Wanted:
     seed: int
     seeds: tuple[int, ...]
     fraction: float
-    masks: str
-    classes: tuple[str, ...]
     precision: Precision
     cache_gb: float
 
@@ -51,14 +49,7 @@ def answer(wanted: Wanted, rows: Rows) -> Answer:
     """
     part = part_of(rows.train, wanted.fraction, wanted.seed)
     own = replace(rows, sets={**rows.sets, "train": (part,)})
-    job = Job.of(
-        own,
-        training=wanted.training,
-        precision=wanted.precision,
-        cache_gb=wanted.cache_gb,
-        masks=wanted.masks,
-        classes=wanted.classes,
-    )
+    job = Job.of(own, training=wanted.training, precision=wanted.precision, cache_gb=wanted.cache_gb)
     runs = {seed: job.run(seed) for seed in wanted.seeds}
     arrays: dict[str, Any] = {}
     every: list[list[Score]] = [[] for _ in runs]
