@@ -102,8 +102,8 @@ def annotated(split: Any) -> Annotated:
     """
     if not hasattr(split, "objects"):
         raise DatasetError(
-            f"{split.spec.name}/{split.spec.split}: detection needs a dataset with boxes; found one without: give one "
-            "such as coco:FILE.json, or a dataset of the kind detection (featurebank datasets)"
+            f"{split.spec.name}/{split.spec.split} must have objects with boxes or masks; found none: give one "
+            "such as coco:FILE.json, or of the kind detection or instance segmentation (featurebank datasets)"
         )
     own: Annotated = split
     return own

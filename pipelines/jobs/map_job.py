@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.jobs.cached import outputs_of
 from featurebank.pipelines.jobs.detection.levels import Level, fitted, levels_of, mirrored, with_levels
 from featurebank.pipelines.jobs.record import WEIGHTS, Record
-from featurebank.pipelines.jobs.trunk import Trunk
+from featurebank.pipelines.jobs.trunk import BatchNorm, Trunk
 from featurebank.pipelines.training import ranks
 from featurebank.pipelines.training.loop import Progress, train
 from featurebank.pipelines.training.phase import Phase, Plan
@@ -76,7 +76,7 @@ class Training(Generic[Built]):
         layer_decay: of the backbone's rates.
         clip: the largest norm of all gradients together.
         drop_path: of the backbone, see `Trunk`.
-        batch_norm: of the backbone, see `Trunk`.
+        batch_norm: of a backbone that is trained, see `Trunk`.
         windowed: whether blocks of a plain transformer attend within windows.
     """
 
@@ -91,7 +91,7 @@ class Training(Generic[Built]):
     clip: float
     scales: tuple[float, float] = (1.0, 1.0)
     drop_path: float = 0.0
-    batch_norm: Literal["eval", "train"] = "eval"
+    batch_norm: BatchNorm = "fixed"
     windowed: bool = False
 
 
@@ -144,8 +144,8 @@ class MapJob(ABC, Generic[Built, Model]):
     cache_gb: float
 
     @classmethod
-    def of(cls, rows: Rows, *, training: Training[Built], precision: Precision, cache_gb: float) -> Self:
-        """The job of what a question is handed.
+    def of(cls, rows: Rows, *, training: Training[Built], precision: Precision, cache_gb: float, **more: Any) -> Self:
+        """The job of what a question is handed, with more fields of its own.
 
         Raises:
             ConfigError: there is nowhere to work: images can be had of a configuration alone.
@@ -162,6 +162,7 @@ class MapJob(ABC, Generic[Built, Model]):
             workshop=rows.workshop,
             precision=precision,
             cache_gb=cache_gb,
+            **more,
         )
 
     @abstractmethod

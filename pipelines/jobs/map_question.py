@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from featurebank.pipelines.asking.layout import Layout
 from featurebank.pipelines.asking.option import option
 from featurebank.pipelines.asking.question import Question
+
+if TYPE_CHECKING:
+    from featurebank.pipelines.asking.cases import Case
+    from featurebank.pipelines.jobs.workshop import Workshop
 
 __all__ = ["MapQuestion"]
 
@@ -34,7 +38,9 @@ class MapQuestion(Question):
     schedule: Literal["cosine", "step"] = option("cosine", "Of the rate; step divides it by ten after 27/36 and 33/36.")
     layer_decay: float = option(0.8, "With tuned: each layer's rate in shares of the next one's.", least=0.0)
     drop_path: float = option(0.0, "With tuned: how likely the last block is left out, less before.", least=0.0)
-    batch_norm: Literal["eval", "train"] = option("eval", "With tuned: whether the backbone's batch norms learn.")
+    batch_norm: Literal["fixed", "eval", "train"] = option(
+        "fixed", "With tuned: the backbone's batch norms stay, learn weights alone (eval), or all (train)."
+    )
     flip: float = option(0.5, "How likely an image is mirrored; 0 where left and right matter.", least=0.0)
     scales: tuple[float, float] = option(
         (1.0, 1.0),
@@ -59,8 +65,13 @@ class MapQuestion(Question):
             raise ValueError(
                 f"scales must be two numbers above 0 and at most {LARGEST:g}, the smaller first; found {self.scales}"
             )
-        if not self.tuned and (self.drop_path or self.batch_norm == "train"):
-            raise ValueError("drop_path must be 0, and batch_norm eval, without tuned; set tuned: true")
+        if not self.tuned and (self.drop_path or self.batch_norm != "fixed"):
+            raise ValueError("drop_path must be 0, and batch_norm fixed, without tuned; set tuned: true")
+
+    def read_beside(self, case: Case, workshop: Workshop | None) -> dict[str, Any]:
+        """The objects of each set."""
+        places = [entry.place for entry in case.every]
+        return {} if workshop is None else {"objects": [workshop.objects_digest(place) for place in places]}
 
     @property
     def of_training(self) -> dict[str, Any]:

@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from typing import Any, Final, Literal, Self
 
 import torch
+from timm.layers.norm_act import freeze_batch_norm_2d
 from torch import Tensor, nn
 
 from featurebank.extract.backbones.layer_groups import decayed_rates, layer_groups
 from featurebank.extract.backbones.network import FrozenNetwork, probe
 
-__all__ = ["ALL", "Trunk", "parameter_groups"]
+__all__ = ["ALL", "BatchNorm", "Trunk", "parameter_groups"]
 
+BatchNorm = Literal["eval", "fixed", "train"]
 ALL: Final = -1
 """Of `Trunk.freeze`: the whole backbone."""
 _DROP_PATHS = ("drop_path", "drop_path1", "drop_path2", "stochastic_depth")
@@ -33,7 +35,8 @@ class Trunk(nn.Module):
 
     Args:
         network: of `featurebank.extract.backbones.trainable`, with the outputs that are used.
-        batch_norm: whether batch norms that are not frozen learn their statistics.
+        batch_norm: whether batch norms that are not frozen learn their statistics. ``fixed``: they learn nothing, as is
+            usual in detection: a fixed scale and shift, whose backward pass needs no inputs to be kept.
         drop_path: the probability that the last block is left out for an image in training (stochastic depth, Huang
             et al. 2016, arXiv:1603.09382); it rises linearly from 0 at the first block.
 
@@ -45,12 +48,12 @@ class Trunk(nn.Module):
             are not known.
     """
 
-    def __init__(
-        self, network: FrozenNetwork, *, batch_norm: Literal["eval", "train"] = "eval", drop_path: float = 0.0
-    ) -> None:
+    def __init__(self, network: FrozenNetwork, *, batch_norm: BatchNorm = "eval", drop_path: float = 0.0) -> None:
         super().__init__()
         if not 0 <= drop_path < 1:
             raise ValueError(f"drop_path must be a probability below 1; found {drop_path!r}")
+        if batch_norm == "fixed":
+            freeze_batch_norm_2d(network)  # type: ignore[no-untyped-call]
         self.network, self.batch_norm = network, batch_norm
         self._trained = _reached(network)
         for name, parameter in network.named_parameters():

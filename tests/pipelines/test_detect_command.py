@@ -176,4 +176,4 @@ def test_a_dataset_without_boxes_is_one_clear_line(tmp_path: Path) -> None:
     path.write_text(json.dumps(config))
     done = featurebank_("detect", path)
     assert done.code == 1
-    assert "detection needs a dataset with boxes; found one without" in " ".join((done.out + done.err).split())
+    assert "must have objects with boxes or masks; found none" in " ".join((done.out + done.err).split())

@@ -326,7 +326,7 @@ def test_options_reach_the_network_and_the_schedule() -> None:
     ("options", "said"),
     [
         ({"drop_path": 0.1}, "drop_path must be 0"),
-        ({"batch_norm": "train"}, "batch_norm eval, without tuned"),
+        ({"batch_norm": "train"}, "batch_norm fixed, without tuned"),
         ({"box_loss": "giou"}, "must have a cascade; found head faster"),
         ({"head": "mask", "heads": "bob"}, "must have a cascade; found head mask"),
     ],

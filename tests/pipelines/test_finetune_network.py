@@ -174,6 +174,27 @@ def test_statistics_of_batch_norms_stay_unless_asked_and_always_where_frozen(bat
     assert not any(part.training for part in model.eval().modules())
 
 
+def test_fixed_batch_norms_learn_nothing_and_keep_no_inputs() -> None:
+    learning, fixed = tuned("resnet").train(), tuned("resnet", batch_norm="fixed").train()
+    kept = [0, 0]
+    images = torch.randn(2, 3, 32, 32)
+    for number, model in enumerate((learning, fixed)):
+
+        def keep(value: torch.Tensor, number: int = number) -> torch.Tensor:
+            kept[number] += value.numel() if value.shape[0] == len(images) and value.ndim == 4 else 0
+            return value
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+            model(images).sum().backward()
+    torch.testing.assert_close(fixed(images), learning(images))
+    norms = {name for name, part in learning.network.named_modules() if isinstance(part, nn.BatchNorm2d)}
+    assert norms
+    assert not norms & {name.rpartition(".")[0] for name, _ in fixed.network.named_parameters()}
+    assert kept[1] < 0.8 * kept[0]
+    layers = parameter_groups(fixed, rate=0.01, layer_decay=0.9, weight_decay=0.0)
+    assert [group["depth"] for group in layers][-1] == len(layer_groups(learning.network)) - 1
+
+
 def test_dropout_follows_the_mode_and_none_is_left_where_all_is_frozen() -> None:
     model = tuned("wavemix")
     images = torch.randn(2, 3, 32, 32)

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 from sklearn.metrics import f1_score, jaccard_score  # type: ignore[import-untyped]
 
 from featurebank.pipelines.asking.results import Results
+from featurebank.pipelines.training import loop
 from featurebank.pipelines.training.learner import Learner
 
 TRAIN = 17
@@ -62,9 +63,9 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return Run(folder, config, run.json["answers"][0])
 
 
-def truth(folder: Path, numbers: dict[str, int]) -> np.ndarray[Any, Any]:
-    """(9, 96, 128) classes, painted rectangle by rectangle, the larger first."""
-    document = json.loads((folder / "objects_test.json").read_text())
+def truth(folder: Path, numbers: dict[str, int], split: str = "test") -> np.ndarray[Any, Any]:
+    """(N, 96, 128) classes, painted rectangle by rectangle, the larger first."""
+    document = json.loads((folder / f"objects_{split}.json").read_text())
     names = {one["id"]: one["name"] for one in document["categories"]}
     painted = np.zeros((len(document["images"]), 96, 128), np.uint8)
     for one in sorted(document["annotations"], key=lambda one: -one["area"]):
@@ -104,9 +105,44 @@ def test_it_learns_from_cached_maps_and_has_intervals_and_curves(done: Run) -> N
     assert "training loss" in (done.folder / "page.html").read_text()
 
 
+def test_a_second_run_computes_nothing_unless_objects_have_changed(done: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("something is trained")
+
+    monkeypatch.setattr(loop, "Learner", refuse)
+    assert featurebank_("segment", done.config, "--json").json["answers"][0]["known"]
+    file = done.folder / "toy" / "objects_test.json"
+    text = file.read_text()
+    document = json.loads(text)
+    document["annotations"] = document["annotations"][:-1]
+    file.write_text(json.dumps(document))
+    again = featurebank_("segment", done.config, "--json")
+    file.write_text(text)
+    assert not again.json["answers"][0]["known"]
+    assert again.json["answers"][0]["rows"][0]["value"] != done.answer["rows"][0]["value"]
+
+
 def weights_of(folder: Path, store: str) -> dict[str, str]:
     (path,) = (folder / store / "segmenters").glob("*/weights.safetensors")
     return {name: hashlib.sha256(value.tobytes()).hexdigest() for name, value in load_file(path).items()}
+
+
+def test_masks_in_files_train_as_those_of_the_same_objects(done: Run) -> None:
+    for split in ("train", "test"):
+        (done.folder / "masks" / split).mkdir(parents=True)
+        for index, labels in enumerate(truth(done.folder / "toy", {"square": 1, "bar": 2}, split)):
+            Image.fromarray(labels).save(done.folder / "masks" / split / f"{split}{index:02}.png")
+    template = f"{done.folder}/masks/{{split}}/{{stem}}.png"
+    config = configuration(done.folder, "files", masks=template, classes=["background", *KINDS], on=[])
+    run = featurebank_("segment", config, "--json")
+    assert run.code == 0, run.json["answers"][0]["error"]
+    assert weights_of(done.folder, "files") == weights_of(done.folder, "store")
+    rows = [row["value"] for row in done.answer["rows"] if row["set"] == "toy/test"]
+    assert [row["value"] for row in run.json["answers"][0]["rows"]] == rows
+    file = done.folder / "masks" / "test" / "test00.png"
+    Image.fromarray(np.zeros((96, 128), np.uint8)).save(file)
+    again = featurebank_("segment", config, "--json").json["answers"][0]
+    assert [row["value"] for row in again["rows"]] != rows
 
 
 def test_stopped_at_a_step_it_ends_with_the_same_weights(done: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,6 +176,7 @@ def test_a_share_of_the_images_is_trained_on_and_what_they_lack_is_said(done: Ru
     ("options", "message"),
     [
         ({"fraction": 0}, "fraction must be above 0 and at most 1; found 0"),
+        ({"masks": "m/{stem}.png"}, "masks and classes must come together"),
         ({"px": 100}, "px must be a multiple of 32; found 100"),
         ({"head": "unet"}, "head: Input should be 'fcn' or 'upernet'; found 'unet'"),
     ],
@@ -159,7 +196,7 @@ def test_images_without_masks_are_one_clear_line(tmp_path: Path, shown: str) -> 
             place = tmp_path / "toy" / ("train", "test")[index // 4] / f"class{index % 2}" / f"{index}.png"
             place.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.full((32, 32, 3), 20 * index, np.uint8)).save(place)
-        message = "segmentation needs a dataset with masks; found one without"
+        message = "must have objects with boxes or masks; found none"
     else:
         for split in ("train", "test"):
             scenes(tmp_path / "toy", split, 4, 0)
@@ -172,7 +209,7 @@ def test_images_without_masks_are_one_clear_line(tmp_path: Path, shown: str) -> 
             file.write_text(json.dumps(document))
         message = {
             "boxes": "must have a mask of every object; found",
-            "nothing": "must show an object; found none in 4 images",
+            "nothing": "must show two classes at least, counting the background; found 1 in 4 images",
         }[shown]
     config = json.loads(configuration(tmp_path, on=[]).read_text())
     name = f"folder:{tmp_path}/toy" if shown == "classes" else config["datasets"][0]["name"]

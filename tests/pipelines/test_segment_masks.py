@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from featurebank.extract import backbones
+from featurebank.extract.datasets.mask_files import IGNORED
 from featurebank.extract.datasets.masks import RLE
 from featurebank.extract.datasets.objects import Objects
 from featurebank.pipelines.asking.inputs import SplitRows
@@ -20,7 +21,7 @@ from featurebank.pipelines.jobs.detection.geometry import bordered, jittered, mi
 from featurebank.pipelines.jobs.detection.levels import fitted, levels_of, maps_of, with_levels
 from featurebank.pipelines.jobs.segmentation.job import part_of
 from featurebank.pipelines.jobs.segmentation.network import Head, Segmenter, Shape
-from featurebank.pipelines.jobs.segmentation.pictures import IGNORED, Pictures, drawn, on_canvas
+from featurebank.pipelines.jobs.segmentation.pictures import Pictures, drawn, on_canvas
 from featurebank.pipelines.jobs.segmentation.task import pixel_losses
 
 SIDE = 64
@@ -88,8 +89,8 @@ def test_classes_come_back_in_the_size_of_the_image() -> None:
     placing = placed(record, *labels.shape)
     canvas = torch.from_numpy(on_canvas(labels, placing).astype(np.int64))
     logits = torch.nn.functional.one_hot(canvas % IGNORED, 3).permute(2, 0, 1).float()
-    scenes: Any = SimpleNamespace(placing=lambda epoch, row: placing)  # noqa: ARG005
-    back = Pictures(scenes=scenes, numbers=np.array([1, 2], np.uint8)).classes(0, logits)
+    scenes: Any = SimpleNamespace(placing=lambda *_: placing)
+    back = Pictures(scenes=scenes, labels=lambda *_: labels).classes(0, logits)
     assert np.array_equal(back, labels)
 
 

@@ -6,7 +6,7 @@ Shapes: B images, S side of the canvas, n objects of an image.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torchvision.models.detection.image_list import ImageList  # type: ignore[im
 from featurebank.extract.backbones.network import FrozenNetwork
 from featurebank.pipelines.jobs.detection.heads import Pyramid, Shape, SimplePyramid, proposals, region_heads
 from featurebank.pipelines.jobs.detection.levels import Level, Maps, maps_of
-from featurebank.pipelines.jobs.trunk import Trunk
+from featurebank.pipelines.jobs.trunk import BatchNorm, Trunk
 
 __all__ = ["Detector", "Truth"]
 
@@ -65,7 +65,7 @@ class Detector(Trunk):
         classes: int,
         side: int,
         seed: int,
-        batch_norm: Literal["eval", "train"] = "eval",
+        batch_norm: BatchNorm = "eval",
         drop_path: float = 0.0,
     ) -> None:
         super().__init__(network, batch_norm=batch_norm, drop_path=drop_path)

@@ -57,7 +57,7 @@ class Job(MapJob[Shape, Detector]):
             classes=len(self.class_names),
             side=self.training.side,
             seed=seed,
-            batch_norm=self.training.batch_norm,
+            batch_norm="eval" if self.training.frozen else self.training.batch_norm,
             drop_path=self.training.drop_path,
         )
         model.freeze(-1 if self.training.frozen else 0)

@@ -57,7 +57,9 @@ class Detect(Question):
     schedule: Literal["cosine", "step"] = option("cosine", "Of the rate; step divides it by ten after 27/36 and 33/36.")
     layer_decay: float = option(0.8, "With tuned: each layer's rate in shares of the next one's.", least=0.0)
     drop_path: float = option(0.0, "With tuned: how likely the last block is left out, less before.", least=0.0)
-    batch_norm: Literal["eval", "train"] = option("eval", "With tuned: whether the backbone's batch norms learn.")
+    batch_norm: Literal["fixed", "eval", "train"] = option(
+        "fixed", "With tuned: the backbone's batch norms stay, learn weights alone (eval), or all (train)."
+    )
     flip: float = option(0.5, "How likely an image is mirrored; 0 where left and right matter.", least=0.0)
     scales: tuple[float, float] = option(
         (1.0, 1.0),
@@ -86,8 +88,8 @@ class Detect(Question):
             raise ValueError(
                 f"scales must be two numbers above 0 and at most {LARGEST:g}, the smaller first; found {self.scales}"
             )
-        if not self.tuned and (self.drop_path or self.batch_norm == "train"):
-            raise ValueError("drop_path must be 0, and batch_norm eval, without tuned; set tuned: true")
+        if not self.tuned and (self.drop_path or self.batch_norm != "fixed"):
+            raise ValueError("drop_path must be 0, and batch_norm fixed, without tuned; set tuned: true")
         if not self.head.startswith("cascade") and (self.box_loss, self.heads) != ("l1", "one"):
             raise ValueError(
                 f"box_loss giou and heads bob must have a cascade; found head {self.head}: take cascade or cascade-mask"

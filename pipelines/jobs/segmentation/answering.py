@@ -36,6 +36,8 @@ class Wanted:
     seed: int
     seeds: tuple[int, ...]
     fraction: float
+    masks: str
+    classes: tuple[str, ...]
     precision: Precision
     cache_gb: float
 
@@ -49,7 +51,14 @@ def answer(wanted: Wanted, rows: Rows) -> Answer:
     """
     part = part_of(rows.train, wanted.fraction, wanted.seed)
     own = replace(rows, sets={**rows.sets, "train": (part,)})
-    job = Job.of(own, training=wanted.training, precision=wanted.precision, cache_gb=wanted.cache_gb)
+    job = Job.of(
+        own,
+        training=wanted.training,
+        precision=wanted.precision,
+        cache_gb=wanted.cache_gb,
+        masks=wanted.masks,
+        classes=wanted.classes,
+    )
     runs = {seed: job.run(seed) for seed in wanted.seeds}
     arrays: dict[str, Any] = {}
     every: list[list[Score]] = [[] for _ in runs]

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurebank.extract import backbones
-from featurebank.extract.datasets.objects import objects_digest
+from featurebank.extract.datasets.mask_files import IGNORED, MaskFiles
+from featurebank.extract.datasets.objects import annotated
 from featurebank.extract.errors import DatasetError
 from featurebank.pipelines.jobs.detection.scenes import CachedScenes, Scenes
 from featurebank.pipelines.jobs.map_job import MapJob
 from featurebank.pipelines.jobs.segmentation.network import Segmenter, Shape
-from featurebank.pipelines.jobs.segmentation.pictures import BACKGROUND, IGNORED, Pictures
+from featurebank.pipelines.jobs.segmentation.pictures import BACKGROUND, Pictures, drawn
 from featurebank.pipelines.jobs.segmentation.task import Segmentation
 
 if TYPE_CHECKING:
@@ -28,32 +29,40 @@ __all__ = ["Job", "part_of"]
 
 @dataclass(kw_only=True)
 class Job(MapJob[Shape, Segmenter]):
-    """All segmenters of one backbone on one set of images; see `MapJob`."""
+    """All segmenters of one backbone on one set of images; see `MapJob`.
+
+    Attributes:
+        masks: a template of files, see `MaskFiles`; without one, masks are made of objects.
+        classes: what the numbers in files are called.
+    """
 
     verb: ClassVar[str] = "segment"
     kind: ClassVar[str] = "segmenters"
     chosen_by: ClassVar[str] = "mean IoU"
 
+    masks: str = ""
+    classes: tuple[str, ...] = ()
+
     @cached_property
     def class_names(self) -> tuple[str, ...]:
-        """K, the background before those of the train images.
+        """K: those of files, or the background and those of the train images' objects.
 
         Raises:
             ValueError: more than there are numbers for.
         """
-        names = (BACKGROUND, *self._annotated(self.train).class_names)
+        names = self.classes or (BACKGROUND, *self._annotated(self.train).class_names)
         if len(names) > IGNORED:
             raise ValueError(f"{self.train.name} must have {IGNORED - 1} classes at most; found {len(names) - 1}")
         return names
 
     @cached_property
-    def seen(self) -> NDArray[np.int64]:
-        """(K - 1,) how many objects of each class the train images show, crowds apart."""
-        split, counts = self._annotated(self.train), np.zeros(len(self.class_names) - 1, np.int64)
-        for row in self.train.rows.tolist():
-            shown = split.objects(row)
-            counts += np.bincount(shown.labels[~shown.crowd], minlength=len(counts))
-        return counts
+    def shown(self) -> set[int]:
+        """Which classes the train images show."""
+        split, rows = self._annotated(self.train), self.train.rows.tolist()
+        if isinstance(split, MaskFiles):
+            return {number for row in rows for number in np.unique(split.mask(row)).tolist()} - {IGNORED}
+        singles = (one.labels[~one.crowd] + 1 for one in map(split.objects, rows))
+        return {0}.union(*(labels.tolist() for labels in singles))
 
     def model(self, seed: int) -> Segmenter:
         """See `MapJob`."""
@@ -64,7 +73,7 @@ class Job(MapJob[Shape, Segmenter]):
             classes=len(self.class_names),
             side=self.training.side,
             seed=seed,
-            batch_norm=self.training.batch_norm,
+            batch_norm="eval" if self.training.frozen else self.training.batch_norm,
             drop_path=self.training.drop_path,
         )
         model.freeze(-1 if self.training.frozen else 0)
@@ -74,16 +83,16 @@ class Job(MapJob[Shape, Segmenter]):
         """See `MapJob`.
 
         Raises:
-            ValueError: the train images show no object.
+            ValueError: the train images show one class alone.
         """
-        if not self.seen.any():
+        if len(self.shown) < 2:
             raise ValueError(
-                f"{self.train.name} must show an object; found none in {len(self.train.rows)} images: give a larger "
-                "fraction, or other images"
+                f"{self.train.name} must show two classes at least, counting the background; found {len(self.shown)} "
+                f"in {len(self.train.rows)} images: give a larger fraction, or other images"
             )
         return Segmentation(
             model=model,
-            train=self.pictures(self.train, seed=seed, drawn=True),
+            train=self.pictures(self.train, seed=seed, changed=True),
             validation=None if self.validation is None else self.pictures(self.validation, seed=seed),
             classes=len(self.class_names),
             layer_decay=self.training.layer_decay,
@@ -92,21 +101,23 @@ class Job(MapJob[Shape, Segmenter]):
 
     def truth_digest(self, rows: SplitRows) -> dict[str, Any]:
         """See `MapJob`."""
-        return {"objects": objects_digest(self._annotated(rows))}
+        if self.masks:
+            return {"masks": self._annotated(rows).annotations_digest(), "classes": self.classes}
+        return {"objects": self.workshop.objects_digest(rows.name)}
 
     def notes(self) -> list[str]:
         """See `MapJob`."""
-        lacking = [name for name, count in zip(self.class_names[1:], self.seen, strict=True) if not count]
+        lacking = [name for number, name in enumerate(self.class_names) if number not in self.shown]
         lines = [f"{self.train.name}: {len(lacking)} classes that no train image shows: {', '.join(lacking)}"]
-        return [*getattr(self._annotated(self.train), "object_notes", ()), *(lines if lacking else ())]
+        return [*self._annotated(self.train).object_notes, *(lines if lacking else ())]
 
-    def pictures(self, rows: SplitRows, *, seed: int = 0, drawn: bool = False) -> Pictures:
+    def pictures(self, rows: SplitRows, *, seed: int = 0, changed: bool = False) -> Pictures:
         """Rows with their masks: of the train and validation images from the cache, where that is used.
 
         Args:
             rows: which.
             seed: of what is drawn.
-            drawn: whether images are changed as training does.
+            changed: whether images are changed as training does.
 
         Raises:
             DatasetError: an object has no mask.
@@ -118,12 +129,12 @@ class Job(MapJob[Shape, Segmenter]):
             "rows": rows.rows,
             "preprocessing": self.spec.preprocessing,
             "masks": False,
-            "flip": self.training.flip if drawn else 0.0,
-            "scales": self.training.scales if drawn else (1.0, 1.0),
+            "flip": self.training.flip if changed else 0.0,
+            "scales": self.training.scales if changed else (1.0, 1.0),
             "seed": seed,
             "workers": self.workshop.workers,
         }
-        views = self.views(rows, flip=drawn and self.training.flip > 0)
+        views = self.views(rows, flip=changed and self.training.flip > 0)
         scenes = Scenes(**options) if views is None else CachedScenes(**options, views=views)
         lacking = sum(len(one) - len(one.masks) for one in scenes.objects)
         if lacking:
@@ -131,7 +142,10 @@ class Job(MapJob[Shape, Segmenter]):
                 f"{rows.name} must have a mask of every object; found {lacking:,} objects with boxes alone: they can "
                 "be detected (featurebank detect), not segmented"
             )
-        return Pictures(scenes=scenes, numbers=self._numbers(rows, split))
+        if isinstance(split, MaskFiles):
+            return Pictures(scenes=scenes, labels=lambda row: split.mask(int(rows.rows[row])))
+        numbers = self._numbers(rows, split)
+        return Pictures(scenes=scenes, labels=lambda row: drawn(scenes.objects[row], numbers))
 
     def _numbers(self, rows: SplitRows, split: Annotated) -> NDArray[np.uint8]:
         """What each class of a split is here, found by its name."""
@@ -144,15 +158,9 @@ class Job(MapJob[Shape, Segmenter]):
             )
         return np.array(numbers, np.uint8)
 
-    def _annotated(self, rows: SplitRows) -> Annotated:
-        split: Any = self.workshop.images(rows)
-        if not hasattr(split, "objects"):
-            raise DatasetError(
-                f"{rows.name}: segmentation needs a dataset with masks; found one without: give one such as "
-                "coco:FILE.json, or a dataset of the kind instance segmentation (featurebank datasets)"
-            )
-        own: Annotated = split
-        return own
+    def _annotated(self, rows: SplitRows) -> Annotated | MaskFiles:
+        split = self.workshop.images(rows)
+        return MaskFiles(split, self.masks, self.classes) if self.masks else annotated(split)
 
 
 def part_of(rows: SplitRows, fraction: float, seed: int) -> SplitRows:

@@ -17,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812 (as everywhere)
 from featurebank.extract.backbones.network import FrozenNetwork
 from featurebank.pipelines.jobs.detection.heads import Pyramid, SimplePyramid
 from featurebank.pipelines.jobs.detection.levels import Level, Maps, maps_of
-from featurebank.pipelines.jobs.trunk import Trunk
+from featurebank.pipelines.jobs.trunk import BatchNorm, Trunk
 
 __all__ = ["Head", "Segmenter", "Shape"]
 
@@ -65,7 +65,7 @@ class Segmenter(Trunk):
         classes: int,
         side: int,
         seed: int,
-        batch_norm: Literal["eval", "train"] = "eval",
+        batch_norm: BatchNorm = "eval",
         drop_path: float = 0.0,
     ) -> None:
         super().__init__(network, batch_norm=batch_norm, drop_path=drop_path)

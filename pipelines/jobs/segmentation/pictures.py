@@ -5,7 +5,7 @@ Shapes: N rows, B rows of a batch, H, W an image's size, S side of the canvas, K
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F  # noqa: N812 (as everywhere)
 
+from featurebank.extract.datasets.mask_files import IGNORED
 from featurebank.pipelines.jobs.detection.geometry import Placing
 
 if TYPE_CHECKING:
@@ -21,12 +22,10 @@ if TYPE_CHECKING:
     from featurebank.pipelines.jobs.detection.levels import Maps
     from featurebank.pipelines.jobs.detection.scenes import Scenes
 
-__all__ = ["BACKGROUND", "IGNORED", "Pictures", "drawn", "on_canvas"]
+__all__ = ["BACKGROUND", "Pictures", "drawn", "on_canvas"]
 
 BACKGROUND: Final = "background"
 """What class 0 is called: the pixels of no object."""
-IGNORED: Final = 255
-"""Pixels that do not count: of crowds, of classes that are not learnt, of the canvas beside an image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,19 +33,15 @@ class Pictures:
     """Rows of images with a class for every pixel.
 
     Attributes:
-        scenes: the rows with their objects, as images or as maps of the cache.
-        numbers: (K',) what each class of the split is here: 1 … K - 1, or `IGNORED`.
+        scenes: the rows, as images or as maps of the cache.
+        labels: gives the classes (H, W) of a row's image.
     """
 
     scenes: Scenes
-    numbers: NDArray[np.uint8]
+    labels: Callable[[int], NDArray[np.uint8]]
 
     def __len__(self) -> int:
         return len(self.scenes)
-
-    def labels(self, row: int) -> NDArray[np.uint8]:
-        """(H, W) classes of a row's image."""
-        return drawn(self.scenes.objects[row], self.numbers)
 
     def truth(self, epoch: int, window: NDArray[np.int64]) -> torch.Tensor:
         """(B, S, S) int64 classes of the places of a window, as an epoch sees them."""

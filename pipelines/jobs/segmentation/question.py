@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from featurebank.pipelines.asking.option import option
 from featurebank.pipelines.jobs.map_question import MapQuestion
 
 if TYPE_CHECKING:
     from featurebank.pipelines.asking.answer import Answer
-    from featurebank.pipelines.asking.cases import Answered
+    from featurebank.pipelines.asking.cases import Answered, Case
     from featurebank.pipelines.asking.images import Album
     from featurebank.pipelines.asking.inputs import Rows
     from featurebank.pipelines.asking.results import Results
+    from featurebank.pipelines.jobs.workshop import Workshop
 
 __all__ = ["Segment"]
 
@@ -36,11 +37,15 @@ class Segment(MapQuestion):
     batch_size: int = option(8, "Images of an update.", least=1)
     rate: float = option(1e-3, "The learning rate, AdamW's.", least=0.0)
     fraction: float = option(1.0, "The share of the train images that is used.", least=0.0)
+    masks: str = option("", "PNGs with a class a pixel, such as masks/{split}/{stem}.png; without, made of objects.")
+    classes: tuple[str, ...] = option((), "With masks: what the numbers in them are called, from 0 on.", flag="--class")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction must be above 0 and at most 1; found {self.fraction:g}")
+        if bool(self.masks) != bool(self.classes):
+            raise ValueError("masks and classes must come together: the files, and what the numbers in them are called")
 
     def run(self, rows: Rows) -> Answer:
         """The overlaps on the scored set and on others."""
@@ -49,9 +54,18 @@ class Segment(MapQuestion):
         from featurebank.pipelines.jobs.segmentation.network import Shape
 
         shape = Shape(head=self.head, channels=self.channels, strides=tuple(sorted(self.strides)))
-        own = ("seed", "seeds", "fraction", "precision", "cache_gb")
+        own = ("seed", "seeds", "fraction", "masks", "classes", "precision", "cache_gb")
         training = Training(shape=shape, **self.of_training)
         return answer(Wanted(training=training, **{name: getattr(self, name) for name in own}), rows)
+
+    def read_beside(self, case: Case, workshop: Workshop | None) -> dict[str, Any]:
+        """The masks of each set, or its objects."""
+        from featurebank.extract.datasets.mask_files import MaskFiles
+
+        if not self.masks or workshop is None:
+            return super().read_beside(case, workshop)
+        splits = [workshop.images_of(entry.place) for entry in case.every]
+        return {"masks": [MaskFiles(split, self.masks, self.classes).annotations_digest() for split in splits]}
 
     def section(self, answered: Sequence[Answered], results: Results, album: Album) -> str:  # noqa: ARG002 (no pictures)
         """The curves of each run."""

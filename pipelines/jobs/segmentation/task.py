@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F  # noqa: N812 (as everywhere)
 
-from featurebank.pipelines.jobs.segmentation.pictures import IGNORED, Pictures
+from featurebank.extract.datasets.mask_files import IGNORED
+from featurebank.pipelines.jobs.segmentation.pictures import Pictures
 from featurebank.pipelines.jobs.trunk import parameter_groups
 from featurebank.pipelines.training import ranks
 from featurebank.pipelines.training.task import Batch
