@@ -89,7 +89,7 @@ BACKBONES = sorted({row.backbone for row in rows().values()})
 def outlined(name: str) -> tuple[Detect, BackboneSpec, tuple[Level, ...]]:
     """Its row's question, the backbone on its canvas and its maps: shapes without numbers."""
     question = asked(next(row for row in rows().values() if row.backbone == name))
-    spec = fitted(backbones.without_weights(name), question.px)
+    spec = fitted(backbones.without_weights(name), question.px, windowed=question.windowed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backbones, "trainable", backbones.outline)
         return question, spec, levels_of(spec, question.strides)
@@ -103,7 +103,7 @@ def test_every_backbone_has_the_maps_of_its_row(name: str) -> None:
     _, _, levels = outlined(name)
     maps = next(row.maps for row in rows().values() if row.backbone == name)
     strides = [level.stride for level in levels]
-    assert maps == "diffusion" or strides == {"plain": [16], "stages": [4, 8, 16, 32]}[maps]
+    assert strides == ([16] if maps == "plain" else [4, 8, 16, 32])
 
 
 @pytest.mark.parametrize("name", sorted(CLASSES))
@@ -143,7 +143,7 @@ def test_each_kind_learns_and_detects(name: str, heads: Heads) -> None:
     row = rows()[name]
     small: dict[str, Any] = {"px": SIDE, "channels": 16, "width": 32, "proposals": 30, "sampled": 16}
     training = replace(asked(row, heads), **small).training
-    spec = fitted(backbones.resolve(f"{KINDS[name]}@random"), SIDE)
+    spec = fitted(backbones.resolve(f"{KINDS[name]}@random"), SIDE, windowed=training.windowed)
     levels = levels_of(spec, training.shape.strides)
     job = Job.__new__(Job)  # what a run would find out from images
     job.__dict__.update(training=training, spec=with_levels(spec, levels), levels=levels, class_names=("car", "cat"))

@@ -26,6 +26,8 @@ Maps = Literal["stages", "plain", "diffusion"]
 GPUS = 8
 """The study does not say how many it had; a batch of 16 is what its rates were made for."""
 EPOCHS = 36
+IN_WINDOWS = {"sam_vit_base"}
+"""Plain transformers that attend within windows by themselves."""
 
 _DATA: Mapping[Images, Mapping[str, Any]] = {
     "coco": {"datasets": [{"name": "coco", "splits": ["train", "val"]}], "of": "coco/train:val", "on": []},
@@ -127,10 +129,12 @@ def configuration(row: Battle, heads: Literal["one", "bob"] = "bob") -> dict[str
     if heads == "bob":
         giou = row.set == "coco" and row.maps != "plain"
         common |= {"heads": "bob", "box_loss": "giou" if giou else "l1"}
+    if row.maps == "plain" and row.backbone not in IN_WINDOWS:
+        common |= {"windowed": True}
     if row.weights != "frozen":
         common |= {"tuned": True, "layer_decay": 1.0, "drop_path": row.drop_path}
-    if row.weights == "random" and "resnet" in row.backbone:
-        common |= {"batch_norm": "train"}
+        if "resnet" in row.backbone:
+            common |= {"batch_norm": "train" if row.weights == "random" else "eval"}
     if data["on"]:
         common |= {"on": data["on"]}
     return {
@@ -204,8 +208,9 @@ values are from those who published the weights or the recipe, with other recipe
 (36 epochs at several scales). They say what a run should come near to.
 
 As the study has it: heads, overlaps and shares of a cascade's stages, norms, the loss of boxes, 36 epochs with the
-rate divided by ten after 27 and 33, AdamW with a weight decay of .05, drop path, weights, rates, jitter of plain
-transformers' images. `--heads one` has one kind of heads for all backbones in place of its two.
+rate divided by ten after 27 and 33, AdamW with a weight decay of .05, drop path, weights, rates, plain transformers in
+windows with four global blocks, on images of large-scale jitter. `--heads one` has one kind of heads for all backbones
+in place of its two.
 
 Otherwise than the study:
 
@@ -217,6 +222,7 @@ Otherwise than the study:
 - Boxes are the same for all classes, regions are sampled once, and one mask head learns from the first stage, as in
   detectron2; there each class has its own boxes, each stage samples and has a mask head. Batch norms of heads are
   those of each process.
+- Stable Diffusion's middle level, of stride 64, is a pooled one here.
 - MoCo v3's small transformer has its twelve attention heads; the study builds it with six, into which the weights fit.
 - Random networks with batch norms learn their statistics; those of the study do so on COCO alone. On Sim10k some of its
   ResNets keep the first stage, random or not: these six are left out.
