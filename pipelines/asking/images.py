@@ -32,13 +32,19 @@ class Album:
         images: where they are, ``PLACE`` for all or ``DATASET=PLACE`` for one dataset: ``folder:PATH``,
             ``manifest:FILE`` or ``list:FILE``. Of others see `open_images`.
         opened: datasets that are open already, by DATASET/SPLIT.
+        images_of: opens a dataset by DATASET/SPLIT, where a configuration says what it is.
 
     Raises:
         ConfigError: something that is no place.
     """
 
-    def __init__(self, images: Sequence[str] = (), opened: Mapping[str, Split] | None = None) -> None:
-        self.opened = dict(opened or {})
+    def __init__(
+        self,
+        images: Sequence[str] = (),
+        opened: Mapping[str, Split] | None = None,
+        images_of: Callable[[str], Split] | None = None,
+    ) -> None:
+        self.opened, self._images_of = dict(opened or {}), images_of
         self._places: dict[str, str] = {}
         for text in images:
             dataset, equals, place = text.partition("=")
@@ -59,12 +65,15 @@ class Album:
         if place not in self.opened:
             dataset = place.rpartition("/")[0]
             given = self._places.get(dataset, self._places.get(""))
-            self.opened[place] = open_images(path, given, before=f"{dataset}=")
+            if given is None and self._images_of is not None:
+                self.opened[place] = self._images_of(place)
+            else:
+                self.opened[place] = open_images(path, given, before=f"{dataset}=")
         return self.opened[place]
 
-    def thumbnails(self, path: Path, place: str) -> Callable[[int], bytes]:
+    def thumbnails(self, path: Path, place: str, *, side: int = SIDE) -> Callable[[int], bytes]:
         """A thumbnail of each row of a feature set by its number; see `thumbnails`."""
-        return thumbnails(self.split(path, place), path)
+        return thumbnails(self.split(path, place), path, side=side)
 
 
 def open_images(path: Path, images: str | None, *, before: str = "") -> Split:
@@ -107,8 +116,8 @@ def open_images(path: Path, images: str | None, *, before: str = "") -> Split:
     return split
 
 
-def thumbnail(content: bytes | NDArray[np.uint8]) -> bytes:
-    """A small JPEG file of an image, or a PNG file of one that is small already.
+def thumbnail(content: bytes | NDArray[np.uint8], *, side: int = SIDE) -> bytes:
+    """A small JPEG file of an image, no side longer than ``side``; or a PNG file of one that is small already.
 
     Raises:
         ImageError: it cannot be decoded.
@@ -121,7 +130,7 @@ def thumbnail(content: bytes | NDArray[np.uint8]) -> bytes:
     if max(image.size) <= SIDE:
         image.save(file, "PNG")
     else:
-        image.thumbnail((SIDE, SIDE))
+        image.thumbnail((side, side))
         image.save(file, "JPEG", quality=QUALITY)
     return file.getvalue()
 
@@ -132,7 +141,7 @@ def shown(split: Split, rows: SplitRows) -> Callable[[int], bytes]:
     return lambda row: found(int(rows.rows[row]))
 
 
-def thumbnails(split: Split, path: Path) -> Callable[[int], bytes]:
+def thumbnails(split: Split, path: Path, *, side: int = SIDE) -> Callable[[int], bytes]:
     """A thumbnail of each row of a feature set by its number.
 
     What it returns raises ValueError where the image is not the one that the features were made from.
@@ -147,7 +156,7 @@ def thumbnails(split: Split, path: Path) -> Callable[[int], bytes]:
                 f"{split.ids[row]} of {key['name']}/{key['split']} must be the image that the features were made from; "
                 "found another one; extract again"
             )
-        return thumbnail(content)
+        return thumbnail(content, side=side)
 
     return one
 

@@ -11,7 +11,7 @@ import functools
 import hashlib
 import importlib.resources
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -33,7 +33,18 @@ if TYPE_CHECKING:
     from featurebank.extract.datasets.contract import Split
     from featurebank.pipelines.asking.compare import Analysis
 
-__all__ = ["Frame", "Page", "document", "figure", "filter_form", "name_html", "sheet_html", "table_html"]
+__all__ = [
+    "Frame",
+    "Page",
+    "data_uri",
+    "document",
+    "figure",
+    "filter_form",
+    "name_html",
+    "sheet_html",
+    "shortened",
+    "table_html",
+]
 
 KINDS = ((b"\xff\xd8\xff", "jpeg"), (b"\x89PNG", "png"), (b"GIF8", "gif"), (b"RIFF", "webp"))
 MARKS = {"right": "✓", "wrong": "✗", "junk": "·"}
@@ -53,6 +64,7 @@ class Page:
         path: of the page.
         images: where images are, ``PLACE`` or ``DATASET=PLACE`` each; see `Album`.
         opened: datasets that are open already, by DATASET/SPLIT.
+        images_of: see `Album`.
         asked: what will be asked; a question may refuse here what it cannot show.
 
     Raises:
@@ -66,11 +78,12 @@ class Page:
         *,
         images: Sequence[str] = (),
         opened: Mapping[str, Split] | None = None,
+        images_of: Callable[[str], Split] | None = None,
         asked: Sequence[tuple[Question, Selection]] = (),
     ) -> None:
         if not path.parent.is_dir():
             raise ConfigError(f"--html: expected a folder at {path.parent}, found none; make it first")
-        self.path, self.store, self.album = path, store, Album(images, opened)
+        self.path, self.store, self.album = path, store, Album(images, opened, images_of)
         for question, selection in asked:
             question.check_page(selection, self.album)
 
@@ -222,18 +235,26 @@ def figure(
     Raises:
         ValueError: bytes of another format.
     """
-    form = next((form for start, form in KINDS if image.startswith(start)), None)
-    if form is None:
-        raise ValueError(f"a thumbnail must be the bytes of a JPEG, PNG, GIF or WebP file; found {image[:8]!r}")
-    data = base64.b64encode(image).decode("ascii")
     sign = mark or MARKS.get(kind, "")
     head = f'<b title="{kind}">{sign}</b> ' if sign else ""
     name, more = html_text(name or lines[-1]), f" {about}" if about else ""
     text = "<br>".join(html_text(shortened(line)) for line in lines)
     return (
-        f'<figure class="{kind}"{more}><img src="data:image/{form};base64,{data}" alt="{name}" loading="lazy">'
+        f'<figure class="{kind}"{more}><img src="{data_uri(image)}" alt="{name}" loading="lazy">'
         f'<figcaption title="{name}">{head}{text}</figcaption></figure>'
     )
+
+
+def data_uri(image: bytes) -> str:
+    """An image as an address that holds it.
+
+    Raises:
+        ValueError: bytes of another format than JPEG, PNG, GIF or WebP.
+    """
+    form = next((form for start, form in KINDS if image.startswith(start)), None)
+    if form is None:
+        raise ValueError(f"a thumbnail must be the bytes of a JPEG, PNG, GIF or WebP file; found {image[:8]!r}")
+    return f"data:image/{form};base64,{base64.b64encode(image).decode('ascii')}"
 
 
 def shortened(text: str) -> str:

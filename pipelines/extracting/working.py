@@ -150,15 +150,15 @@ class _Work:
         from featurebank.store import FeatureStore
 
         store, asked = FeatureStore(self.run.store), self._wanted()
-        page = None if self.html is None else Page(store, self.html, images=(), opened={}, asked=asked)
         with stoppable(), watching(self.messages) as (observe, say), ExitStack() as stack:
+            workshop = workshop_of(self.run, say, observe)
+            page = None if self.html is None else Page(store, self.html, images_of=workshop.images_of, asked=asked)
             if self.workers or self.scheduler:
                 from featurebank.pipelines.extracting.scale.jobs import answering_on
 
                 workers, scheduler = self.workers, self.scheduler
                 cluster = answering_on(self.run, asked, workers=workers, scheduler=scheduler, force=self.force, say=say)
                 answering = stack.enter_context(cluster)
-            workshop = workshop_of(self.run, say, observe)
             report = ask(store, asked, force=self.force, say=say, workshop=workshop, answering=answering or answer)
         return report, str(self.html) if page is not None and page.write(report, []) else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browser import chromium, opened
 from command_line import featurebank_
-from object_scenes import KINDS, NETWORK, scenes
+from object_scenes import NETWORK, scenes
 from PIL import Image
 from safetensors.numpy import load_file
 
 from featurebank.pipelines.training import loop
 from featurebank.pipelines.training.learner import Learner
+from featurebank.store.text import html_text
+
+NAMES = ("square", "<i>bar</i>")
 
 
 def configuration(folder: Path, store: str = "store", **options: Any) -> Path:
@@ -52,9 +57,9 @@ class Run:
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("detect")
-    scenes(folder / "toy", "train", 17, 0)
-    scenes(folder / "toy", "test", 9, 1)
-    scenes(folder / "other", "test", 6, 2, names=("bar", "square"))  # the names' order is another one
+    scenes(folder / "toy", "train", 17, 0, NAMES)
+    scenes(folder / "toy", "test", 9, 1, NAMES)
+    scenes(folder / "other", "test", 6, 2, NAMES[::-1])  # the names' order is another one
     config = configuration(folder)
     run = featurebank_("detect", config, "--json", "--html", folder / "page.html")
     assert run.code == 0, run.json["answers"][0]["error"]
@@ -75,9 +80,23 @@ def test_ap_and_ap50_of_boxes_and_masks_of_each_set_are_rows_of_one_table(done: 
             assert 0 <= ap["value"] <= ap50["value"] <= 1
     losses = [epoch["loss"] for epoch in answer["chosen"][""]["history"]["0"]]
     assert losses[-1] < 0.8 * losses[0]
-    assert {row["group"] for row in answer["rows"]} == {"", *KINDS}
+    assert {row["group"] for row in answer["rows"]} == {"", *NAMES}
     assert answer["rows"][0]["metric"] == "ap"
     assert any("maps from the cache" in note for note in answer["notes"])
+
+
+def test_the_page_shows_images_with_objects_and_detections_and_asks_for_nothing(done: Run) -> None:
+    text = (done.folder / "page.html").read_text(encoding="utf-8")
+    assert 8 <= text.count("<image ") <= 9
+    assert text.count('<image width="128" height="96"') == text.count("<image ")
+    assert text.count('<path class="object') > text.count("<image ") / 2
+    assert "detected as" in text
+    assert not [place for place in re.findall(r'(?:src|href)="([^"]*)"', text) if not place.startswith("data:image/")]
+    assert html_text(NAMES[1]) in text
+    assert "<i>" not in text
+    with chromium() as browser, opened(browser, done.folder / "page.html", axe=True) as found:
+        assert found.violations() == []
+        assert found.errors == []
 
 
 def test_a_second_run_trains_nothing(done: Run, monkeypatch: pytest.MonkeyPatch) -> None:

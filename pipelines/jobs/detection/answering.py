@@ -12,12 +12,14 @@ import numpy as np
 from featurebank.pipelines.asking.answer import Answer, Score
 from featurebank.pipelines.jobs.detection.evaluation import Detections, evaluate
 from featurebank.pipelines.jobs.detection.job import Job
+from featurebank.pipelines.jobs.detection.kept import Kept, detected
+from featurebank.pipelines.jobs.detection.pairs import Pairs
 from featurebank.pipelines.jobs.detection.task import detections_of
 from featurebank.pipelines.jobs.seeds import over_seeds
 
 if TYPE_CHECKING:
     from featurebank.extract.datasets.objects import Objects
-    from featurebank.pipelines.asking.inputs import Rows
+    from featurebank.pipelines.asking.inputs import Rows, SplitRows
     from featurebank.pipelines.jobs.detection.job import DetectorTraining
     from featurebank.pipelines.training.trial import Precision
 
@@ -71,8 +73,10 @@ def answer(wanted: Wanted, rows: Rows) -> Answer:
             found = detections_of(run.model, shown, run.numerics)
             about = "" if place is rows.test else place.name
             scores += _scores(wanted, job, truth, found, about)
-            if seed == wanted.seeds[0]:
-                arrays |= {f"{about} {name}".strip(): values for name, values in _flat(found).items()}
+            if seed == wanted.seeds[0] and about:
+                arrays |= {f"{about} {name}": values for name, values in detected(found).items()}
+            elif seed == wanted.seeds[0]:
+                arrays |= _pictured(wanted, job, place, truth, found)
         every.append(scores)
     return Answer(
         scores=[over_seeds(some) for some in zip(*every, strict=True)],
@@ -113,6 +117,23 @@ def _scores(
                     yield Score(metric="ap50", value=value, set=about, score=kind, group=called)
 
 
+def _pictured(
+    wanted: Wanted, job: Job, rows: SplitRows, truth: Sequence[Objects], found: Sequence[Detections]
+) -> dict[str, Any]:
+    """What was found in the scored set, with all that a page shows of it."""
+    best, worst = Pairs.of(truth, found, agnostic=wanted.agnostic).extremes()
+    kept = Kept(
+        class_names=job.class_names,
+        rows=rows.rows,
+        ids=tuple(rows.ids.tolist()),
+        truth=truth,
+        found=found,
+        best=tuple(best),
+        worst=tuple(worst),
+    )
+    return kept.arrays(masks=job.training.shape.masks)
+
+
 def _in_classes(names: Sequence[str], own: Sequence[str], objects: Sequence[Objects]) -> list[Objects]:
     """Objects of another set in the classes of the train images, by name; of other classes they are left out."""
     if tuple(own) == tuple(names):
@@ -127,14 +148,3 @@ def _in_classes(names: Sequence[str], own: Sequence[str], objects: Sequence[Obje
             replace(one, labels=labels).take(labels >= 0) if (labels < 0).any() else replace(one, labels=labels)
         )
     return moved
-
-
-def _flat(found: Sequence[Detections]) -> dict[str, Any]:
-    """Detections of all images, one after the other, with the number of the image."""
-    images = np.repeat(np.arange(len(found)), [len(one.scores) for one in found])
-    return {
-        "image": images,
-        "boxes": np.concatenate([one.boxes for one in found]).astype(np.float32),
-        "scores": np.concatenate([one.scores for one in found]).astype(np.float32),
-        "classes": np.concatenate([one.labels for one in found]),
-    }

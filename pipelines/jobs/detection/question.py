@@ -149,8 +149,10 @@ class Detect(Question):
         places = [entry.place for entry in case.every]
         return {} if workshop is None else {"objects": [workshop.objects_digest(place) for place in places]}
 
-    def section(self, answered: Sequence[Answered], results: Results, album: Album) -> str:  # noqa: ARG002 (no pictures)
-        """The curves of each run."""
+    def section(self, answered: Sequence[Answered], results: Results, album: Album) -> str:
+        """The curves of each run, images with what was found in them, and which classes are confused."""
+        from featurebank.pipelines.jobs.detection.picturing import detections_section
         from featurebank.pipelines.jobs.finetune.curves import curves_section
 
-        return curves_section(answered)
+        pictures = detections_section(answered, results, album, agnostic=self.agnostic)
+        return curves_section(answered) + pictures
