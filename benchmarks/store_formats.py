@@ -1,4 +1,4 @@
-"""200,000 x 768 float16 in seven formats: writing, reading all, 1,024 random rows, opening, size, a flipped byte.
+"""200,000 x 768 float16 in seven formats, with Lance and Vortex nine: writing, reading, random rows, opening, damage.
 
 - In reading all, random rows and opening, ours is first or within 10 % of the first.
 - In writing it is the first among the formats that notice a flipped byte.
@@ -9,13 +9,15 @@ rows are read as a loop reads them: in each turn as many draws as take about 50 
 A byte in the middle of the values is flipped: either reading says so, or other numbers come back without a word. Ours
 is read with ``verify="first_touch"`` there, and with the default, which leaves values to ``verify``, in the timings;
 the line ``read_all_verified`` is for the former. Opening checks, in our format alone, the digest of all that is no
-output or record (here 90 kB) and the key's fingerprint. Needs about 3 GB under --dir.
+output or record (here 90 kB) and the key's fingerprint. Lance and Vortex are measured where they are installed
+(``pip install pylance vortex-data``). Needs about 3 GB under --dir.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import importlib.util
 import itertools
 import os
 import shutil
@@ -108,10 +110,14 @@ def open_zarr(path: Path) -> Any:
     return zarr.open_array(store=str(path), mode="r")
 
 
-def write_parquet(path: Path, values: Values) -> None:
+def _column(values: Values) -> Any:
     rows = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+    return pa.table({"pooled": rows})
+
+
+def write_parquet(path: Path, values: Values) -> None:
     pq.write_table(
-        pa.table({"pooled": rows}), path, row_group_size=CHUNK * 16, compression="none", use_dictionary=False,
+        _column(values), path, row_group_size=CHUNK * 16, compression="none", use_dictionary=False,
         write_page_checksum=True,
     )  # fmt: skip
 
@@ -131,6 +137,32 @@ def _matrix(column: Any) -> Values:
 def safetensors_rows(file: Any, rows: NDArray[np.intp]) -> Values:
     part = file.get_slice("pooled")
     return np.concatenate([part[row : row + 1] for row in rows.tolist()])
+
+
+def new_formats() -> dict[str, Format]:
+    """Lance and Vortex, which keep a matrix as a column of lists; empty where they are not installed."""
+    formats = {}
+    if importlib.util.find_spec("lance"):
+        lance = importlib.import_module("lance")
+        formats["lance"] = Format(
+            lambda path, values: lance.write_dataset(_column(values), path, mode="overwrite"),
+            lance.dataset,
+            lambda path: _matrix(lance.dataset(path).to_table()["pooled"].combine_chunks()),
+            lambda dataset, rows: _matrix(dataset.take(rows)["pooled"].combine_chunks()),
+        )
+    if importlib.util.find_spec("vortex"):
+        vortex = importlib.import_module("vortex")
+
+        def rows_of(scan: Any) -> Values:
+            return _matrix(pa.Table.from_batches(scan.to_arrow())["pooled"].combine_chunks())
+
+        formats["vortex"] = Format(
+            lambda path, values: vortex.io.write(vortex.array(_column(values)), str(path)),
+            lambda path: vortex.open(str(path)),
+            lambda path: rows_of(vortex.open(str(path)).scan()),
+            lambda file, rows: rows_of(file.scan(indices=vortex.array(pa.array(rows, pa.uint64())))),
+        )
+    return formats
 
 
 FORMATS = {
@@ -153,6 +185,7 @@ FORMATS = {
         lambda path: load_file(path)["pooled"],
         safetensors_rows,
     ),
+    **new_formats(),
     "np.save": Format(
         lambda path, values: np.save(path, values, allow_pickle=False),
         lambda path: np.load(path, mmap_mode="r"),
@@ -160,7 +193,13 @@ FORMATS = {
         lambda array, rows: array[rows],
     ),
 }
-NAMES = {"ours": "a.h5", "parquet crc": "a.parquet", "safetensors": "a.safetensors", "np.save": "a.npy"}
+NAMES = {
+    "ours": "a.h5",
+    "vortex": "a.vortex",
+    "parquet crc": "a.parquet",
+    "safetensors": "a.safetensors",
+    "np.save": "a.npy",
+}
 
 
 def files(path: Path) -> list[Path]:

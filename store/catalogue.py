@@ -138,16 +138,16 @@ class FeatureStore:
         """
         name, split = _parts(dataset)
         self._check_there()
-        found = list(self._files(name, split))
-        if not found:
-            known = (f"{names[0]}/{names[1]}" for names, _ in self._files())
-            raise unknown_name("dataset", dataset, known, where=str(self.root))
-        matching = [entry_of(names, path, self.root) for names, path in found if names[2] == backbone]
+        matching = [entry_of(names, path, self.root) for names, path in self._files(name, split, backbone)]
         if len({entry.network for entry in matching}) != 1:
             called = self.ls(dataset, backbone)
             matching = [entry for entry in called if entry.name == backbone] or matching
         if not matching:
-            raise unknown_name("backbone", backbone, (names[2] for names, _ in found), where=f"{self.root}, {dataset}")
+            there = [names[2] for names, _ in self._files(name, split)]
+            if there:
+                raise unknown_name("backbone", backbone, there, where=f"{self.root}, {dataset}")
+            known = (f"{names[0]}/{names[1]}" for names, _ in self._files())
+            raise unknown_name("dataset", dataset, known, where=str(self.root))
         if fingerprint is not None:
             there = [entry.fingerprint for entry in matching]
             # A damaged file is known by the beginning of its fingerprint only.
@@ -360,7 +360,7 @@ class FeatureStore:
         return max(newest_contents(matching), key=lambda entry: entry.n_rows).open()
 
     def _files(self, *names: str) -> Iterator[tuple[tuple[str, str, str], Path]]:
-        """The files of a store, or of a dataset and split alone, whose folder is all that is looked into."""
+        """The files of a store; of a dataset, a split and a backbone alone, as far as they are named."""
         try:
             folder = self.root.joinpath(*(encode_component(name, "folder") for name in names))
         except InvalidInputError:

@@ -33,11 +33,13 @@ def division(
     >>> division("test20", list("abcdefghij"), np.repeat([0, 1], 5)).size
     2
     """
-    names = np.asarray(ids) if groups is None else groups
     strata = labels if groups is None and labels.ndim == 1 else np.zeros(len(labels), np.int64)
-    chosen = np.zeros(len(names), np.bool_)
-    for stratum in np.unique(strata):
-        members = np.unique(names[strata == stratum])
-        ranked = sorted(members.tolist(), key=lambda name: hashlib.sha256(str(name).encode()).digest())
-        chosen |= (strata == stratum) & np.isin(names, ranked[: len(ranked) // 5])
-    return np.flatnonzero(chosen if part == "test20" else ~chosen)
+    names, numbers = np.unique(np.asarray(ids) if groups is None else groups, return_inverse=True)
+    digests = [hashlib.sha256(str(name).encode()).digest() for name in names.tolist()]
+    ranks = np.empty(len(names), np.int64)
+    ranks[sorted(range(len(names)), key=digests.__getitem__)] = np.arange(len(names))
+    _, strata = np.unique(strata, return_inverse=True)
+    members, rows = np.unique(strata * len(names) + ranks[numbers], return_inverse=True)  # by stratum, then digest
+    _, starts, counts = np.unique(members // max(1, len(names)), return_index=True, return_counts=True)
+    chosen = np.arange(len(members)) < np.repeat(starts + counts // 5, counts)
+    return np.flatnonzero(chosen[rows] == (part == "test20"))
