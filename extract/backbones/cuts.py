@@ -9,7 +9,6 @@ Shapes: B batch, H, W input size.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -19,7 +18,7 @@ from torch import nn
 
 from featurebank.extract.backbones.contract import BackboneSpec, Head
 from featurebank.extract.backbones.layer_groups import layer_groups
-from featurebank.extract.backbones.network import FrozenNetwork, probe
+from featurebank.extract.backbones.network import FrozenNetwork, Kept, probe
 from featurebank.store.errors import UnknownNameError
 
 __all__ = ["CutNetwork", "entrances"]
@@ -97,11 +96,10 @@ class CutNetwork(FrozenNetwork):
             raise UnknownNameError(f"{spec.name}: no output cut.K, as its blocks are not known: {error}") from error
         self._available = [*network.available(), *cuts]
         self._require(spec.outputs)
-        # By thread, as lanes send their batches through one network.
-        self._kept: dict[int, dict[str, torch.Tensor]] = {}
+        self._kept = Kept()
         for name in spec.outputs:
             if name in cuts:
-                cuts[name].register_forward_pre_hook(partial(self._keep, name))
+                cuts[name].register_forward_pre_hook(partial(self._kept.entering, name))
 
     def available(self) -> list[str]:
         """Names of all outputs, the network's own and the cuts it has."""
@@ -117,18 +115,9 @@ class CutNetwork(FrozenNetwork):
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """(B, 3, H, W) to one tensor (B, …) per output."""
-        kept = self._kept[threading.get_ident()] = {}
-        try:
+        with self._kept.passing() as kept:
             outputs = self.backbone(images)
-        finally:
-            del self._kept[threading.get_ident()]
         return {name: kept[name] if name in kept else outputs[name] for name in self.spec.outputs}
-
-    def _keep(self, name: str, module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        del module
-        kept = self._kept[threading.get_ident()]
-        if name not in kept:
-            kept[name] = arguments[0].clone()  # blocks may begin in place
 
     @property
     def _network(self) -> FrozenNetwork:

@@ -7,9 +7,10 @@ a feature, K classes.
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -20,7 +21,7 @@ from featurebank.store.errors import unknown_name
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["FrozenNetwork", "TimmNetwork", "linear_head", "probe", "seeded"]
+__all__ = ["FrozenNetwork", "Kept", "TimmNetwork", "linear_head", "probe", "seeded"]
 
 
 @contextmanager
@@ -42,7 +43,7 @@ class FrozenNetwork(nn.Module):
     spec: BackboneSpec
     dimension: int
     """Of ``pooled``; subclasses learn it from a forward pass when they are built."""
-    compiles: ClassVar[bool] = True
+    compiles: bool = True
     """Whether ``torch.compile`` may be tried on it."""
 
     def __init__(self, spec: BackboneSpec, backbone: nn.Module) -> None:
@@ -94,6 +95,34 @@ def _folded(names: Sequence[str]) -> str:
         else:
             plain.append(name)
     return ", ".join(plain + [f"{a}.{min(n)}-{max(n)}{b}" for (a, b), n in levels.items()])
+
+
+class Kept:
+    """What hooks keep of a pass, by name: of each thread apart, as lanes send their batches through one network."""
+
+    def __init__(self) -> None:
+        self._of_thread: dict[int, dict[str, torch.Tensor]] = {}
+
+    @contextmanager
+    def passing(self) -> Iterator[dict[str, torch.Tensor]]:
+        """What is kept while it lasts."""
+        kept = self._of_thread[threading.get_ident()] = {}
+        try:
+            yield kept
+        finally:
+            del self._of_thread[threading.get_ident()]
+
+    def entering(self, name: str, module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        """A hook before a module: the first that enters it."""
+        del module
+        kept = self._of_thread.get(threading.get_ident(), {})
+        if name not in kept:
+            kept[name] = arguments[0].clone()  # blocks may begin in place
+
+    def leaving(self, name: str, module: nn.Module, arguments: tuple[Any, ...], output: torch.Tensor) -> None:
+        """A hook behind a module: what leaves it."""
+        del module, arguments
+        self._of_thread.get(threading.get_ident(), {})[name] = output
 
 
 def probe(spec: BackboneSpec, module: nn.Module) -> torch.Tensor:

@@ -46,7 +46,7 @@ Any other checkpoint, by its source:
 | name | what it is |
 |---|---|
 | `timm:ARCHITECTURE.TAG` | timm's zoo; `checkpoint:` takes a local file, pruned ones too |
-| `torchvision:MODEL/WEIGHTS` | torchvision's classification models |
+| `torchvision:MODEL/WEIGHTS` | torchvision's classification models; of those with maps `stages.3.features` too |
 | `open_clip:ARCHITECTURE/TAG` | image towers, `pooled` and, projected, `embedding`; and [their texts](../README.md) |
 | `diffusers:REPOSITORY?px=512&prompt=TEXT` | Stable Diffusion's encoder; `vae.1.mean`, `mid.0.mean`, `down.2.mean_t9` |
 | `url:ARCHITECTURE=ADDRESS#SHA256` | a file on the web for an architecture of timm |

@@ -34,8 +34,12 @@ STAGES: dict[str, tuple[int, ...]] = {
     "hiera_base_mae": (96, 192, 384, 768),
     "mobilenetv2": (24, 32, 96, 320),
     "regnetx_400mf": (32, 64, 160, 384),
+    "densenet161": (384, 768, 2112, 2208),
+    "inception_v3": (192, 288, 768, 2048),  # of convolutions without borders: other strides, resampled
     "resnet18": (64, 128, 256, 512),
+    "resnet50_tv": (256, 512, 1024, 2048),
     "stable_diffusion_v1_4": (256, 320, 640, 1280),
+    "swin_tiny_tv": (96, 192, 384, 768),
     "swinv2_tiny_window8_256": (96, 192, 384, 768),
 }
 SINGLE = {

@@ -12,6 +12,7 @@ import torch
 import torchvision  # type: ignore[import-untyped]
 from torch import nn
 from torchvision.models import get_model, get_model_weights  # type: ignore[import-untyped]
+from torchvision.models.feature_extraction import create_feature_extractor  # type: ignore[import-untyped]
 
 from featurebank.extract.backbones import adapters, build, describe, resolve
 from featurebank.extract.backbones.torch_hub import fetch_url
@@ -68,6 +69,37 @@ def test_outputs_are_what_enters_and_leaves_the_last_linear_layer(name: str) -> 
     head = network.head()
     assert head is not None
     torch.testing.assert_close(found["pooled"] @ head.weight.T + head.bias, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "places"),
+    [
+        ("resnet18", 1, ["layer1", "layer2", "layer3", "layer4"]),
+        ("swin_t", 0, ["features.1", "features.3", "features.5", "features.7"]),
+        ("densenet121", 1, ["features.denseblock1", "features.denseblock2", "features.denseblock3"]),
+        ("regnet_x_400mf", 0, [f"trunk_output.block{number}" for number in (1, 2, 3, 4)]),
+    ],
+)
+def test_stages_are_the_last_maps_of_each_stride(name: str, first: int, places: list[str]) -> None:
+    stages = [f"stages.{number}" for number in range(first, first + len(places))]
+    outputs = [f"{stage}.{kind}" for stage in stages for kind in ("features", "mean")]
+    network: Any = build(resolve(f"torchvision:{name}@random:5@64px", outputs=[*outputs, "pooled"]))
+    torch.manual_seed(5)
+    images = torch.randn(2, 3, 64, 64)
+    torch.manual_seed(5)
+    extractor = create_feature_extractor(get_model(name, weights=None).eval(), dict(zip(places, stages, strict=True)))
+    with torch.no_grad():
+        found, expected = network(images), extractor(images)
+    for number, stage in enumerate(stages, 2):
+        features = expected[stage].permute(0, 3, 1, 2) if name == "swin_t" else expected[stage]
+        assert features.shape[2:] == (64 // 2**number,) * 2
+        torch.testing.assert_close(found[f"{stage}.features"], features)
+        torch.testing.assert_close(found[f"{stage}.mean"], features.mean((2, 3)))
+
+
+def test_tokens_and_what_stands_before_them_are_no_stages() -> None:
+    with pytest.raises(UnknownNameError, match=r"has: pooled, logits\)"):
+        build(resolve("torchvision:vit_b_32@random", outputs=["stages.0.features"]))
 
 
 def test_squeezenet_has_features_and_no_head() -> None:
