@@ -19,10 +19,12 @@ from featurebank.extract.datasets.contract import Split
 from featurebank.extract.datasets.objects import Objects
 from featurebank.extract.errors import DatasetError, ImageError, fault
 
-__all__ = ["IGNORED", "MaskFiles"]
+__all__ = ["BACKGROUND", "IGNORED", "MaskFiles"]
 
 IGNORED: Final = 255
 """The value of pixels that do not count."""
+BACKGROUND: Final = "background"
+"""What the class of pixels of no object is called."""
 STEM, WHOLE, SPLIT = "{stem}", "{id}", "{split}"
 
 

@@ -5,7 +5,7 @@ Shapes: H, W an image's size; h, w a mask's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featurebank.pipelines.asking.page import data_uri, shortened
+from featurebank.pipelines.errors import ConfigError
 from featurebank.store.text import html_text
 
-__all__ = ["SIDE", "Drawn", "box_path", "mask_path", "scene_html"]
+__all__ = ["SIDE", "Drawn", "box_path", "each", "galleries_html", "key_html", "mask_path", "scene_html", "short"]
 
 SIDE: Final = 360
 """Of a picture, in pixels."""
+SAMPLE: Final = "M2 2H32V12H2Z"
 SIDES: Final = (
     ((-1, 0), (0, 0), (1, 0)),
     ((0, 1), (1, 0), (1, 1)),
@@ -68,6 +70,47 @@ def scene_html(image: bytes, size: tuple[int, int], drawn: Iterable[Drawn], line
         f'height="{height}" preserveAspectRatio="none" href="{data_uri(image)}"/>{text}</svg>'
         f'<figcaption title="{about}">{caption}</figcaption></figure>'
     )
+
+
+def galleries_html(groups: Mapping[str, Iterable[str]]) -> str:
+    """Figures below a heading for each group; why there are none, where images cannot be had.
+
+    Raises:
+        ValueError: an image is not the one that the features were made from.
+    """
+    text = ""
+    try:
+        for title, figures in groups.items():
+            drawn = "".join(figures)
+            text += f'<h4>{html_text(title)}</h4><div class="scenes">{drawn}</div>' if drawn else ""
+    except (ConfigError, OSError) as error:
+        return f"<p>No images: {html_text(str(error))}</p>"
+    return text
+
+
+def each(backbones: int) -> int:
+    """How many images of each group are shown of each backbone, where there are so many."""
+    return max(1, min(6, 24 // backbones))
+
+
+def key_html(kinds: Mapping[str, str]) -> str:
+    """What lines of each kind are."""
+    items = ""
+    for kind, about in kinds.items():
+        lines = f'<path class="case {kind}" d="{SAMPLE}"/><path class="{kind}" d="{SAMPLE}"/>'
+        items += (
+            f'<li><svg class="scene" width="34" height="14" aria-hidden="true">{lines}</svg>{html_text(about)}</li>'
+        )
+    return f'<ul class="key">{items}</ul>'
+
+
+def short(value: float) -> str:
+    """A number from 0 to 1 in two digits, without the zero before the point.
+
+    >>> short(0.5), short(1.0)
+    ('.50', '1.00')
+    """
+    return f"{value:.2f}".removeprefix("0")
 
 
 def box_path(box: ArrayLike) -> str:

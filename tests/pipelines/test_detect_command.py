@@ -90,7 +90,7 @@ def test_the_page_shows_images_with_objects_and_detections_and_asks_for_nothing(
     assert 8 <= text.count("<image ") <= 9
     assert text.count('<image width="128" height="96"') == text.count("<image ")
     assert text.count('<path class="object') > text.count("<image ") / 2
-    assert "detected as" in text
+    assert "detects them as" in text
     assert not [place for place in re.findall(r'(?:src|href)="([^"]*)"', text) if not place.startswith("data:image/")]
     assert html_text(NAMES[1]) in text
     assert "<i>" not in text

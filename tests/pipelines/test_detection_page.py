@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from featurebank.extract.datasets.masks import RLE
 from featurebank.extract.datasets.objects import Objects
+from featurebank.pipelines.jobs.confusion import confusion_html
 from featurebank.pipelines.jobs.detection.evaluation import Detections, evaluate
 from featurebank.pipelines.jobs.detection.kept import Kept
 from featurebank.pipelines.jobs.detection.pairs import Pairs
-from featurebank.pipelines.jobs.detection.picturing import _confusion
 from featurebank.pipelines.jobs.drawing import mask_path
 
 NAMES = ("a", "b", "c")
@@ -114,7 +114,7 @@ def test_of_many_classes_those_with_most_mistakes_are_shown_and_no_count_is_call
     counts = np.diag(np.full(31, 5))
     counts[3, 30] = counts[30, 7] = counts[20, 21] = 9
     counts[30, 30] = 0
-    text = _confusion(counts, [f"class {k}" for k in range(30)], "network")
+    text = confusion_html(counts, [f"class {k}" for k in range(30)], "confusions", beyond=("none", "missed"))
     heads = re.findall(r'<th scope="col">([^<]*)</th>', text)
     assert {"class 3", "class 7", "class 20", "class 21"} < {*heads}
     assert heads[-2:] == ["other classes", "missed"]

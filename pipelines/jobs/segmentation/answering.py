@@ -70,6 +70,8 @@ def answer(wanted: Wanted, rows: Rows) -> Answer:
             if seed == wanted.seeds[0]:
                 kept = {"ids": place.ids, "rows": place.rows, "predictions": canvases, "confusion": parts}
                 arrays |= {f"{about} {name}".strip(): values for name, values in kept.items()}
+        if not about:
+            arrays |= shown.looked_at() | {"names": np.array(job.class_names, np.str_)}
     return Answer(
         scores=[over_seeds(some) for some in zip(*every, strict=True)],
         chosen={

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurebank.extract import backbones
-from featurebank.extract.datasets.mask_files import IGNORED, MaskFiles
+from featurebank.extract.datasets.mask_files import BACKGROUND, IGNORED, MaskFiles
 from featurebank.extract.datasets.objects import annotated
 from featurebank.extract.errors import DatasetError
 from featurebank.pipelines.jobs.detection.scenes import CachedScenes, Scenes
 from featurebank.pipelines.jobs.map_job import MapJob
 from featurebank.pipelines.jobs.segmentation.network import Segmenter, Shape
-from featurebank.pipelines.jobs.segmentation.pictures import BACKGROUND, Pictures, drawn
+from featurebank.pipelines.jobs.segmentation.pictures import Pictures, drawn
 from featurebank.pipelines.jobs.segmentation.task import Segmentation
 
 if TYPE_CHECKING:

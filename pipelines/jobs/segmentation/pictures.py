@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from featurebank.pipelines.jobs.detection.levels import Maps
     from featurebank.pipelines.jobs.detection.scenes import Scenes
 
-__all__ = ["BACKGROUND", "Pictures", "drawn", "on_canvas"]
+__all__ = ["Pictures", "drawn", "on_canvas"]
 
-BACKGROUND: Final = "background"
-"""What class 0 is called: the pixels of no object."""
+SHOWN: Final = 256
+"""Pixels of a side of what is looked at, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +54,24 @@ class Pictures:
     def batches(self, epoch: int, windows: Sequence[NDArray[np.int64]]) -> Iterator[torch.Tensor | Maps]:
         """See `Scenes`."""
         return self.scenes.batches(epoch, windows)
+
+    @property
+    def step(self) -> int:
+        """Of canvases to be looked at every so many-th pixel is kept, that no side has more than `SHOWN`."""
+        return -(-self.scenes.preprocessing.width // SHOWN)
+
+    def looked_at(self) -> dict[str, NDArray[Any]]:
+        """Of each row's canvas the classes, ``truth`` (N, s, s), and where its image lies, ``places`` (N, 4).
+
+        A place is the first and one past the last row of pixels, and of columns.
+        """
+        truth, places = [], []
+        for row in range(len(self)):
+            own = self.scenes.placing(-1, row)
+            truth.append(on_canvas(self.labels(row), own)[:: self.step, :: self.step])
+            ends = (end for axis in (own.rows, own.columns) for end in (axis.border, axis.border + axis.kept))
+            places.append([-(-end // self.step) for end in ends])
+        return {"truth": np.stack(truth), "places": np.array(places, np.int64)}
 
     def classes(self, row: int, logits: torch.Tensor) -> NDArray[np.uint8]:
         """(K, S, S) logits of a row's canvas to the classes (H, W) of its image: cut out, resized, then decided."""

@@ -67,8 +67,9 @@ class Segment(MapQuestion):
         splits = [workshop.images_of(entry.place) for entry in case.every]
         return {"masks": [MaskFiles(split, self.masks, self.classes).annotations_digest() for split in splits]}
 
-    def section(self, answered: Sequence[Answered], results: Results, album: Album) -> str:  # noqa: ARG002 (no pictures)
-        """The curves of each run."""
+    def section(self, answered: Sequence[Answered], results: Results, album: Album) -> str:
+        """The curves of each run, images with their classes drawn, and which classes are confused."""
         from featurebank.pipelines.jobs.finetune.curves import curves_section
+        from featurebank.pipelines.jobs.segmentation.picturing import segments_section
 
-        return curves_section(answered)
+        return curves_section(answered) + segments_section(answered, results, album)

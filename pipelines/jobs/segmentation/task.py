@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["Segmentation", "confusions_of", "pixel_losses"]
 
 AT_ONCE = 8
-SHOWN = 256
-"""Pixels of a side, at most, of the classes that are kept to be looked at."""
 
 
 class Segmentation:
@@ -97,9 +95,10 @@ def confusions_of(
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
     """Of each row the confusion matrix of its image's own pixels, (N, K, K), and its canvas in classes, (N, s, s).
 
-    Of a canvas larger than `SHOWN` every second, third … pixel is there. Each process of a group computes its part.
+    Of a large canvas every second, third … pixel is there, see `Pictures.step`. Each process of a group computes its
+    part.
     """
-    step = -(-pictures.scenes.preprocessing.width // SHOWN)
+    step = pictures.step
     own = np.arange(len(pictures))[ranks.rank() :: ranks.world()]
     windows = [own[start : start + AT_ONCE] for start in range(0, len(own), AT_ONCE)]
     model.eval()
