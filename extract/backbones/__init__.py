@@ -180,6 +180,10 @@ def build(spec: BackboneSpec) -> Network:
     """
     plain = replace(spec, outputs=without_cuts(spec.outputs))
     network = views.built(plain, _builder(spec).build)
+    if views.split_view(spec.name)[1].windowed:
+        from featurebank.extract.backbones.windowed_network import without_positions
+
+        without_positions(cast("FrozenNetwork", network))
     zoo.check(plain, network)
     if plain == spec:
         return network

@@ -152,6 +152,8 @@ def size_arguments(architecture: str, preprocessing: Preprocessing) -> dict[str,
     """
     from timm.models import get_pretrained_cfg
 
+    if architecture.startswith("samvit"):  # takes images of any size as it is, and its checkpoints fit no other
+        return {}
     cfg, size = get_pretrained_cfg(architecture), (preprocessing.height, preprocessing.width)
     return {"img_size": size} if cfg and cfg.fixed_input_size and size != tuple(cfg.input_size[1:]) else {}
 

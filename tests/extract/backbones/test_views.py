@@ -107,6 +107,16 @@ def test_position_embeddings_are_resampled_as_timm_does_it(tmp_path: Path) -> No
         torch.testing.assert_close(network(images)["logits"], reference(images))
 
 
+def test_sams_transformer_takes_its_own_checkpoint_at_any_size() -> None:
+    with torch.device("meta"), torch.no_grad():
+        network = build(resolve("sam_vit_base@random@256px", outputs=["features"]))
+        own = timm.create_model("samvit_base_patch16", num_classes=0).state_dict()
+        found = network(noise(network.spec).to("meta"))["features"]
+    shapes = {name: value.shape for name, value in network.backbone.state_dict().items()}  # type: ignore[attr-defined]
+    assert shapes == {name: value.shape for name, value in own.items()}
+    assert found.shape == (2, 256, 16, 16)
+
+
 def test_without_a_view_position_embeddings_of_another_size_stay_an_error(tmp_path: Path) -> None:
     torch.save(timm.create_model("test_vit", img_size=96).state_dict(), tmp_path / "vit.pth")
     with pytest.raises(WeightsError, match="pos_embed"):

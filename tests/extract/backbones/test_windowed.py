@@ -12,11 +12,11 @@ from timm.layers.mlp import SwiGLU
 from timm.models.vision_transformer import ParallelThingsBlock, VisionTransformer
 from torch.nn import functional as F  # noqa: N812
 
-from featurebank.extract.backbones import build, resolve
+from featurebank.extract.backbones import build, outline, resolve, trainable
 from featurebank.extract.backbones.contract import BackboneSpec, Weights
 from featurebank.extract.backbones.layer_groups import layer_groups
 from featurebank.extract.backbones.network import FrozenNetwork, TimmNetwork
-from featurebank.extract.backbones.windowed_network import DROPPED, WINDOW, windowed
+from featurebank.extract.backbones.windowed_network import DROPPED, WINDOW, windowed, without_positions
 from featurebank.extract.errors import WeightsError
 from featurebank.extract.preprocessing import Preprocessing
 
@@ -176,6 +176,20 @@ def test_what_sams_transformer_has_no_place_for_is_named(make: Any, found: str) 
     of = spec(WINDOW)
     with pytest.raises(WeightsError, match=f"tiny: what attends within windows .* found {found}"):
         windowed(of, Whole(of, make()))
+
+
+def test_where_nothing_is_trained_positions_of_zero_cost_nothing_and_others_stay() -> None:
+    wanted = resolve("timm:test_vit2@random@240px@windowed", outputs=["tokens"])
+    built: Any = build(wanted)
+    kept = trainable(wanted)
+    assert [block.attn.use_rel_pos for block in built.backbone.blocks] == [False] * 8
+    with torch.no_grad():
+        torch.testing.assert_close(built(images(wanted))["tokens"], kept(images(wanted))["tokens"])
+        blocks: Any = kept.backbone.blocks
+        blocks[2].attn.rel_pos_w[3] = 1.0
+    without_positions(kept)
+    assert outline(wanted)(images(wanted).to("meta"))["tokens"].shape == (2, 225, 64)
+    assert [block.attn.use_rel_pos for block in blocks] == [number == 2 for number in range(8)]
 
 
 def test_a_backbone_of_the_zoo_is_asked_for_in_windows_by_name() -> None:
