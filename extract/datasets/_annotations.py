@@ -40,6 +40,7 @@ class Annotations:
         labels: (M,).
         crowd: (M,).
         masks: M of them, or none.
+        judged: of each image the classes that were looked for; or none at all, where all were.
         notes: what was dropped or clipped.
     """
 
@@ -49,6 +50,7 @@ class Annotations:
     labels: NDArray[np.int64]
     crowd: NDArray[np.bool_]
     masks: Sequence[Polygons | RLE] = ()
+    judged: Sequence[NDArray[np.int64]] = ()
     notes: Sequence[str] = ()
 
     def __len__(self) -> int:
@@ -68,8 +70,8 @@ class Annotations:
     def digest(self) -> str:
         """Hex SHA-256 of all of it but the notes."""
         digest = hashlib.sha256()
-        for values in (self.sizes, self.starts, self.boxes, self.labels, self.crowd):
-            digest.update(values.tobytes())
+        for values in (self.sizes, self.starts, self.boxes, self.labels, self.crowd, *self.judged):
+            digest.update(repr(values.shape).encode() + values.tobytes())
         for mask in self.masks:
             parts = [mask.counts] if isinstance(mask, RLE) else mask.points
             digest.update(repr([type(mask).__name__, *(part.shape for part in parts)]).encode())
@@ -90,6 +92,7 @@ class Annotations:
             labels=self.labels[chosen],
             crowd=self.crowd[chosen],
             masks=[self.masks[row] for row in chosen] if self.masks else (),
+            judged=[self.judged[row] for row in rows] if self.judged else (),
         )
 
     def of(self, index: int, size: tuple[int, int]) -> Objects:
@@ -103,6 +106,7 @@ class Annotations:
             labels=self.labels[part],
             crowd=self.crowd[part],
             masks=tuple(self.masks[part]),
+            judged=self.judged[index] if self.judged else None,
         )
 
 

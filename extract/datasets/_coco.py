@@ -6,7 +6,8 @@ Shapes: N images, L categories.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,9 @@ class CocoSource:
 
     Images are looked for under the spec's ``root``, else beside the file, in ``images`` beside it, and in ``images``
     beside its folder. Records are in the order of their file names, which are the ids. Classes are in the order of
-    their category ids, whatever these are. Labels are (N, L) zeros and ones: which classes an image shows.
+    their category ids, whatever these are. Labels are (N, L) zeros and ones: which classes an image shows. Where images
+    say so, as those of LVIS, other classes than they show and ``neg_category_ids`` were not looked for, and of
+    ``not_exhaustive_category_ids`` not all objects are annotated: all of the image is a crowd of that class.
     """
 
     prefix = "coco:"
@@ -138,13 +141,39 @@ def coco_listing(
             passed[f"dropped: of {what} that the file does not list"] += 1
     labels = np.zeros((len(images), len(kinds)), np.int64)
     labels[[image for image, _, _ in known], [kind for _, kind, _ in known]] = 1
+    crowds = _crowds(images, sizes, rank, masked=any(entry.get("segmentation") for _, _, entry in known))
     return Listing(
         files=files,
         labels=labels if kinds else None,
         class_names=[str(entry["name"]) for entry in kinds],
         columns={"boxes": np.bincount([image for image, _, _ in known], minlength=len(images))},
-        annotations=_annotations(known, where, files, sizes, passed),
+        annotations=replace(
+            _annotations([*known, *crowds], where, files, sizes, passed), judged=_judged(images, labels, rank)
+        ),
     )
+
+
+def _crowds(
+    images: Sequence[Mapping[str, Any]], sizes: NDArray[np.int64], rank: Mapping[Any, int], *, masked: bool
+) -> Iterator[tuple[int, int, Mapping[str, Any]]]:
+    """An annotation of the whole image for each class of which it may show more than is annotated."""
+    for image, entry in enumerate(images):
+        height, width = sizes[image].tolist()
+        corners = [[0, 0, width, 0, width, height, 0, height]]
+        crowd = {"bbox": [0, 0, width, height], "iscrowd": 1, "segmentation": corners if masked else None}
+        yield from ((image, rank[kind], crowd) for kind in entry.get("not_exhaustive_category_ids", ()) if kind in rank)
+
+
+def _judged(
+    images: Sequence[Mapping[str, Any]], labels: NDArray[np.int64], rank: Mapping[Any, int]
+) -> list[NDArray[np.int64]]:
+    """The classes that each image shows or certainly does not; nothing where images do not say so."""
+    if not any("neg_category_ids" in entry for entry in images):
+        return []
+    without = [[rank[kind] for kind in entry.get("neg_category_ids", ()) if kind in rank] for entry in images]
+    return [
+        np.union1d(np.flatnonzero(shown), none).astype(np.int64) for shown, none in zip(labels, without, strict=True)
+    ]
 
 
 def _numbered(entries: Sequence[Mapping[str, Any]], where: object) -> dict[Any, int]:

@@ -34,6 +34,8 @@ class Objects:
         crowd: (n,) bool: what is no single object, or too hard to tell; out of training, and in evaluation neither
             missed where it is not found nor false where it is.
         masks: n of them; or none, where the set has boxes alone.
+        judged: the classes that were looked for, where that was not done for all: of any other a detection is neither
+            right nor wrong.
 
     Raises:
         ValueError: shapes that do not fit each other, or a box that is not as it must be.
@@ -45,6 +47,7 @@ class Objects:
     labels: NDArray[np.int64]
     crowd: NDArray[np.bool_]
     masks: tuple[Mask, ...] = ()
+    judged: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.boxes)

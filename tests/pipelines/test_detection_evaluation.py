@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
+from featurebank.extract.datasets import DatasetSpec, open_split
 from featurebank.extract.datasets.masks import RLE, Mask, Polygons
 from featurebank.extract.datasets.objects import Objects
 from featurebank.pipelines.jobs.detection.evaluation import (
@@ -326,3 +331,50 @@ def test_masks_are_encoded_in_the_box_as_torchvision_pastes_them() -> None:
     assert encode(masks[0], [5, HEIGHT + 9, 9, HEIGHT + 19], HEIGHT, WIDTH).area == 0
     with pytest.raises(ValueError, match="a box must be finite, with x1 <= x2"):
         encode(masks[0], [5, 5, 1, 9], HEIGHT, WIDTH)
+
+
+def test_what_was_not_looked_for_or_not_wholly_annotated_counts_as_lvis_has_it(tmp_path: Path) -> None:
+    """Read from a file as LVIS has them; against hotcoco's own way of LVIS, which is another code."""
+    from hotcoco import COCO, COCOeval
+
+    truth, found = generated(5, 24, classes=6, shown=5, found=30)
+    draw = np.random.default_rng(0)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image, shown in enumerate(truth):
+        Image.new("L", (WIDTH, HEIGHT)).save(tmp_path / f"{image:02}.png")
+        positive = set(shown.labels.tolist())
+        negative = [k for k in range(6) if k not in positive and draw.random() < 0.5]
+        open_ = [k for k in sorted(positive) if draw.random() < 0.4]
+        images.append({
+            "id": image, "file_name": f"{image:02}.png", "height": HEIGHT, "width": WIDTH,
+            "neg_category_ids": negative, "not_exhaustive_category_ids": open_,
+        })  # fmt: skip
+        for box, label in zip(shown.boxes.tolist(), shown.labels.tolist(), strict=True):
+            sides = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
+            corners = [box[0], box[1], box[2], box[1], box[2], box[3], box[0], box[3]]
+            annotations.append({
+                "id": len(annotations) + 1, "image_id": image, "category_id": label, "bbox": sides,
+                "area": sides[2] * sides[3], "segmentation": [corners],
+            })  # fmt: skip
+    names = [f"c{k}" for k in range(6)]
+    categories = [{"id": k, "name": name, "frequency": "f"} for k, name in enumerate(names)]
+    file = tmp_path / "lvis.json"
+    file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    split: Any = open_split(DatasetSpec(name=f"coco:{file}", split="all"))
+    own = evaluate([split.objects(image) for image in range(len(truth))], found, names, resamples=0)
+    whole = COCO(str(file))
+    rows = [
+        [image, *box[:2], box[2] - box[0], box[3] - box[1], score, label]
+        for image, one in enumerate(found)
+        for box, score, label in zip(one.boxes.tolist(), one.scores.tolist(), one.labels.tolist(), strict=True)
+    ]
+    reference = COCOeval(whole, whole.load_res(np.array(rows)), "bbox", lvis_style=True)
+    with contextlib.redirect_stdout(io.StringIO()):
+        reference.run()
+    expected = reference.get_results()
+    assert {name: own.numbers[name] for name in ("AP", "AP50", "AP75")} == pytest.approx(
+        {name: expected[name] for name in ("AP", "AP50", "AP75")}, abs=1e-12
+    )
+    plain = [replace(split.objects(image), judged=None) for image in range(len(truth))]
+    assert own.numbers["AP"] > evaluate(plain, found, names, resamples=0).numbers["AP"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from featurebank.pipelines.asking.answer import Answer, Score
-from featurebank.pipelines.jobs.detection.evaluation import Detections, evaluate
+from featurebank.pipelines.jobs.detection.evaluation import Detections, evaluate, judged
 from featurebank.pipelines.jobs.detection.job import Job
 from featurebank.pipelines.jobs.detection.kept import Kept, detected
 from featurebank.pipelines.jobs.detection.pairs import Pairs
@@ -71,6 +71,7 @@ def answer(wanted: Wanted, rows: Rows) -> Answer:
         for place, shown in zip(places, scenes, strict=True):
             truth = _in_classes(job.class_names, shown.split.class_names, shown.objects)
             found = detections_of(run.model, shown, run.numerics)
+            found = found if wanted.agnostic else judged(truth, found)
             about = "" if place is rows.test else place.name
             scores += _scores(wanted, job, truth, found, about)
             if seed == wanted.seeds[0] and about:
@@ -143,8 +144,7 @@ def _in_classes(names: Sequence[str], own: Sequence[str], objects: Sequence[Obje
         raise ValueError(f"the sets must share a class by name; found {', '.join(own)} and {', '.join(names)}")
     moved = []
     for one in objects:
-        labels = number[one.labels]
-        moved.append(
-            replace(one, labels=labels).take(labels >= 0) if (labels < 0).any() else replace(one, labels=labels)
-        )
+        labels, classes = number[one.labels], one.judged
+        classes = None if classes is None else np.setdiff1d(number[classes], [-1])
+        moved.append(replace(one, labels=labels, judged=classes).take(labels >= 0))
     return moved

@@ -24,7 +24,7 @@ from featurebank.probes.weighted import percentiles
 if TYPE_CHECKING:
     from hotcoco import COCO
 
-__all__ = ["METRICS", "Detections", "Evaluation", "difference", "evaluate"]
+__all__ = ["METRICS", "Detections", "Evaluation", "difference", "evaluate", "judged"]
 
 AREAS: Final = {"": (0.0, 1e10), "s": (0.0, 32.0**2), "m": (32.0**2, 96.0**2), "l": (96.0**2, 1e10)}
 """Of objects in pixels, small, medium and large: in COCO's order."""
@@ -54,6 +54,11 @@ class Detections:
     scores: NDArray[np.float64]
     labels: NDArray[np.int64]
     masks: tuple[RLE, ...] = ()
+
+    def take(self, rows: NDArray[np.int64]) -> Detections:
+        """The detections at these rows."""
+        masks = tuple([self.masks[row] for row in rows]) if self.masks else ()
+        return Detections(boxes=self.boxes[rows], scores=self.scores[rows], labels=self.labels[rows], masks=masks)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -117,6 +122,7 @@ def evaluate(
         raise ValueError(f"each image must have one entry of each; found {len(truth)} of truth, {len(found)} found")
     for index, (shown, detected) in enumerate(zip(truth, found, strict=True)):
         _check(index, shown, detected, len(class_names), masks=kind == "mask")
+    found = found if agnostic else judged(truth, found)
     evaluator = _evaluated(truth, found, class_names, kind, agnostic)
     precision, recall = evaluator.eval["precision"], evaluator.eval["recall"]
     names = ("object",) if agnostic else tuple(class_names)
@@ -136,6 +142,15 @@ def evaluate(
     if resamples and len(truth) >= SEVERAL:
         return _resampled(evaluation, _matches(evaluator, (len(truth), len(names))), resamples, seed)
     return evaluation
+
+
+def judged(truth: Sequence[Objects], found: Sequence[Detections]) -> list[Detections]:
+    """Detections without those of classes that were not looked for in their image."""
+    kept = []
+    for shown, one in zip(truth, found, strict=True):
+        rows = np.flatnonzero(np.isin(one.labels, shown.judged)) if shown.judged is not None else None
+        kept.append(one if rows is None else one.take(rows))
+    return kept
 
 
 def difference(
