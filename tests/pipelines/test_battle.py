@@ -125,7 +125,6 @@ def test_a_backbone_of_each_class_carries_the_heads_of_its_row(name: str) -> Non
 KINDS = {
     "coco-resnet50.tv_in1k-random": "timm:test_resnet",
     "coco-convnext_tiny-tuned": "timm:test_convnext",
-    "coco-swinv2_tiny_window8_256-tuned": "swinv2_tiny_window8_256",
     "coco-dino_vit_small-tuned": "timm:test_vit",
     "coco-deit_small-frozen": "timm:test_vit",
     "sim10k-convnext_tiny-frozen": "timm:test_convnext",
