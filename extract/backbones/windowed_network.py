@@ -66,7 +66,7 @@ def windowed(spec: BackboneSpec, network: FrozenNetwork) -> TimmNetwork:
     if isinstance(plain.norm, nn.LayerNorm):
         model.neck.eps = plain.norm.eps
     wanted, found = _parts(plain), _parts(model)
-    for name in wanted.keys() | found.keys():
+    for name in {**wanted, **found}:
         if wanted.get(name) != found.get(name):
             raise _inexpressible(spec, f"{name}: {wanted.get(name, 'nothing')}")
     model.load_state_dict(_tensors(spec, plain, model), assign=True)

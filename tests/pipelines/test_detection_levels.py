@@ -28,8 +28,6 @@ STRIDES = (4, 8, 16, 32)
 STAGES: dict[str, tuple[int, ...]] = {
     "clip_resnet50": (256, 512, 1024, 2048),
     "convnext_tiny": (96, 192, 384, 768),
-    "dino_resnet50": (256, 512, 1024, 2048),
-    "efficientnet_b0": (24, 40, 112, 320),
     "efficientnet_lite0": (24, 40, 112, 320),
     "hiera_base_mae": (96, 192, 384, 768),
     "mobilenetv2": (24, 32, 96, 320),
@@ -45,17 +43,14 @@ STAGES: dict[str, tuple[int, ...]] = {
 SINGLE = {
     "beitv2_base_ft": (16, 768),
     "clip_vit_base_32_openai": (32, 768),
-    "deit_small": (16, 384),
     "dino_vit_small_8": (8, 384),
     "dinov2_reg_vit_small": (16, 384),  # of patches of 14 pixels, resampled
     "dinov3_vit_small": (16, 384),
     "eva02_tiny": (16, 192),
     "mocov3_vit_small": (16, 384),
-    "pe_core_tiny": (16, 192),
     "sam_vit_base": (16, 768),
     "siglip_vit_base": (16, 768),
     "squeezenet1_1": (16, 512),
-    "vit_small_augreg_in1k": (16, 384),
 }
 
 
@@ -206,13 +201,15 @@ def test_pruned_and_tuned_backbones_are_detected_on_as_any_other(tmp_path: Path)
         "extraction": {"precision": "float32", "dtype": "float32", "device": "cpu"},
         "detect": [
             {"of": "toy", "options": options},
-            {"of": "toy", "backbones": ["tuned:mine"], "options": {**options, "windowed": True, "tuned": True}},
+            {"of": "toy", "backbones": ["tuned:mine"], "options": {**options, "windowed": True}},
         ],
     }
     (tmp_path / "run.yaml").write_text(json.dumps(config))
     run = featurebank_("detect", tmp_path / "run.yaml", "--json")
     assert run.code == 0, run.err
     assert [len(answer["rows"]) > 0 for answer in run.json["answers"]] == [True] * 3
+    maps = {path.name for path in (tmp_path / "store" / "tuned" / "maps").glob("*/*/*windowed*")}
+    assert maps == {"tuned:mine@64px@windowed", "tuned:mine@64px@windowed@flip"}
 
 
 def test_a_pruned_backbone_is_as_sparse_on_its_canvas(tmp_path: Path) -> None:
