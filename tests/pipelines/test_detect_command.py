@@ -174,7 +174,9 @@ def test_a_changed_box_is_scored_anew_and_how_many_detections_are_changes_no_wei
 
 
 def test_drawn_scales_are_trained_on_without_the_cache(done: Run) -> None:
-    config = configuration(done.folder, "scaled", scales=[0.5, 1.5], epochs=1, head="faster", px=64, on=[])
+    config = configuration(
+        done.folder, "scaled", scales=[0.5, 1.5], epochs=1, head="cascade", federated=1, px=64, on=[]
+    )
     (answer,) = featurebank_("detect", config, "--json").json["answers"]
     assert any("maps computed at every step, as scales are drawn" in note for note in answer["notes"])
     assert not list((done.folder / "scaled" / "tuned").glob("maps/*"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from torchvision.ops import MultiScaleRoIAlign, box_iou  # type: ignore[import-u
 from featurebank.extract import backbones
 from featurebank.pipelines.jobs.detection.cascade import OVERLAPS, WEIGHTS, CascadeHeads
 from featurebank.pipelines.jobs.detection.detector import Detector, Truth
+from featurebank.pipelines.jobs.detection.federated import Federated
 from featurebank.pipelines.jobs.detection.heads import Head, Shape, total
 from featurebank.pipelines.jobs.detection.job import Job
 from featurebank.pipelines.jobs.detection.levels import fitted, levels_of, with_levels
@@ -258,6 +260,25 @@ def test_scores_are_the_mean_of_the_stages_and_boxes_the_last_ones() -> None:
         torch.testing.assert_close(box, expected[key], atol=1e-3, rtol=0)
 
 
+def test_classes_that_are_judged_on_their_own_have_scores_on_their_own() -> None:
+    """At first each is rare; a second stage makes of the first's probabilities the mean."""
+    model, (features, proposals, targets) = cascade(2, federated=Federated(CLASSES, 2)), inputs()
+    for predictor in model.box_predictor:
+        nn.init.zeros_(predictor.cls_score.weight)
+    nn.init.constant_(model.box_predictor[1].cls_score.bias, 1.0)
+    _, losses = model(features, [own.clone() for own in proposals], SHAPES, targets)
+    low, high = -2 * math.log(0.99), -math.log(0.99) - math.log(0.01)  # the batch shows two classes, which are judged
+    assert low < losses["loss_classifier_1"].item() < high
+    share = (losses["loss_classifier_1"].item() - low) / (high - low)
+    assert share * 27 == pytest.approx(round(share * 27), abs=1e-4), "of 25 regions and 2 objects so many are objects"
+    model.eval()
+    with torch.no_grad():
+        (found, _), _ = model(features, proposals, SHAPES)
+    expected = (0.01 + 1 / (1 + math.exp(-1))) / 2
+    assert found["scores"].tolist() == pytest.approx([expected] * len(found["scores"]))
+    assert set(found["labels"].tolist()) == {1, 2, 3}
+
+
 @pytest.mark.parametrize("head", ["faster", "cascade"])
 def test_boxes_of_a_pass_in_bfloat16_are_not_rounded_to_its_bits(head: Head) -> None:
     model = detector("timm:test_resnet@random", head)
@@ -329,6 +350,7 @@ def test_options_reach_the_network_and_the_schedule() -> None:
         ({"batch_norm": "train"}, "batch_norm fixed, without tuned"),
         ({"box_loss": "giou"}, "must have a cascade; found head faster"),
         ({"head": "mask", "heads": "bob"}, "must have a cascade; found head mask"),
+        ({"head": "mask", "federated": 50}, "must have a cascade; found head mask"),
     ],
 )
 def test_options_that_would_do_nothing_are_refused(options: dict[str, Any], said: str) -> None:

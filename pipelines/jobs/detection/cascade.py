@@ -16,6 +16,8 @@ from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference,
 from torchvision.ops import boxes as box_ops  # type: ignore[import-untyped]
 from torchvision.ops import generalized_box_iou_loss
 
+from featurebank.pipelines.jobs.detection.federated import Federated
+
 __all__ = ["OVERLAPS", "WEIGHTS", "BoxLoss", "CascadeHeads", "exactly"]
 
 BoxLoss = Literal["l1", "giou"]
@@ -45,6 +47,7 @@ class CascadeHeads(RoIHeads):  # type: ignore[misc]
         box_loss: of boxes: smooth L1 of their four numbers, or the generalised overlap of the boxes that they stand for
             (Rezatofighi et al. 2019, arXiv:1902.09630), ten times.
         beta: where smooth L1 turns from squares to lines.
+        federated: of classes; without it a softmax and its cross-entropy.
         options: of torchvision's `RoIHeads`.
     """
 
@@ -59,6 +62,7 @@ class CascadeHeads(RoIHeads):  # type: ignore[misc]
         shares: Sequence[float] = (1.0, 1.0, 1.0),
         box_loss: BoxLoss = "l1",
         beta: float = 1 / 9,
+        federated: Federated | None = None,
         **options: Any,
     ) -> None:
         options |= {"fg_iou_thresh": overlaps[0], "bg_iou_thresh": overlaps[0], "bbox_reg_weights": weights[0]}
@@ -66,6 +70,9 @@ class CascadeHeads(RoIHeads):  # type: ignore[misc]
         self._matchers = [Matcher(overlap, overlap, allow_low_quality_matches=False) for overlap in overlaps]
         self._coders = [BoxCoder(own) for own in weights]
         self._shares, self._box_loss, self._beta = tuple(shares), box_loss, beta
+        self.federated = federated
+        if federated is not None:
+            federated.begin(predictors)
 
     @staticmethod
     def predictor(width: int, classes: int) -> nn.Module:
@@ -126,9 +133,10 @@ class CascadeHeads(RoIHeads):  # type: ignore[misc]
             box = GIOU * generalized_box_iou_loss(boxes, own, reduction="sum")
         else:
             box = F.smooth_l1_loss(moves, wanted, beta=self._beta, reduction="sum")
+        judge = F.cross_entropy if self.federated is None else self.federated.loss
         share, named = self._shares[stage], f"_{stage + 1}"
         return {
-            f"loss_classifier{named}": share * F.cross_entropy(judged[0], classes),
+            f"loss_classifier{named}": share * judge(judged[0], classes),
             f"loss_box_reg{named}": share * (box / max(1, len(classes))),
         }
 
@@ -158,17 +166,25 @@ class CascadeHeads(RoIHeads):  # type: ignore[misc]
         probabilities, stages = torch.zeros(()), len(self.box_head)
         for stage in range(stages):
             logits, moves = self._judged(stage, features, regions, shapes)
-            probabilities = probabilities + logits.softmax(-1) / stages
+            own = logits.softmax(-1) if self.federated is None else self.federated.probabilities(logits)
+            probabilities = probabilities + own / stages
             regions = self._moved(stage, moves, regions, shapes)
-        # The way of torchvision's own, which takes logits and moves: none, for every class.
-        none = moves.new_zeros(len(moves), 4 * logits.shape[-1])
-        boxes, scores, labels = self.postprocess_detections(probabilities.log(), none, regions, shapes)
-        found = [{"boxes": a, "scores": b, "labels": c} for a, b, c in zip(boxes, scores, labels, strict=True)]
+        scores = torch.split(probabilities, [len(own) for own in regions])
+        found = [self._best(boxes, own) for boxes, own in zip(regions, scores, strict=True)]
         if self.has_mask():
-            pooled = self.mask_roi_pool(features, boxes, shapes)
-            masks = maskrcnn_inference(self.mask_predictor(self.mask_head(pooled)), labels)
+            pooled = self.mask_roi_pool(features, [one["boxes"] for one in found], shapes)
+            masks = maskrcnn_inference(self.mask_predictor(self.mask_head(pooled)), [one["labels"] for one in found])
             found = [{**one, "masks": own} for one, own in zip(found, masks, strict=True)]
         return found
+
+    def _best(self, boxes: Tensor, scores: Tensor) -> dict[str, Tensor]:
+        """Of an image's boxes (r, 4) and scores (r, K + 1) the detections, as torchvision chooses them."""
+        rows, labels = torch.where(scores[:, 1:] > self.score_thresh)
+        boxes, scores, labels = boxes[rows], scores[rows, labels + 1], labels + 1
+        large = box_ops.remove_small_boxes(boxes, 1e-2)
+        kept = large[box_ops.batched_nms(boxes[large], scores[large], labels[large], self.nms_thresh)]
+        kept = kept[: self.detections_per_img]
+        return {"boxes": boxes[kept], "scores": scores[kept], "labels": labels[kept]}
 
     def _mask_loss(
         self,

@@ -21,6 +21,7 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign  # type: i
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool  # type: ignore[import-untyped]
 
 from featurebank.pipelines.jobs.detection.cascade import OVERLAPS, BoxLoss, CascadeHeads, exactly
+from featurebank.pipelines.jobs.detection.federated import Federated
 from featurebank.pipelines.jobs.detection.levels import Level, Maps
 
 __all__ = ["Pyramid", "Shape", "SimplePyramid", "Style", "proposals", "region_heads"]
@@ -47,6 +48,7 @@ class Shape:
             which differ between plain transformers and others: see `Style`.
         proposals: that are judged, of an image; twice as many are chosen from in training.
         sampled: regions of an image that are trained on.
+        federated: in a cascade, classes of a batch that are judged, each on its own; 0 for a softmax over all.
     """
 
     head: Head = "faster"
@@ -59,6 +61,7 @@ class Shape:
     heads: Literal["one", "bob"] = "one"
     proposals: int = 1000
     sampled: int = 512
+    federated: int = 0
 
     def style(self, *, plain: bool) -> Style:
         """The heads behind the one map of a plain transformer, or behind maps of several strides."""
@@ -220,6 +223,7 @@ def region_heads(shape: Shape, classes: int, levels: int, style: Style = ONE) ->
     if shape.head.startswith("cascade"):
         heads = [_box_head(shape, style) for _ in range(3)]
         options |= {"overlaps": style.overlaps, "shares": style.shares, "beta": style.beta, "box_loss": shape.box_loss}
+        options |= {"federated": Federated(classes, shape.federated) if shape.federated else None}
         return CascadeHeads(pool, heads, [CascadeHeads.predictor(shape.width, classes) for _ in heads], **options)
     return RoIHeads(pool, _box_head(shape, style), _Predictor(shape.width, classes + 1), **options)
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+import torch
+
 from featurebank.extract import backbones
 from featurebank.extract.datasets.objects import annotated
 from featurebank.pipelines.jobs.detection.detector import Detector
@@ -60,6 +63,9 @@ class Job(MapJob[Shape, Detector]):
             batch_norm="eval" if self.training.frozen else self.training.batch_norm,
             drop_path=self.training.drop_path,
         )
+        if self.training.shape.federated:
+            shown = np.asarray(self._annotated(self.train).labels)[self.train.rows]
+            model.heads.federated.frequency.copy_(torch.from_numpy(shown.sum(0)))
         model.freeze(-1 if self.training.frozen else 0)
         return model
 

@@ -38,6 +38,7 @@ class Detect(MapQuestion):
     heads: Literal["one", "bob"] = option("one", "One kind for all backbones, or the two of Battle of the Backbones.")
     proposals: int = option(1000, "Boxes of an image that are judged; in training twice as many.", least=1)
     sampled: int = option(512, "Of them, how many of an image are trained on.", least=4)
+    federated: int = option(0, "Of a cascade: judge so many classes of a batch, each on its own; LVIS: 50.", least=0)
     repeat: float = option(0.0, "Repeat images of classes that a smaller share of images shows; LVIS: .001.", least=0.0)
     agnostic: bool = option(False, "Pass over classes when detections are compared with objects.")
     least_score: float = option(0.05, "Of a detection that is scored.", least=0.0)
@@ -48,9 +49,10 @@ class Detect(MapQuestion):
         for name in ("repeat", "least_score"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1; found {getattr(self, name):g}")
-        if not self.head.startswith("cascade") and (self.box_loss, self.heads) != ("l1", "one"):
+        if not self.head.startswith("cascade") and (self.box_loss, self.heads, self.federated) != ("l1", "one", 0):
             raise ValueError(
-                f"box_loss giou and heads bob must have a cascade; found head {self.head}: take cascade or cascade-mask"
+                f"box_loss giou, heads bob and federated must have a cascade; found head {self.head}: take cascade or "
+                "cascade-mask"
             )
 
     @property
@@ -70,6 +72,7 @@ class Detect(MapQuestion):
             heads=self.heads,
             proposals=self.proposals,
             sampled=self.sampled,
+            federated=self.federated,
         )
         return DetectorTraining(shape=shape, windowed=self.windowed, repeat=self.repeat, **self.of_training)
 
