@@ -24,7 +24,7 @@ class MapQuestion(Question):
     """A job that trains something behind the maps of a backbone on a square canvas, see `MapJob`."""
 
     job: ClassVar[bool] = True
-    layout: ClassVar[Layout] = Layout(index=("backbone", "score"), grouped=True)
+    layout: ClassVar[Layout] = Layout(grouped=True)
 
     tuned: bool = option(False, "Train the backbone too; without it, it stays as it is.")
     cached: bool = option(True, "Extract a frozen backbone's maps once, and train on them.")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from featurebank.pipelines.asking.layout import Layout
 from featurebank.pipelines.asking.option import option
 from featurebank.pipelines.jobs.map_question import MapQuestion
 
@@ -28,6 +29,7 @@ class Detect(MapQuestion):
     """
 
     name: ClassVar[str] = "detect"
+    layout: ClassVar[Layout] = Layout(index=("backbone", "score"), grouped=True)
 
     head: Literal["faster", "mask", "cascade", "cascade-mask"] = option("faster", "Faster, Mask or Cascade R-CNN.")
     windowed: bool = option(False, "A plain transformer attends within windows, but for four blocks (ViTDet).")
