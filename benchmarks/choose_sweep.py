@@ -95,6 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--races", type=int, default=2000)
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=[*SETS])
     parser.add_argument("--store", type=Path, default=Path("choose_sweep"))
     args = parser.parse_args()
     print(f"[{environment()}]")
@@ -104,6 +105,7 @@ def main() -> None:
     wanted = [
         {"name": name, "splits": [{"split": split, **({} if size is None else {"subset": {"size": size}})}]}
         for name, (split, size) in SETS.items()
+        if name in args.sets
     ]
     run = RunConfig.model_validate({
         "store": args.store, "backbones": backbones, "datasets": wanted,
@@ -113,7 +115,7 @@ def main() -> None:
     store = FeatureStore(args.store)
     costs = {name: float(str(describe(name)["parameters"])) for name in (*TRAINED, *DECOYS)}
     regrets, decoys, rows = [], 0, []
-    for dataset in SETS:
+    for dataset in args.sets:
         paths = {entry.backbone: entry.path for entry in store.ls() if entry.dataset == dataset}
         read = {name: features_of(path) for name, path in paths.items()}
         ok = np.logical_and.reduce([one[1] for one in read.values()])

@@ -43,12 +43,14 @@ class Held:
     """Rows that decided, to fit on, and rows set aside, to score on.
 
     Attributes:
+        names: of the finalists that have features of both.
         store: has the features of both.
         decided: the images of the first.
         aside: of the second.
         fingerprints: of the sets of all finalists.
     """
 
+    names: Sequence[str]
     store: FeatureStore
     decided: Images
     aside: Images

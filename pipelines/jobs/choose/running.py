@@ -212,7 +212,7 @@ class Race:
             held = self._held(choice.finalists[:TUNED], choice.rows)
             if held is None:
                 return
-            for name in choice.finalists[:TUNED]:
+            for name in held.names:
                 workshop = held.workshop(self.who.candidates[name].spec, device=self._device, watch=watch)
                 asked = held.ask(Finetune(), name, workshop)
                 if asked.error:
@@ -332,7 +332,7 @@ class Race:
                 held = self._held(kept, rows)
                 if held is None:
                     return
-                for name in kept:
+                for name in held.names:
                     asked = held.ask(Linear(), name)
                     if asked.error:
                         self.notes.append(f"{name}: no final number: {asked.error}")
@@ -351,9 +351,10 @@ class Race:
             said = "no final number: no row set aside is left"
             self.notes += [said] if said not in self.notes else []
             return None
-        paths = [*self._extracted(finalists, self._aside).values(), *self._extracted(finalists, decided).values()]
-        fingerprints = [path.stem for path in paths]
-        return Held(store=self.store, decided=decided, aside=self._aside, fingerprints=fingerprints)
+        aside, decided_by = self._extracted(finalists, self._aside), self._extracted(finalists, decided)
+        fingerprints = [path.stem for path in (*aside.values(), *decided_by.values())]
+        names = [name for name in finalists if name in aside and name in decided_by]
+        return Held(names=names, store=self.store, decided=decided, aside=self._aside, fingerprints=fingerprints)
 
     def _without_duplicates(self, leader: str, decided: Images) -> Images:
         aside = self.pool.part(self.pool.aside, "aside")
