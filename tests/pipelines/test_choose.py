@@ -334,7 +334,7 @@ def test_a_budget_that_is_too_small_says_what_would_do(
 ) -> None:
     done = chosen(images, tmp_path, "--budget", "0.001s")
     assert (done.code, done.out) == (2, "")
-    assert "enough to read all images and to time each backbone once; found 0.001 s" in words(done.err)
+    assert "enough to time each backbone once; found 0.001 s" in words(done.err)
     monkeypatch.setattr(running, "SLACK", 1e6)
     done = chosen(images, tmp_path, "--budget", "1h")
     assert (done.code, done.out) == (2, "")
@@ -343,13 +343,13 @@ def test_a_budget_that_is_too_small_says_what_would_do(
 
 
 def test_time_ends_what_looks_at_no_clock() -> None:
-    clock, before = Clock(0.1), signal.getsignal(signal.SIGALRM)
-    with pytest.raises(TimeUp), clock.running():
+    clock, before = Clock(1.2), signal.getsignal(signal.SIGALRM)  # all but what Python takes around it
+    with pytest.raises(TimeUp), clock.timing():
         time.sleep(10)
-    assert clock.left > -5
-    with pytest.raises(TimeUp), clock.running():
+    assert -5 < clock.left <= 0
+    with pytest.raises(TimeUp), clock.timing():
         raise AssertionError("nothing begins when the time is up")
-    with Clock(None).running(), Clock(60).running():
+    with Clock(None).timing(), Clock(60).timing():
         pass
     assert (signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)) == (before, (0, 0))
 

@@ -1,4 +1,4 @@
-"""The seconds of a budget, and what happens when they are spent."""
+"""The seconds of a budget, and what ends when they are spent."""
 
 from __future__ import annotations
 
@@ -8,8 +8,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from featurebank.extract.progress import Observer, Snapshot
 
 __all__ = ["Clock", "TimeUp"]
+
+AROUND = 1.0  # seconds that starting Python takes before a clock is made, and leaving it after the last line
 
 
 class TimeUp(KeyboardInterrupt):
@@ -26,25 +32,39 @@ class Clock:
     @property
     def left(self) -> float:
         """What is left of them."""
-        return self.start + self.budget - time.monotonic()
+        return self.start + self.budget - AROUND - time.monotonic()
+
+    def check(self) -> None:
+        """Raises TimeUp when they are spent."""
+        if self.left <= 0:
+            raise TimeUp
+
+    def watch(self, observer: Observer | None) -> Observer:
+        """An observer that ends an extraction between two batches when the time is up."""
+
+        def observe(snapshot: Snapshot) -> None:
+            self.check()
+            if observer is not None:
+                observer(snapshot)
+
+        return observe
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """Raises TimeUp inside once the time is up, as soon as Python has its turn; in the main thread only.
+    def timing(self) -> Iterator[None]:
+        """Raises TimeUp in a computation that looks at no clock; in another thread than the main one, before it only.
 
-        A timer, because a network that is built, a score or a probe looks at no clock.
+        Not for what has threads of its own: there, a look between two steps leaves nothing behind.
         """
+        self.check()
         if math.isinf(self.budget) or threading.current_thread() is not threading.main_thread():
             yield
             return
-        if self.left <= 0:
-            raise TimeUp
 
         def ring(*_: object) -> None:
             raise TimeUp
 
         before = signal.signal(signal.SIGALRM, ring)
-        signal.setitimer(signal.ITIMER_REAL, self.left)
+        signal.setitimer(signal.ITIMER_REAL, max(self.left, 1e-3))
         try:
             yield
         finally:

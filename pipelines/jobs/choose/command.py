@@ -17,8 +17,11 @@ from featurebank.pipelines.streams import HtmlOption, JsonOption, console, print
 from featurebank.store.text import shown
 
 if TYPE_CHECKING:
-    from featurebank.pipelines.asking.results import Row
+    from rich.console import Console
+
+    from featurebank.pipelines.asking.results import Results, Row
     from featurebank.pipelines.asking.sheet import Sheet
+    from featurebank.pipelines.jobs.choose.field import Field, Wish
     from featurebank.pipelines.jobs.choose.running import Choice, Line, Race
 
 __all__ = ["choose", "seconds_of"]
@@ -110,21 +113,8 @@ def choose(  # noqa: PLR0917 - one for each option
         licences=tuple(licence or ()),
     )
     with field.offline(wanted=offline), stoppable():
-        try:
-            with messages.status("") as status, clock.running():
-                pool = look(folder, label)
-                who = field.candidates(
-                    wish,
-                    Results(store),
-                    device=device,
-                    precision=precision,
-                    say=lambda text: status.update(shown(text)),
-                )
-        except TimeUp:
-            raise ConfigError(
-                f"--budget must be enough to read all images and to time each backbone once; found {clock.budget:g} s; "
-                "what was read and timed is kept: run it again, or name fewer with --among"
-            ) from None
+        pool = look(folder, label)
+        who = _timed(wish, Results(store), clock, messages, device=device, precision=precision)
         with live(messages) as observer:
             race = Race(
                 pool,
@@ -156,6 +146,25 @@ def choose(  # noqa: PLR0917 - one for each option
     messages.print(f"{text}, in {time.monotonic() - clock.start:.1f} s", highlight=False)
     if choice is not None and choice.interrupted:
         raise typer.Exit(INTERRUPTED)
+
+
+def _timed(wish: Wish, results: Results, clock: Clock, messages: Console, **how: Any) -> Field:
+    """Who takes part; each is named as its turn comes."""
+    from featurebank.pipelines.jobs.choose.field import candidates
+
+    with messages.status("") as status:
+
+        def say(text: str) -> None:
+            clock.check()
+            status.update(shown(text))
+
+        try:
+            return candidates(wish, results, say=say, **how)
+        except TimeUp:
+            raise ConfigError(
+                f"--budget must be enough to time each backbone once; found {clock.budget:g} s; what was timed is "
+                "kept: run it again, or name fewer with --among"
+            ) from None
 
 
 def seconds_of(text: str) -> float | None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["ENDS", "curve_svg"]
 
 NAMES = 148  # pixels at the right for the names of those who are left
+TICKS = 32  # pixels between two numbers below the axis
 LABELLED, COLOURS = 12, 6
 ENDS = {
     "worse": ("M-3.5 -3.5L3.5 3.5M-3.5 3.5L3.5 -3.5", "a cross: proven worse"),
@@ -33,6 +34,10 @@ def curve_svg(lines: Mapping[str, Line]) -> str:
     rungs = sorted({rows for line in drawn.values() for rows in line.curve})
     across = Axis.of([*map(float, rungs)], LEFT, WIDTH - NAMES, log=True)
     up = Axis.of([share for line in drawn.values() for share in line.curve.values()], HEIGHT - BOTTOM, TOP)
+    ticks: list[int] = []
+    for rows in reversed(rungs):
+        if not ticks or across.at(ticks[-1]) - across.at(rows) >= TICKS:
+            ticks.append(rows)
     left = [name for name, line in drawn.items() if line.state not in ENDS]
     heights = _heights({name: _end(drawn[name], across, up) for name in left[:LABELLED]})
     parts = []
@@ -45,7 +50,7 @@ def curve_svg(lines: Mapping[str, Line]) -> str:
     return (
         f'<svg class="chart" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}" role="group" '
         f'aria-label="accuracy over images that decide">'
-        f"{frame(across, up, 'images that decide', 'accuracy, left out', ticks=rungs)}{''.join(reversed(parts))}</svg>"
+        f"{frame(across, up, 'images that decide', 'accuracy, left out', ticks=ticks)}{''.join(reversed(parts))}</svg>"
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from featurebank.extract import datasets
 from featurebank.extract.device import Execution, cpu_cores
@@ -158,7 +159,7 @@ class Race:
         first = sum(self._seconds(self.costs, self.sizes[0]).values())
         if first > self.clock.left:
             raise self._too_short(first)
-        alive, rows, stopped, interrupted = list(self.costs), 0, "all rows are used", False
+        alive, rows, stopped, interrupted = list(self.costs), 0, self._used_up(), False
         for size, new in self._steps():
             if rows and not self._fits(alive, new):
                 stopped = "time"
@@ -166,8 +167,7 @@ class Race:
             alive = [name for name in alive if self.lines[name].state == "not told apart"]
             start, wished = time.monotonic(), sum(self._seconds(dict.fromkeys(alive), new).values()) / self._slower
             try:
-                with self.clock.running():
-                    found = self._rung(alive, size)
+                found = self._rung(alive, size)
             except KeyboardInterrupt as end:
                 interrupted, stopped = not isinstance(end, TimeUp), "time" if isinstance(end, TimeUp) else "interrupted"
                 if not rows:
@@ -208,6 +208,7 @@ class Race:
 
         What is interrupted goes on where it was when the same is asked again.
         """
+        self.clock = Clock(None)
         try:
             held = self._held(choice.finalists[:TUNED], choice.rows)
             if held is None:
@@ -224,6 +225,10 @@ class Race:
             choice.interrupted = True
             self.notes.append("tuning was interrupted: the same command goes on where it was")
 
+    def _used_up(self) -> str:
+        last, every = self.sizes[-1], len(self.pool.order)
+        return "all rows are used" if last == every else f"{last:,} of {every:,} rows are used, as many as may decide"
+
     def _steps(self) -> list[tuple[int, int]]:
         return [(size, size - before) for before, size in zip([0, *self.sizes], self.sizes, strict=False)]
 
@@ -236,9 +241,10 @@ class Race:
         return standing
 
     def _too_short(self, needed: float) -> ConfigError:
+        spent = self.clock.budget - self.clock.left
         return ConfigError(
             f"--budget must be enough for the first rung, {self.sizes[0]:,} images of {len(self.costs)} backbones; "
-            f"found {self.clock.budget:g} s; about {math.ceil(SLACK * needed)}s would do, or fewer backbones"
+            f"found {self.clock.budget:g} s; about {math.ceil(spent + needed)}s would do, or fewer backbones"
         )
 
     def _fits(self, alive: Sequence[str], new: int) -> bool:
@@ -262,12 +268,16 @@ class Race:
         """What each backbone has right on a rung."""
         paths = self._extracted(alive, self.pool.rung(size))
         usable = np.logical_and.reduce([features_of(path)[1] for path in paths.values()])
-        found = {name: scored(self.results, name, path, usable, None) for name, path in paths.items()}
+        found = {name: self._scored(name, path, usable, None) for name, path in paths.items()}
         leader = max(found, key=lambda name: (name not in self.untrained, int(found[name].correct.sum())))
         groups = alike(paths[leader], usable)
         if len(np.unique(groups)) < len(groups):
-            found = {name: scored(self.results, name, path, usable, groups) for name, path in paths.items()}
+            found = {name: self._scored(name, path, usable, groups) for name, path in paths.items()}
         return {name: Scored(correct=one.correct[usable], values=one.values) for name, one in found.items()}
+
+    def _scored(self, name: str, path: Path, usable: NDArray[np.bool_], groups: NDArray[np.int64] | None) -> Scored:
+        with self.clock.timing():
+            return scored(self.results, name, path, usable, groups)
 
     def _extracted(self, names: Sequence[str], part: Images) -> dict[str, Path]:
         """The feature set of each backbone on a part; one that fails is out of the race."""
@@ -277,7 +287,7 @@ class Race:
         wanted = want(requests, [part], self.store, precision=self._precision, digests={0: digest})
         if any(one.outcome.state == "missing" for one in wanted):
             execution = Execution(device=self._device)
-            extract(wanted, [part], execution=execution, observer=self._observer)
+            extract(wanted, [part], execution=execution, observer=self.clock.watch(self._observer))
         self.computed += sum(one.outcome.computed for one in wanted)
         paths = {}
         for one in wanted:
@@ -328,16 +338,16 @@ class Race:
             self.notes.append("no final number: no time is left")
             return
         try:
-            with self.clock.running():
-                held = self._held(kept, rows)
-                if held is None:
-                    return
-                for name in held.names:
+            held = self._held(kept, rows)
+            if held is None:
+                return
+            for name in held.names:
+                with self.clock.timing():
                     asked = held.ask(Linear(), name)
-                    if asked.error:
-                        self.notes.append(f"{name}: no final number: {asked.error}")
-                    else:
-                        self.lines[name].final = next(row for row in asked.rows if row.metric == "accuracy")
+                if asked.error:
+                    self.notes.append(f"{name}: no final number: {asked.error}")
+                else:
+                    self.lines[name].final = next(row for row in asked.rows if row.metric == "accuracy")
         except KeyboardInterrupt as end:
             why = "no time is left" if isinstance(end, TimeUp) else "interrupted"
             self.notes.append(f"no final number of all finalists: {why}")
