@@ -204,6 +204,17 @@ def test_data_loader_takes_the_dataset(sealed: Path, workers: int, method: str |
         assert np.concatenate([b[2].numpy() for b in batches]).tolist() == [row % 2 for row in OK_ROWS]
 
 
+def test_its_own_collating_gives_what_torch_gives(sealed: Path) -> None:
+    data = pytest.importorskip("torch.utils.data")
+    with FeatureSet(sealed) as fs:
+        dataset = fs.to_torch("pooled", "blocks.9.cls")
+        for rows in (dataset, data.Subset(dataset, range(1, 40, 3)), [dataset[row] for row in range(9)]):
+            plain, own = (list(data.DataLoader(rows, 16, **how)) for how in ({}, {"collate_fn": dataset.collate}))
+            assert len(plain) == len(own)
+            for batch, other in zip(plain, own, strict=True):
+                assert [(a.dtype, a.tolist()) for a in batch] == [(b.dtype, b.tolist()) for b in other]
+
+
 def test_dask_reads_what_it_computes(sealed: Path) -> None:
     pytest.importorskip("dask.array")
     with FeatureSet(sealed) as fs:
