@@ -357,7 +357,15 @@ def test_time_ends_what_looks_at_no_clock() -> None:
 def test_finalists_are_tuned_on_what_decided_and_scored_once(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def ended(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
     monkeypatch.setattr(running, "Finetune", partial(Finetune, epochs=1, precision="float32"))
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(job, "train", ended)
+        done = chosen(images, tmp_path, "--rows", "24", "--tune", "--json")
+    assert (done.code, {line["tuned"] for line in done.json["backbones"]}) == (130, {None})
+    assert done.json["notes"][-1] == "tuning was interrupted: the same command goes on where it was"
     done = chosen(images, tmp_path, "--rows", "24", "--tune", "--json")
     assert done.code == 0, done.err
     tuned = {line["backbone"]: line["tuned"] for line in done.json["backbones"] if line["state"] != "worse"}
