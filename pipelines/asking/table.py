@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from textwrap import wrap
 from typing import Any
 
@@ -15,6 +15,8 @@ from rich.text import Text
 
 from featurebank.pipelines.asking.compare import Analysis
 from featurebank.pipelines.asking.metrics import metric
+from featurebank.pipelines.asking.option import options_of
+from featurebank.pipelines.asking.question import Question
 from featurebank.pipelines.asking.results import Row, plain_row
 from featurebank.pipelines.asking.run import Asked, Report
 from featurebank.pipelines.asking.sheet import FAILED, Cell, Sheet, interval_line, interval_of
@@ -29,14 +31,17 @@ STACKED_WIDTH = 13
 
 
 def sheets_of(report: Report) -> list[Sheet]:
-    """The main tables of a report, one for each pair of sets and layout, and the further ones of each question."""
+    """The main tables of a report, one for each pair of sets and layout, and the further ones of each question.
+
+    A backbone that was asked the same with several options has a table for each.
+    """
     groups: dict[tuple[str, ...], list[Asked]] = {}
     for one in report.asked:
         layout = one.question.layout
         alone = one.question.name if layout.index != ("backbone",) or layout.shown or not one.question.has_table else ""
         groups.setdefault((one.fitted, one.scored, alone), []).append(one)
     sheets: list[Sheet] = []
-    for asked in groups.values():
+    for about, asked in (part for group in groups.values() for part in _apart(group)):
         names = dict.fromkeys(one.question.name for one in asked)
         question = asked[0].question
         several = len(names) > 1
@@ -53,12 +58,34 @@ def sheets_of(report: Report) -> list[Sheet]:
         if not question.has_table:
             sheets += question.sheets(rows)
             continue
-        sheet = question.sheet(rows, f"{what}: {arrow.join(way)}", failed)
+        sheet = question.sheet(rows, ", ".join([f"{what}: {arrow.join(way)}", *about]), failed)
         if said := interval_line(sheet):
             sheet.notes.append(said)
         sheet.notes += question.remarks(rows)
         sheets += [sheet, *(further for name in names for further in _further(asked, name))]
     return sheets
+
+
+def _apart(asked: Sequence[Asked]) -> Iterator[tuple[tuple[str, ...], list[Asked]]]:
+    """What stands in one table, with the options that tell it from others; all of it where no line is there twice."""
+    places = [(one.question.called, one.case.backbone) for one in asked]
+    if len(set(places)) == len(places):
+        yield (), list(asked)
+        return
+    parts: dict[tuple[str, ...], list[Asked]] = {}
+    for one in asked:
+        alike = [other.question for other in asked if other.question.called == one.question.called]
+        differing = [
+            name for name in options_of(one.question) if len({_words(question, name) for question in alike}) > 1
+        ]
+        parts.setdefault(tuple(_words(one.question, name) for name in differing), []).append(one)
+    yield from parts.items()
+
+
+def _words(question: Question, name: str) -> str:
+    """An option and its value."""
+    value = getattr(question, name)
+    return " ".join(map(str, [name, *value] if isinstance(value, tuple) else [name, value]))
 
 
 def _further(asked: Sequence[Asked], name: str) -> Sequence[Sheet]:

@@ -31,6 +31,7 @@ class MapQuestion(Question):
     cache_gb: float = option(8.0, "The most that cached maps may take.", hashed=False, least=0.0)
     px: int = option(800, "Side of the canvas that an image is fitted into.", least=32)
     strides: tuple[int, ...] = option((4, 8, 16, 32), "A stride of the backbone's maps that are used.", flag="--stride")
+    windowed: bool = option(False, "A plain transformer attends within windows, but for four blocks (ViTDet).")
     channels: int = option(256, "Of what stands behind the maps.", least=8)
     epochs: int = option(12, "Passes over the train images.", least=1)
     batch_size: int = option(4, "Images of an update.", least=1)
@@ -96,4 +97,5 @@ class MapQuestion(Question):
             "clip": 10.0,
             "drop_path": self.drop_path,
             "batch_norm": self.batch_norm,
+            "windowed": self.windowed,
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,12 +165,24 @@ def test_stopped_at_a_step_it_ends_with_the_same_weights(done: Run, monkeypatch:
 
 
 def test_a_share_of_the_images_is_trained_on_and_what_they_lack_is_said(done: Run) -> None:
-    config = configuration(done.folder, fraction=0.06, epochs=1, on=[])
+    config = configuration(done.folder, "share", fraction=0.06, epochs=1, on=[])
     run = featurebank_("segment", config, "--json")
     assert run.code == 0, run.err
     notes = run.json["answers"][0]["notes"]
     assert f"toy/train: 1 of {TRAIN} images are trained on" in notes
     assert any("1 classes that no train image shows" in note for note in notes)
+
+
+def test_a_tuned_backbone_is_trained_and_a_frozen_one_is_not(done: Run) -> None:
+    def trained(store: str) -> list[str]:
+        return [name for name in weights_of(done.folder, store) if re.fullmatch(r"network\..*weight", name)]
+
+    config = configuration(done.folder, "tuned", tuned=True, epochs=1, fraction=0.3, head="upernet", on=[])
+    run = featurebank_("segment", config, "--json")
+    assert run.code == 0, run.json["answers"][0]["error"]
+    assert run.json["answers"][0]["notes"][0].startswith("backbone tuned, 1 epochs")
+    assert not trained("store")
+    assert len(trained("tuned")) > 10
 
 
 @pytest.mark.parametrize(

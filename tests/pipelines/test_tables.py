@@ -17,6 +17,7 @@ from featurebank.pipelines.asking.results import Result, Row
 from featurebank.pipelines.asking.run import Asked, Report
 from featurebank.pipelines.asking.sheet import Sheet
 from featurebank.pipelines.asking.table import render, render_sheet, sheets_of
+from featurebank.pipelines.questions.knn import KNN
 from featurebank.pipelines.questions.shift import Shift
 from featurebank.store import Entry
 
@@ -91,6 +92,16 @@ def test_several_questions_make_one_table_of_their_main_numbers_best_first() -> 
     assert [line.split()[0] for line in lines[4:7]] == ["high", "low", "broken"]
     assert lines[4].split()[1:3] == [".930", ".910-.950"]
     assert lines[6].split()[1:] == ["failed"] * 5
+
+
+def test_a_backbone_asked_with_other_options_has_a_table_for_each() -> None:
+    some = [asked("net", "knn", 0.9), asked("net", "knn", 0.8), asked("other", "knn", 0.7)]
+    some[1].question = KNN(k=(1,))
+    first, second = sheets_of(Report(asked=some))
+    assert first.title.endswith(f"{TEST}, k 5 10 20 50 100 200")
+    assert [names for names, _ in first.lines] == [("net",), ("other",)]
+    assert second.title.endswith(f"{TEST}, k 1")
+    assert [row.value for row in second.rows if row.primary] == [0.8]
 
 
 def test_one_question_shows_all_its_numbers() -> None:

@@ -32,7 +32,6 @@ class Detect(MapQuestion):
     layout: ClassVar[Layout] = Layout(index=("backbone", "score"), grouped=True)
 
     head: Literal["faster", "mask", "cascade", "cascade-mask"] = option("faster", "Faster, Mask or Cascade R-CNN.")
-    windowed: bool = option(False, "A plain transformer attends within windows, but for four blocks (ViTDet).")
     anchor: float = option(8.0, "Side of an anchor, in strides.", least=0.5)
     box_head: Literal["2fc", "4conv1fc"] = option("2fc", "Layers that judge a box.")
     width: int = option(1024, "Of its linear layers.", least=8)
@@ -76,7 +75,7 @@ class Detect(MapQuestion):
             sampled=self.sampled,
             federated=self.federated,
         )
-        return DetectorTraining(shape=shape, windowed=self.windowed, repeat=self.repeat, **self.of_training)
+        return DetectorTraining(shape=shape, repeat=self.repeat, **self.of_training)
 
     def run(self, rows: Rows) -> Answer:
         """COCO's numbers of boxes, and of masks where there are some, of the scored set and of others."""
