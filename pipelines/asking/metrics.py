@@ -17,7 +17,7 @@ LOWER = frozenset({
 })  # fmt: skip
 WORDS = {
     "auroc": "AUROC", "fpr_at_95": "FPR@95", "aupr_in": "AUPR in", "aupr_out": "AUPR out", "mce": "mCE",
-    "gmacs": "GMACs",
+    "gmacs": "GMACs", "miou": "mean IoU", "iou": "IoU", "dice": "Dice",
 }  # fmt: skip
 UNITS = {
     "latency_p50": "ms", "latency_p90": "ms", "latency_p99": "ms", "latency_with_decode": "ms",

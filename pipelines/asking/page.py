@@ -24,7 +24,7 @@ from featurebank.pipelines.asking.question import Question
 from featurebank.pipelines.asking.results import Results, Row
 from featurebank.pipelines.asking.run import Report
 from featurebank.pipelines.asking.sheet import FAILED, Cell, Sheet, interval_of
-from featurebank.pipelines.asking.table import sheets_of
+from featurebank.pipelines.asking.table import apart, sheets_of
 from featurebank.pipelines.errors import ConfigError
 from featurebank.store import FeatureStore
 from featurebank.store.text import html_text
@@ -112,9 +112,10 @@ class Page:
         sheets = [*sheets_of(report), *(one.sheet for one in analyses)]
         sections = [f"<section>{''.join(map(_items, sheets))}{_notes(report)}</section>"]
         for _, group in groupby(report.asked, key=lambda one: (one.question.name, one.fitted, one.scored)):
-            asked = [one for one in group if one.results]
-            if asked and (more := asked[0].question.section(asked, results, self.album)):
-                sections.append(more)
+            for about, asked in apart([one for one in group if one.results]):
+                if asked and (more := asked[0].question.section(asked, results, self.album)):
+                    options = html_text(", ".join(about))
+                    sections.append((f"<section><h2>{options}</h2></section>" if about else "") + more)
         return document(title, _lead(report), sections, frame=Frame(top=filter_form(sections)), live=True)
 
 

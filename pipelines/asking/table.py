@@ -23,7 +23,7 @@ from featurebank.pipelines.asking.sheet import FAILED, Cell, Sheet, interval_lin
 from featurebank.pipelines.tables import titled_table
 from featurebank.store.text import shown
 
-__all__ = ["render", "render_sheet", "report_json", "sheets_of"]
+__all__ = ["apart", "render", "render_sheet", "report_json", "sheets_of"]
 
 UNBOUNDED = 10_000
 LEAST_NAME = 18  # columns that a name gets at least before it folds
@@ -41,7 +41,7 @@ def sheets_of(report: Report) -> list[Sheet]:
         alone = one.question.name if layout.index != ("backbone",) or layout.shown or not one.question.has_table else ""
         groups.setdefault((one.fitted, one.scored, alone), []).append(one)
     sheets: list[Sheet] = []
-    for about, asked in (part for group in groups.values() for part in _apart(group)):
+    for about, asked in (part for group in groups.values() for part in apart(group)):
         names = dict.fromkeys(one.question.name for one in asked)
         question = asked[0].question
         several = len(names) > 1
@@ -66,7 +66,7 @@ def sheets_of(report: Report) -> list[Sheet]:
     return sheets
 
 
-def _apart(asked: Sequence[Asked]) -> Iterator[tuple[tuple[str, ...], list[Asked]]]:
+def apart(asked: Sequence[Asked]) -> Iterator[tuple[tuple[str, ...], list[Asked]]]:
     """What stands in one table, with the options that tell it from others; all of it where no line is there twice."""
     places = [(one.question.called, one.case.backbone) for one in asked]
     if len(set(places)) == len(places):
@@ -85,6 +85,8 @@ def _apart(asked: Sequence[Asked]) -> Iterator[tuple[tuple[str, ...], list[Asked
 def _words(question: Question, name: str) -> str:
     """An option and its value."""
     value = getattr(question, name)
+    if isinstance(value, bool):
+        return name if value else f"not {name}"
     return " ".join(map(str, [name, *value] if isinstance(value, tuple) else [name, value]))
 
 

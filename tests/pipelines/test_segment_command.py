@@ -166,8 +166,14 @@ def test_stopped_at_a_step_it_ends_with_the_same_weights(done: Run, monkeypatch:
 
 def test_a_share_of_the_images_is_trained_on_and_what_they_lack_is_said(done: Run) -> None:
     config = configuration(done.folder, "share", fraction=0.06, epochs=1, on=[])
-    run = featurebank_("segment", config, "--json")
+    document = json.loads(config.read_text())
+    (entry,) = document["segment"]
+    document["segment"] += [{**entry, "options": {**entry["options"], "fraction": 0.1}}]
+    config.write_text(json.dumps(document))
+    run = featurebank_("segment", config, "--json", "--html", done.folder / "share.html")
     assert run.code == 0, run.err
+    page = (done.folder / "share.html").read_text()
+    assert page.index("<h2>fraction 0.06</h2>") < page.index("<h2>fraction 0.1</h2>")
     notes = run.json["answers"][0]["notes"]
     assert f"toy/train: 1 of {TRAIN} images are trained on" in notes
     assert any("1 classes that no train image shows" in note for note in notes)
