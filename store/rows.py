@@ -61,8 +61,7 @@ class RowDataset:
     @staticmethod
     def collate(items: Sequence[Any]) -> Any:
         """A batch of items as tensors ``(features…, labels)``, equal to those of torch's ``default_collate``."""
-        import torch
-
+        torch = importlib.import_module("torch")
         if isinstance(items, Items):
             return [torch.from_numpy(array) for array in items.arrays]
         return torch.utils.data.default_collate(list(items))
