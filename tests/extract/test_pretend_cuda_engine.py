@@ -1,0 +1,172 @@
+"""Extraction on a card: the values of the CPU through the GPU's schedule, whatever runs out of memory on the way."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pretend_cuda import Card, OnCard, pretend_cuda
+from runs import RESNET, VIT, make_images, open_folder, run
+from sealed_arrays import sealed_arrays
+
+from featurebank.extract import backbones, gpu_jpeg
+from featurebank.extract.backbones.contract import BackboneSpec
+from featurebank.extract.compute import Local, Recipe
+from featurebank.extract.datasets.contract import Split
+from featurebank.extract.decode import decode
+from featurebank.extract.device import Execution, resolve_device, resolve_precision
+from featurebank.extract.engine import extract
+from featurebank.extract.forward import PixelsToFeatures, Runner
+from featurebank.extract.gpu_jpeg import DeviceTransform
+from featurebank.extract.preprocessing import Decode
+from featurebank.extract.transform import Transform
+from featurebank.extract.wanted import Outcome, Request, want
+from featurebank.store import FeatureStore
+
+ON_CARD = Execution(device="cuda", batch_size=8, workers=2, compile="never")
+OUTPUTS = ["pooled", "tokens", "blocks.1.tokens", "logits"]
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> Split:
+    return open_folder(make_images(tmp_path / "images", 21))
+
+
+@pytest.fixture
+def card() -> Iterator[Card]:
+    with pretend_cuda() as card:
+        yield card
+
+
+@pytest.mark.parametrize(("names", "outputs"), [((VIT, RESNET), None), ((VIT,), OUTPUTS)])
+def test_what_is_sealed_is_what_the_cpu_seals(
+    names: Sequence[str], outputs: Sequence[str] | None, split: Split, tmp_path: Path
+) -> None:
+    run(tmp_path / "cpu", split, names, outputs=outputs)
+    with pretend_cuda() as card:
+        run(tmp_path / "card", split, names, outputs=outputs, execution=ON_CARD)
+    assert card.peak > 0
+    assert sealed_arrays(tmp_path / "card") == sealed_arrays(tmp_path / "cpu") != {}
+
+
+def test_a_lower_precision_is_measured_there_too(split: Split, tmp_path: Path) -> None:
+    run(tmp_path / "cpu", split, [VIT], precision="bfloat16")
+    with pretend_cuda():
+        (outcome,) = run(tmp_path / "card", split, [VIT], precision="bfloat16", execution=ON_CARD)
+    assert outcome.state == "sealed", outcome.error
+    assert sealed_arrays(tmp_path / "card") == sealed_arrays(tmp_path / "cpu")
+
+
+@pytest.mark.usefixtures("card")
+def test_what_the_card_can_is_asked_of_it() -> None:
+    assert resolve_device("auto") == "cuda"
+    assert resolve_precision("auto", "cuda") == "bfloat16"
+    assert resolve_precision("float16", "cuda") == "float16"
+
+
+def test_gpu3_memory_that_runs_out_in_a_pass_halves_the_batch(split: Split, tmp_path: Path) -> None:
+    run(tmp_path / "cpu", split, [RESNET])
+    with pretend_cuda() as card:
+        run(tmp_path / "whole", split, [RESNET], execution=ON_CARD)
+        card.total = card.peak // 2
+        run(tmp_path / "card", split, [RESNET], execution=ON_CARD)
+        assert card.emptied > 0
+    made, expected = sealed_arrays(tmp_path / "card"), sealed_arrays(tmp_path / "cpu")
+    assert made.keys() == expected.keys()
+    for place in (place for place in made if place.endswith((" pooled", " logits"))):
+        ours, theirs = (np.frombuffer(arrays[place], np.float16) for arrays in (made, expected))
+        np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=1e-3)
+
+
+def test_gpu3_memory_that_runs_out_while_compiling_halves_the_batch(
+    card: Card, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
+    monkeypatch.setattr("torch._inductor.async_compile.shutdown_compile_workers", lambda: None)
+    spec = backbones.resolve(RESNET)
+    card.total = 40_000_000
+    runner = Runner(
+        PixelsToFeatures(backbones.build(spec), spec, "float32", "float32"),
+        device="cuda",
+        batch_size=64,
+        compiled=True,
+    )
+    assert runner.compiled
+    assert 1 < runner.batch_size < 64
+    pixels = torch.zeros((runner.batch_size + 1, 160, 160, 3), dtype=torch.uint8)
+    assert len(runner(pixels)["pooled"]) == runner.batch_size + 1
+
+
+def test_gpu3_a_network_for_which_there_is_no_room_leaves_nothing_on_the_card(card: Card) -> None:
+    card.total = 500_000
+    local = Local("cuda", ON_CARD)
+    recipe = Recipe(spec=backbones.resolve(RESNET), precision="float32", dtype="float16", batch_size=8, compiled=False)
+    for _ in range(2):
+        with pytest.raises(torch.OutOfMemoryError):
+            local.facts(recipe, np.zeros((0, 160, 160, 3), np.uint8))
+    gc.collect()
+    assert card.allocated == 0
+    assert card.peak > 0
+
+
+# JPEGs that the device decodes; libjpeg takes the place of nvJPEG.
+
+
+def decoded_there(files: Sequence[bytes], device: torch.device) -> list[torch.Tensor]:
+    return [torch.tensor(np.asarray(decode(file, Decode()))).permute(2, 0, 1).to(device) for file in files]
+
+
+def with_decoder(spec: BackboneSpec) -> BackboneSpec:
+    return replace(spec, preprocessing=replace(spec.preprocessing, decode=Decode(library="nvjpeg")))
+
+
+@pytest.fixture
+def jpegs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Split:
+    """JPEGs, images that are left to Pillow, and one that is no image."""
+    folder = make_images(tmp_path / "mixed", 5)
+    for index, path in enumerate(sorted(folder.rglob("*.png"))):
+        with Image.open(path) as image:
+            image.save(path.with_name(f"{index}.jpg"), quality=90)
+    (folder / "class0" / "none.jpg").write_bytes(b"no image")
+    monkeypatch.setattr(gpu_jpeg, "_decoded", decoded_there)
+    monkeypatch.setattr(gpu_jpeg, "importlib", SimpleNamespace(util=SimpleNamespace(find_spec=lambda _: object())))
+    return open_folder(folder)
+
+
+def extracted_jpegs(root: Path, split: Split) -> Outcome:
+    request = Request(backbone=with_decoder(backbones.resolve(VIT)), split=0)
+    wanted = want([request], [split], FeatureStore(root), precision="float32")
+    (outcome,) = extract(wanted, [split], execution=ON_CARD)
+    return outcome
+
+
+@pytest.mark.usefixtures("card")
+@pytest.mark.parametrize("resize", ["shorter", "longer", "exact", "none"])
+def test_the_resize_of_the_card_is_that_of_the_cpu(resize: Any) -> None:
+    spec = backbones.resolve(VIT)
+    transform = Transform(replace(spec.preprocessing, resize=resize, fill=(1, 2, 3), flip=True))
+    image = torch.randint(0, 256, (3, 90, 211), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    expected = DeviceTransform(transform, torch.device("cpu"))(image)
+    made = DeviceTransform(transform, torch.device("cuda"))(image.to("cuda"))
+    assert isinstance(made, OnCard)
+    assert torch.equal(made.cpu(), expected)
+
+
+def test_images_decoded_on_the_card_give_the_features_of_pillows(jpegs: Split, tmp_path: Path) -> None:
+    run(tmp_path / "cpu", jpegs, [VIT])
+    with pretend_cuda():
+        outcome = extracted_jpegs(tmp_path / "card", jpegs)
+    assert (outcome.state, len(outcome.failed)) == ("sealed", 1), outcome.error
+    (made,), (expected,) = (
+        [array for place, array in sealed_arrays(tmp_path / root).items() if place.endswith(" pooled")]
+        for root in ("card", "cpu")
+    )
+    assert made == expected
