@@ -1,0 +1,101 @@
+"""Every probe, score and search on a card finds what it finds on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from pretend_cuda import pretend_cuda
+from probe_sets import clusters
+
+from featurebank.probes.dense import DenseLinearProbe
+from featurebank.probes.heads import LinearHeads
+from featurebank.probes.linear import fit_linear, linear_probe, protocol_heads
+from featurebank.probes.logistic import LogisticProbe, LogisticProbeCV
+from featurebank.probes.multilabel import MultiLabelProbe
+from featurebank.probes.neighbours import KNNProbe, knn_sweep
+from featurebank.probes.ood.head import Head
+from featurebank.probes.ood.names import scores
+from featurebank.probes.ood.registry import get
+from featurebank.probes.ood.statistics import TrainingSet
+from featurebank.probes.ood.weiper import WeiPerKLD
+from featurebank.probes.tokens import AttentivePoolProbe, MLPProbe
+from featurebank.retrieval.search import nearest
+
+X, Y = clusters(90, noise=0.8)
+TEST, ANSWERS = clusters(40, noise=0.8, seed=1)
+TOKENS = np.random.default_rng(0).normal(size=(24, 9, 8)).astype(np.float16)
+MASKS = (TOKENS.reshape(24, 3, 3, 8)[..., 0] > 0).repeat(4, 1).repeat(4, 2).astype(np.uint8)
+SEVERAL = (np.stack([Y == 0, Y > 0, X[:, 5] > 0], 1)).astype(np.int64)
+HEAD = Head(np.random.default_rng(2).normal(size=(3, 8)).astype(np.float32), np.zeros(3, np.float32))
+LABELS = np.arange(24) % 3
+
+
+def searched(metric: Any) -> Callable[[str], Any]:
+    return lambda device: nearest(TEST, X, 7, metric=metric, own=np.arange(40), device=device)
+
+
+# What takes a device, by its name below the package, and what it answers there.
+WALKS: dict[str, tuple[Callable[[str], Any], ...]] = {
+    "probes.logistic._Logistic": (
+        lambda device: LogisticProbe(0.5, device=device).fit(X, Y).decision_function(TEST),
+        lambda device: LogisticProbeCV(device=device, random_state=0).fit(X, Y).decision_function(TEST),
+    ),
+    "probes.linear.linear_probe": (
+        lambda device: linear_probe(X, Y, TEST, ANSWERS, Cs=(0.1, 1.0), device=device).predictions,
+    ),
+    "probes.linear.fit_linear": (
+        lambda device: fit_linear(X, Y, protocol="dinov2", device=device).log_probabilities(TEST),
+    ),
+    "probes.linear.protocol_heads": (
+        lambda device: (
+            protocol_heads("bob", device=device).set_params(epochs=2, warmup_epochs=1).fit(X, Y).logits(TEST)
+        ),
+    ),
+    "probes.heads.LinearHeads": (
+        lambda device: LinearHeads([0.1, 0.01], epochs=3, device=device).fit(X, Y).logits(TEST),
+        lambda device: LinearHeads([0.1], epochs=3, device=device).fit(X, Y, validation=(TEST, ANSWERS)).logits(TEST),
+    ),
+    "probes.multilabel.MultiLabelProbe": (
+        lambda device: MultiLabelProbe(device=device).fit(X, SEVERAL).decision_function(TEST),
+    ),
+    "probes.neighbours.KNNProbe": (lambda device: KNNProbe(5, device=device).fit(X, Y).predict_proba(TEST),),
+    "probes.neighbours.knn_sweep": (
+        lambda device: knn_sweep(X, Y, TEST, ANSWERS, ks=(3, 5), device=device).predictions,
+    ),
+    "probes.tokens._NetworkProbe": (
+        lambda device: MLPProbe(8, epochs=2, device=device).fit(X, Y).logits(TEST),
+        lambda device: AttentivePoolProbe(epochs=2, device=device).fit(TOKENS, LABELS).logits(TOKENS),
+    ),
+    "probes.dense.DenseLinearProbe": (
+        lambda device: (
+            DenseLinearProbe(epochs=2, device=device).fit(TOKENS, MASKS, grid=(3, 3)).decision_function(TOKENS)
+        ),
+    ),
+    "retrieval.search.nearest": (searched("cosine"), searched("inner_product"), searched("euclidean")),
+}
+
+
+@pytest.mark.parametrize("name", WALKS)
+def test_a_probe_or_search_finds_the_same_on_a_card(name: str) -> None:
+    for walk in WALKS[name]:
+        expected = walk("cpu")
+        with pretend_cuda() as card:
+            found = walk("cuda")
+        assert card.peak > 0
+        for one, other in zip(np.atleast_1d(found), np.atleast_1d(expected), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", scores())
+def test_a_score_finds_the_same_on_a_card(name: str) -> None:
+    text, found = HEAD.weight + 1, []
+    for device in ("cpu", "cuda"):
+        score = WeiPerKLD(repeats=2) if name == "weiper+kld" else get(name)()
+        with pretend_cuda() as card:
+            train = TrainingSet(X.astype(np.float32), Y, head=HEAD, text=text, device=device)
+            found.append(score.fit(train).score_samples(TEST.astype(np.float32)))
+        assert (card.peak > 0) == (device == "cuda")
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-4, atol=1e-6 * np.abs(found[0]).mean())
