@@ -163,6 +163,8 @@ class _Rules(TorchFunctionMode):
         first: Any = args[0] if args else None
         if name == "__get__" and isinstance(first, OnCard) and getattr(func.__self__, "__name__", "") in OF_PLACE:
             return func(first)
+        if name == "_parse_to":
+            return func(*args, **kwargs)  # the arguments of Module.to, which passes them on
         if name == "_has_compatible_shallow_copy_type":
             return not any(isinstance(x, OnCard) for x in args)  # else Module.to would keep its parameters
         if name in ("pin_memory", "is_pinned") and not isinstance(first, OnCard):
