@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,6 +50,9 @@ Scheduler = Annotated[
 Force = Annotated[
     bool, typer.Option("--force", help="Compute known answers again, and replace them; what is trained stays.")
 ]
+EvaluateOnly = Annotated[
+    bool, typer.Option("--evaluate-only", help="Train nothing: score what is trained; what is not is an error.")
+]
 
 
 def _verb(about: Callable[[], None]) -> Callable[..., None]:
@@ -62,11 +65,18 @@ def _verb(about: Callable[[], None]) -> Callable[..., None]:
         workers: Workers = None,
         scheduler: Scheduler = None,
         force: Force = False,
+        evaluate_only: EvaluateOnly = False,
         as_json: JsonOption = False,
         html: HtmlOption = None,
     ) -> None:
-        name = about.__name__
-        _work(name, config, store, device, as_json, workers=workers, scheduler=scheduler, force=force, html=html)
+        options = {
+            "workers": workers,
+            "scheduler": scheduler,
+            "force": force,
+            "trains": not evaluate_only,
+            "html": html,
+        }
+        _work(about.__name__, config, store, device, as_json, **options)
 
     work.__doc__ = about.__doc__
     return work
@@ -95,6 +105,8 @@ def _work(section: str, config: Path, store: Path | None, device: str | None, as
     messages = console(stderr=True)
     show_messages(messages)
     check_request(options["workers"], options["scheduler"])
+    if not options["trains"] and (options["workers"] or options["scheduler"]):
+        raise ConfigError("--evaluate-only trains nothing that --workers or --scheduler could share; leave them out")
     work = _Work(section=section, run=_configured(section, config, store, device), messages=messages, **options)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         answered = work.in_group()
@@ -140,6 +152,7 @@ class _Work:
     workers: int | None
     scheduler: str | None
     force: bool
+    trains: bool
     html: Path | None
 
     def alone(self, answering: Answering | None = None) -> tuple[Report, str | None]:
@@ -151,7 +164,7 @@ class _Work:
 
         store, asked = FeatureStore(self.run.store), self._wanted()
         with stoppable(), watching(self.messages) as (observe, say), ExitStack() as stack:
-            workshop = workshop_of(self.run, say, observe)
+            workshop = replace(workshop_of(self.run, say, observe), trains=self.trains)
             page = None if self.html is None else Page(store, self.html, images_of=workshop.images_of, asked=asked)
             if self.workers or self.scheduler:
                 from featurebank.pipelines.extracting.scale.jobs import answering_on
@@ -169,7 +182,8 @@ class _Work:
 
         if self.workers or self.scheduler:
             raise ConfigError("--workers and --scheduler start jobs, torchrun the processes of one; give one of them")
-        return in_group(lambda: self.alone(answer_together), workshop_of(self.run, lambda _: None))
+        workshop = replace(workshop_of(self.run, lambda _: None), trains=self.trains)
+        return in_group(lambda: self.alone(answer_together), workshop)
 
     def _wanted(self) -> list[tuple[Question, Selection]]:
         """What is to be trained, every set of it in the store."""

@@ -204,7 +204,9 @@ class MapJob(ABC, Generic[Built, Model]):
         held = 0 if self.validation is None else self.validation.total
         gigabytes = place * (self.train.total * (2 if self.training.flip else 1) + held) / 1e9
         fits = gigabytes <= self.cache_gb
-        less = "" if fits else f", more than cache_gb ({self.cache_gb:g}): they are computed at every step"
+        passes = self.train.total * self.training.phase.epochs
+        spared = f" and spare {passes - self.train.total * (2 if self.training.flip else 1):,} of {passes:,} passes"
+        less = spared if fits else f", more than cache_gb ({self.cache_gb:g}): they are computed at every step"
         self.workshop.say(
             f"{self.spec.name} on {self.train.name}: cached maps take {gigabytes:.2f} GB, {place / 1e6:.2f} MB an "
             f"image and view{less}"
@@ -235,13 +237,14 @@ class MapJob(ABC, Generic[Built, Model]):
         record = Record(self.workshop.root, self._name(identity), identity, self.kind)
         numerics = Numerics(device=self.workshop.device, precision=self.precision, channels_last=True)
         model = self.model(seed)
-        done = record.read()
+        done = ranks.shared(record.read())
         if done is None:
+            self.workshop.check_training(record.name)
             with claimed(record.folder) if ranks.is_first() else nullcontext():
-                done = self._train(record, model, numerics, seed)
-        else:
-            weights = load(Filing(self.workshop.root, self.kind).read(record.name, WEIGHTS, limit=LARGEST))
-            put(model, numerics).load_state_dict(weights, strict=False)
+                # Whoever was waited for has trained it.
+                done = ranks.shared(record.read()) or self._train(record, model, numerics, seed)
+        weights = load(Filing(self.workshop.root, self.kind).read(record.name, WEIGHTS, limit=LARGEST))
+        put(model, numerics).load_state_dict(weights, strict=False)
         return Trained(
             name=record.name, model=model, history=done["history"], numerics=numerics, notes=tuple(done["notes"])
         )

@@ -37,6 +37,7 @@ class Workshop:
         wish: what device of torch is wanted: ``auto``, ``cpu``, ``cuda:1`` …
         workers: processes that read and decode images beside this one; 0 for none.
         seconds_between: checkpoints.
+        trains: whether what has no weights yet is trained.
         observe: told what is being trained and where it stands.
         say: told a line for people.
     """
@@ -47,6 +48,7 @@ class Workshop:
     wish: str = "auto"
     workers: int = 0
     seconds_between: float = 60.0
+    trains: bool = True
     observe: Callable[[str, Progress], None]
     say: Callable[[str], None]
 
@@ -58,6 +60,11 @@ class Workshop:
         device = resolve_device(self.wish)
         own = os.environ.get("LOCAL_RANK")
         return f"cuda:{own}" if own and device.startswith("cuda") else device
+
+    def check_training(self, name: str) -> None:
+        """Raises ValueError where a run would have to be trained, and nothing is to be."""
+        if not self.trains:
+            raise ValueError(f"{name} must be trained for --evaluate-only; found no weights of it; ask without it")
 
     def images(self, rows: SplitRows) -> Split:
         """The images of rows.

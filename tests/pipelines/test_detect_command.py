@@ -107,7 +107,7 @@ def test_a_second_run_trains_nothing(done: Run, monkeypatch: pytest.MonkeyPatch)
     again = featurebank_("detect", done.config, "--json")
     assert again.code == 0, again.err
     assert again.json["answers"][0]["known"]
-    forced = featurebank_("detect", done.config, "--json", "--force")
+    forced = featurebank_("detect", done.config, "--json", "--force", "--evaluate-only")
     assert [row["value"] for row in forced.json["answers"][0]["rows"]] == [
         row["value"] for row in done.found["answers"][0]["rows"]
     ]
@@ -126,6 +126,8 @@ def test_stopped_at_a_step_it_ends_with_the_same_weights(done: Run, monkeypatch:
     config = configuration(done.folder, "stopped")
     monkeypatch.setattr(Learner, "update", stopping)
     assert featurebank_("detect", config, "--json").code == 130
+    (answer,) = featurebank_("detect", config, "--json", "--evaluate-only").json["answers"]
+    assert "must be trained for --evaluate-only; found no weights of it" in answer["error"]
     monkeypatch.undo()
     assert featurebank_("detect", config, "--json").code == 0
     assert weights_of(done.folder, "stopped") == weights_of(done.folder, "store")

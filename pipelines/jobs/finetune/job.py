@@ -106,6 +106,7 @@ class Job:
         start = weights_of(network)
         record = ranks.shared(run.read())
         if record is None:
+            self.workshop.check_training(run.name)
             self._check_features(network)
             with claimed(run.folder) if ranks.is_first() else nullcontext():
                 # Whoever was waited for has trained it.

@@ -1,10 +1,11 @@
-"""Kills a fine-tuning with ``kill -9``, again and again, and compares the weights with those of an undisturbed run.
+"""Kills a training with ``kill -9``, again and again, and compares the weights with those of an undisturbed run.
 
-A packaged network, one thread, a checkpoint after every step. A kill falls within a step, an evaluation or the writing
-of a checkpoint, chosen at random, at a random moment of it; then the same command runs again at once. Images are read
-in the process itself, then by two more, which must end by themselves when theirs is killed.
+Fine-tuning, a detector or a segmenter on a packaged network, one thread, a checkpoint after every step. A kill falls
+within a step, the writing of a checkpoint or, of fine-tuning, an evaluation, chosen at random, at a random moment of
+it; then the same command runs again at once. Images are read in the process itself, then by two more, which must end by
+themselves when theirs is killed.
 
-usage: python benchmarks/finetune_kill.py [--kills 10] [--seed 0] [--rows 160] [--epochs 5]
+usage: python benchmarks/training_kill.py [--verb finetune|detect|segment] [--kills 10] [--seed 0] [--epochs 5]
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ from featurebank.pipelines.asking.run import ask
 from featurebank.pipelines.extracting.config import RunConfig
 from featurebank.pipelines.extracting.jobs import jobs_of, workshop_of
 from featurebank.pipelines.extracting.run import run_features
+from featurebank.pipelines.jobs.detection.task import Detection
 from featurebank.pipelines.jobs.finetune.task import Classification
+from featurebank.pipelines.jobs.segmentation.task import Segmentation
 from featurebank.pipelines.training import loop
 from featurebank.pipelines.training.learner import Learner
 from featurebank.pipelines.training.state import save
@@ -94,16 +97,26 @@ class Course:
     seconds: float = 0.0
 
 
-def configuration(store: Path, rows: int, epochs: int) -> RunConfig:
+SMALL: dict[str, Any] = {"px": 64, "channels": 16, "strides": [8, 16], "batch_size": 2, "tuned": True}
+JOBS: dict[str, tuple[str, int, dict[str, Any], str]] = {
+    "finetune": ("fashion_mnist", 160, {"recipe": "lp_ft", "options": {"batch_size": 16}}, "tuned"),
+    "detect": ("emoji_scenes", 20, {"options": {**SMALL, "head": "mask", "proposals": 40, "sampled": 16}}, "detectors"),
+    "segment": ("emoji_scenes", 20, {"options": SMALL}, "segmenters"),
+}
+"""Of a verb: the images, how many to train on, what is asked, and the folder of its weights."""
+
+
+def configuration(verb: str, store: Path, epochs: int) -> RunConfig:
+    name, rows, asked, _ = JOBS[verb]
     splits = [{"split": split, "subset": {"size": size}} for split, size in (("train", rows), ("test", rows // 2))]
-    options = {"epochs": epochs, "batch_size": 16, "precision": "float32"}
+    options = {**asked["options"], "epochs": epochs, "precision": "float32"}
     return RunConfig.model_validate(
         {
             "store": store,
             "backbones": ["efficientnet_lite0@64px"],
-            "datasets": [{"name": "fashion_mnist", "splits": splits}],
+            "datasets": [{"name": name, "splits": splits}],
             "extraction": {"device": "cpu", "precision": "float32", "compile": "never", "workers": 1},
-            "finetune": [{"of": "fashion_mnist", "recipe": "lp_ft", "options": options}],
+            verb: [{"of": name, **asked, "options": options}],
         }
     )
 
@@ -124,21 +137,22 @@ def forked(job: Callable[[], object]) -> int:
     return child
 
 
-def finetuned(run: RunConfig, workers: int, stage: Stage) -> None:
+def trained(verb: str, run: RunConfig, workers: int, stage: Stage) -> None:
     """The command's work, in a child, with a checkpoint after each step."""
     vars(loop)["save"] = stage.told("checkpoint", save)
-    Classification.validate = stage.told("evaluation", Classification.validate)  # type: ignore[method-assign]
+    for task in (Classification, Detection, Segmentation):
+        task.validate = stage.told("evaluation", task.validate)  # type: ignore[method-assign]
     Learner.update = stage.told("step", Learner.update)  # type: ignore[method-assign]
     store = FeatureStore(run.store)
     workshop = replace(workshop_of(run, lambda _: None), workers=workers, seconds_between=0.0)
-    answers = ask(store, jobs_of(run, store, "finetune"), workshop=workshop)
+    answers = ask(store, jobs_of(run, store, verb), workshop=workshop)
     if not answers.ok:
         raise SystemExit("; ".join(one.error for one in answers.asked))
 
 
-def digest(store: Path) -> str:
+def digest(verb: str, store: Path) -> str:
     """SHA-256 of names and bytes of the tensors of the one network that is there."""
-    (path,) = (store / "tuned").glob("*/weights.safetensors")
+    (path,) = (store / JOBS[verb][-1]).glob("*/weights.safetensors")
     sums = hashlib.sha256()
     for name, tensor in sorted(load_file(path).items()):
         sums.update(name.encode() + tensor.contiguous().numpy().tobytes())
@@ -183,22 +197,22 @@ def seconds_until_gone(processes: set[int]) -> float:
     return time.perf_counter() - started
 
 
-def course(run: RunConfig, workers: int, kills: int, seed: int) -> Course:
+def course(verb: str, run: RunConfig, workers: int, kills: int, seed: int) -> Course:
     """A run that is killed so often, then left alone."""
     rng, stage, done = random.Random(seed), Stage(), Course()  # noqa: S311 - moments
     left: set[int] = set()
     started = time.perf_counter()
     while not done.digest:
         stage.begin("start")
-        child = forked(lambda: finetuned(run, workers, stage))
+        child = forked(lambda: trained(verb, run, workers, stage))
         blow = None
         if len(done.moments) < kills:
-            wanted = rng.choices(STAGES[1:], (2, 2, 1))[0]
+            wanted = rng.choices(STAGES[1:], (2, 2, verb == "finetune"))[0]
             blow = struck(child, stage, wanted, rng.randint(1, 6), rng.uniform(0, LONGEST[wanted]))
         elif os.waitpid(child, 0)[1]:
             raise SystemExit("a child failed")
         if blow is None:
-            done.digest = digest(run.store)
+            done.digest = digest(verb, run.store)
         else:
             done.moments.append(blow[0])
             left |= blow[1]
@@ -208,8 +222,9 @@ def course(run: RunConfig, workers: int, kills: int, seed: int) -> Course:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    for name, default in (("kills", 10), ("seed", 0), ("rows", 160), ("epochs", 5)):
+    for name, default in (("kills", 10), ("seed", 0), ("epochs", 5)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--verb", choices=sorted(JOBS), default="finetune")
     given = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.ERROR)
@@ -217,15 +232,15 @@ def main() -> None:
     courses: dict[tuple[int, int], Course] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        base = configuration(folder / "features", given.rows, given.epochs)
-        extraction = forked(lambda: run_features(base.model_copy(update={"finetune": ()})))
+        base = configuration(given.verb, folder / "features", given.epochs)
+        extraction = forked(lambda: run_features(base.model_copy(update={given.verb: ()})))
         if os.waitpid(extraction, 0)[1]:
             raise SystemExit("the features could not be extracted")
         for workers in (0, 2):
             for kills in (0, given.kills):
                 run = base.model_copy(update={"store": folder / f"{workers}-{kills}"})
                 shutil.copytree(base.store, run.store)
-                one = courses[workers, kills] = course(run, workers, kills, given.seed + workers)
+                one = courses[workers, kills] = course(given.verb, run, workers, kills, given.seed + workers)
                 print(f"\n{workers} loader workers, killed {len(one.moments)} times, {one.seconds:.0f} s: {one.digest}")
                 for number, moment in enumerate(one.moments, 1):
                     print(f"  {number:>2} {moment}")
@@ -234,7 +249,7 @@ def main() -> None:
     undisturbed = courses[0, 0].digest
     same = sum(one.digest == undisturbed for (_, kills), one in courses.items() if kills)
     struck_at = {f"{workers} workers": len(courses[workers, given.kills].moments) for workers in (0, 2)}
-    report("finetune_kill", ours=same, reference=2, unit="equal digests", bound="ratio 1", kills=struck_at)
+    report(f"{given.verb}_kill", ours=same, reference=2, unit="equal digests", bound="ratio 1", kills=struck_at)
 
 
 if __name__ == "__main__":
