@@ -362,9 +362,11 @@ class Preparer:
 
     @contextmanager
     def _noting(self, batch: Batch, row: int) -> Iterator[None]:
-        """Marks the row as failed where its image is."""
+        """Marks the row as failed where its image is; that a device is full says nothing of an image."""
         try:
             yield
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:
             if self._strict:
                 raise ImageError(f"{self._part.id(row)}: {fault(error)}") from error

@@ -84,6 +84,8 @@ def resolve_device(wanted: str) -> str:
         raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {wanted!r}")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {wanted!r} was asked for and no CUDA device is usable; use device: cpu")
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise ValueError(f"device must be one of the {count} here, from cuda:0; found {wanted!r}; use cuda:{count - 1}")
     return wanted
 
 

@@ -149,18 +149,30 @@ def _orientation(data: bytes) -> int:
 def decode_jpegs(jpegs: Sequence[Jpeg], device: torch.device) -> Iterator[torch.Tensor | None]:
     """(3, H, W) uint8 RGB of each, upright, on the device; ``None`` of those that it cannot decode.
 
-    As many at once as a bounded amount of memory holds.
+    As many at once as a bounded amount of memory holds; where the device's own runs out, half as many from there on.
+
+    Raises:
+        torch.OutOfMemoryError: the device has no room for a single one.
     """
-    first = 0
+    first, most = 0, PIXELS_AT_ONCE
     while first < len(jpegs):
         last, pixels = first, 0
-        while last < len(jpegs) and (
-            last == first or pixels + jpegs[last].height * jpegs[last].width <= PIXELS_AT_ONCE
-        ):
+        while last < len(jpegs) and (last == first or pixels + jpegs[last].height * jpegs[last].width <= most):
             pixels += jpegs[last].height * jpegs[last].width
             last += 1
-        for jpeg, image in zip(jpegs[first:last], _each(jpegs[first:last], device), strict=True):
-            turn = _ORIENT.get(jpeg.orientation)
+        try:
+            images = _each(jpegs[first:last], device)
+        except torch.OutOfMemoryError:
+            if last - first == 1:
+                raise
+            images = []
+        if not images:
+            # Only here: while the error is being handled, its traceback holds what filled the memory.
+            torch.cuda.empty_cache()
+            most = pixels // 2
+            continue
+        for jpeg in jpegs[first:last]:
+            image, turn = images.pop(0), _ORIENT.get(jpeg.orientation)
             yield image if image is None or turn is None else turn(image)
         first = last
 

@@ -25,7 +25,7 @@ from featurebank.extract.decode import decode
 from featurebank.extract.device import Execution, resolve_device, resolve_precision
 from featurebank.extract.engine import extract
 from featurebank.extract.forward import PixelsToFeatures, Runner
-from featurebank.extract.gpu_jpeg import DeviceTransform
+from featurebank.extract.gpu_jpeg import DeviceTransform, decode_jpegs, recognised
 from featurebank.extract.preprocessing import Decode
 from featurebank.extract.transform import Transform
 from featurebank.extract.wanted import Outcome, Request, want
@@ -70,6 +70,13 @@ def test_what_the_card_can_is_asked_of_it() -> None:
     assert resolve_device("auto") == "cuda"
     assert resolve_precision("auto", "cuda") == "bfloat16"
     assert resolve_precision("float16", "cuda") == "float16"
+
+
+@pytest.mark.usefixtures("card")
+def test_gpu4_a_card_that_is_not_there_is_refused_at_the_start() -> None:
+    assert resolve_device("cuda:0") == "cuda:0"
+    with pytest.raises(ValueError, match=r"device must be one of the 1 here, from cuda:0; found 'cuda:7'; use cuda:0"):
+        resolve_device("cuda:7")
 
 
 def test_gpu3_memory_that_runs_out_in_a_pass_halves_the_batch(split: Split, tmp_path: Path) -> None:
@@ -170,3 +177,31 @@ def test_images_decoded_on_the_card_give_the_features_of_pillows(jpegs: Split, t
         for root in ("card", "cpu")
     )
     assert made == expected
+
+
+def test_gpu3_memory_that_runs_out_while_decoding_halves_what_is_decoded_at_once(jpegs: Split, card: Card) -> None:
+    files = [recognised(jpegs.read(row), Decode(library="nvjpeg")) for row in range(len(jpegs))]
+    taken = [file for file in files if file is not None]
+    expected = [image.cpu() for image in decode_jpegs(taken, torch.device("cuda")) if image is not None]
+    card.total = max(image.nbytes for image in expected) * 5 // 2
+    del files
+    made = [image.cpu() for image in decode_jpegs(taken, torch.device("cuda")) if image is not None]
+    assert card.emptied > 0
+    assert len(made) == len(expected) == 5
+    assert all(torch.equal(one, other) for one, other in zip(made, expected, strict=True))
+    card.total = 1000
+    with pytest.raises(torch.OutOfMemoryError):
+        next(decode_jpegs(taken, torch.device("cuda")))
+
+
+def test_gpu3_a_card_that_is_full_is_no_fault_of_an_image(
+    jpegs: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(DeviceTransform, "__call__", refuse)
+    with pretend_cuda():
+        outcome = extracted_jpegs(tmp_path / "card", jpegs)
+    assert outcome.state == "failed"
+    assert "CUDA out of memory" in outcome.error
