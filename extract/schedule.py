@@ -2,14 +2,15 @@
 
 CPU: one lane per core, each decoding and forwarding its own batches on one thread. The lanes never wait for one
 another, a core is never idle while there is work, and a row's numbers do not depend on how many lanes there are.
-GPU: decode threads fill pinned batches slice by slice, one thread feeds the device without ever synchronising, and the
-writing thread waits for results. Reading runs ahead, and writing lags behind, in threads of their own on both.
+GPU: decode threads fill pinned batches slice by slice, one thread feeds the device and stays two batches ahead of it,
+and the writing thread waits for results. Reading runs ahead, and writing lags behind, in threads of their own on both.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,7 +31,10 @@ T = TypeVar("T")
 
 READERS = 2
 SLICE = 16
-IN_FLIGHT = 4
+IN_FLIGHT = 6
+"""Batches from their allocation until the device has passed them."""
+LAUNCHED = 2
+"""Batches that the device has been given and has not passed: enough that it never waits for the next."""
 
 
 @dataclass(frozen=True)
@@ -199,6 +203,7 @@ class _GpuSchedule(_Schedule):
         self._prepared: queue.Queue[Batch | None] = queue.Queue()
         self._in_flight = threading.Semaphore(IN_FLIGHT)
         self._preparers = shared.workers
+        self._copying: torch.cuda.Stream | None = None
 
     def targets(self) -> list[tuple[str, Callable[[], None]]]:
         return [
@@ -234,32 +239,68 @@ class _GpuSchedule(_Schedule):
 
     def _forward(self) -> None:
         shared = self.shared
+        launched: deque[Callable[[], None]] = deque()
         while (batch := get(self._prepared, shared.stop)) is not None:
-            lines = list(shared.live(batch))
-            for line in lines:
+            on_device: dict[object, torch.Tensor] = {}
+            for line in shared.live(batch):
                 with alone(line), shared.clock.stage("forward"):
-                    fetch = _on_host(line.runner(batch.pixels[line.pixels]), batch)
+                    if line.pixels not in on_device:
+                        on_device[line.pixels] = self._uploaded(batch.pixels[line.pixels], line.runner.device)
+                    fetch = _on_host(line.runner(on_device[line.pixels]))
                 if line.target.error is None:
                     shared.sink.put(line.target, batch.start, fetch, batch.failed)
-            self._in_flight.release()
+            launched.append(_passed(batch))
+            if len(launched) > LAUNCHED:
+                launched.popleft()()
+                self._in_flight.release()
             shared.finished(batch)
+        while launched:
+            launched.popleft()()
+
+    def _uploaded(self, pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
+        """Once for all networks of a geometry, on a stream of its own: while the batch before is computed."""
+        if pixels.device.type == "cuda":
+            return pixels
+        if self._copying is None:
+            self._copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(self._copying):
+            on_device = pixels.to(device, non_blocking=True)
+        computing = torch.cuda.current_stream(device)
+        computing.wait_stream(self._copying)
+        on_device.record_stream(computing)
+        return on_device
 
 
-def _on_host(outputs: Mapping[str, torch.Tensor], batch: Batch) -> Callable[[], dict[str, NDArray[np.generic]]]:
-    """Starts the copy back; the answer waits for it. Holds the batch, whose pinned pixels may still be in use."""
+def _on_host(outputs: Mapping[str, torch.Tensor]) -> Callable[[], dict[str, NDArray[np.generic]]]:
+    """Starts the copy back; the answer waits for it."""
     host = {name: torch.empty(value.shape, dtype=value.dtype, pin_memory=True) for name, value in outputs.items()}
     for name, value in outputs.items():
         host[name].copy_(value, non_blocking=True)
-    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    copied.record(torch.cuda.current_stream(next(iter(outputs.values())).device))
-    held: list[Batch] = [batch]
+    wait = _event()
 
     def fetch() -> dict[str, NDArray[np.generic]]:
-        copied.synchronize()
-        held.clear()
+        wait()
         return {name: value.numpy() for name, value in host.items()}
 
     return fetch
+
+
+def _passed(batch: Batch) -> Callable[[], None]:
+    """Waits until all that was launched so far is done. Holds the batch, whose pinned pixels are in use until then."""
+    wait, held = _event(), [batch]
+
+    def passed() -> None:
+        wait()
+        held.clear()
+
+    return passed
+
+
+def _event() -> Callable[[], None]:
+    """What waits for all that was launched so far, without a core that spins."""
+    event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+    event.record()
+    return event.synchronize
 
 
 def put(to: queue.Queue[T], item: T, stop: threading.Event) -> None:

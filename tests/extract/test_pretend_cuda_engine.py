@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,11 @@ from PIL import Image
 from pretend_cuda import Card, OnCard, pretend_cuda
 from runs import RESNET, VIT, make_images, open_folder, run
 from sealed_arrays import sealed_arrays
+from tiny_network import TinyNetwork
 
 from featurebank.extract import backbones, gpu_jpeg
 from featurebank.extract.backbones.contract import BackboneSpec
+from featurebank.extract.batches import Batch, Part, Preparer, Reader, batches, pixels_key
 from featurebank.extract.compute import Local, Recipe
 from featurebank.extract.datasets.contract import Split
 from featurebank.extract.decode import decode
@@ -27,6 +30,8 @@ from featurebank.extract.engine import extract
 from featurebank.extract.forward import PixelsToFeatures, Runner
 from featurebank.extract.gpu_jpeg import DeviceTransform, decode_jpegs, recognised
 from featurebank.extract.preprocessing import Decode
+from featurebank.extract.progress import Clock
+from featurebank.extract.schedule import IN_FLIGHT, Line, Pass, run_pass
 from featurebank.extract.transform import Transform
 from featurebank.extract.wanted import Outcome, Request, want
 from featurebank.store import FeatureStore
@@ -81,9 +86,12 @@ def test_gpu4_a_card_that_is_not_there_is_refused_at_the_start() -> None:
 
 def test_gpu3_memory_that_runs_out_in_a_pass_halves_the_batch(split: Split, tmp_path: Path) -> None:
     run(tmp_path / "cpu", split, [RESNET])
+    spec = backbones.resolve(RESNET)
     with pretend_cuda() as card:
-        run(tmp_path / "whole", split, [RESNET], execution=ON_CARD)
-        card.total = card.peak // 2
+        module = PixelsToFeatures(backbones.build(spec), spec, "float32", "float16").to("cuda")
+        # Normalising 8 images takes 4.9 MB, 2 of them 1.2; up to three batches of pixels are there, of .6 MB each.
+        card.total = card.allocated + 4_500_000
+        del module
         run(tmp_path / "card", split, [RESNET], execution=ON_CARD)
         assert card.emptied > 0
     made, expected = sealed_arrays(tmp_path / "card"), sealed_arrays(tmp_path / "cpu")
@@ -122,6 +130,58 @@ def test_gpu3_a_network_for_which_there_is_no_room_leaves_nothing_on_the_card(ca
     gc.collect()
     assert card.allocated == 0
     assert card.peak > 0
+
+
+def test_gpu1_pixels_of_one_geometry_are_uploaded_once_for_all_networks(split: Split, tmp_path: Path) -> None:
+    with pretend_cuda() as card:
+        run(tmp_path / "card", split, [RESNET, RESNET.replace(":0", ":1")], execution=ON_CARD)
+    assert card.uploads == 3  # batches of 8, of 21 images
+
+
+class Unwritten:
+    """A sink of which nobody takes anything out."""
+
+    error = None
+
+    def __init__(self) -> None:
+        self.fetches: list[Any] = []
+
+    def put(self, *rows: Any) -> None:
+        self.fetches.append(rows)
+
+
+def test_gpu2_batches_are_held_until_the_card_has_passed_them_and_no_longer(split: Split) -> None:
+    spec, sink, part = backbones.resolve(RESNET), Unwritten(), Part(split)
+    allocated: list[weakref.ref[Any]] = []
+    most = 0
+
+    class Counting(Preparer):
+        def allocate(self, batch: Batch) -> None:
+            nonlocal most
+            super().allocate(batch)
+            allocated.append(weakref.ref(batch))
+            most = max(most, sum(ref() is not None and bool(ref().pixels) for ref in allocated))  # type: ignore[union-attr]
+
+    with pretend_cuda() as card:
+        runner = Runner(
+            PixelsToFeatures(TinyNetwork(spec), spec, "float32", "float32"), device="cuda", batch_size=1, compiled=False
+        )
+        clock, target = Clock(), SimpleNamespace(error=None)
+        shared = Pass(
+            lines=[Line(runner, pixels_key(spec.preprocessing), target)],
+            work=batches([(0, 21)], [((0, 21),)], 1),
+            read=Reader(part, clock, strict=True),
+            prepare=Counting(part, [spec.preprocessing], clock, strict=True, pinned=True),
+            sink=sink,  # type: ignore[arg-type]
+            clock=clock,
+            workers=2,
+        )
+        run_pass(shared, cuda=True, poll=lambda: None)
+        gc.collect()
+        assert len(sink.fetches) == len(allocated) == 21
+        assert most <= IN_FLIGHT + 2  # and those that the threads just have in their hands
+        assert not [ref for ref in allocated if ref() is not None]
+        assert card.uploads == 21
 
 
 # JPEGs that the device decodes; libjpeg takes the place of nvJPEG.

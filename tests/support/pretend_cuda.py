@@ -53,6 +53,9 @@ class OnCard(torch.Tensor):
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"OnCard({self.held!r})"
 
+    def record_stream(self, s: Any) -> None:
+        """Nothing: there is one stream."""
+
     @classmethod
     def __torch_dispatch__(cls, func: Any, *_: Any, **__: Any) -> Any:  # type: ignore[override]
         raise RuntimeError(f"{func} ran outside pretend_cuda(), or from C++ that the rules do not see")
@@ -66,11 +69,12 @@ class Card:
         allocated: bytes of the tensors that live.
         peak: the most of them so far.
         emptied: how often the cache was emptied.
+        uploads: copies out of pinned memory so far.
     """
 
     def __init__(self, total: int) -> None:
         self.total = total
-        self.allocated = self.peak = self.emptied = 0
+        self.allocated = self.peak = self.emptied = self.uploads = 0
         self._tensors: dict[int, tuple[int, int]] = {}
         self._lock = threading.RLock()
         self._pinned: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
@@ -124,6 +128,7 @@ class Card:
     def watch(self, source: torch.Tensor) -> None:
         """Out of pinned memory: must be the same when it is waited for."""
         with self._lock:
+            self.uploads += 1
             self._pending.append(_Copy(to=source, value=source.clone(), arrives=False))
 
     def under_way(self) -> list[_Copy]:
