@@ -77,6 +77,8 @@ class WeiPerKLD(OODScore):
 
     def _fit(self, train: TrainingSet) -> None:
         self._weight, self._bias = train.affine
+        # A GPU keeps them, for drawing would take longer than the products; a CPU draws again in less memory.
+        self._kept = None if self._weight.device.type == "cpu" else [*self._drawn()]
         step = -(-train.rows // self.fit_rows)
         rows = train.features[::step]
         self.range_ = self.range_perturbed_ = (np.inf, -np.inf)
@@ -113,6 +115,11 @@ class WeiPerKLD(OODScore):
 
     def _perturbed(self, block: Block) -> Iterator[Tensor]:
         """The logits (m, s K) of s perturbations at a time."""
+        for weights in self._drawn() if self._kept is None else self._kept:
+            yield torch.addmm(self._bias.repeat(len(weights) // len(self._bias)), block.features, weights.T)
+
+    def _drawn(self) -> Iterator[Tensor]:
+        """The perturbed weights (s K, D) of s perturbations at a time, drawn on the CPU: the same on all devices."""
         lengths = self.distance * self._weight.norm(dim=1, keepdim=True)
         generator = torch.Generator().manual_seed(self.random_state)
         together = max(1, WIDTH // len(self._bias))
@@ -120,8 +127,7 @@ class WeiPerKLD(OODScore):
             number = min(together, self.repeats - start)
             noise = torch.randn((number, *self._weight.shape), generator=generator).to(self._weight.device)
             noise *= lengths / noise.norm(dim=2, keepdim=True)
-            weights = noise.add_(self._weight).flatten(0, 1)
-            yield torch.addmm(self._bias.repeat(number), block.features, weights.T)
+            yield noise.add_(self._weight).flatten(0, 1)
 
 
 def _widened(limits: tuple[float, float], values: Tensor) -> tuple[float, float]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pretend_cuda import pretend_cuda
 from probe_sets import clusters
 
@@ -99,3 +100,11 @@ def test_a_score_finds_the_same_on_a_card(name: str) -> None:
             found.append(score.fit(train).score_samples(TEST.astype(np.float32)))
         assert (card.peak > 0) == (device == "cuda")
     np.testing.assert_allclose(found[1], found[0], rtol=1e-4, atol=1e-6 * np.abs(found[0]).mean())
+
+
+def test_gpu8_noise_is_drawn_once_for_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pretend_cuda():
+        train = TrainingSet(X.astype(np.float32), Y, head=HEAD, device="cuda")
+        score = WeiPerKLD(repeats=2).fit(train)
+        monkeypatch.setattr(torch, "randn", None)
+        assert np.isfinite(score.score_samples(TEST.astype(np.float32))).all()
