@@ -11,7 +11,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -242,14 +242,15 @@ class _GpuSchedule(_Schedule):
         launched: deque[Callable[[], None]] = deque()
         while (batch := get(self._prepared, shared.stop)) is not None:
             on_device: dict[object, torch.Tensor] = {}
-            for line in shared.live(batch):
+            lines = list(shared.live(batch))
+            for line in lines:
                 with alone(line), shared.clock.stage("forward"):
                     if line.pixels not in on_device:
                         on_device[line.pixels] = self._uploaded(batch.pixels[line.pixels], line.runner.device)
                     fetch = _on_host(line.runner(on_device[line.pixels]))
                 if line.target.error is None:
                     shared.sink.put(line.target, batch.start, fetch, batch.failed)
-            launched.append(_passed(batch))
+            launched.append(_passed(batch, {line.runner.device for line in lines}))
             if len(launched) > LAUNCHED:
                 launched.popleft()()
                 self._in_flight.release()
@@ -276,7 +277,7 @@ def _on_host(outputs: Mapping[str, torch.Tensor]) -> Callable[[], dict[str, NDAr
     host = {name: torch.empty(value.shape, dtype=value.dtype, pin_memory=True) for name, value in outputs.items()}
     for name, value in outputs.items():
         host[name].copy_(value, non_blocking=True)
-    wait = _event()
+    wait = _event(next(iter(outputs.values())).device)
 
     def fetch() -> dict[str, NDArray[np.generic]]:
         wait()
@@ -285,21 +286,22 @@ def _on_host(outputs: Mapping[str, torch.Tensor]) -> Callable[[], dict[str, NDAr
     return fetch
 
 
-def _passed(batch: Batch) -> Callable[[], None]:
-    """Waits until all that was launched so far is done. Holds the batch, whose pinned pixels are in use until then."""
-    wait, held = _event(), [batch]
+def _passed(batch: Batch, devices: Set[torch.device]) -> Callable[[], None]:
+    """Waits until all that they were given so far is done; holds the batch, whose pinned pixels are in use till then."""
+    waits, held = [_event(device) for device in devices], [batch]
 
     def passed() -> None:
-        wait()
+        for wait in waits:
+            wait()
         held.clear()
 
     return passed
 
 
-def _event() -> Callable[[], None]:
-    """What waits for all that was launched so far, without a core that spins."""
+def _event(device: torch.device) -> Callable[[], None]:
+    """What waits for all that a device was given so far, without a core that spins."""
     event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
-    event.record()
+    event.record(torch.cuda.current_stream(device))  # the thread's own device may be another
     return event.synchronize
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from runs import RESNET, VIT, make_images, open_folder, run
 from sealed_arrays import sealed_arrays
 from tiny_network import TinyNetwork
 
-from featurebank.extract import backbones, gpu_jpeg
+from featurebank.extract import backbones, gpu_jpeg, schedule
 from featurebank.extract.backbones.contract import BackboneSpec
 from featurebank.extract.batches import Batch, Part, Preparer, Reader, batches, pixels_key
 from featurebank.extract.compute import Local, Recipe
@@ -148,6 +148,24 @@ class Unwritten:
 
     def put(self, *rows: Any) -> None:
         self.fetches.append(rows)
+
+
+def test_gpu2_what_is_waited_for_is_the_device_of_the_outputs_whatever_device_a_thread_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recorded: list[Any] = []
+
+    class Event:
+        def __init__(self, **_: Any) -> None:
+            self.record = recorded.append
+
+        def synchronize(self) -> None:
+            recorded.append("waited")
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    schedule._passed(cast("Any", None), {torch.device("cuda:1")})()
+    assert recorded == ["stream of cuda:1", "waited"]
 
 
 def test_gpu2_batches_are_held_until_the_card_has_passed_them_and_no_longer(split: Split) -> None:
