@@ -57,6 +57,10 @@ class _Logistic(LinearPredictor, ClassifierMixin, BaseEstimator):  # type: ignor
     device: str = "cpu"
     memory: int = MEMORY
 
+    def _room(self, device: torch.device) -> int:
+        """Bytes that the rows may take: of a GPU up to half of what is free, where that is more than ``memory``."""
+        return self.memory if device.type != "cuda" else max(self.memory, torch.cuda.mem_get_info(device)[0] // 2)
+
     def _fits(
         self, X: NDArray[Any], y: NDArray[Any], Cs: Sequence[float], sample_weight: ArrayLike | None
     ) -> list[Fit]:
@@ -71,7 +75,7 @@ class _Logistic(LinearPredictor, ClassifierMixin, BaseEstimator):  # type: ignor
             standardize=self.standardize,
             dtype=self._dtype(X, k),
             device=device,
-            memory=self.memory,
+            memory=self._room(device),
         )
         # With two classes one weight vector, the difference, is penalised: the softmax form at half the C.
         share = 2 if k == 2 else 1
@@ -150,7 +154,8 @@ class LogisticProbe(_Logistic):
         max_iter: steps of the solver.
         dtype: ``"float32"``, ``"float64"``, or ``"auto"``: float64 for small problems.
         device: ``"cpu"``, ``"cuda"`` …
-        memory: bytes that the rows may take; beyond it they are streamed from ``X``, which may be a memory map.
+        memory: bytes that the rows may take, on a GPU at least half of what is free there; beyond it they are streamed
+            from ``X``, which may be a memory map.
 
     Attributes:
         classes_: (K,).

@@ -11,6 +11,7 @@ import torch
 from pretend_cuda import pretend_cuda
 from probe_sets import clusters
 
+from featurebank.probes._design import Design
 from featurebank.probes.dense import DenseLinearProbe
 from featurebank.probes.heads import LinearHeads
 from featurebank.probes.linear import fit_linear, linear_probe, protocol_heads
@@ -108,3 +109,21 @@ def test_gpu8_noise_is_drawn_once_for_a_card(monkeypatch: pytest.MonkeyPatch) ->
         score = WeiPerKLD(repeats=2).fit(train)
         monkeypatch.setattr(torch, "randn", None)
         assert np.isfinite(score.score_samples(TEST.astype(np.float32))).all()
+
+
+@pytest.mark.parametrize(("total", "streamed"), [(8 << 30, False), (6000, True)])
+def test_gpu8_features_stay_on_a_card_that_has_room_for_them(
+    total: int, streamed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rooms: list[bool] = []
+    real = Design.__init__
+
+    def noting(design: Design, *arguments: Any, **settings: Any) -> None:
+        real(design, *arguments, **settings)
+        rooms.append(design.in_memory)
+        card.total = 8 << 30
+
+    monkeypatch.setattr(Design, "__init__", noting)
+    with pretend_cuda(total) as card:
+        LogisticProbe(0.5, memory=1, device="cuda").fit(X, Y)
+    assert rooms == [not streamed]
