@@ -6,6 +6,8 @@ network once; the same list serves one process, many processes or a cluster.
 
 from __future__ import annotations
 
+import bisect
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -122,7 +124,9 @@ def task_rows(rows: Rows, start: int, stop: int) -> Rows:
     >>> task_rows(((0, 6), (10, 20)), 4, 12)
     ((4, 6), (10, 12))
     """
-    return tuple((max(a, start), min(b, stop)) for a, b in rows if a < stop and b > start)
+    first = bisect.bisect_right(rows, start, key=operator.itemgetter(1))
+    last = bisect.bisect_left(rows, stop, lo=first, key=operator.itemgetter(0))
+    return tuple((max(a, start), min(b, stop)) for a, b in rows[first:last])
 
 
 def _groups(jobs: Sequence[Job], size: int) -> list[list[Job]]:

@@ -53,8 +53,8 @@ def add(place: Place, features: Features, added: Added) -> FeatureSet:
         features: The features.
         added: The rest.
     """
-    ids = None if added.ids is None else list(added.ids)
-    counts = {"n_rows": added.n_rows, "ids": _length(ids), "labels": _length(added.labels)}
+    ids: Any = added.ids if added.ids is None or isinstance(added.ids, np.ndarray) else list(added.ids)
+    counts = {"n_rows": added.n_rows, "ids": None if ids is None else len(ids), "labels": _length(added.labels)}
     counts["content_hash"] = _length(added.content_hash)
     with contextlib.closing(source_of(place("0" * 64).parent, features, added.dtype, counts)) as source:
         outputs, n_rows = source.outputs, source.n_rows
@@ -66,8 +66,10 @@ def add(place: Place, features: Features, added: Added) -> FeatureSet:
                 for row in range(stop - start):
                     content = b"".join(values[row].tobytes() for values in stored)
                     hashes[start + row] = np.frombuffer(content_hash(content), np.uint8)
+        if ids is None:
+            ids = np.arange(n_rows).astype(np.dtypes.StringDType())
         records = Records(
-            ids=list(map(str, range(n_rows))) if ids is None else ids,
+            ids=ids,
             labels=_labels(added, n_rows),
             content_hash=hashes,
             columns={name: np.asarray(values) for name, values in added.columns.items()},

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from featurebank.store import limits
@@ -19,6 +20,7 @@ NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{limits.NAME_BYTES - 1}}}")
 _RESERVED = ("labels", "rows")  # the other names in a batch
 _LARGEST_STR = 64 << 20
 _DECODED_AT_ONCE = 4 << 20
+_AT_ONCE = 1 << 14  # strings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +115,7 @@ def checked_records(records: Records) -> tuple[dict[str, NDArray[Any]], dict[str
     n = len(ids)
     if n == 0:
         raise InvalidInputError("a feature set must have at least one record; found none")
-    _check_ids(records.ids)
+    _check_ids(records.ids, ids)
     labels = _stored(np.asarray(records.labels))
     if labels.dtype != np.int64 or labels.ndim not in (1, 2) or len(labels) != n or 0 in labels.shape:
         raise InvalidInputError(
@@ -167,17 +169,26 @@ def decoded_strings(encoded: NDArray[np.bytes_]) -> NDArray[Any]:
     return decoded
 
 
-def _check_ids(ids: Sequence[str]) -> None:
-    if "" in (distinct := set(ids)):
-        raise InvalidInputError(f"ids must not be empty; found an empty id in row {list(ids).index('')}")
-    if len(distinct) != len(ids):
-        seen: set[str] = set()
-        for row, name in enumerate(ids):
-            if name in seen:
-                raise InvalidInputError(
-                    f"ids must be distinct; found {name!r} again in row {row} ({len(ids) - len(distinct)} duplicates)"
-                )
-            seen.add(name)
+def _check_ids(ids: Sequence[str], encoded: NDArray[np.bytes_]) -> None:
+    if (empty := np.flatnonzero(encoded == b"")).size:
+        raise InvalidInputError(f"ids must not be empty; found an empty id in row {empty[0]}")
+    hashes = np.fromiter(map(xxhash.xxh3_64_intdigest, _bytes_of(encoded)), np.uint64, len(encoded))
+    hashes.sort()
+    if not (hashes[1:] == hashes[:-1]).any():
+        return
+    # Ids that are equal, or two hashes that happen to be: only then are the ids themselves compared.
+    distinct, first = set(ids), set[str]()
+    for row, name in enumerate(ids if len(distinct) < len(ids) else ()):
+        if name in first:
+            raise InvalidInputError(
+                f"ids must be distinct; found {str(name)!r} again in row {row} ({len(ids) - len(distinct)} duplicates)"
+            )
+        first.add(name)
+
+
+def _bytes_of(strings: NDArray[np.bytes_]) -> Iterator[bytes]:
+    for start in range(0, len(strings), _AT_ONCE):
+        yield from strings[start : start + _AT_ONCE].tolist()
 
 
 def _column(name: str, values: NDArray[Any], n: int) -> NDArray[Any]:
@@ -186,7 +197,7 @@ def _column(name: str, values: NDArray[Any], n: int) -> NDArray[Any]:
     if values.shape != (n,):
         raise InvalidInputError(f"column {name!r} must have shape ({n},), one value per id; found {values.shape}")
     if values.dtype.kind in "UT":
-        return _encoded(values.tolist(), f"column {name!r}", limits.TEXT_BYTES)
+        return _encoded(values, f"column {name!r}", limits.TEXT_BYTES)
     if values.dtype.kind not in "biuf" or values.dtype.itemsize > 8:
         raise InvalidInputError(
             f"column {name!r} must be bool, integers, floats of at most 64 bits, or fixed-width str; "
@@ -199,15 +210,27 @@ def _stored(values: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
 
 
-def _encoded(strings: Iterable[str], what: str, limit: int) -> NDArray[np.bytes_]:
-    given = list(strings)
+def _encoded(strings: Sequence[str] | NDArray[Any], what: str, limit: int) -> NDArray[np.bytes_]:
+    """NUL-padded UTF-8 of strings, some at a time: neither bytes nor a copy of each string are held for all of them."""
+    given = strings if isinstance(strings, Sequence | np.ndarray) else list(strings)
+    starts = range(0, len(given), _AT_ONCE)
+    parts = [_encoded_part(given[start : start + _AT_ONCE], what, limit, start) for start in starts]
+    encoded = np.empty(len(given), f"S{max((part.itemsize for part in parts), default=1)}")
+    for start in reversed(starts):
+        part = parts.pop()
+        encoded[start : start + len(part)] = part
+    return encoded
+
+
+def _encoded_part(strings: Sequence[str] | NDArray[Any], what: str, limit: int, start: int) -> NDArray[np.bytes_]:
+    given = strings.tolist() if isinstance(strings, np.ndarray) else list(strings)
     if {*map(type, given)} <= {str} and (joined := "".join(given)).isascii() and "\0" not in joined:
         # NumPy encodes plain ASCII ten times as fast as a loop does.
         at_once = np.array(given, dtype="S")
         if at_once.itemsize <= limit:
             return at_once
     encoded = []
-    for row, text in enumerate(given):
+    for row, text in enumerate(given, start):
         if not isinstance(text, str):
             raise InvalidInputError(f"{what} must be str; found {type(text).__name__} in row {row}")
         try:

@@ -191,7 +191,7 @@ class FeatureStore:
             features: An array (N, …) called ``pooled``, a mapping of names to arrays, or an iterable of blocks of
                 consecutive rows, each as either of these. What has ``dtype`` and ``shape`` is read by slices.
             labels: Whole numbers (N,), or (N, L) of several labels a row; -1 is none, which is so for all by default.
-            ids: N distinct strings; ``"0"`` to ``"N-1"`` by default.
+            ids: N distinct strings, of many best a NumPy array of ``StringDType``; ``"0"`` to ``"N-1"`` by default.
             n_rows: N; needed for blocks where there are neither labels nor ids.
             class_names: One for each number of a class, or for each of L.
             columns: Name to N more values of each row.

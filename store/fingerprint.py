@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 _DIGEST_HEADER = b"featurebank dataset 1\n"
+_IDS_AT_ONCE = 1 << 14
 JSON: TypeAlias = "str | int | float | bool | list[JSON] | tuple[JSON, ...] | dict[str, JSON] | None"
 
 
@@ -124,16 +125,24 @@ def records_digest(ids: Iterable[str], labels: NDArray[Any], content_hashes: NDA
     bytes as uint32; the ids in UTF-8, one after the other; the number of dimensions of the labels as uint64 and their
     shape, each uint64; the labels as int64, row by row; the (N, 16) content hashes.
     """
-    encoded = [name.encode("utf-8") for name in ids]
+    ids = ids if isinstance(ids, Sequence | np.ndarray) else list(ids)
     labels = np.ascontiguousarray(labels, dtype="<i8")
     sha256 = hashlib.sha256(_DIGEST_HEADER)
-    sha256.update(np.array([len(encoded)], "<u8").tobytes())
-    sha256.update(np.fromiter(map(len, encoded), "<u4", len(encoded)).tobytes())
-    sha256.update(b"".join(encoded))
+    sha256.update(np.array([len(ids)], "<u8").tobytes())
+    # Twice over, for the lengths come first: bytes of every id at once would take more memory than the ids.
+    for encoded in _encoded(ids):
+        sha256.update(np.fromiter(map(len, encoded), "<u4", len(encoded)).tobytes())
+    for encoded in _encoded(ids):
+        sha256.update(b"".join(encoded))
     sha256.update(np.array([labels.ndim, *labels.shape], "<u8").tobytes())
     sha256.update(labels.tobytes())
     sha256.update(np.ascontiguousarray(content_hashes, np.uint8).tobytes())
     return sha256.hexdigest()
+
+
+def _encoded(ids: Sequence[str] | NDArray[Any]) -> Iterator[list[bytes]]:
+    for start in range(0, len(ids), _IDS_AT_ONCE):
+        yield [name.encode("utf-8") for name in ids[start : start + _IDS_AT_ONCE]]
 
 
 def differences(left: object, right: object, path: str = "") -> list[tuple[str, object, object]]:
