@@ -287,7 +287,7 @@ def _on_host(outputs: Mapping[str, torch.Tensor]) -> Callable[[], dict[str, NDAr
 
 
 def _passed(batch: Batch, devices: Set[torch.device]) -> Callable[[], None]:
-    """Waits until all that they were given so far is done; holds the batch, whose pinned pixels are in use till then."""
+    """Waits until all that they were given so far is done. Holds the batch, whose pinned pixels are in use."""
     waits, held = [_event(device) for device in devices], [batch]
 
     def passed() -> None:
