@@ -144,11 +144,12 @@ class Card:
         with self._lock:
             waited = [copy for copy in self._pending if any(copy is one for one in copies)]
             self._pending = [copy for copy in self._pending if not any(copy is one for one in waited)]
-        for copy in waited:
-            if copy.arrives:
-                copy.to.copy_(copy.value)
-            elif not torch.equal(copy.to, copy.value):
-                raise RuntimeError("pinned memory was written to before the card had copied it")
+            # Under the lock: another thread that waits for the same copies goes on when they are there.
+            for copy in waited:
+                if copy.arrives:
+                    copy.to.copy_(copy.value)
+                elif not torch.equal(copy.to, copy.value):
+                    raise RuntimeError("pinned memory was written to before the card had copied it")
 
 
 class _Copy(SimpleNamespace):
