@@ -1,11 +1,11 @@
 """Time and memory against the number of rows: features N x 64 float16, and N / 5 records with long ids and 20 columns.
 
 Planned, added (written and sealed) and, each in a process of its own, opened with its first row, verified, read in
-batches, and searched by 64 queries: k nearest neighbours, k = 20, and ranks of all that share a label. N grows fourfold
+batches, and searched by 64 queries: the vote of 20 nearest neighbours, and the exact search alone. N grows fourfold
 from 10,000 to --rows. Beside the CPU's seconds, imports left out, stands the highest anonymous memory of the process,
 sampled: all but the page cache. A slope is that of the logarithms over the sizes from 160,000 on; 1 is linear.
 
-`ls` is of 1,000 small sets. Needs 300 bytes a row under --dir, removed at the end.
+`ls` is of 1,000 small sets. Needs about 300 bytes a row under --dir, removed at the end.
 """
 
 from __future__ import annotations
