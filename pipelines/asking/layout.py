@@ -20,6 +20,8 @@ class Layout:
         apart: roles of further sets of which no set may have two, nor be the KEY's.
         within: two roles, of which the first takes its sets out of the second, where both have them.
         grouped: whether lines stay in the order of the backbones.
+        rivals: whether the best number is sought among all scores, such as ways to the same end; else each score, such
+            as boxes and masks, measures something else and has its own.
     """
 
     fitted: str = "train"
@@ -30,3 +32,4 @@ class Layout:
     apart: tuple[str, ...] = ()
     within: tuple[str, ...] = ()
     grouped: bool = False
+    rivals: bool = True

@@ -11,7 +11,7 @@ import functools
 import hashlib
 import importlib.resources
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -177,7 +177,7 @@ def sheet_html(sheet: Sheet, *, lines: Sequence[str] = (), kind: str = "", csv: 
         csv: the name of the file that the table can be saved as, where it can.
         mark: behind the cells that stand out.
     """
-    scales = [_scale([cells[at] for _, cells in sheet.lines]) for at in range(len(sheet.columns))]
+    scales = [_scale([cells[at] for _, cells in sheet.lines], sheet.rivals) for at in range(len(sheet.columns))]
     heads = "".join(f'<th class="name" scope="col">{html_text(name)}</th>' for name in sheet.names)
     headings = ("<br>".join(map(html_text, name.splitlines())) for name in sheet.columns)
     heads += "".join(f'<th scope="col">{heading}</th>' for heading in headings)
@@ -312,20 +312,27 @@ def name_html(text: str) -> str:
 class _Scale:
     low: float
     high: float
-    best: float | None
+    best: Collection[Row]
 
     def at(self, value: float) -> float:
         return round(4 + (WIDTH - 8) * (value - self.low) / (self.high - self.low), 1)
 
 
-def _scale(cells: Sequence[Cell]) -> _Scale | None:
-    """What the intervals of a column have in common; nothing where it has none."""
+def _scale(cells: Sequence[Cell], rivals: bool) -> _Scale | None:
+    """What the intervals of a column have in common, and its best ones; nothing where it has no numbers."""
     rows = [cell for cell in cells if isinstance(cell, Row)]
     ends = [end for row in rows if row.low is not None and row.high is not None for end in (row.low, row.high)]
     if not rows:
         return None
-    gains = [metric(row.metric).gain(row.value) for row in rows]
-    best = rows[gains.index(max(gains))].value if len(rows) > 1 else None
+    scores = {row.score for row in rows}
+    compared = [rows] if rivals else [[row for row in rows if row.score == score] for score in sorted(scores)]
+    most = [max(metric(row.metric).gain(row.value) for row in some) for some in compared]
+    best = [
+        row
+        for some, gain in zip(compared, most, strict=True)
+        for row in some
+        if len(some) > 1 and metric(row.metric).gain(row.value) == gain
+    ]
     return _Scale(min(ends), max(ends), best) if ends and max(ends) > min(ends) else _Scale(0.0, 1.0, best)
 
 
@@ -333,7 +340,7 @@ def _cell(cell: Cell, scale: _Scale | None, *, signed: bool, mark: str) -> str:
     if not isinstance(cell, Row):
         return '<td class="failed">failed</td>' if cell == FAILED else f"<td>{html_text(cell or '')}</td>"
     value = metric(cell.metric).shown(cell.value, signed=signed)
-    best = scale is not None and not signed and cell.value == scale.best
+    best = scale is not None and not signed and any(cell is row for row in scale.best)
     text = (f'<span class="best">{value}</span>' if best else value) + (f" {html_text(mark)}" if mark else "")
     if scale is None or cell.low is None or cell.high is None:
         return f'<td data-v="{cell.value!r}">{text}</td>'
@@ -357,8 +364,9 @@ def _lead(report: Report) -> str:
     best: dict[str, Row] = {}
     for one in report.asked:
         for row in one.rows:
-            gain = metric(row.metric).gain
-            if row.primary and (one.question.name not in best or gain(row.value) > gain(best[one.question.name].value)):
+            gain, leader = metric(row.metric).gain, best.get(one.question.name)
+            rival = leader is None or one.question.layout.rivals or row.score == leader.score
+            if row.primary and rival and (leader is None or gain(row.value) > gain(leader.value)):
                 best[one.question.name] = row
     parts = []
     for name, row in best.items():

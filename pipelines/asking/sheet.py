@@ -27,6 +27,7 @@ class Sheet:
         lines: the names of each line, and its cells: a row of results, a text, `FAILED`, or nothing.
         notes: what stands below it.
         signed: whether numbers are differences.
+        rivals: whether the best of a column is sought among all scores; see `Layout`.
         faint: the lines that are less than the others, by place.
         marked: the cells that stand out, by line and column.
     """
@@ -37,6 +38,7 @@ class Sheet:
     lines: list[tuple[tuple[str, ...], tuple[Cell, ...]]]
     notes: list[str] = field(default_factory=list)
     signed: bool = False
+    rivals: bool = True
     faint: frozenset[int] = frozenset()
     marked: frozenset[tuple[int, int]] = frozenset()
 
@@ -97,6 +99,7 @@ def pivot(
         columns=list(columns.values()),
         lines=list(zip(order, cells, strict=True)),
         faint=dim,
+        rivals=layout.rivals,
     )
 
 

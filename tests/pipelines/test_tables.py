@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -222,3 +223,14 @@ def test_a_sheet_as_html_has_a_caption_scopes_and_escaped_names() -> None:
     assert '<th scope="row">&lt;b&gt;net</th>' in text
     assert '<span class="best">.900</span><small>.880-.920</small>' in text
     assert "<b>net" not in text
+
+
+@pytest.mark.parametrize(("rivals", "best"), [(True, [".70"]), (False, [".60", ".70"])])
+def test_the_best_is_among_all_scores_or_of_each(rivals: bool, best: list[str]) -> None:
+    values = {("one", "box"): 0.5, ("one", "mask"): 0.7, ("two", "box"): 0.6, ("two", "mask"): 0.4}
+    lines = [
+        (place, (Row(question="detect", backbone=place[0], metric="ap", value=value, score=place[1]),))
+        for place, value in values.items()
+    ]
+    sheet = Sheet(title="detect", names=["backbone", "score"], columns=["ap"], lines=[*lines], rivals=rivals)
+    assert sorted(re.findall(r'class="best">(\.\d\d)', sheet_html(sheet))) == best

@@ -29,7 +29,7 @@ class Detect(MapQuestion):
     """
 
     name: ClassVar[str] = "detect"
-    layout: ClassVar[Layout] = Layout(index=("backbone", "score"), grouped=True)
+    layout: ClassVar[Layout] = Layout(index=("backbone", "score"), grouped=True, rivals=False)
 
     head: Literal["faster", "mask", "cascade", "cascade-mask"] = option("faster", "Faster, Mask or Cascade R-CNN.")
     anchor: float = option(8.0, "Side of an anchor, in strides.", least=0.5)
