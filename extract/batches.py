@@ -355,17 +355,18 @@ class Preparer:
                 for key, pixels in batch.pixels.items():
                     pixels[offset] = host[key][offset]
                 continue
-            with self._noting(batch, row), self._clock.stage("transform"):
+            # That the device is full says nothing of an image.
+            with self._noting(batch, row, but=torch.OutOfMemoryError), self._clock.stage("transform"):
                 for key, pixels in batch.pixels.items():
                     pixels[offset] = self._on_device[key](image)
         batch.jpegs.clear()
 
     @contextmanager
-    def _noting(self, batch: Batch, row: int) -> Iterator[None]:
-        """Marks the row as failed where its image is; that a device is full says nothing of an image."""
+    def _noting(self, batch: Batch, row: int, *, but: type[Exception] | tuple[()] = ()) -> Iterator[None]:
+        """Marks the row as failed where its image is; some errors are not the image's."""
         try:
             yield
-        except torch.OutOfMemoryError:
+        except but:
             raise
         except Exception as error:
             if self._strict:
