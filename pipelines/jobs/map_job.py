@@ -10,17 +10,19 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.torch import load, save
 
+from featurebank.extract import backbones
 from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.jobs.cached import outputs_of
 from featurebank.pipelines.jobs.detection.levels import Level, fitted, levels_of, mirrored, with_levels
+from featurebank.pipelines.jobs.map_network import Built, MapNetwork
 from featurebank.pipelines.jobs.record import WEIGHTS, Record
-from featurebank.pipelines.jobs.trunk import BatchNorm, Trunk
+from featurebank.pipelines.jobs.trunk import BatchNorm
 from featurebank.pipelines.training import ranks
 from featurebank.pipelines.training.loop import Progress, train
 from featurebank.pipelines.training.phase import Phase, Plan
@@ -36,28 +38,13 @@ if TYPE_CHECKING:
     from featurebank.pipelines.jobs.workshop import Workshop
     from featurebank.pipelines.training.task import Task
 
-__all__ = ["MapJob", "Shape", "Trained", "Training"]
+__all__ = ["MapJob", "Trained", "Training"]
 
 BYTES = 2  # of a number of a map in the cache
 LARGEST = 16 << 30  # bytes of weights
 
 
-class Shape(Protocol):
-    """What stands behind the backbone, as a frozen dataclass."""
-
-    @property
-    def head(self) -> str:
-        """Its name."""
-        ...
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """Of the backbone's maps that are used."""
-        ...
-
-
-Built = TypeVar("Built", bound=Shape)
-Model = TypeVar("Model", bound=Trunk)
+Model = TypeVar("Model", bound=MapNetwork[Any])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +108,7 @@ class MapJob(ABC, Generic[Built, Model]):
     Attributes:
         verb: that asks for it.
         kind: the store's folder where weights lie.
+        network: what is built.
         chosen_by: what validation images choose the epoch by, for people.
         own: the backbone, on no canvas yet.
         training: how.
@@ -133,6 +121,7 @@ class MapJob(ABC, Generic[Built, Model]):
 
     verb: ClassVar[str]
     kind: ClassVar[str]
+    network: ClassVar[type[Any]]
     chosen_by: ClassVar[str]
 
     own: BackboneSpec
@@ -165,9 +154,25 @@ class MapJob(ABC, Generic[Built, Model]):
             **more,
         )
 
+    @property
     @abstractmethod
+    def class_names(self) -> Sequence[str]:
+        """Of the train images."""
+
     def model(self, seed: int) -> Model:
         """The network before its first step, frozen or not as the training says."""
+        model: Model = self.network(
+            backbones.trainable(self.spec),
+            self.levels,
+            shape=self.training.shape,
+            classes=len(self.class_names),
+            side=self.training.side,
+            seed=seed,
+            batch_norm="eval" if self.training.frozen else self.training.batch_norm,
+            drop_path=self.training.drop_path,
+        )
+        model.freeze(-1 if self.training.frozen else 0)
+        return model
 
     @abstractmethod
     def task(self, model: Model, numerics: Numerics, seed: int) -> Task:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
-from featurebank.extract import backbones
 from featurebank.extract.datasets.objects import annotated
 from featurebank.pipelines.jobs.detection.detector import Detector
 from featurebank.pipelines.jobs.detection.heads import Shape
@@ -42,6 +41,7 @@ class Job(MapJob[Shape, Detector]):
 
     verb: ClassVar[str] = "detect"
     kind: ClassVar[str] = "detectors"
+    network: ClassVar[type[Detector]] = Detector
     chosen_by: ClassVar[str] = "AP"
 
     training: DetectorTraining
@@ -53,20 +53,10 @@ class Job(MapJob[Shape, Detector]):
 
     def model(self, seed: int) -> Detector:
         """See `MapJob`."""
-        model = Detector(
-            backbones.trainable(self.spec),
-            self.levels,
-            shape=self.training.shape,
-            classes=len(self.class_names),
-            side=self.training.side,
-            seed=seed,
-            batch_norm="eval" if self.training.frozen else self.training.batch_norm,
-            drop_path=self.training.drop_path,
-        )
+        model = super().model(seed)
         if self.training.shape.federated:
             shown = np.asarray(self._annotated(self.train).labels)[self.train.rows]
             model.heads.federated.frequency.copy_(torch.from_numpy(shown.sum(0)))
-        model.freeze(-1 if self.training.frozen else 0)
         return model
 
     def task(self, model: Detector, numerics: Numerics, seed: int) -> Detection:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from featurebank.extract import backbones
 from featurebank.extract.datasets.mask_files import BACKGROUND, IGNORED, MaskFiles
 from featurebank.extract.datasets.objects import annotated
 from featurebank.extract.errors import DatasetError
@@ -38,6 +37,7 @@ class Job(MapJob[Shape, Segmenter]):
 
     verb: ClassVar[str] = "segment"
     kind: ClassVar[str] = "segmenters"
+    network: ClassVar[type[Segmenter]] = Segmenter
     chosen_by: ClassVar[str] = "mean IoU"
 
     masks: str = ""
@@ -63,21 +63,6 @@ class Job(MapJob[Shape, Segmenter]):
             return {number for row in rows for number in np.unique(split.mask(row)).tolist()} - {IGNORED}
         singles = (one.labels[~one.crowd] + 1 for one in map(split.objects, rows))
         return {0}.union(*(labels.tolist() for labels in singles))
-
-    def model(self, seed: int) -> Segmenter:
-        """See `MapJob`."""
-        model = Segmenter(
-            backbones.trainable(self.spec),
-            self.levels,
-            shape=self.training.shape,
-            classes=len(self.class_names),
-            side=self.training.side,
-            seed=seed,
-            batch_norm="eval" if self.training.frozen else self.training.batch_norm,
-            drop_path=self.training.drop_path,
-        )
-        model.freeze(-1 if self.training.frozen else 0)
-        return model
 
     def task(self, model: Segmenter, numerics: Numerics, seed: int) -> Segmentation:
         """See `MapJob`.

@@ -14,10 +14,9 @@ from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (as everywhere)
 
-from featurebank.extract.backbones.network import FrozenNetwork
 from featurebank.pipelines.jobs.detection.heads import Pyramid, SimplePyramid
-from featurebank.pipelines.jobs.detection.levels import Level, Maps, maps_of
-from featurebank.pipelines.jobs.trunk import BatchNorm, Trunk
+from featurebank.pipelines.jobs.detection.levels import Level, Maps
+from featurebank.pipelines.jobs.map_network import MapNetwork
 
 __all__ = ["Head", "Segmenter", "Shape"]
 
@@ -42,44 +41,17 @@ class Shape:
     strides: tuple[int, ...] = (4, 8, 16, 32)
 
 
-class Segmenter(Trunk):
-    """A `Trunk` and a head.
+class Segmenter(MapNetwork[Shape]):
+    """A `MapNetwork` with a head; the background is a class."""
 
-    Args:
-        network: with the levels as its outputs.
-        levels: that it gives, finest first.
-        shape: of what is behind it.
-        classes: K.
-        side: S, of the canvas.
-        seed: of what the head begins with.
-        batch_norm: see `Trunk`.
-        drop_path: see `Trunk`.
-    """
-
-    def __init__(
-        self,
-        network: FrozenNetwork,
-        levels: Sequence[Level],
-        *,
-        shape: Shape,
-        classes: int,
-        side: int,
-        seed: int,
-        batch_norm: BatchNorm = "eval",
-        drop_path: float = 0.0,
-    ) -> None:
-        super().__init__(network, batch_norm=batch_norm, drop_path=drop_path)
-        self.levels, self.side = tuple(levels), side
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            kind = FCN if shape.head == "fcn" else UPerNet
-            self.head = kind(self.levels, shape.channels, classes)
-        self.eval()
+    def build(self, shape: Shape, classes: int) -> None:
+        """See `MapNetwork`."""
+        kind = FCN if shape.head == "fcn" else UPerNet
+        self.head = kind(self.levels, shape.channels, classes)
 
     def forward(self, inputs: Tensor | Maps) -> Tensor:
         """(B, 3, S, S) normalised images, or their maps from the cache, to the logits (B, K, S, S)."""
-        maps = inputs if isinstance(inputs, Maps) else maps_of(self.network, self.levels, inputs)
-        return _resized(self.head(maps), (self.side, self.side))
+        return _resized(self.head(self.maps(inputs)), (self.side, self.side))
 
 
 class FCN(nn.Module):

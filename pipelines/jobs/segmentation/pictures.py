@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from featurebank.extract.datasets.objects import Objects
     from featurebank.pipelines.jobs.detection.levels import Maps
     from featurebank.pipelines.jobs.detection.scenes import Scenes
+    from featurebank.pipelines.training.order import Repeats
 
 __all__ = ["Pictures", "drawn", "on_canvas"]
 
@@ -43,10 +44,19 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.scenes)
 
+    @property
+    def repeats(self) -> Repeats:
+        """See `Scenes`."""
+        return self.scenes.repeats
+
+    def row(self, epoch: int, place: int) -> int:
+        """See `Scenes`."""
+        return self.scenes.row(epoch, place)
+
     def truth(self, epoch: int, window: NDArray[np.int64]) -> torch.Tensor:
         """(B, S, S) int64 classes of the places of a window, as an epoch sees them."""
         shown = [
-            on_canvas(self.labels(self.scenes.row(epoch, place)), self.scenes.placing(epoch, place))
+            on_canvas(self.labels(self.row(epoch, place)), self.scenes.placing(epoch, place))
             for place in window.tolist()
         ]
         return torch.from_numpy(np.stack(shown).astype(np.int64))

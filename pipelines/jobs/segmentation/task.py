@@ -5,7 +5,7 @@ Shapes: B rows of a batch, N rows, S side of the canvas, K classes with the back
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,62 +14,30 @@ from numpy.typing import NDArray
 from torch.nn import functional as F  # noqa: N812 (as everywhere)
 
 from featurebank.extract.datasets.mask_files import IGNORED
+from featurebank.pipelines.jobs.map_task import MapTask, of_each_row
 from featurebank.pipelines.jobs.segmentation.pictures import Pictures
-from featurebank.pipelines.jobs.trunk import parameter_groups
-from featurebank.pipelines.training import ranks
-from featurebank.pipelines.training.task import Batch
 from featurebank.probes.segmentation import confusion_matrix, dice, mean_iou
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from featurebank.pipelines.jobs.segmentation.network import Segmenter
-    from featurebank.pipelines.training.phase import Phase
+    from featurebank.pipelines.training.task import Batch
     from featurebank.pipelines.training.trial import Numerics
 
 __all__ = ["Segmentation", "confusions_of", "pixel_losses"]
 
-AT_ONCE = 8
 
-
-class Segmentation:
-    """A `featurebank.pipelines.training.task.Task`.
+class Segmentation(MapTask[Pictures]):
+    """A `MapTask` of a segmenter.
 
     Args:
-        model: the segmenter.
-        train: what is trained on.
-        validation: what is chosen by; without any, the last epoch's weights are taken.
         classes: K.
-        layer_decay: of the backbone's rates, see `parameter_groups`.
-        numerics: of the run.
+        options: see `MapTask`.
     """
 
-    def __init__(
-        self,
-        *,
-        model: Segmenter,
-        train: Pictures,
-        validation: Pictures | None,
-        classes: int,
-        layer_decay: float,
-        numerics: Numerics,
-    ) -> None:
-        self.model: nn.Module = model
-        self.n_rows = len(train)
-        self._segmenter = model
-        self._train, self._validation, self._classes = train, validation, classes
-        self._layer_decay, self._numerics = layer_decay, numerics
-
-    def groups(self, phase: Phase) -> list[dict[str, Any]]:
-        """Of the layers, each with its own rate."""
-        return parameter_groups(
-            self._segmenter, rate=phase.rate, layer_decay=self._layer_decay, weight_decay=phase.weight_decay
-        )
-
-    def batches(self, epoch: int, windows: Sequence[NDArray[np.int64]], first_step: int) -> Iterator[Batch]:  # noqa: ARG002 (of the task)
-        """Images or maps of each window, and the classes of their pixels."""
-        for window, inputs in zip(windows, self._train.batches(epoch, windows), strict=True):
-            yield Batch(rows=window, inputs=inputs, targets=self._train.truth(epoch, window))
+    def __init__(self, *, classes: int, **options: Any) -> None:
+        super().__init__(**options)
+        self._classes = classes
 
     def losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """(B,) the mean over the pixels of each image."""
@@ -77,9 +45,9 @@ class Segmentation:
 
     def validate(self, model: nn.Module) -> Mapping[str, float]:
         """Mean IoU and Dice of the validation rows, where there are some."""
-        if self._validation is None:
+        if self.validation is None:
             return {}
-        parts, _ = confusions_of(model, self._validation, self._classes, self._numerics)
+        parts, _ = confusions_of(model, self.validation, self._classes, self.numerics)
         whole = parts.sum(0)
         return {"miou": mean_iou(whole).mean, "dice": dice(whole).mean}
 
@@ -95,23 +63,15 @@ def confusions_of(
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
     """Of each row the confusion matrix of its image's own pixels, (N, K, K), and its canvas in classes, (N, s, s).
 
-    Of a large canvas every second, third … pixel is there, see `Pictures.step`. Each process of a group computes its
-    part.
+    Of a large canvas every second, third … pixel is there, see `Pictures.step`.
     """
     step = pictures.step
-    own = np.arange(len(pictures))[ranks.rank() :: ranks.world()]
-    windows = [own[start : start + AT_ONCE] for start in range(0, len(own), AT_ONCE)]
-    model.eval()
-    judged = []
-    with torch.no_grad():
-        for window, inputs in zip(windows, pictures.batches(-1, windows), strict=True):
-            laid_out: Any = numerics.laid_out(inputs)  # type: ignore[arg-type]
-            with numerics.autocast():
-                logits = model(laid_out)
-            for row, one in zip(window.tolist(), logits, strict=True):
-                counts = confusion_matrix(
-                    pictures.labels(row), pictures.classes(row, one), classes=classes, ignore_index=IGNORED
-                )
-                judged.append((row, counts, one[:, ::step, ::step].argmax(0).to(torch.uint8).cpu().numpy()))
-    every = sorted((one for some in ranks.gathered(judged) for one in some), key=lambda one: one[0])
-    return np.stack([counts for _, counts, _ in every]), np.stack([canvas for _, _, canvas in every])
+
+    def judge(row: int, logits: torch.Tensor) -> tuple[NDArray[np.integer], NDArray[np.uint8]]:
+        counts = confusion_matrix(
+            pictures.labels(row), pictures.classes(row, logits), classes=classes, ignore_index=IGNORED
+        )
+        return counts, logits[:, ::step, ::step].argmax(0).to(torch.uint8).cpu().numpy()
+
+    every = of_each_row(model, pictures, numerics, judge)
+    return np.stack([counts for counts, _ in every]), np.stack([canvas for _, canvas in every])
