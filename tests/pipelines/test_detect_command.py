@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -14,9 +13,8 @@ import numpy as np
 import pytest
 from browser import chromium, opened
 from command_line import featurebank_
-from object_scenes import NETWORK, scenes
+from object_scenes import NETWORK, configured, scenes, weights_of
 from PIL import Image
-from safetensors.numpy import load_file
 
 from featurebank.pipelines.training import loop
 from featurebank.pipelines.training.learner import Learner
@@ -30,19 +28,7 @@ def configuration(folder: Path, store: str = "store", **options: Any) -> Path:
         "head": "mask", "px": 128, "strides": [8, 16], "channels": 16, "anchor": 3, "width": 32, "epochs": 3,
         "batch_size": 4, "rate": 3e-3, "on": ["other/test"],
     }  # fmt: skip
-    config = {
-        "store": str(folder / store),
-        "backbones": [NETWORK],
-        "datasets": [
-            {"name": f"coco:{folder}/toy/objects_*.json", "splits": ["train", "test"]},
-            {"name": f"coco:{folder}/other/objects_*.json", "splits": ["test"]},
-        ],
-        "extraction": {"precision": "float32", "dtype": "float32", "device": "cpu"},
-        "detect": [{"of": "toy", "options": {**own, **options}}],
-    }
-    path = folder / f"{store}.yaml"
-    path.write_text(json.dumps(config))
-    return path
+    return configured("detect", folder, store, {**own, **options})
 
 
 @dataclass(frozen=True)
@@ -64,11 +50,6 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = featurebank_("detect", config, "--json", "--html", folder / "page.html")
     assert run.code == 0, run.json["answers"][0]["error"]
     return Run(folder, config, run.json)
-
-
-def weights_of(folder: Path, store: str) -> dict[str, str]:
-    (path,) = (folder / store / "detectors").glob("*/weights.safetensors")
-    return {name: hashlib.sha256(value.tobytes()).hexdigest() for name, value in load_file(path).items()}
 
 
 def test_ap_and_ap50_of_boxes_and_masks_of_each_set_are_rows_of_one_table(done: Run) -> None:
@@ -130,7 +111,7 @@ def test_stopped_at_a_step_it_ends_with_the_same_weights(done: Run, monkeypatch:
     assert "must be trained for --evaluate-only; found no weights of it" in answer["error"]
     monkeypatch.undo()
     assert featurebank_("detect", config, "--json").code == 0
-    assert weights_of(done.folder, "stopped") == weights_of(done.folder, "store")
+    assert weights_of(done.folder / "stopped", "detectors") == weights_of(done.folder / "store", "detectors")
 
 
 @pytest.mark.parametrize(

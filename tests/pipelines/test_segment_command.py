@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -12,9 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import featurebank_
-from object_scenes import KINDS, NETWORK, scenes
+from object_scenes import KINDS, configured, scenes, weights_of
 from PIL import Image
-from safetensors.numpy import load_file
 from sklearn.metrics import f1_score, jaccard_score  # type: ignore[import-untyped]
 
 from featurebank.pipelines.asking.results import Results
@@ -28,19 +26,7 @@ def configuration(folder: Path, store: str = "store", **options: Any) -> Path:
     own = {
         "px": 128, "strides": [8, 16], "channels": 16, "epochs": 5, "batch_size": 4, "rate": 1e-2, "on": ["other/test"],
     }  # fmt: skip
-    config = {
-        "store": str(folder / store),
-        "backbones": [NETWORK],
-        "datasets": [
-            {"name": f"coco:{folder}/toy/objects_*.json", "splits": ["train", "test"]},
-            {"name": f"coco:{folder}/other/objects_*.json", "splits": ["test"]},
-        ],
-        "extraction": {"precision": "float32", "dtype": "float32", "device": "cpu"},
-        "segment": [{"of": "toy", "options": {**own, **options}}],
-    }
-    path = folder / f"{store}.yaml"
-    path.write_text(json.dumps(config))
-    return path
+    return configured("segment", folder, store, {**own, **options})
 
 
 @dataclass(frozen=True)
@@ -123,11 +109,6 @@ def test_a_second_run_computes_nothing_unless_objects_have_changed(done: Run, mo
     assert again.json["answers"][0]["rows"][0]["value"] != done.answer["rows"][0]["value"]
 
 
-def weights_of(folder: Path, store: str) -> dict[str, str]:
-    (path,) = (folder / store / "segmenters").glob("*/weights.safetensors")
-    return {name: hashlib.sha256(value.tobytes()).hexdigest() for name, value in load_file(path).items()}
-
-
 def test_masks_in_files_train_as_those_of_the_same_objects(done: Run) -> None:
     for split in ("train", "test"):
         (done.folder / "masks" / split).mkdir(parents=True)
@@ -137,7 +118,7 @@ def test_masks_in_files_train_as_those_of_the_same_objects(done: Run) -> None:
     config = configuration(done.folder, "files", masks=template, classes=["background", *KINDS], on=[])
     run = featurebank_("segment", config, "--json")
     assert run.code == 0, run.json["answers"][0]["error"]
-    assert weights_of(done.folder, "files") == weights_of(done.folder, "store")
+    assert weights_of(done.folder / "files", "segmenters") == weights_of(done.folder / "store", "segmenters")
     rows = [row["value"] for row in done.answer["rows"] if row["set"] == "toy/test"]
     assert [row["value"] for row in run.json["answers"][0]["rows"]] == rows
     file = done.folder / "masks" / "test" / "test00.png"
@@ -161,7 +142,7 @@ def test_stopped_at_a_step_it_ends_with_the_same_weights(done: Run, monkeypatch:
     assert featurebank_("segment", config, "--json").code == 130
     monkeypatch.undo()
     assert featurebank_("segment", config, "--json").code == 0
-    assert weights_of(done.folder, "stopped") == weights_of(done.folder, "store")
+    assert weights_of(done.folder / "stopped", "segmenters") == weights_of(done.folder / "store", "segmenters")
 
 
 def test_a_share_of_the_images_is_trained_on_and_what_they_lack_is_said(done: Run) -> None:
@@ -181,7 +162,9 @@ def test_a_share_of_the_images_is_trained_on_and_what_they_lack_is_said(done: Ru
 
 def test_a_tuned_backbone_is_trained_and_a_frozen_one_is_not(done: Run) -> None:
     def trained(store: str) -> list[str]:
-        return [name for name in weights_of(done.folder, store) if re.fullmatch(r"network\..*weight", name)]
+        return [
+            name for name in weights_of(done.folder / store, "segmenters") if re.fullmatch(r"network\..*weight", name)
+        ]
 
     config = configuration(done.folder, "tuned", tuned=True, epochs=1, fraction=0.3, head="upernet", on=[])
     run = featurebank_("segment", config, "--json")

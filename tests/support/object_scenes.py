@@ -1,15 +1,17 @@
-"""Tiny scenes of two kinds of objects with boxes and masks, in COCO's format, and a tiny network."""
+"""Tiny scenes of two kinds of objects with boxes and masks, in COCO's format, and what is asked of them."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from safetensors.numpy import load_file
 
-__all__ = ["KINDS", "NETWORK", "scenes"]
+__all__ = ["KINDS", "NETWORK", "configured", "scenes", "weights_of"]
 
 NETWORK = "timm:test_efficientnet.r160_in1k@random:0"
 KINDS = ("square", "bar")
@@ -39,3 +41,26 @@ def scenes(folder: Path, split: str, n: int, seed: int, names: tuple[str, ...] =
     categories = [{"id": 3, "name": names[0]}, {"id": 10, "name": names[1]}]
     document = {"images": images, "annotations": annotations, "categories": categories}
     (folder / f"objects_{split}.json").write_text(json.dumps(document))
+
+
+def configured(verb: str, folder: Path, store: str, options: dict[str, Any]) -> Path:
+    """A file that asks a verb of ``toy`` below a folder, and has the test scenes of ``other`` there too."""
+    config = {
+        "store": str(folder / store),
+        "backbones": [NETWORK],
+        "datasets": [
+            {"name": f"coco:{folder}/toy/objects_*.json", "splits": ["train", "test"]},
+            {"name": f"coco:{folder}/other/objects_*.json", "splits": ["test"]},
+        ],
+        "extraction": {"precision": "float32", "dtype": "float32", "device": "cpu"},
+        verb: [{"of": "toy", "options": options}],
+    }
+    path = folder / f"{store}.yaml"
+    path.write_text(json.dumps(config))
+    return path
+
+
+def weights_of(store: Path, kind: str) -> dict[str, str]:
+    """The SHA-256 of each tensor of the one network of a kind, such as ``detectors``, that a store has."""
+    (path,) = (store / kind).glob("*/weights.safetensors")
+    return {name: hashlib.sha256(value.tobytes()).hexdigest() for name, value in load_file(path).items()}
