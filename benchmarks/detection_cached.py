@@ -20,8 +20,8 @@ from featurebank.extract.datasets.contract import DatasetSpec
 from featurebank.extract.datasets.objects import annotated
 from featurebank.pipelines.jobs.detection.detector import Detector
 from featurebank.pipelines.jobs.detection.heads import Shape, total
-from featurebank.pipelines.jobs.detection.levels import Maps, fitted, levels_of, with_levels
 from featurebank.pipelines.jobs.detection.scenes import CachedScenes, Scenes
+from featurebank.pipelines.jobs.maps.levels import Maps, fitted, levels_of, with_levels
 
 SIDE, STRIDES, BATCH = 416, (8, 16, 32), 2
 SHAPE = Shape(channels=64, strides=STRIDES, anchor=4.0, width=512, proposals=300, sampled=64)

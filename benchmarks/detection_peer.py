@@ -27,7 +27,7 @@ from torch import Tensor
 from featurebank.extract import backbones
 from featurebank.pipelines.jobs.detection.detector import Detector, Truth
 from featurebank.pipelines.jobs.detection.heads import Shape, total
-from featurebank.pipelines.jobs.detection.levels import fitted, levels_of, with_levels
+from featurebank.pipelines.jobs.maps.levels import fitted, levels_of, with_levels
 
 CLASSES, OBJECTS = 80, 8
 

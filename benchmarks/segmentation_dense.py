@@ -25,8 +25,8 @@ from featurebank.extract.backbones.contract import BackboneSpec
 from featurebank.extract.datasets.contract import DatasetSpec
 from featurebank.extract.datasets.objects import annotated
 from featurebank.pipelines.asking.intervals import mask_scores
-from featurebank.pipelines.jobs.detection.levels import fitted, levels_of, maps_of, with_levels
 from featurebank.pipelines.jobs.detection.scenes import Scenes
+from featurebank.pipelines.jobs.maps.levels import fitted, levels_of, maps_of, with_levels
 from featurebank.pipelines.jobs.segmentation.network import Head, Segmenter, Shape
 from featurebank.pipelines.jobs.segmentation.pictures import Pictures, drawn
 from featurebank.pipelines.jobs.segmentation.task import Segmentation, confusions_of

@@ -22,8 +22,8 @@ from featurebank.pipelines.jobs.detection.battle import Battle, configuration, m
 from featurebank.pipelines.jobs.detection.detector import Detector, Truth
 from featurebank.pipelines.jobs.detection.heads import total
 from featurebank.pipelines.jobs.detection.job import Job
-from featurebank.pipelines.jobs.detection.levels import Level, fitted, levels_of, with_levels
 from featurebank.pipelines.jobs.detection.question import Detect
+from featurebank.pipelines.jobs.maps.levels import Level, fitted, levels_of, with_levels
 
 ROOT = Path(__file__).parents[2]
 Heads = Literal["one", "bob"]

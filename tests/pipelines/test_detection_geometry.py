@@ -15,7 +15,7 @@ from featurebank.extract.datasets.masks import RLE, Polygons
 from featurebank.extract.datasets.objects import Objects
 from featurebank.extract.preprocessing import Preprocessing
 from featurebank.extract.transform import Transform
-from featurebank.pipelines.jobs.detection.geometry import Placing, bordered, jittered, mirrored, placed
+from featurebank.pipelines.jobs.maps.geometry import Placing, bordered, jittered, mirrored, placed
 
 RECORD = bordered(
     Preprocessing(

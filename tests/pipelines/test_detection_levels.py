@@ -20,8 +20,9 @@ from featurebank.extract.backbones.contract import BackboneSpec
 from featurebank.extract.backbones.tuned_source import save_tuned
 from featurebank.extract.errors import WeightsError
 from featurebank.pipelines.jobs.detection.detector import Detector, Truth
-from featurebank.pipelines.jobs.detection.heads import Pyramid, Shape, SimplePyramid, total
-from featurebank.pipelines.jobs.detection.levels import as_map, fitted, levels_of, maps_of, mirrored, with_levels
+from featurebank.pipelines.jobs.detection.heads import Shape, total
+from featurebank.pipelines.jobs.maps.levels import as_map, fitted, levels_of, maps_of, mirrored, with_levels
+from featurebank.pipelines.jobs.maps.pyramids import Pyramid, SimplePyramid
 
 SIDE = 128
 STRIDES = (4, 8, 16, 32)

@@ -18,8 +18,8 @@ from featurebank.pipelines.jobs.detection.detector import Detector, Truth
 from featurebank.pipelines.jobs.detection.federated import Federated
 from featurebank.pipelines.jobs.detection.heads import Head, Shape, total
 from featurebank.pipelines.jobs.detection.job import Job
-from featurebank.pipelines.jobs.detection.levels import fitted, levels_of, with_levels
 from featurebank.pipelines.jobs.detection.question import Detect
+from featurebank.pipelines.jobs.maps.levels import fitted, levels_of, with_levels
 from featurebank.pipelines.training.phase import rate_at
 
 SIDE, CLASSES, WIDTH, CHANNELS = 128, 3, 12, 5

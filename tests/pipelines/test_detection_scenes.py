@@ -16,8 +16,8 @@ from featurebank.extract.datasets.masks import Polygons
 from featurebank.extract.datasets.objects import Objects
 from featurebank.extract.errors import DatasetError
 from featurebank.extract.preprocessing import Preprocessing
-from featurebank.pipelines.jobs.detection.geometry import bordered
 from featurebank.pipelines.jobs.detection.scenes import CachedScenes, Scenes, repeat_factors
+from featurebank.pipelines.jobs.maps.geometry import bordered
 from featurebank.pipelines.training.order import Repeats
 
 SIDE = 64

@@ -17,8 +17,8 @@ from featurebank.extract.datasets.mask_files import IGNORED
 from featurebank.extract.datasets.masks import RLE
 from featurebank.extract.datasets.objects import Objects
 from featurebank.pipelines.asking.inputs import SplitRows
-from featurebank.pipelines.jobs.detection.geometry import bordered, jittered, mirrored, placed
-from featurebank.pipelines.jobs.detection.levels import fitted, levels_of, maps_of, with_levels
+from featurebank.pipelines.jobs.maps.geometry import bordered, jittered, mirrored, placed
+from featurebank.pipelines.jobs.maps.levels import fitted, levels_of, maps_of, with_levels
 from featurebank.pipelines.jobs.segmentation.job import part_of
 from featurebank.pipelines.jobs.segmentation.network import Head, Segmenter, Shape
 from featurebank.pipelines.jobs.segmentation.pictures import Pictures, drawn, on_canvas

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torchvision.models.detection.image_list import ImageList  # type: ignore[import-untyped]
 
-from featurebank.pipelines.jobs.detection.heads import Pyramid, Shape, SimplePyramid, proposals, region_heads
-from featurebank.pipelines.jobs.detection.levels import Maps
-from featurebank.pipelines.jobs.map_network import MapNetwork
+from featurebank.pipelines.jobs.detection.heads import Shape, proposals, region_heads
+from featurebank.pipelines.jobs.maps.levels import Maps
+from featurebank.pipelines.jobs.maps.network import MapNetwork
+from featurebank.pipelines.jobs.maps.pyramids import Pyramid, SimplePyramid
 
 __all__ = ["Detector", "Truth"]
 

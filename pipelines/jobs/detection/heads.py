@@ -1,4 +1,4 @@
-"""What stands behind the maps of a backbone: a pyramid, proposals, and heads that judge them, by torchvision's parts.
+"""What a detector has behind a pyramid: proposals, and heads that judge them, by torchvision's parts.
 
 Shapes: B images, C channels of the pyramid, R regions, K classes without the background, whose number is 0.
 """
@@ -7,24 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import torch
+from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator  # type: ignore[import-untyped]
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead  # type: ignore[import-untyped]
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor  # type: ignore[import-untyped]
 from torchvision.models.detection.roi_heads import RoIHeads  # type: ignore[import-untyped]
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead  # type: ignore[import-untyped]
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign  # type: ignore[import-untyped]
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool  # type: ignore[import-untyped]
+from torchvision.ops import MultiScaleRoIAlign  # type: ignore[import-untyped]
 
 from featurebank.pipelines.jobs.detection.cascade import OVERLAPS, BoxLoss, CascadeHeads, exactly
 from featurebank.pipelines.jobs.detection.federated import Federated
-from featurebank.pipelines.jobs.detection.levels import Level, Maps
 
-__all__ = ["Pyramid", "Shape", "SimplePyramid", "Style", "proposals", "region_heads"]
+__all__ = ["Shape", "Style", "proposals", "region_heads"]
 
 Head = Literal["faster", "mask", "cascade", "cascade-mask"]
 RATIOS = (0.5, 1.0, 2.0)
@@ -101,80 +99,6 @@ BOB_STAGES = Style(norm="batch", shares=(1.0, 0.5, 0.25), beta=1.0)
 BOB_PLAIN = Style(normed=True, depth=2, overlaps=(0.5, 0.5, 0.5), shares=(1.0, 0.5, 0.25), beta=1.0)
 
 
-class Pyramid(nn.Module):
-    """A feature pyramid over maps of several strides (Lin et al. 2017, arXiv:1612.03144), one level coarser than they.
-
-    Args:
-        levels: finest first.
-        channels: C.
-
-    Attributes:
-        strides: of its levels.
-    """
-
-    def __init__(self, levels: Sequence[Level], channels: int) -> None:
-        super().__init__()
-        self.strides = (*(level.stride for level in levels), 2 * levels[-1].stride)
-        self.network = FeaturePyramidNetwork([level.channels for level in levels], channels, LastLevelMaxPool())
-
-    def forward(self, maps: Maps) -> dict[str, Tensor]:
-        """(B, C, h, w) of each level, by its number."""
-        named = {str(number): level for number, level in enumerate(maps)}
-        return {str(number): level for number, level in enumerate(self.network(named).values())}
-
-
-class SimplePyramid(nn.Module):
-    """Levels at 4, 2, 1 and 1/2 times the one map of a plain backbone, and 1/4 (Li et al. 2022, arXiv:2203.16527).
-
-    Args:
-        level: the map.
-        channels: C.
-
-    Attributes:
-        strides: of its levels.
-    """
-
-    def __init__(self, level: Level, channels: int) -> None:
-        super().__init__()
-        wide = level.channels
-        double = partial(nn.ConvTranspose2d, kernel_size=2, stride=2)
-        changed = [
-            nn.Sequential(double(wide, wide // 2), _Norm(wide // 2), nn.GELU(), double(wide // 2, wide // 4)),
-            nn.Sequential(double(wide, wide // 2)),
-            nn.Identity(),
-            nn.MaxPool2d(2),
-        ]
-        widths = (wide // 4, wide // 2, wide, wide)
-        self.levels = nn.ModuleList(
-            nn.Sequential(
-                change,
-                nn.Conv2d(width, channels, 1, bias=False),
-                _Norm(channels),
-                nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-                _Norm(channels),
-            )
-            for change, width in zip(changed, widths, strict=True)
-        )
-        self.strides = tuple(round(level.stride * factor) for factor in (0.25, 0.5, 1, 2, 4))
-
-    def forward(self, maps: Maps) -> dict[str, Tensor]:
-        """(B, C, h, w) of each level, by its number."""
-        (one,) = maps
-        found = [level(one) for level in self.levels]
-        found.append(nn.functional.max_pool2d(found[-1], 1, 2))
-        return {str(number): level for number, level in enumerate(found)}
-
-
-class _Norm(nn.LayerNorm):
-    """Layer norm over the channels of maps (B, C, h, w)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, eps=1e-6)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        return super().forward(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
 def proposals(shape: Shape, strides: Sequence[int], style: Style = ONE) -> RegionProposalNetwork:
     """Boxes that may hold an object: an anchor of three ratios at each place of each level."""
     anchors = AnchorGenerator(tuple((round(shape.anchor * stride),) for stride in strides), (RATIOS,) * len(strides))
@@ -216,7 +140,7 @@ def region_heads(shape: Shape, classes: int, levels: int, style: Style = ONE) ->
         layers = (shape.channels,) * 4
         options |= {
             "mask_roi_pool": MultiScaleRoIAlign(names, 14, 2),
-            "mask_head": MaskRCNNHeads(shape.channels, layers, 1, _Norm if style.normed else None),
+            "mask_head": MaskRCNNHeads(shape.channels, layers, 1, LayerNorm2d if style.normed else None),
             "mask_predictor": MaskRCNNPredictor(shape.channels, shape.channels, classes + 1),
         }
     pool = MultiScaleRoIAlign(names, 7, 2)
@@ -237,7 +161,7 @@ class _ProposalsHead(RPNHead):  # type: ignore[misc]
         super().__init__(channels, len(RATIOS), conv_depth=style.depth)
         if style.normed:
             self.conv = nn.Sequential(
-                *(nn.Sequential(layer[0], _Norm(channels), nn.ReLU(inplace=True)) for layer in self.conv)
+                *(nn.Sequential(layer[0], LayerNorm2d(channels), nn.ReLU(inplace=True)) for layer in self.conv)
             )
 
     def forward(self, maps: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -255,7 +179,7 @@ class _Predictor(FastRCNNPredictor):  # type: ignore[misc]
 
 
 def _box_head(shape: Shape, style: Style) -> nn.Module:
-    norm = _Norm if style.norm == "layer" else nn.BatchNorm2d
+    norm = LayerNorm2d if style.norm == "layer" else nn.BatchNorm2d
     head: nn.Module = (
         TwoMLPHead(shape.channels * 49, shape.width)
         if shape.box_head == "2fc"

@@ -14,7 +14,7 @@ from featurebank.pipelines.jobs.detection.detector import Detector
 from featurebank.pipelines.jobs.detection.heads import Shape
 from featurebank.pipelines.jobs.detection.scenes import CachedScenes, Scenes
 from featurebank.pipelines.jobs.detection.task import Detection
-from featurebank.pipelines.jobs.map_job import MapJob, Training
+from featurebank.pipelines.jobs.maps.job import MapJob, Training
 
 if TYPE_CHECKING:
     from featurebank.extract.datasets.objects import Annotated

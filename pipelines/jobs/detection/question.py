@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from featurebank.pipelines.asking.layout import Layout
 from featurebank.pipelines.asking.option import option
-from featurebank.pipelines.jobs.map_question import MapQuestion
+from featurebank.pipelines.jobs.maps.question import MapQuestion
 
 if TYPE_CHECKING:
     from featurebank.pipelines.asking.answer import Answer

@@ -18,10 +18,10 @@ from featurebank.extract.errors import DatasetError
 from featurebank.extract.preprocessing import Preprocessing
 from featurebank.pipelines.jobs.detection.detector import Truth
 from featurebank.pipelines.jobs.detection.evaluation import Detections
-from featurebank.pipelines.jobs.detection.geometry import Placing, jittered, mirrored, placed
-from featurebank.pipelines.jobs.detection.levels import Maps, as_map
 from featurebank.pipelines.jobs.detection.pasting import encode
 from featurebank.pipelines.jobs.finetune.images import ImageRows, Place, loaded
+from featurebank.pipelines.jobs.maps.geometry import Placing, jittered, mirrored, placed
+from featurebank.pipelines.jobs.maps.levels import Maps, as_map
 from featurebank.pipelines.training.draws import seed_of
 from featurebank.pipelines.training.order import Repeats
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from featurebank.pipelines.jobs.detection.evaluation import Detections, evaluate
 from featurebank.pipelines.jobs.detection.heads import total
 from featurebank.pipelines.jobs.detection.scenes import Scenes
-from featurebank.pipelines.jobs.map_task import MapTask, of_each_row
+from featurebank.pipelines.jobs.maps.task import MapTask, of_each_row
 
 if TYPE_CHECKING:
     import torch

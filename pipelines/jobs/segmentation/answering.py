@@ -21,7 +21,7 @@ from featurebank.probes.segmentation import mean_iou
 
 if TYPE_CHECKING:
     from featurebank.pipelines.asking.inputs import Rows, SplitRows
-    from featurebank.pipelines.jobs.map_job import Training
+    from featurebank.pipelines.jobs.maps.job import Training
     from featurebank.pipelines.jobs.segmentation.network import Shape
     from featurebank.pipelines.training.trial import Precision
 

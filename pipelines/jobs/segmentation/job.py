@@ -13,7 +13,7 @@ from featurebank.extract.datasets.mask_files import BACKGROUND, IGNORED, MaskFil
 from featurebank.extract.datasets.objects import annotated
 from featurebank.extract.errors import DatasetError
 from featurebank.pipelines.jobs.detection.scenes import CachedScenes, Scenes
-from featurebank.pipelines.jobs.map_job import MapJob
+from featurebank.pipelines.jobs.maps.job import MapJob
 from featurebank.pipelines.jobs.segmentation.network import Segmenter, Shape
 from featurebank.pipelines.jobs.segmentation.pictures import Pictures, drawn
 from featurebank.pipelines.jobs.segmentation.task import Segmentation

@@ -14,9 +14,9 @@ from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (as everywhere)
 
-from featurebank.pipelines.jobs.detection.heads import Pyramid, SimplePyramid
-from featurebank.pipelines.jobs.detection.levels import Level, Maps
-from featurebank.pipelines.jobs.map_network import MapNetwork
+from featurebank.pipelines.jobs.maps.levels import Level, Maps
+from featurebank.pipelines.jobs.maps.network import MapNetwork
+from featurebank.pipelines.jobs.maps.pyramids import Pyramid, SimplePyramid
 
 __all__ = ["Head", "Segmenter", "Shape"]
 

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from torch.nn import functional as F  # noqa: N812 (as everywhere)
 
 from featurebank.extract.datasets.mask_files import IGNORED
-from featurebank.pipelines.jobs.detection.geometry import Placing
+from featurebank.pipelines.jobs.maps.geometry import Placing
 
 if TYPE_CHECKING:
     from featurebank.extract.datasets.objects import Objects
-    from featurebank.pipelines.jobs.detection.levels import Maps
     from featurebank.pipelines.jobs.detection.scenes import Scenes
+    from featurebank.pipelines.jobs.maps.levels import Maps
     from featurebank.pipelines.training.order import Repeats
 
 __all__ = ["Pictures", "drawn", "on_canvas"]

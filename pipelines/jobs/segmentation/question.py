@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from featurebank.pipelines.asking.option import option
-from featurebank.pipelines.jobs.map_question import MapQuestion
+from featurebank.pipelines.jobs.maps.question import MapQuestion
 
 if TYPE_CHECKING:
     from featurebank.pipelines.asking.answer import Answer
@@ -49,7 +49,7 @@ class Segment(MapQuestion):
 
     def run(self, rows: Rows) -> Answer:
         """The overlaps on the scored set and on others."""
-        from featurebank.pipelines.jobs.map_job import Training
+        from featurebank.pipelines.jobs.maps.job import Training
         from featurebank.pipelines.jobs.segmentation.answering import Wanted, answer
         from featurebank.pipelines.jobs.segmentation.network import Shape
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F  # noqa: N812 (as everywhere)
 
 from featurebank.extract.datasets.mask_files import IGNORED
-from featurebank.pipelines.jobs.map_task import MapTask, of_each_row
+from featurebank.pipelines.jobs.maps.task import MapTask, of_each_row
 from featurebank.pipelines.jobs.segmentation.pictures import Pictures
 from featurebank.probes.segmentation import confusion_matrix, dice, mean_iou
 

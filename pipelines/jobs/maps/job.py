@@ -19,8 +19,8 @@ from safetensors.torch import load, save
 from featurebank.extract import backbones
 from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.jobs.cached import outputs_of
-from featurebank.pipelines.jobs.detection.levels import Level, fitted, levels_of, mirrored, with_levels
-from featurebank.pipelines.jobs.map_network import Built, MapNetwork
+from featurebank.pipelines.jobs.maps.levels import Level, fitted, levels_of, mirrored, with_levels
+from featurebank.pipelines.jobs.maps.network import Built, MapNetwork
 from featurebank.pipelines.jobs.record import WEIGHTS, Record
 from featurebank.pipelines.jobs.trunk import BatchNorm
 from featurebank.pipelines.training import ranks

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from featurebank.extract.backbones.network import FrozenNetwork
-from featurebank.pipelines.jobs.detection.levels import Level, Maps, maps_of
+from featurebank.pipelines.jobs.maps.levels import Level, Maps, maps_of
 from featurebank.pipelines.jobs.trunk import BatchNorm, Trunk
 
 __all__ = ["Built", "MapNetwork", "Shape"]

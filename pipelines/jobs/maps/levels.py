@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from featurebank.extract import backbones
 from featurebank.extract.backbones.network import probe
 from featurebank.extract.backbones.views import split_view
-from featurebank.pipelines.jobs.detection.geometry import bordered
+from featurebank.pipelines.jobs.maps.geometry import bordered
 
 if TYPE_CHECKING:
     from featurebank.extract.backbones.contract import BackboneSpec

@@ -20,7 +20,7 @@ from featurebank.pipelines.training.task import Batch
 if TYPE_CHECKING:
     from torch import nn
 
-    from featurebank.pipelines.jobs.detection.levels import Maps
+    from featurebank.pipelines.jobs.maps.levels import Maps
     from featurebank.pipelines.training.order import Repeats
     from featurebank.pipelines.training.phase import Phase
     from featurebank.pipelines.training.trial import Numerics
