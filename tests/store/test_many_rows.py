@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from featurebank.extract.plan import task_rows
-from featurebank.store import InvalidInputError, Records, limits
+from featurebank.store import InvalidInputError, Output, Records, _disk, limits
+from featurebank.store._layout import Contents, lay_out
 from featurebank.store._manifest import decode
 from featurebank.store._records import checked_records
 from featurebank.store.fingerprint import records_digest
@@ -63,6 +65,15 @@ def test_no_object_for_each_id_is_kept() -> None:
     # Encoded twice, in pieces and whole, and a hash each; a bytes object alone takes 45.
     assert peak_of(lambda: checked_records(records(ids))) < 32 * N + pieces
     assert peak_of(lambda: records_digest(ids, labels, hashes)) < 24 * N + pieces
+
+
+def test_a_new_file_is_read_back_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_disk, "_SMALL_PIECE", 1 << 20)
+    given = {"id": np.full(N, b"images/7"), "label": np.zeros(N, np.int64), "content_hash": np.zeros((N, 16), np.uint8)}
+    outputs = (Output(name="pooled", shape=(2,)),)
+    contents = Contents(key={}, provenance={}, outputs=outputs, records=given, columns={}, head={}, chunk_bytes=1 << 20)
+    # Reasons alone, nothing but zeros yet, have 96 bytes a row.
+    assert peak_of(lambda: lay_out(tmp_path / "set.h5.partial", contents).close()) < 48 * N
 
 
 @pytest.mark.parametrize(("row", "name", "text"), [(149_000, "images/7", "row 149000 "), (70_000, "", "row 70000")])
