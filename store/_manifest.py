@@ -14,7 +14,7 @@ from typing import Any
 
 from featurebank.store import limits
 from featurebank.store.errors import InvalidInputError
-from featurebank.store.fingerprint import canonical_json
+from featurebank.store.fingerprint import canonical_json, spelled
 
 _SLACK = 64 << 10
 _BEFORE, _AFTER = b'{"key":', b',"provenance":'
@@ -81,7 +81,7 @@ def decode(data: bytes) -> dict[str, Any]:
         raise ValueError("there must be nothing but padding after it")
     _check_depth(manifest)
     # One spelling: no name twice, no infinity, no half of a character, whatever JSON would let pass.
-    if encode(*parts) != text[:end].encode("utf-8"):
+    if spelled(manifest) != text[:end]:
         raise ValueError("it must be canonical JSON")
     return dict(manifest)
 

@@ -46,8 +46,12 @@ def canonical_json(value: object) -> bytes:
     >>> canonical_json({"b": 1, "a": [1.5, None, "é"]}).decode()
     '{"a":[1.5,null,"é"],"b":1}'
     """
-    text = json.dumps(_checked(value, "$"), ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return text.encode("utf-8")
+    return spelled(_checked(value, "$")).encode("utf-8")
+
+
+def spelled(value: object) -> str:
+    """The text of `canonical_json`, of a value that JSON's own decoder has given, whose types need no look."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def fingerprint(key: Mapping[str, object]) -> str:

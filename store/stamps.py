@@ -152,7 +152,7 @@ def _times_of_own(path: Path, root: Path, recipe: str, secret: bytes | None) -> 
 
 def _time_after(times: Iterable[str]) -> str:
     """Now, or where a clock has gone back the first microsecond after all of these, so that the order is kept."""
-    latest = max((datetime.strptime(at, _TIME).replace(tzinfo=UTC) for at in times), default=None)
+    latest = max((datetime.fromisoformat(at) for at in times), default=None)
     moment = now() if latest is None else max(now(), latest + timedelta(microseconds=1))
     return moment.strftime(_TIME)
 
@@ -161,7 +161,7 @@ def _is_time(at: object) -> bool:
     if not isinstance(at, str) or not _TIME_TEXT.fullmatch(at):
         return False
     try:
-        datetime.strptime(at, _TIME).replace(tzinfo=UTC)
+        datetime.fromisoformat(at)
     except ValueError:
         return False
     return True
