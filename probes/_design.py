@@ -1,5 +1,7 @@
 """The rows of linear problems: centred and scaled, in memory where they fit and streamed where they do not.
 
+A GPU is sent each row once where it has room for all of them, prepared or in the dtype that they come in.
+
 Shapes: N rows, D features, n rows of a block.
 """
 
@@ -14,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from featurebank.probes._rows import BLOCK_VALUES, row_blocks, row_deviation, row_mean, row_slices
+from featurebank.retrieval._room import as_they_come, held_on
 
 FEW = 4096  # rows that tell enough of the second moments
 
@@ -67,6 +70,7 @@ class Design:
         self._scale = torch.from_numpy(self.scale).to(device, dtype)
         bytes_per_value = dtype.itemsize + (self.low.itemsize if self.low != dtype else 0)
         self.memory = memory
+        self._held: torch.Tensor | None = None
         self.n_bytes = self.n_rows * self.n_features * bytes_per_value
         self.in_memory = self.n_bytes <= memory
         step = max(1, self.n_rows // max(FEW, 4 * self.n_features))
@@ -75,12 +79,15 @@ class Design:
             self.rows_low = self.rows.to(self.low)
             self.few = self.rows_low[::step]
         else:
-            self.few = self._on_device(features[::step].astype(self._numpy)).to(self.low)
+            self._held = held_on(device, features, memory=memory)
+            self.memory -= 0 if self._held is None else self._held.nbytes
+            self.few = self._prepared(self._stored(slice(None, None, step))).to(self.low)
 
     def thinned(self, step: int) -> Design:
         """Every ``step``-th row, in memory, centred and scaled as all rows are."""
         part = copy.copy(self)
         part.features = self.features[::step]
+        part._held = None if self._held is None else self._held[::step]
         part.n_rows, part.in_memory = len(part.features), True
         part.rows = self.rows[::step] if self.in_memory else torch.cat([block for _, block in part._read(1 << 14)])
         part.rows_low = part.rows.to(self.low)
@@ -102,17 +109,24 @@ class Design:
             yield where, self.rows[where]
 
     def _read(self, size: int) -> Iterator[tuple[slice, torch.Tensor]]:
-        for where, block in row_blocks(self.features, self._numpy, rows=size):
-            yield where, self._on_device(block)
+        # Values were found finite when the moments were taken.
+        for where in row_slices(*self.features.shape, values=BLOCK_VALUES, rows=size):
+            yield where, self._prepared(self._stored(where))
 
-    def _on_device(self, block: NDArray[Any]) -> torch.Tensor:
-        return torch.from_numpy(block).to(self.device).sub_(self._shift).mul_(self._scale)
+    def _stored(self, where: slice) -> torch.Tensor:
+        """Rows on the device, in the dtype that they come in."""
+        if self._held is not None:
+            return self._held[where]
+        return as_they_come(self.features, where).to(self.device)
+
+    def _prepared(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows.to(self.dtype, copy=self._held is not None).sub_(self._shift).mul_(self._scale)
 
 
 class Standardised:
     """Rows (x - mean) / scale (N, D) in blocks, by the mean and deviation of all rows in float64.
 
-    On the CPU the features are read for every pass; on a GPU they are held there, in the dtype that they come in.
+    The features are read for every pass; a GPU that has room for them holds them, in the dtype that they come in.
 
     Attributes:
         mean: (D,) float64.
@@ -121,7 +135,7 @@ class Standardised:
 
     def __init__(self, features: NDArray[Any], device: str = "cpu", *, standardize: bool) -> None:
         self.features, self.device = features, device
-        self._held = None if torch.device(device).type == "cpu" else list(self._source())
+        self._held = held_on(torch.device(device), features)
         mean = row_mean(features)
         scale = row_deviation(features, mean) if standardize else np.ones_like(mean)
         self.mean, self.scale = (torch.from_numpy(part).to(device) for part in (mean, scale))
@@ -129,12 +143,10 @@ class Standardised:
     def blocks(self, dtype: torch.dtype) -> Iterator[tuple[slice, torch.Tensor]]:
         """Each block once, in order: where it stands, and its rows (n, D)."""
         mean, scale = self.mean.to(dtype), self.scale.to(dtype)
-        for rows, block in self._source() if self._held is None else self._held:
-            yield rows, block.to(dtype, copy=True).sub_(mean).div_(scale)
-
-    def _source(self) -> Iterator[tuple[slice, torch.Tensor]]:
         for rows in row_slices(*self.features.shape, values=BLOCK_VALUES):
-            yield rows, torch.from_numpy(np.array(self.features[rows])).to(self.device)
+            held = self._held
+            block = as_they_come(self.features, rows).to(self.device) if held is None else held[rows]
+            yield rows, block.to(dtype, copy=True).sub_(mean).div_(scale)
 
 
 def _moments(

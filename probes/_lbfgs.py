@@ -30,8 +30,9 @@ import torch
 from featurebank.probes._design import Design
 from featurebank.probes._preconditioner import Inverse, Preconditioner
 from featurebank.probes._softmax import KeptLogits, Recomputed, Rows, Steps, dot, kept_bytes
+from featurebank.retrieval._room import room
 
-KEPT = 2**30  # bytes of logits and residuals that are kept; where those of one problem take more, none are
+KEPT = 2**30  # bytes of logits and residuals that are kept on a CPU; where those of one problem take more, none are
 COLUMNS = 512  # of one product where none are kept
 THINNED = (64, 8)  # every so many rows are solved first where none are kept
 FEWEST = 8192  # rows worth that
@@ -106,8 +107,8 @@ def solve_path(
         b = share.clamp_min(torch.finfo(design.dtype).tiny).log()
         V[:, -1] = (b - b.mean()).to(V.dtype)
     path = _Path(rows, intercept=intercept, tol=tol, max_iter=max_iter)
-    kept = design.in_memory and kept_bytes(design, n_classes) <= KEPT
-    together = max(1, KEPT // kept_bytes(design, n_classes) if kept else COLUMNS // n_classes)
+    kept = design.in_memory and kept_bytes(design, n_classes) <= path.kept
+    together = max(1, path.kept // kept_bytes(design, n_classes) if kept else COLUMNS // n_classes)
     parts = list(_evenly(list(Cs), -(-len(Cs) // together)))
     if not kept:
         V = _foreseen(path, parts[0][0], V)
@@ -143,6 +144,7 @@ class _Path:
         max_iter: int,
     ) -> None:
         self.rows, self.intercept, self.tol, self.max_iter = rows, intercept, tol, max_iter
+        self.kept = room(rows.design.device, on_cpu=KEPT)
         self.preconditioner = preconditioner or Preconditioner(rows.design)
 
     def thinned(self, step: int, n_classes: int) -> _Path:
@@ -180,7 +182,7 @@ class _Path:
         """Values (J,) and where they are lowest, from V (J, K, D + 1) at penalties lam (J,)."""
         best = _Minima(V.clone(), torch.zeros_like(V), torch.zeros(len(V), dtype=torch.int64, device=V.device))
         values = torch.zeros(len(V), dtype=torch.float64, device=V.device)
-        kept = self.rows.design.in_memory and kept_bytes(self.rows.design, V.shape[0] * V.shape[1]) <= KEPT
+        kept = self.rows.design.in_memory and kept_bytes(self.rows.design, V.shape[0] * V.shape[1]) <= self.kept
         steps: Steps = KeptLogits(self.rows, V) if kept else Recomputed(self.rows, V)
         at = _Active(V, lam)
         for step in range(self.max_iter + 1):

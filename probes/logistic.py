@@ -30,6 +30,7 @@ from featurebank.probes._parameters import Positive, Positives, check_parameters
 from featurebank.probes._prediction import LinearPredictor, log_probabilities
 from featurebank.probes._rows import training_data
 from featurebank.probes.choice import CS
+from featurebank.retrieval._room import room
 
 __all__ = ["Convergence", "LogisticProbe", "LogisticProbeCV", "logistic_path"]
 
@@ -37,6 +38,8 @@ SMALL = 2e7
 """Problems of fewer rows x features x classes are solved in float64."""
 
 MEMORY = 4 * 2**30
+"""Bytes that the rows may take on a CPU."""
+
 TOL = 3e-5
 
 
@@ -55,11 +58,7 @@ class _Logistic(LinearPredictor, ClassifierMixin, BaseEstimator):  # type: ignor
     max_iter: int = 2000
     dtype: Literal["auto", "float32", "float64"] = "auto"
     device: str = "cpu"
-    memory: int = MEMORY
-
-    def _room(self, device: torch.device) -> int:
-        """Bytes that the rows may take: of a GPU up to half of what is free, where that is more than ``memory``."""
-        return self.memory if device.type != "cuda" else max(self.memory, torch.cuda.mem_get_info(device)[0] // 2)
+    memory: int | None = None
 
     def _fits(
         self, X: NDArray[Any], y: NDArray[Any], Cs: Sequence[float], sample_weight: ArrayLike | None
@@ -75,7 +74,7 @@ class _Logistic(LinearPredictor, ClassifierMixin, BaseEstimator):  # type: ignor
             standardize=self.standardize,
             dtype=self._dtype(X, k),
             device=device,
-            memory=self._room(device),
+            memory=room(device, on_cpu=MEMORY) if self.memory is None else self.memory,
         )
         # With two classes one weight vector, the difference, is penalised: the softmax form at half the C.
         share = 2 if k == 2 else 1
@@ -154,8 +153,8 @@ class LogisticProbe(_Logistic):
         max_iter: steps of the solver.
         dtype: ``"float32"``, ``"float64"``, or ``"auto"``: float64 for small problems.
         device: ``"cpu"``, ``"cuda"`` …
-        memory: bytes that the rows may take, on a GPU at least half of what is free there; beyond it they are streamed
-            from ``X``, which may be a memory map.
+        memory: bytes that the rows may take, None for 4 GiB on a CPU and half of what is free on a GPU; beyond it they
+            are streamed from ``X``, which may be a memory map, or from a GPU that has room for them as they come.
 
     Attributes:
         classes_: (K,).

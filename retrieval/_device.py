@@ -1,16 +1,20 @@
 """The exact search on an accelerator, in blocks of queries and of gallery rows; on the CPU see `search`.
 
+Rows are sent as they come, the gallery's once, the queries' once where a GPU has room for them. They are cast and
+scaled there, block by block, and the best of all blocks are merged there.
+
 Shapes: N gallery rows, M query rows, D features, k neighbours; q and g rows of a block.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featurebank.retrieval._features import Pairing, rows_of
+from featurebank.retrieval._features import Metric, Pairing, rows_of
+from featurebank.retrieval._room import as_they_come, held_on
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,13 +39,16 @@ def nearest_on(
     dtype = np.float64 if metric == "euclidean" else np.float32
     best = torch.from_numpy(np.full((len(queries), k), -np.inf, dtype)).to(device)
     index = torch.zeros(best.shape, dtype=torch.int64, device=device)
+    held = held_on(torch.device(device), queries)
     for start in range(0, len(gallery), GALLERY_ROWS):
         columns = slice(start, min(start + GALLERY_ROWS, len(gallery)))
-        some_gallery = torch.from_numpy(rows_of(gallery, columns, metric, "gallery")).to(device)
+        sent = as_they_come(gallery, columns).to(device)
+        some_gallery = _prepared(sent, Block(gallery, columns, metric, "gallery"))
         buffer = some_gallery.new_empty(QUERY_ROWS, len(some_gallery))  # used again: fresh memory costs page faults
         for first in range(0, len(queries), QUERY_ROWS):
             rows = slice(first, min(first + QUERY_ROWS, len(queries)))
-            some_queries = torch.from_numpy(rows_of(queries, rows, metric, "queries")).to(device)
+            sent = as_they_come(queries, rows).to(device) if held is None else held[rows]
+            some_queries = _prepared(sent, Block(queries, rows, metric, "queries"))
             scores = torch.mm(some_queries, some_gallery.T, out=buffer[: len(some_queries)])
             if metric == "euclidean":
                 scores.mul_(2).sub_(some_gallery.square().sum(1)).sub_(some_queries.square().sum(1)[:, None])
@@ -53,6 +60,34 @@ def nearest_on(
     if metric == "euclidean":
         similarity = -np.sqrt(np.maximum(-similarity, 0))
     return similarity, index.cpu().numpy()
+
+
+class Block(NamedTuple):
+    """Rows, as `rows_of` takes them."""
+
+    features: NDArray[Any]
+    rows: slice
+    metric: Metric
+    name: str
+
+
+def _prepared(sent: Tensor, block: Block) -> Tensor:
+    """What `rows_of` makes of a block, where it was sent to.
+
+    Raises:
+        ValueError: a value that is not finite.
+    """
+    import torch
+
+    made = sent.to(torch.float64 if block.metric == "euclidean" else torch.float32)
+    largest = made.abs().amax(1, keepdim=True)
+    if not largest.isfinite().all():
+        rows_of(*block)
+    if block.metric != "cosine":
+        return made
+    made = made / torch.where(largest > 0, largest, 1)
+    norms = made.square().sum(1, keepdim=True).sqrt()
+    return made / torch.where(norms > 0, norms, 1)
 
 
 def _merge(best: Tensor, index: Tensor, scores: Tensor, first: int) -> None:

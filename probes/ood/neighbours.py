@@ -66,8 +66,7 @@ class KNN(GalleryScore):
         return values, columns
 
     def _finished(self, block: Block, state: Any) -> Tensor:
-        train = self._train
-        neighbours = Block(train.on_device(train.features[state[1][:, -1].cpu().numpy()]))
+        neighbours = Block(self._train.feature_rows(state[1][:, -1]))
         distances: Tensor = (block.unit - neighbours.unit).norm(dim=1)
         return -distances
 

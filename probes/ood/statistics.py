@@ -1,5 +1,7 @@
 """The training rows of out-of-distribution scores, and what several scores read from them, each at most once.
 
+A GPU is sent the training rows once, in the dtype that they come in, where it has room for them; blocks are cast there.
+
 Shapes: N rows, D features, K classes, m rows of a block. Sums over rows are float64.
 """
 
@@ -21,6 +23,7 @@ from featurebank.probes.ood.block import Affine, Block, argmax
 from featurebank.probes.ood.head import Head
 from featurebank.probes.ood.moments import Moments, add_by_class, add_gram, symmetric
 from featurebank.retrieval._features import as_features
+from featurebank.retrieval._room import as_they_come, held_on
 
 __all__ = ["TrainingSet"]
 
@@ -84,6 +87,7 @@ class TrainingSet:
         device: str = "cpu",
     ) -> None:
         self.head, self.device = head, device
+        self._held: dict[str, Tensor | None] = {}
         self.features, self.logits, self.text = (
             None if values is None else as_features(values, name)
             for name, values in (("features", features), ("logits", logits), ("text", text))
@@ -207,16 +211,36 @@ class TrainingSet:
         chosen: NDArray[np.bool_] = correct | unlearned[self.labels]
         return chosen
 
+    def feature_rows(self, rows: Tensor) -> Tensor:
+        """The features of some training rows (m,), as float32 on the device."""
+        held = self._holding(self.features, "features")
+        return self.on_device(self.features[rows.cpu().numpy()]) if held is None else held[rows].float()
+
     def _read(self, array: NDArray[Any], where: slice, name: str) -> Tensor:
         """Rows as float32 on the device; ValueError where a value is not finite."""
+        if (held := self._holding(array, name)) is not None:
+            return held[where].float()
         values = array[where]
-        if values.dtype != np.float32 or not values.flags.c_contiguous:
+        if self.device != "cpu":
+            rows = as_they_come(array, where).to(self.device).float()
+        elif values.dtype == np.float32 and values.flags.c_contiguous:
+            rows = from_dlpack(values)  # not a copy, nor a warning of one that cannot be written to
+        else:
             with np.errstate(over="ignore"):
-                values = np.array(values, np.float32, order="C")
-        rows = from_dlpack(values)  # not a copy, nor a warning of one that cannot be written to
-        if not rows.sum().isfinite():  # or a sum that overflows
-            check_block(values, name, where.start)
-        return rows.to(self.device)
+                rows = torch.from_numpy(np.array(values, np.float32, order="C"))
+        return _finite(rows, name, where.start)
+
+    def _holding(self, array: NDArray[Any], name: str) -> Tensor | None:
+        """Training rows that stay on a GPU, found finite; None where they do not, and of other rows."""
+        if array is not vars(self)[name]:
+            return None
+        if name not in self._held:
+            held = held_on(torch.device(self.device), array)
+            if held is not None:
+                for where in row_slices(*array.shape, values=BLOCK_VALUES):
+                    _finite(held[where].float(), name, where.start)
+            self._held[name] = held
+        return self._held[name]
 
     def _moments(self, *, unit: bool) -> Moments:
         d, labelled = self.features.shape[1], self.has("labels")
@@ -271,6 +295,13 @@ class TrainingSet:
         if array.shape[1] != self.classes:
             raise ValueError(f"validation logits must be (V, {self.classes}); found {array.shape}")
         return array, as_labels(labels, rows=len(array), classes=self.classes, name="validation labels")
+
+
+def _finite(rows: Tensor, name: str, first: int) -> Tensor:
+    """The same rows (m, D); ValueError where a value is not finite."""
+    if not rows.sum().isfinite():  # or a sum that overflows
+        check_block(rows.cpu().numpy(), name, first)
+    return rows
 
 
 def _remedy(part: str) -> str:

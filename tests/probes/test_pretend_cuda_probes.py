@@ -11,19 +11,23 @@ import torch
 from pretend_cuda import pretend_cuda
 from probe_sets import clusters
 
+from featurebank.probes import _lbfgs
 from featurebank.probes._design import Design
+from featurebank.probes._softmax import KeptLogits
 from featurebank.probes.dense import DenseLinearProbe
 from featurebank.probes.heads import LinearHeads
 from featurebank.probes.linear import fit_linear, linear_probe, protocol_heads
 from featurebank.probes.logistic import LogisticProbe, LogisticProbeCV
 from featurebank.probes.multilabel import MultiLabelProbe
 from featurebank.probes.neighbours import KNNProbe, knn_sweep
+from featurebank.probes.ood import statistics
 from featurebank.probes.ood.head import Head
 from featurebank.probes.ood.names import scores
 from featurebank.probes.ood.registry import get
 from featurebank.probes.ood.statistics import TrainingSet
 from featurebank.probes.ood.weiper import WeiPerKLD
 from featurebank.probes.tokens import AttentivePoolProbe, MLPProbe
+from featurebank.retrieval import _device
 from featurebank.retrieval.search import nearest
 
 X, Y = clusters(90, noise=0.8)
@@ -111,19 +115,71 @@ def test_gpu8_noise_is_drawn_once_for_a_card(monkeypatch: pytest.MonkeyPatch) ->
         assert np.isfinite(score.score_samples(TEST.astype(np.float32))).all()
 
 
-@pytest.mark.parametrize(("total", "streamed"), [(8 << 30, False), (6000, True)])
+def with_free(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (free, 8 << 30))
+
+
+# 90 rows of 8 values take 4,320 bytes as the solver wants them, 1,440 as they come; half of what is free may be kept.
+@pytest.mark.parametrize(
+    ("free", "prepared", "sent_once"), [(8 << 30, True, True), (4000, False, True), (2000, False, False)]
+)
 def test_gpu8_features_stay_on_a_card_that_has_room_for_them(
-    total: int, streamed: bool, monkeypatch: pytest.MonkeyPatch
+    free: int, prepared: bool, sent_once: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rooms: list[bool] = []
+    few, before = X.astype(np.float16), 0
     real = Design.__init__
 
     def noting(design: Design, *arguments: Any, **settings: Any) -> None:
+        nonlocal before
         real(design, *arguments, **settings)
-        rooms.append(design.in_memory)
-        card.total = 8 << 30
+        assert design.in_memory == prepared
+        before = card.received
 
+    expected = LogisticProbe(0.5, dtype="float32").fit(few, Y).coef_
     monkeypatch.setattr(Design, "__init__", noting)
-    with pretend_cuda(total) as card:
-        LogisticProbe(0.5, memory=1, device="cuda").fit(X, Y)
-    assert rooms == [not streamed]
+    with pretend_cuda() as card:
+        with_free(free, monkeypatch)
+        made = LogisticProbe(0.5, dtype="float32", device="cuda").fit(few, Y).coef_
+        assert (card.received - before < few.nbytes) == sent_once
+    np.testing.assert_allclose(made, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(("free", "kept"), [(8 << 30, True), (15_000, False)])
+def test_gpu8_logits_stay_on_a_card_that_has_room_for_them(
+    free: int, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[KeptLogits] = []
+    real = KeptLogits.__init__
+
+    def noting(logits: KeptLogits, *arguments: Any) -> None:
+        real(logits, *arguments)
+        made.append(logits)
+
+    monkeypatch.setattr(_lbfgs, "KEPT", 0 if kept else 2**30)  # of the CPU
+    monkeypatch.setattr(KeptLogits, "__init__", noting)
+    with pretend_cuda():
+        with_free(free, monkeypatch)
+        LogisticProbe(0.5, device="cuda").fit(X, Y)
+    assert bool(made) == kept
+
+
+def test_gpu8_training_rows_are_sent_once_for_all_rows_that_are_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "ROWS", 8)
+    rows, few = X.astype(np.float16), TEST.astype(np.float16)
+    with pretend_cuda() as card:
+        train = TrainingSet(rows, Y, head=HEAD, device="cuda")
+        scored = get("nnguide")(k=3).fit(train), get("knn")(k=3).fit(train)
+        assert [one.score_samples(few).shape for one in scored] == [(40,), (40,)]
+        assert card.received < rows.nbytes + 2 * few.nbytes + 4 * HEAD.weight.nbytes
+
+
+def test_gpu8_a_search_sends_each_row_once_and_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_device, "GALLERY_ROWS", 16)
+    monkeypatch.setattr(_device, "QUERY_ROWS", 8)
+    gallery, queries = X.astype(np.float16), TEST.astype(np.float16)
+    expected = nearest(queries, gallery, 7)
+    with pretend_cuda() as card:
+        made = nearest(queries, gallery, 7, device="cuda")
+        assert card.received < gallery.nbytes + queries.nbytes + 4 * 40 * (7 + 90 / 16)
+    np.testing.assert_array_equal(made[1], expected[1])
+    np.testing.assert_allclose(made[0], expected[0], rtol=1e-5)

@@ -70,11 +70,12 @@ class Card:
         peak: the most of them so far.
         emptied: how often the cache was emptied.
         uploads: copies out of pinned memory so far.
+        received: bytes that the host has sent so far.
     """
 
     def __init__(self, total: int) -> None:
         self.total = total
-        self.allocated = self.peak = self.emptied = self.uploads = 0
+        self.allocated = self.peak = self.emptied = self.uploads = self.received = 0
         self._tensors: dict[int, tuple[int, int]] = {}
         self._lock = threading.RLock()
         self._pinned: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
@@ -228,6 +229,7 @@ class _Rules(TorchFunctionMode):
             out = out.clone()
         if was and not goes:
             self.card.wait(self.card.under_way())  # the host waits for all that was queued before
+        self.card.received += out.nbytes if goes and not was else 0
         return self.card.hold(out) if goes else out
 
     def _written(self, to: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
@@ -238,6 +240,7 @@ class _Rules(TorchFunctionMode):
             return to
         if non_blocking and up and not down and self.card.is_pinned(source):
             self.card.watch(source)
+        self.card.received += to.nbytes if up and not down else 0
         _plain(to).copy_(_plain(source))
         return to
 
@@ -319,6 +322,7 @@ def _answers(card: Card) -> dict[str, Any]:
         "is_bf16_supported": lambda *_, **__: True,
         "mem_get_info": lambda *_: (card.total - card.allocated, card.total),
         "memory_allocated": lambda *_: card.allocated,
+        "memory_reserved": lambda *_: card.allocated,
         "max_memory_allocated": lambda *_: card.peak,
         "reset_peak_memory_stats": lambda *_: setattr(card, "peak", card.allocated),
         "empty_cache": emptied,
