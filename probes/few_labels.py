@@ -9,6 +9,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin  # type: ignore[import-untyped]
 from sklearn.model_selection import StratifiedKFold  # type: ignore[import-untyped]
@@ -39,6 +40,7 @@ class FewLabelsProbe(LinearPredictor, ClassifierMixin, BaseEstimator):  # type: 
         folds: At most; no more than the rows of the smallest class that has several.
         one_row_C: The C of one row a class.
         random_state: Of the folds.
+        device: Of torch.
 
     Attributes:
         C_: The chosen candidate.
@@ -57,6 +59,7 @@ class FewLabelsProbe(LinearPredictor, ClassifierMixin, BaseEstimator):  # type: 
     folds: Count = 3
     one_row_C: Positive = ONE_ROW_C  # noqa: N815 - C is the penalty's name
     random_state: int = 0
+    device: str = "cpu"
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Fits (N, D) features, copied as float64 where N is at most D, and (N,) classes.
@@ -69,20 +72,15 @@ class FewLabelsProbe(LinearPredictor, ClassifierMixin, BaseEstimator):  # type: 
         self.classes_, codes = class_codes(labels)
         if len(features) > features.shape[1]:
             self.C_ = self._chosen(features, codes, standardize=True)
-            ((self.coef_, self.intercept_, _),) = logistic_path(features, labels, [self.C_])
+            ((self.coef_, self.intercept_, _),) = logistic_path(features, labels, [self.C_], device=self.device)
             return self
         rows = np.concatenate([block for _, block in row_blocks(features, np.float64)])
         mean, scale = rows.mean(0), rows.std(0)
         scale = np.where(scale > 0, scale, 1.0)
         rows = (rows - mean) / scale
-        values, vectors = np.linalg.eigh(rows @ rows.T)
-        kept = values > max(values[-1], 1.0) * len(rows) * np.finfo(np.float64).eps
-        axes = (vectors[:, kept] / np.sqrt(values[kept])).T @ rows
-        # Rows that are all alike span no axis at all.
-        axes = axes if len(axes) else np.zeros((1, rows.shape[1]))
-        coordinates = rows @ axes.T
+        coordinates, axes = _rotated(rows, self.device)
         self.C_ = self._chosen(coordinates, codes, standardize=False)
-        ((coef, intercept, _),) = logistic_path(coordinates, labels, [self.C_], standardize=False)
+        ((coef, intercept, _),) = logistic_path(coordinates, labels, [self.C_], standardize=False, device=self.device)
         self.coef_ = coef @ axes / scale
         self.intercept_ = intercept - self.coef_ @ mean
         return self
@@ -98,7 +96,7 @@ class FewLabelsProbe(LinearPredictor, ClassifierMixin, BaseEstimator):  # type: 
         splitter = StratifiedKFold(folds, shuffle=True, random_state=self.random_state)
         for fitted, left in splitter.split(several, codes[several]):
             fitting, held = np.concatenate([several[fitted], alone]), several[left]
-            path = logistic_path(rows[fitting], codes[fitting], self.Cs, standardize=standardize)
+            path = logistic_path(rows[fitting], codes[fitting], self.Cs, standardize=standardize, device=self.device)
             for where, block in row_blocks(rows[held], np.float64):
                 for index, (coef, intercept, _) in enumerate(path):
                     predicted = both_logits(block @ coef.T + intercept).argmax(1)
@@ -107,3 +105,14 @@ class FewLabelsProbe(LinearPredictor, ClassifierMixin, BaseEstimator):  # type: 
         scores = dict(zip(self.Cs, right.tolist(), strict=True))
         self.choices_ = (Choice(name="C", value=self.Cs[best], scores=scores),)
         return self.Cs[best]
+
+
+def _rotated(rows: NDArray[np.float64], device: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Coordinates (N, A) of rows (N, D) along their principal axes (A, D), A of which are not noise; at least one."""
+    x = torch.from_numpy(rows).to(device)
+    values, vectors = torch.linalg.eigh(x @ x.T)
+    kept = values > values[-1].clamp(min=1) * len(rows) * np.finfo(np.float64).eps
+    axes = (vectors[:, kept] / values[kept].sqrt()).T @ x
+    # Rows that are all alike span no axis at all.
+    axes = axes if len(axes) else torch.zeros_like(x[:1])
+    return (x @ axes.T).cpu().numpy(), axes.cpu().numpy()

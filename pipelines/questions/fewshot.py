@@ -33,7 +33,8 @@ class FewShot(Question):
     """The accuracy with few labels of each class, in several nested draws: 10 shots, 1 % and 10 % of them.
 
     The protocol is ``logistic``, C chosen by folds of the drawn rows; ``ncm``, the nearest class mean, which has
-    nothing to choose; ``bob`` or ``dinov2``, a learning rate chosen on a fifth of the drawn rows.
+    nothing to choose, and no work that would repay sending rows to a GPU; ``bob`` or ``dinov2``, a learning rate chosen
+    on a fifth of the drawn rows.
     """
 
     name: ClassVar[str] = "fewshot"
@@ -105,7 +106,7 @@ class FewShot(Question):
         if self.protocol == "ncm":
             return NearestClassMean()
         if self.protocol == "logistic":
-            return FewLabelsProbe(self.cs, random_state=self.seed)
+            return FewLabelsProbe(self.cs, random_state=self.seed, device=self.device)
         return protocol_heads(self.protocol, random_state=self.seed, device=self.device)
 
 

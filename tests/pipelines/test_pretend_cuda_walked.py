@@ -39,11 +39,13 @@ WALKED = {
     "extract.provenance.provenance": ENGINE,
     "pipelines.extracting.config.ExtractionConfig": TRAINING,
     "pipelines.extracting.run.Report": TRAINING,
+    "pipelines.questions.fewshot.FewShot": OWN,
     "pipelines.questions.knn.KNN": OWN,
     "pipelines.questions.linear.Linear": OWN,
     "pipelines.questions.linear.fit_rows": OWN,
     "pipelines.training.trial.Numerics": TRAINING,
     "probes.dense.DenseLinearProbe": PROBES,
+    "probes.few_labels.FewLabelsProbe": PROBES,
     "probes.heads.LinearHeads": PROBES,
     "probes.linear.fit_linear": PROBES,
     "probes.linear.linear_probe": PROBES,
@@ -75,7 +77,6 @@ LEFT = {
     "pipelines.jobs.efficiency.rounds.Setting": "starts processes",
     "pipelines.jobs.efficiency.rounds.processor": "a name in a report",
     "pipelines.questions.dense.Dense": "passes it to DenseLinearProbe",
-    "pipelines.questions.fewshot.FewShot": "passes it to protocol_heads; what has few rows stays on the CPU",
     "pipelines.questions.mlp.MLP": "passes it to MLPProbe",
     "pipelines.questions.multilabel.MultiLabel": "passes it to MultiLabelProbe",
     "pipelines.questions.ood.benchmark.extracted": "passes it to an extraction",
@@ -113,7 +114,7 @@ def test_all_that_takes_a_device_is_walked_or_says_why_not() -> None:
         assert (TESTS / file).exists(), name
 
 
-@pytest.mark.parametrize("verb", ["knn", "linear"])
+@pytest.mark.parametrize("verb", ["knn", "linear", "fewshot"])
 def test_a_question_answers_the_same_on_a_card(verb: str, tmp_path: Path) -> None:
     for root in ("plain", "card"):
         write_pair(FeatureStore(tmp_path / root), "pets", "timm:resnet18")

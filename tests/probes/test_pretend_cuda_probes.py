@@ -15,6 +15,7 @@ from featurebank.probes import _lbfgs
 from featurebank.probes._design import Design
 from featurebank.probes._softmax import KeptLogits
 from featurebank.probes.dense import DenseLinearProbe
+from featurebank.probes.few_labels import FewLabelsProbe
 from featurebank.probes.heads import LinearHeads
 from featurebank.probes.linear import fit_linear, linear_probe, protocol_heads
 from featurebank.probes.logistic import LogisticProbe, LogisticProbeCV
@@ -59,6 +60,10 @@ WALKS: dict[str, tuple[Callable[[str], Any], ...]] = {
         lambda device: (
             protocol_heads("bob", device=device).set_params(epochs=2, warmup_epochs=1).fit(X, Y).logits(TEST)
         ),
+    ),
+    "probes.few_labels.FewLabelsProbe": (
+        lambda device: FewLabelsProbe((0.1, 1.0), device=device).fit(X, Y).decision_function(TEST),
+        lambda device: FewLabelsProbe((0.1, 1.0), device=device).fit(X[:7], Y[:7]).decision_function(TEST),
     ),
     "probes.heads.LinearHeads": (
         lambda device: LinearHeads([0.1, 0.01], epochs=3, device=device).fit(X, Y).logits(TEST),
