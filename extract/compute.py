@@ -329,17 +329,20 @@ def _pixel_cache(execution: Execution) -> PixelCache | None:
 
 @contextmanager
 def numerics() -> Iterator[None]:
-    """One thread per lane, and float32 that is float32 on every device; both as they were afterwards."""
+    """One thread per lane, float32 that is float32 on every device, kernels that no timing chose; then as they were."""
     threads = torch.get_num_threads()
     backends: list[Any] = [getattr(torch.backends.cudnn, name) for name in ("conv", "rnn")]
     backends.append(torch.backends.cuda.matmul)
     earlier = [backend.fp32_precision for backend in backends]
+    timed = torch.backends.cudnn.benchmark
     torch.set_num_threads(1)
+    torch.backends.cudnn.benchmark = False
     for backend in backends:
         backend.fp32_precision = "ieee"
     try:
         yield
     finally:
         torch.set_num_threads(threads)
+        torch.backends.cudnn.benchmark = timed
         for backend, value in zip(backends, earlier, strict=True):
             backend.fp32_precision = value

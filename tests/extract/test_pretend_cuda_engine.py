@@ -22,7 +22,7 @@ from tiny_network import TinyNetwork
 from featurebank.extract import backbones, gpu_jpeg, schedule
 from featurebank.extract.backbones.contract import BackboneSpec
 from featurebank.extract.batches import Batch, Part, Preparer, Reader, batches, pixels_key
-from featurebank.extract.compute import Local, Recipe
+from featurebank.extract.compute import Local, Recipe, numerics
 from featurebank.extract.datasets.contract import Split
 from featurebank.extract.decode import decode
 from featurebank.extract.device import Execution, resolve_device, resolve_precision
@@ -82,6 +82,13 @@ def test_gpu4_a_card_that_is_not_there_is_refused_at_the_start() -> None:
     assert resolve_device("cuda:0") == "cuda:0"
     with pytest.raises(ValueError, match=r"device must be one of the 1 here, from cuda:0; found 'cuda:7'; use cuda:0"):
         resolve_device("cuda:7")
+
+
+def test_gpu4_no_timing_chooses_the_kernels_of_an_extraction(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    with numerics():
+        assert not torch.backends.cudnn.benchmark
+    assert torch.backends.cudnn.benchmark
 
 
 def test_gpu3_memory_that_runs_out_in_a_pass_halves_the_batch(split: Split, tmp_path: Path) -> None:
