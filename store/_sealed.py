@@ -133,8 +133,8 @@ class SealedFile:
             name: The output.
             rows: Row numbers, a boolean mask or a slice.
         """
-        values = self._open_values(name)
         with enough_memory(self.path):
+            values = self._open_values(name)
             if rows is None:
                 return values.fresh()
             if isinstance(rows, slice):
