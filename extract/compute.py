@@ -180,7 +180,7 @@ class Local:
 
     def built(self, recipe: Recipe) -> bool:
         """See `Compute`."""
-        return recipe in self._runners
+        return isinstance(self._runners.get(recipe), Runner)
 
     def facts(self, recipe: Recipe, images: NDArray[np.uint8] | None = None) -> Facts:
         """See `Compute`."""

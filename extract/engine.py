@@ -26,7 +26,7 @@ from featurebank.extract.datasets.contract import Split
 from featurebank.extract.device import Execution, resolve_device
 from featurebank.extract.errors import ImageError
 from featurebank.extract.forward import COMPILE_FROM_ROWS, can_compile
-from featurebank.extract.making import Making, described, facts_of, same_rows
+from featurebank.extract.making import Making, after_others, described, facts_of, same_rows
 from featurebank.extract.plan import Rows, Task, plan
 from featurebank.extract.progress import Clock, JobProgress, Observer
 from featurebank.extract.reporting import Meter
@@ -102,6 +102,7 @@ class _Engine:
         self.whole: dict[int, Part] = {}
         self.parts: list[tuple[int, Part]] = []
         self.refused: set[Path] = set()
+        self.postponed: list[Making] = []
         self.said: set[str] = set()
         self.meter = Meter(self._progress, self.clock, observer)
 
@@ -115,8 +116,9 @@ class _Engine:
                         self._begin(s)
                 self._passes([s for s in todo if s.outcome.state == "missing" and not s.busy])
                 todo = [s for s in todo if s.outcome.state == "missing"]
-                if todo:
+                if todo and not self.postponed:
                     self._wait(todo)
+                self.postponed.clear()
         self.meter.show(force=True)
         return [s.outcome for s in self.sets]
 
@@ -254,7 +256,7 @@ class _Engine:
         wanting = {fingerprint for task in tasks for fingerprint in task.fingerprints}
         members = [s for s in self.sets if s.wanted.job.fingerprint in wanting]
         for s in members:
-            with self._alone(s):
+            with self._alone(s), after_others(s, self.sets, self.compute, self.postponed):
                 self._prepare(s)
         ready = [s for s in members if s.assembler is not None and s.outcome.state == "missing"]
         ended: BaseException | None = None

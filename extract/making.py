@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurebank.extract.backbones.contract import BackboneSpec
-from featurebank.extract.compute import Facts, Recipe
+from featurebank.extract.compute import Compute, Facts, Recipe
 from featurebank.extract.errors import fault
+from featurebank.extract.forward import is_out_of_memory
 from featurebank.extract.key import LEAST_AGREEMENT
 from featurebank.extract.progress import JobProgress
 from featurebank.extract.reuse import DONORS, Copies
@@ -19,7 +22,7 @@ from featurebank.extract.sink import Assembler
 from featurebank.extract.wanted import Outcome, Wanted
 from featurebank.store import FeatureSetWriter, StoreError
 
-__all__ = ["Making", "described", "facts_of", "same_rows"]
+__all__ = ["Making", "after_others", "described", "facts_of", "same_rows"]
 
 log = logging.getLogger("featurebank")
 
@@ -144,3 +147,19 @@ def same_rows(a: NDArray[np.int64] | None, b: NDArray[np.int64] | None) -> bool:
     if a is None or b is None:
         return a is b
     return np.array_equal(a, b)
+
+
+@contextmanager
+def after_others(s: Making, sets: Sequence[Making], compute: Compute, postponed: list[Making]) -> Iterator[None]:
+    """A network for which memory runs out beside others is postponed: it is built when they are done with.
+
+    Each round of postponed ones builds at least the first, which then has the memory to itself, or fails.
+    """
+    try:
+        yield
+    except Exception as error:
+        others = [t.recipe for t in sets if t is not s and t.recipe is not None]
+        if not is_out_of_memory(error) or not any(map(compute.built, others)):
+            raise
+        log.warning("%s has no room beside the other networks; it is built when they are done", s.outcome.backbone)
+        postponed.append(s)

@@ -139,6 +139,25 @@ def test_gpu3_a_network_for_which_there_is_no_room_leaves_nothing_on_the_card(ca
     assert card.peak > 0
 
 
+def test_gpu3_a_network_without_room_beside_another_is_built_when_that_one_is_done(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [RESNET, RESNET.replace(":0", ":1"), RESNET.replace(":0", ":2")]
+    run(tmp_path / "cpu", split, names)
+    build = Local._build
+
+    def with_room_for_one(local: Local, recipe: Recipe, images: Any) -> Runner:
+        if any(isinstance(runner, Runner) for runner in local._runners.values()):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return build(local, recipe, images)
+
+    monkeypatch.setattr(Local, "_build", with_room_for_one)
+    with pretend_cuda():
+        outcomes = run(tmp_path / "card", split, names, execution=ON_CARD)
+    assert [(one.state, one.error) for one in outcomes] == [("sealed", "")] * 3
+    assert sealed_arrays(tmp_path / "card") == sealed_arrays(tmp_path / "cpu")
+
+
 def test_gpu1_pixels_of_one_geometry_are_uploaded_once_for_all_networks(split: Split, tmp_path: Path) -> None:
     with pretend_cuda() as card:
         run(tmp_path / "card", split, [RESNET, RESNET.replace(":0", ":1")], execution=ON_CARD)
