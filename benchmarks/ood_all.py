@@ -8,6 +8,9 @@ libraries is not timed.
 pytorch-ood is given batches of --batch rows. Its scoring is timed on --reference-rows rows and scaled up to all (its
 fitting is timed in full): all 40,000 take it over half an hour for each of the Mahalanobis distances. GMM is left out,
 as it needs 8 K D^2 bytes there, 13 GB. Needs (4 D + 4 K) bytes a row under --dir, removed at the end.
+
+With --intervals, alone: the same scores of 45,000 in-distribution rows and five sets of 49,000 in one pass, and what
+all their metrics and intervals take beside it.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from harness import environment, report
 from numpy.typing import NDArray
 
 SEED, BLOCK = 0, 10_000
+SETS, DRAWS = 5, 1000
 SHORT, MANY = 3.0, 9  # seconds, and repeats of what takes less
 OTHERWISE_DEFINED = ("temperature", "openmax", "gen", "vra", "mds", "rmds")  # ranks differ; see docs/decisions.md
 
@@ -50,16 +54,21 @@ def training(arrays: Arrays) -> Any:
     )
 
 
-def ours(names: Sequence[str] | None, arrays: Arrays, repeats: int) -> tuple[float, dict[str, float], Any]:
-    """Seconds, seconds of each score, and the scores of the in- and out-of-distribution rows."""
+def ours(
+    names: Sequence[str] | None, arrays: Arrays, repeats: int, sets: int = 1
+) -> tuple[float, dict[str, float], Any]:
+    """Seconds, seconds of each score, and the scores of the in-distribution rows and of equal parts of the others."""
     from featurebank.probes.ood.names import scores
     from featurebank.probes.ood.registry import get, score_all
 
     chosen = [get(name)(repeats=repeats) if name == "weiper+kld" else get(name)() for name in names or scores()]
+    rows = {"id": (arrays["id"], arrays["id_logits"])}
+    size = len(arrays["ood"]) // sets
+    for part in range(sets):
+        at = slice(part * size, (part + 1) * size)
+        rows["ood" if sets == 1 else f"ood {part}"] = arrays["ood"][at], arrays["ood_logits"][at]
     start = time.perf_counter()
-    found = score_all(
-        training(arrays), {name: (arrays[name], arrays[f"{name}_logits"]) for name in ("id", "ood")}, chosen
-    )
+    found = score_all(training(arrays), rows, chosen)
     return time.perf_counter() - start, found.seconds, found.values
 
 
@@ -204,6 +213,21 @@ def together(names: Sequence[str] | None, folder: Path, perturbations: int) -> d
     return {"seconds": seconds, "each": each, "before": before, "peak": _memory("VmHWM"), "inputs": size}
 
 
+def intervals(names: Sequence[str] | None, folder: Path, perturbations: int) -> dict[str, Any]:
+    """Seconds of the scores of all sets in one pass, of their metrics, and of their intervals."""
+    from featurebank.probes.ood.evaluation import evaluate
+
+    warm(names)
+    scored, _, values = ours(names, load(folder), perturbations, SETS)
+    inside, took = values.pop("id"), []
+    for draws in (0, DRAWS):
+        start = time.perf_counter()
+        for name, known in inside.items():
+            evaluate(known, {key: of[name] for key, of in values.items()}, draws=draws)
+        took.append(time.perf_counter() - start)
+    return {"scores": scored, "metrics": took[0], "intervals": took[1] - took[0]}
+
+
 def _memory(key: str) -> int:
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(key))
@@ -234,19 +258,43 @@ def write(folder: Path, sizes: dict[str, int], dimensions: int, classes: int) ->
 
 def child(args: argparse.Namespace, folder: Path, what: str) -> dict[str, Any]:
     options = [f"--{name.replace('_', '-')}={getattr(args, name)}" for name in ("repeats", "batch", "perturbations")]
-    options += ["--reference-rows", str(args.reference_rows)]
+    options += ["--reference-rows", str(args.reference_rows), *(["--intervals"] if args.intervals else [])]
     command = [sys.executable, __file__, "--one", what, str(folder), *options]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
+def measured(args: argparse.Namespace, what: str, folder: Path) -> dict[str, Any]:
+    """In this process: one score, several in one pass (``suite:`` and their names), or all."""
+    if what in WITH_REFERENCE:
+        return one(what, folder, args.repeats, args.batch, args.reference_rows)
+    names = None if what == "all" else what.removeprefix("suite:").split(",")
+    return (intervals if args.intervals else together)(names, folder, args.perturbations)
+
+
+def report_intervals(args: argparse.Namespace, names: Sequence[str]) -> None:
+    with tempfile.TemporaryDirectory(dir=args.dir) as temporary:
+        folder = Path(temporary)
+        write(folder, {"train": args.train, "id": args.id, "ood": SETS * args.ood}, args.dimensions, args.classes)
+        print(f"{args.train} training rows, {args.id} rows and {SETS} sets of {args.ood}  [{environment()}]")
+        took = child(args, folder, "suite:" + ",".join(names))
+    print(
+        f"{len(names)} scores of {SETS} sets: " + ", ".join(f"{part} {seconds:.1f} s" for part, seconds in took.items())
+    )
+    report(
+        "ood_intervals_share", ours=took["intervals"], reference=took["scores"], unit="s", bound="ratio <= 0.2",
+        metrics=took["metrics"],
+    )  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dir", type=Path, help="a folder for the arrays; else the system's temporary one")
     parser.add_argument("--train", type=int, default=50_000)
-    parser.add_argument("--id", type=int, default=20_000)
-    parser.add_argument("--ood", type=int, default=20_000)
+    parser.add_argument("--intervals", action="store_true", help="what intervals take beside the scores, and no more")
+    parser.add_argument("--id", type=int, help="20,000, with --intervals 45,000")
+    parser.add_argument("--ood", type=int, help="20,000, with --intervals 49,000 of each set")
     parser.add_argument("--dimensions", type=int, default=1280)
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=1, help="at least; nine of what takes less than three seconds")
@@ -258,16 +306,14 @@ def main() -> None:
     parser.add_argument("--one", nargs=2, metavar=("SCORE", "FOLDER"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        what, folder = args.one[0], Path(args.one[1])
-        names = None if what == "all" else what.removeprefix("suite:").split(",")
-        found = (
-            one(what, folder, args.repeats, args.batch, args.reference_rows)
-            if what in WITH_REFERENCE
-            else together(names, folder, args.perturbations)
-        )
-        print(json.dumps(found))
+        print(json.dumps(measured(args, args.one[0], Path(args.one[1]))))
         return
+    inside, outside = (45_000, 49_000) if args.intervals else (20_000, 20_000)
+    args.id, args.ood = args.id or inside, args.ood or outside
     both = [name for name in args.only if name not in args.skip_reference]
+    if args.intervals:
+        report_intervals(args, both)
+        return
     with tempfile.TemporaryDirectory(dir=args.dir) as temporary:
         folder = Path(temporary)
         sizes = {"train": args.train, "id": args.id, "ood": args.ood}

@@ -40,7 +40,7 @@ DEFAULTS: list[tuple[str, int, dict[str, Any]]] = [
     ("linear", 2, {**EVERY, "protocol": "logistic", "cs": CS}),
     ("mlp", 1, {**EVERY, **TRAINED, "hidden": 512}),
     ("multilabel", 2, {**EVERY, "cs": CS, "missing": "ignore"}),
-    ("ood", 3, {**EVERY, "resamples": 1000, "parameters": "a7a0ade5"}),
+    ("ood", 4, {**EVERY, "resamples": 1000, "parameters": "a7a0ade5"}),
     ("regression", 2, EVERY),
     ("retrieve", 2, {**EVERY, "protocol": "labels"}),
     ("shift", 2, {**EVERY, "head": "probe", "protocol": "logistic", "cs": CS}),

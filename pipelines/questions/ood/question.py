@@ -53,7 +53,7 @@ class OOD(Question):
     """
 
     name: ClassVar[str] = "ood"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     primary: ClassVar[str] = "auroc"
     methods: ClassVar[str] = "scores"
     layout: ClassVar[Layout] = Layout(

@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from sklearn import metrics as sk  # type: ignore[import-untyped]
 
-from featurebank.probes.intervals import delong_interval
 from featurebank.probes.metrics import auroc, average_precision
-from featurebank.probes.ood.evaluation import METRICS, detection, evaluate, select, shared_rows
+from featurebank.probes.ood._separation import METRICS
+from featurebank.probes.ood.evaluation import detection, evaluate, select, shared_rows
 
 
 def two_sets(digits: int | None, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -91,25 +91,29 @@ def test_groups_are_means_and_the_full_spectrum_adds_shifted_rows() -> None:
     assert evaluate(inside, {"a": near}).full_spectrum_groups == {}
 
 
-def test_intervals_are_of_resampled_rows() -> None:
-    inside, outside = two_sets(1)
-    found = evaluate(inside, {"a": outside}, draws=300, random_state=4)
+@pytest.mark.parametrize(
+    ("digits", "offset", "rows"), [(None, 1.0, (403, 211)), (1, 1.0, (403, 211)), (None, -1.0, (1500, 1000))]
+)
+def test_intervals_are_the_bootstraps_within_its_own_noise(
+    digits: int | None, offset: float, rows: tuple[int, int]
+) -> None:
     generator = np.random.default_rng(4)
+    sets = [generator.normal(mean, 1, n) for mean, n in zip((offset, 0.0), rows, strict=True)]
+    inside, outside = sets if digits is None else [scores.round(digits) for scores in sets]
+    found = evaluate(inside, {"a": outside}, draws=8000, random_state=1)
     drawn = []
-    for _ in range(300):
-        own = inside[generator.integers(0, len(inside), len(inside))]
-        other = outside[generator.integers(0, len(outside), len(outside))]
-        drawn.append(detection(own, other))
-    for metric in METRICS:
-        wanted = np.quantile([getattr(one, metric) for one in drawn], [0.025, 0.975])
-        if metric == "auroc":
-            distinct = np.unique(np.concatenate([inside, outside]))
-            delong = delong_interval(*((values[:, None] == distinct).sum(0) for values in (inside, outside)))
-            assert delong == pytest.approx(tuple(wanted), abs=0.01)
-            wanted = np.array(delong)
-        assert found.intervals["a"][metric] == pytest.approx(tuple(wanted))
-        assert wanted[0] <= getattr(found.sets["a"], metric) <= wanted[1]
-    assert evaluate(inside, {"a": outside}, draws=300, random_state=4) == found
+    for _ in range(1000):
+        taken = (of[np.sort(generator.integers(0, len(of), len(of)))] for of in (np.sort(inside), np.sort(outside)))
+        drawn.append([*vars(detection(*taken)).values()])
+    # Where a 2.5 % point of 1,000 draws may lie, by three and a half standard deviations of how many are below it.
+    noise = 3.5 * np.sqrt(0.025 * 0.975 / 1000)
+    lows, highs = (np.quantile(drawn, [end - noise, end + noise], axis=0) for end in (0.025, 0.975))
+    for metric, low, high in zip(METRICS, lows.T, highs.T, strict=True):
+        ends = found.intervals["a"][metric]
+        assert low[0] <= ends[0] <= low[1], metric
+        assert high[0] <= ends[1] <= high[1], metric
+        assert ends[0] <= getattr(found.sets["a"], metric) <= ends[1]
+    assert evaluate(inside, {"a": outside}, draws=8000, random_state=1) == found
 
 
 def test_a8_sets_that_do_not_overlap_are_not_certain() -> None:
