@@ -31,6 +31,7 @@ from featurebank.extract.plan import Rows, Task, plan
 from featurebank.extract.progress import Clock, JobProgress, Observer
 from featurebank.extract.reporting import Meter
 from featurebank.extract.reuse import DONORS, copied_from_others, find_copies
+from featurebank.extract.schedule import stage_threads
 from featurebank.extract.sink import Assembler, Scattered, Sink, pending_rows
 from featurebank.extract.wanted import Outcome, Wanted, look
 from featurebank.store import (
@@ -104,7 +105,8 @@ class _Engine:
         self.refused: set[Path] = set()
         self.postponed: list[Making] = []
         self.said: set[str] = set()
-        self.meter = Meter(self._progress, self.clock, observer)
+        threads = stage_threads(cuda=self.cuda, lanes=self.compute.lanes)
+        self.meter = Meter(self._progress, self.clock, observer, threads)
 
     def run(self) -> list[Outcome]:
         """Everything, pass by pass; then whatever another run was making and has not finished."""

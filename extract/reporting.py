@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from featurebank.extract.plan import Task
 from featurebank.extract.progress import Clock, JobProgress, Observer, Snapshot, shares
 
-__all__ = ["Measured", "Meter"]
+__all__ = ["Measured", "Meter", "limiting"]
 
 WINDOW_SECONDS = 5.0
 SHOW_EVERY = 0.2
@@ -30,12 +30,24 @@ class Measured:
 
 
 class Meter:
-    """Counts images over the passes of a run and shows snapshots at a bounded rate."""
+    """Counts images over the passes of a run and shows snapshots at a bounded rate.
+
+    Args:
+        progress: of each feature set.
+        clock: where busy seconds are.
+        observer: takes snapshots.
+        threads: stages that share threads, to how many these are.
+    """
 
     def __init__(
-        self, progress: Callable[[], tuple[JobProgress, ...]], clock: Clock, observer: Observer | None
+        self,
+        progress: Callable[[], tuple[JobProgress, ...]],
+        clock: Clock,
+        observer: Observer | None,
+        threads: Mapping[tuple[str, ...], int],
     ) -> None:
         self._progress = progress
+        self._threads = threads
         self._clock = clock
         self._observer = observer
         self._rows_planned = 0
@@ -75,14 +87,14 @@ class Meter:
             self._recent.popleft()
         rate = self._rate()
         left = self._rows_planned - self._rows_before - self._rows
-        part = shares(self._clock.seconds())
+        seconds = self._clock.seconds()
         self._observer(
             Snapshot(
                 jobs=self._progress(),
                 images_per_second=rate,
                 seconds_left=left / rate if rate and self._rows_planned else None,
-                shares=part,
-                limit=max(part, key=lambda name: part[name]) if any(part.values()) else "",
+                shares=shares(seconds),
+                limit=limiting(seconds, self._threads),
                 note=note,
             )
         )
@@ -90,3 +102,21 @@ class Meter:
     def _rate(self) -> float:
         (first_time, first_rows), (last_time, last_rows) = self._recent[0], self._recent[-1]
         return (last_rows - first_rows) / (last_time - first_time) if last_time > first_time else 0.0
+
+
+def limiting(seconds: Mapping[str, float], threads: Mapping[tuple[str, ...], int]) -> str:
+    """The stage that holds the others up: of the threads with the least time left, what they do most; "" of no time.
+
+    Args:
+        seconds: that threads were busy, by stage.
+        threads: stages that share threads, to how many these are.
+
+    >>> limiting({"decode": 4.0, "forward": 0.9}, {("decode",): 8, ("forward",): 1})
+    'forward'
+    """
+
+    def taken(stages: tuple[str, ...]) -> float:
+        return sum(seconds[stage] for stage in stages) / threads[stages]
+
+    busiest = max(threads, key=taken)
+    return max(busiest, key=lambda stage: seconds[stage]) if taken(busiest) else ""

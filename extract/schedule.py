@@ -25,7 +25,7 @@ from featurebank.extract.forward import Runner
 from featurebank.extract.progress import Clock
 from featurebank.extract.sink import Sink, Target
 
-__all__ = ["Line", "Pass", "run_pass"]
+__all__ = ["Line", "Pass", "run_pass", "stage_threads"]
 
 T = TypeVar("T")
 
@@ -119,6 +119,13 @@ def run_pass(shared: Pass, *, cuda: bool, poll: Callable[[], None]) -> None:
             thread.join()
     if shared.errors:
         raise shared.errors[0]
+
+
+def stage_threads(*, cuda: bool, lanes: int) -> dict[tuple[str, ...], int]:
+    """Which stages of a clock share threads, and how many these are."""
+    if cuda:
+        return {("read",): READERS, ("decode", "transform"): lanes, ("forward",): 1, ("write",): 1}
+    return {("read",): READERS, ("decode", "transform", "forward"): lanes, ("write",): 1}
 
 
 @contextmanager
