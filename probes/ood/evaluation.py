@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featurebank.probes.metrics import as_values
-from featurebank.probes.ood.registry import get, score_all
 from featurebank.probes.ood._separation import METRICS, Detection, Separation
+from featurebank.probes.ood.registry import get, score_all
 from featurebank.probes.ood.statistics import TrainingSet
 
 __all__ = [

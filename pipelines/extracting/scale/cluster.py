@@ -29,6 +29,8 @@ from featurebank.pipelines.extracting.scale.worker import (
     Extraction,
     Piece,
     describe,
+    own_cores,
+    shared_lanes,
     tell_provenance,
     walk_piece,
 )
@@ -40,6 +42,8 @@ log = logging.getLogger("featurebank")
 AHEAD = 2
 """Pieces a worker: one under way, one ready."""
 PIECE_BYTES = 32 << 20
+PIECE_BATCHES = 4
+"""However large their rows: of a single batch decoding and computing would not overlap."""
 POLL_SECONDS = 0.05
 WATCH_SECONDS = 1.0
 
@@ -75,6 +79,7 @@ class Cluster:
         self._extraction = Extraction(splits, device, execution)
 
     def __enter__(self) -> Cluster:
+        self._extraction.lanes = shared_lanes(self._client.run(own_cores, on_error="ignore"))
         self._client.register_plugin(self._extraction, name=self._run)
         self._watch()
         return self
@@ -204,13 +209,16 @@ def rows_per_piece(batch_size: int, *, row_bytes: int, images: int, workers: int
     """How many rows a worker is sent at once: a power of two of whole batches, at most a task of the plan.
 
     A part of the images that are left, so that the last pieces are small and all workers end together, and little
-    enough that an answer stays within 32 MiB.
+    enough that an answer stays within 32 MiB, or has four batches.
 
     >>> rows_per_piece(16, row_bytes=2560, images=100_000, workers=4)
     2048
     >>> rows_per_piece(16, row_bytes=200_000, images=100_000, workers=4)
     128
+    >>> rows_per_piece(256, row_bytes=300_000, images=100_000, workers=4)
+    1024
     """
-    most = min(PIECE_BYTES // max(row_bytes, 1), images // (4 * max(workers, 1)), ROWS_PER_TASK)
+    within = max(PIECE_BYTES // max(row_bytes, 1), PIECE_BATCHES * batch_size)
+    most = min(within, images // (4 * max(workers, 1)), ROWS_PER_TASK)
     rows = 1 << (max(most, 1).bit_length() - 1)
     return min(max(rows, batch_size), ROWS_PER_TASK)

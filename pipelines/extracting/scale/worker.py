@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -14,13 +17,16 @@ from numpy.typing import NDArray
 from featurebank.extract.batches import Part
 from featurebank.extract.compute import Facts, Feed, Local, Recipe, Walk, numerics
 from featurebank.extract.datasets.contract import Split
-from featurebank.extract.device import Execution
+from featurebank.extract.device import Execution, cpu_cores
 from featurebank.extract.errors import ExtractError, fault
 from featurebank.extract.plan import Rows
 from featurebank.extract.progress import Clock
 from featurebank.extract.sink import Sink
 
-__all__ = ["Collected", "Extraction", "Piece", "Walked", "describe", "tell_provenance", "walk_piece"]
+__all__ = [
+    "Collected", "Extraction", "Piece", "Walked",
+    "describe", "own_cores", "shared_lanes", "tell_provenance", "walk_piece",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,18 +88,30 @@ class Extraction(WorkerPlugin):
     """Comes to every worker of a cluster, also to those that join later; its networks go when it goes.
 
     One piece at a time: its lanes are as many as the worker shall use.
+
+    Args:
+        splits: of the run.
+        device: a resolved one.
+        execution: how to run; where it has no number of lanes, these are the worker's part of its cores.
     """
 
     def __init__(self, splits: Sequence[Split], device: str, execution: Execution) -> None:
         self.splits = splits
+        self.lanes: Mapping[str, int] = {}
         self._device = device
         self._execution = execution
 
-    def setup(self, worker: Worker) -> None:  # noqa: ARG002 - the signature of Dask
+    def setup(self, worker: Worker) -> None:
         """Called in the worker."""
         self.lock = threading.Lock()
-        self.local = Local(self._device, self._execution)
+        lanes = self._execution.workers or self._lanes_of(worker.address)
+        self.local = Local(self._device, replace(self._execution, workers=lanes))
         self._group = -1
+
+    def _lanes_of(self, address: str) -> int:
+        """One that has joined since lanes were counted takes as many as the others of its machine."""
+        beside = [lanes for other, lanes in self.lanes.items() if _host(other) == _host(address)]
+        return self.lanes.get(address) or min([cpu_cores(), *beside])
 
     def of_group(self, group: int) -> Local:
         """Networks of an earlier group of backbones are let go."""
@@ -101,6 +119,31 @@ class Extraction(WorkerPlugin):
             self.local.forget()
             self._group = group
         return self.local
+
+
+def own_cores() -> list[int]:
+    """The cores that this process may use."""
+    return sorted(os.sched_getaffinity(0))
+
+
+def shared_lanes(cores: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """How many lanes each worker has, at least one: a core that several of a machine may use is shared out.
+
+    Args:
+        cores: the address of a worker to the cores that it may use.
+
+    >>> shared_lanes({"tcp://a:1": [0, 1, 2, 3], "tcp://a:2": [0, 1, 2, 3], "tcp://b:1": [0, 1, 2, 3]})
+    {'tcp://a:1': 2, 'tcp://a:2': 2, 'tcp://b:1': 4}
+    """
+    users = Counter((_host(address), core) for address, some in cores.items() for core in some)
+    return {
+        address: max(1, int(sum(Fraction(1, users[_host(address), core]) for core in some)))
+        for address, some in cores.items()
+    }
+
+
+def _host(address: str) -> str:
+    return address.rsplit(":", 1)[0]
 
 
 def describe(run: str, group: int, recipe: Recipe, images: NDArray[np.uint8] | None) -> Facts:
