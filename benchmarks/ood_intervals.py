@@ -1,8 +1,8 @@
 """Intervals of one OOD score on one set of ImageNet's size, 45,000 x 49,000 rows: ours against resampling all metrics.
 
-Ours: AUROC by DeLong, the others' from 1,000 draws of what they depend on. The reference counts 1,000 draws of rows at
-every distinct score, sorted once, and computes all metrics from them, the AUROC with the others. Ours has the metrics of
-all rows too. CPU seconds of one process, the cases in turns.
+Ours: AUROC by DeLong, the others' from 1,000 draws of what they depend on, and the metrics of all rows. The reference
+counts 1,000 draws of rows at every distinct score, sorted once, and computes all metrics from them, the AUROC with the
+others. CPU seconds of one process, the cases in turns.
 """
 
 from __future__ import annotations

@@ -18,16 +18,7 @@ from featurebank.probes.ood._separation import METRICS, Detection, Separation
 from featurebank.probes.ood.registry import get, score_all
 from featurebank.probes.ood.statistics import TrainingSet
 
-__all__ = [
-    "METRICS",
-    "Detection",
-    "DetectionSummary",
-    "SelectedParameters",
-    "detection",
-    "evaluate",
-    "select",
-    "shared_rows",
-]
+__all__ = ["Detection", "DetectionSummary", "SelectedParameters", "detection", "evaluate", "select", "shared_rows"]
 
 Rows = tuple[ArrayLike | None, ArrayLike | None]
 
