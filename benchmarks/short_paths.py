@@ -7,6 +7,7 @@
 - Dividing 40,000 ids of 400 classes beside a pass over all rows for each class.
 - Intervals of mean IoU, 2,000 images x 150 classes and 1,000 draws, beside a copy of the matrices for each draw
   (--copies of them, scaled up).
+- The weights that resize an image of 4000 x 3000 pixels to 341 x 256, in fixed point, beside the filter at every pixel.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from featurebank.extract.datasets._division import division
+from featurebank.extract.resampling import bands, fixed_point
 from featurebank.pipelines.asking.intervals import resampled
 from featurebank.probes.segmentation import mean_iou
 from featurebank.probes.weighted import masks
@@ -149,6 +151,33 @@ def resampling(copies: int) -> None:
     report("short_paths_dense", ours=ours, reference=some * DRAWS / copies, unit="s", bound="2 s", copies=copies)
 
 
+def at_every_pixel(length: int, size: int) -> NDArray[np.float64]:
+    """Bicubic weights (size, length), most of them zeros."""
+    scale = length / size
+    centre = (np.arange(size)[:, None] + 0.5) * scale
+    reach, pixels = 2 * scale, np.arange(length, dtype=np.float64)[None, :]
+    inside = (pixels >= np.floor(np.maximum(centre - reach + 0.5, 0))) & (
+        pixels < np.floor(np.minimum(centre + reach + 0.5, length))
+    )
+    x = np.abs((pixels - centre + 0.5) / scale)
+    cubic = np.where(x < 1, (1.5 * x - 2.5) * x * x + 1, np.where(x < 2, ((-0.5 * x + 2.5) * x - 4) * x + 2, 0.0))
+    weights: NDArray[np.float64] = np.where(inside, cubic, 0.0)
+    weights /= weights.sum(1, keepdims=True)
+    return weights
+
+
+def resizing() -> None:
+    sides = ((4000, 341), (3000, 256))
+    for length, size in sides:
+        made = bands(length, size, "bicubic").dense(0, length)
+        np.testing.assert_allclose(made, at_every_pixel(length, size), rtol=0, atol=1e-12)
+    cases: dict[str, Callable[[], object]] = {
+        "in bands": lambda: [fixed_point(bands(length, size, "bicubic").weights) for length, size in sides],
+        "at every pixel": lambda: [fixed_point(at_every_pixel(length, size)) for length, size in sides],
+    }
+    compare("short_paths_resize", cases, "told", times=10)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--copies", type=int, default=5)
@@ -159,6 +188,7 @@ def main() -> None:
         slicing(store, Path(folder))
         loading(store)
     dividing()
+    resizing()
     resampling(given.copies)
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from PIL import Image
 
 from featurebank.extract.decode import ORIENTATION_TAG, quiet
 from featurebank.extract.preprocessing import Decode
-from featurebank.extract.resampling import FRACTION, Placement, fixed_point, resampling, source_pixels
+from featurebank.extract.resampling import FRACTION, Placement, bands, fixed_point
 from featurebank.extract.transform import Transform
 
 __all__ = ["DeviceTransform", "Jpeg", "check_decoder", "decode_jpegs", "recognised"]
@@ -241,13 +242,22 @@ class DeviceTransform:
         float32 adds up either exactly.
         """
         interpolation = self._transform.preprocessing.interpolation
-        source = source_pixels(length, to.size, interpolation, first=to.first, kept=to.kept)
-        fixed = fixed_point(resampling(length, to.size, interpolation, first=to.first, kept=to.kept, source=source))
+        band = bands(length, to.size, interpolation, first=to.first, kept=to.kept)
+        start, stop = int(band.first.min()), int(band.stop.max())
+        fixed = fixed_point(band.weights)
         upper = np.rint(fixed / (1 << LOWER))
-        weights = torch.from_numpy(np.concatenate([upper, fixed - upper * (1 << LOWER)]).astype(np.float32))
+        weights = self._sent(np.concatenate([upper, fixed - upper * (1 << LOWER)]).astype(np.float32))
+        width = weights.shape[1]
+        columns = self._sent(np.tile(band.first - start, 2))[:, None] + torch.arange(width, device=self._device)
+        # Room for the zeros of rows that end with the source.
+        dense = weights.new_zeros(len(weights), stop - start + width).scatter_(1, columns, weights)
+        return slice(start, stop), dense[:, : stop - start]
+
+    def _sent(self, values: NDArray[Any]) -> torch.Tensor:
+        host = torch.from_numpy(values)
         if self._device.type == "cuda":
-            weights = weights.pin_memory()
-        return slice(*source), weights.to(self._device, non_blocking=True)
+            host = host.pin_memory()
+        return host.to(self._device, non_blocking=True)
 
 
 def _eight_bits(upper: torch.Tensor, lower: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from featurebank.extract.preprocessing import Interpolation
 
-__all__ = ["FRACTION", "Placement", "fixed_point", "resampling", "resized_part", "source_pixels"]
+__all__ = ["FRACTION", "Bands", "Placement", "bands", "fixed_point", "resampling", "resized_part", "source_pixels"]
 
 FRACTION = 22
 """Bits of a weight behind the point."""
@@ -89,16 +89,43 @@ def resampling(
     array([[0.5, 0.5, 0. , 0. ],
            [0. , 0. , 0.5, 0.5]])
     """
+    return bands(length, size, interpolation, first=first, kept=kept).dense(*(source or (0, length)))
+
+
+class Bands(NamedTuple):
+    """Weights without the zeros of the pixels that none is of: a row for each wanted pixel.
+
+    Attributes:
+        first: (kept,) int64, the source pixel that a row begins with.
+        stop: (kept,) int64, one past its last one.
+        weights: (kept, width) float64; zeros behind the last one.
+    """
+
+    first: NDArray[np.int64]
+    stop: NDArray[np.int64]
+    weights: NDArray[np.float64]
+
+    def dense(self, start: int, stop: int) -> NDArray[np.float64]:
+        """(kept, pixels of the source) weights of the source from ``start`` to before ``stop``."""
+        kept, width = self.weights.shape
+        made = np.zeros((kept, stop - start + width))  # room for the zeros of rows that end with the source
+        columns = (self.first - start)[:, None] + np.arange(width)
+        np.put_along_axis(made, columns, self.weights, 1)
+        return made[:, : stop - start]
+
+
+def bands(length: int, size: int, interpolation: Interpolation, *, first: int = 0, kept: int | None = None) -> Bands:
+    """The weights of `resampling`, the filter evaluated only where it is not zero: at some dozens of 4,000 pixels."""
     wanted = _wanted(length, size, interpolation, first, size - first if kept is None else kept)
-    pixels = np.arange(*(source or (0, length)))[None, :]
-    inside = (pixels >= wanted.low[:, None]) & (pixels < wanted.high[:, None])
-    if interpolation == "nearest":
-        return np.where(inside, 1.0, 0.0)
-    _, value = _FILTERS[interpolation]
-    wider = max(length / size, 1.0)
-    weights: NDArray[np.float64] = np.where(inside, value((pixels - wanted.centre[:, None] + 0.5) * (1 / wider)), 0.0)
-    sums = weights.sum(1, keepdims=True)
-    return weights / np.where(sums == 0, 1, sums)
+    pixels = wanted.low[:, None] + np.arange(int((wanted.high - wanted.low).max()))
+    weights = np.where(pixels < wanted.high[:, None], 1.0, 0.0)
+    if interpolation != "nearest":
+        _, value = _FILTERS[interpolation]
+        wider = max(length / size, 1.0)
+        weights *= value((pixels - wanted.centre[:, None] + 0.5) * (1 / wider))
+        sums = weights.sum(1, keepdims=True)
+        weights /= np.where(sums == 0, 1, sums)
+    return Bands(wanted.low.astype(np.int64), wanted.high.astype(np.int64), weights)
 
 
 def source_pixels(
@@ -200,8 +227,9 @@ class _Pass(NamedTuple):
         to = self.to
         if to.size == self.length:
             return pixels
-        weights = resampling(self.length, to.size, self.interpolation, first=to.first, kept=to.kept, source=self.source)
+        made = bands(self.length, to.size, self.interpolation, first=to.first, kept=to.kept)
+        weights = made._replace(weights=fixed_point(made.weights)).dense(*self.source)
         # Whole numbers below 2^53: exact in whatever order they are added up.
-        sums = np.tensordot(fixed_point(weights), pixels.astype(np.float64), (1, self.axis)).astype(np.int64)
-        made = np.clip((sums + (1 << (FRACTION - 1))) >> FRACTION, 0, 255).astype(np.uint8)
-        return np.moveaxis(made, 0, self.axis)
+        sums = np.tensordot(weights, pixels.astype(np.float64), (1, self.axis)).astype(np.int64)
+        rounded = np.clip((sums + (1 << (FRACTION - 1))) >> FRACTION, 0, 255).astype(np.uint8)
+        return np.moveaxis(rounded, 0, self.axis)

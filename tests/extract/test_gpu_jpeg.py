@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from featurebank.extract.engine import extract
 from featurebank.extract.gpu_jpeg import DeviceTransform, check_decoder, decode_jpegs, recognised
 from featurebank.extract.preprocessing import Decode, Interpolation, Preprocessing
 from featurebank.extract.progress import Clock
-from featurebank.extract.resampling import resampling
+from featurebank.extract.resampling import bands, resampling
 from featurebank.extract.transform import Transform
 from featurebank.extract.wanted import Outcome, Request, want
 from featurebank.pipelines.errors import ConfigError
@@ -216,6 +216,29 @@ def test_weights_are_pillow_s(interpolation: Interpolation, length: int, size: i
     np.testing.assert_array_equal(
         resampling(length, size, interpolation, first=size // 3, kept=1)[0], weights[size // 3]
     )
+
+
+def dense_weights(length: int, size: int, support: float, value: Callable[[float], float]) -> NDArray[np.float64]:
+    """A filter at every pixel of the source, pixel by pixel, as Pillow's C code says."""
+    scale = length / size
+    wider = max(scale, 1.0)
+    weights = np.zeros((size, length))
+    for row in range(size):
+        centre, reach = (row + 0.5) * scale, support * wider
+        for pixel in range(max(0, int(centre - reach + 0.5)), min(length, int(centre + reach + 0.5))):
+            weights[row, pixel] = value((pixel - centre + 0.5) / wider)
+    weights /= weights.sum(1, keepdims=True)
+    return weights
+
+
+@pytest.mark.parametrize(("length", "size"), [(500, 37), (40, 97), (64, 64), (311, 1)])
+def test_gpu7_weights_in_bands_are_the_dense_ones(length: int, size: int) -> None:
+    expected = dense_weights(length, size, 1.0, lambda x: max(1 - abs(x), 0.0))
+    band = bands(length, size, "bilinear")
+    assert band.weights.size < 4 * max(length, size)  # two pixels in reach of each, or two of the reduction's factor
+    np.testing.assert_allclose(resampling(length, size, "bilinear"), expected, rtol=0, atol=1e-12)
+    for row, (first, stop) in enumerate(zip(band.first, band.stop, strict=True)):
+        np.testing.assert_allclose(band.weights[row, : stop - first], expected[row, first:stop], rtol=0, atol=1e-12)
 
 
 def on_device(image: NDArray[np.uint8], record: Preprocessing, device: torch.device = CPU) -> NDArray[np.uint8]:
