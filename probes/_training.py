@@ -40,8 +40,10 @@ class Held(NamedTuple):
             yield self.rows[block], self.codes[block]
 
 
-def checked_array(values: ArrayLike, axes: str, name: str) -> NDArray[Any]:
+def checked_array(values: ArrayLike, axes: str, name: str, rows: NDArray[np.int64] | None = None) -> NDArray[Any]:
     """Floats of as many axes as ``axes`` has names, as they come; read once in blocks to see that they are finite.
+
+    Of some ``rows`` only these are read.
 
     Raises:
         ValueError: another number of axes, an axis of length 0, no real numbers, or NaN or infinity.
@@ -56,11 +58,13 @@ def checked_array(values: ArrayLike, axes: str, name: str) -> NDArray[Any]:
         if array.dtype.kind not in "biuf":
             raise ValueError(f"{name} must be real numbers, float16, float32 or float64; found {array.dtype}")
         array = array.astype(np.float32)
-    for rows in row_slices(len(array), array[0].size):
+    for part in row_slices(len(array) if rows is None else len(rows), array[0].size):
+        block = array[part if rows is None else rows[part]]
         with np.errstate(over="ignore"):
-            finite = np.isfinite(array[rows].astype(np.float32, copy=False)).reshape(rows.stop - rows.start, -1).all(1)
+            finite = np.isfinite(block.astype(np.float32, copy=False)).reshape(len(block), -1).all(1)
         if not finite.all():
-            row = rows.start + int(finite.argmin())
+            bad = part.start + int(finite.argmin())
+            row = bad if rows is None else int(rows[bad])
             raise ValueError(
                 f"{name} must be finite in float32; found NaN or infinity (inf) in row {row}; leave out failed rows"
             )

@@ -5,7 +5,7 @@ Shapes: N training images, M test images, (h, w) the grid of patches, D features
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any, Self
 
@@ -76,37 +76,43 @@ class DenseLinearProbe(BaseEstimator):  # type: ignore[misc]
     device: str = "cpu"
     random_state: int = 0
 
-    def fit(self, tokens: ArrayLike, masks: ArrayLike, *, grid: tuple[int, int]) -> Self:
+    def fit(
+        self, tokens: ArrayLike, masks: ArrayLike, *, grid: tuple[int, int], rows: NDArray[np.int64] | None = None
+    ) -> Self:
         """Trains on the patch tokens (N, h * w, D), row by row from the upper left, and integer masks (N, H, W).
+
+        Of some ``rows`` (n,) it reads only these, a batch at a time: what ``tokens[rows]`` and ``masks[rows]`` would
+        give, without the copies.
 
         Raises:
             ValueError: NaN or infinity, tokens that are not h * w, masks of another number, type or class, no pixel
                 that counts, fewer than two classes, parameters that are not allowed, or a loss that is not finite.
         """
         check_parameters(self)
-        features = checked_array(tokens, "N, h * w, D", "tokens")
+        features = checked_array(tokens, "N, h * w, D", "tokens", rows)
+        chosen = np.arange(len(features)) if rows is None else rows
         self.grid_ = _checked_grid(grid, features.shape[1])
         truth = self._checked_masks(masks, len(features))
-        self.n_classes_ = self._count_classes(truth)
+        self.n_classes_ = self._count_classes(truth[row] for row in chosen)
         self.n_features_in_, self.mask_size_ = features.shape[2], (truth.shape[1], truth.shape[2])
         self.network_ = seeded(self._network, self.random_state, self.device)
-        self._train(features, truth)
+        self._train(features, truth, chosen)
         return self
 
     def decision_function(self, tokens: ArrayLike) -> NDArray[np.float32]:
         """(M, K, h, w), before they are enlarged."""
-        return np.concatenate([some.cpu().numpy() for _, some in self._logits(tokens)])
+        return np.concatenate([some.cpu().numpy() for _, some in self._logits(tokens, None)])
 
     def predict(self, tokens: ArrayLike, *, size: tuple[int, int] | None = None) -> NDArray[np.int64]:
         """The most probable class of each pixel (M, H, W), at the size of the training masks or another."""
         return np.concatenate([masks for _, masks in self.predict_batches(tokens, size=size)])
 
     def predict_batches(
-        self, tokens: ArrayLike, *, size: tuple[int, int] | None = None
+        self, tokens: ArrayLike, *, size: tuple[int, int] | None = None, rows: NDArray[np.int64] | None = None
     ) -> Iterator[tuple[slice, NDArray[np.int64]]]:
-        """Which images, and their predicted masks (B, H, W), a batch at a time."""
-        for rows, logits in self._logits(tokens):
-            yield rows, _enlarged(logits, size or self.mask_size_).argmax(1).cpu().numpy()
+        """Which images, or which of some ``rows``, and their predicted masks (B, H, W), a batch at a time."""
+        for part, logits in self._logits(tokens, rows):
+            yield part, _enlarged(logits, size or self.mask_size_).argmax(1).cpu().numpy()
 
     def score(self, tokens: ArrayLike, masks: ArrayLike) -> float:
         """The share of pixels with the right class, among those that are not ignored, at the size of the masks."""
@@ -124,7 +130,7 @@ class DenseLinearProbe(BaseEstimator):  # type: ignore[misc]
         norm = nn.BatchNorm1d(self.n_features_in_, affine=False, eps=EPS)
         return nn.Sequential(norm, nn.Linear(self.n_features_in_, self.n_classes_))
 
-    def _train(self, features: NDArray[Any], truth: NDArray[np.integer]) -> None:
+    def _train(self, features: NDArray[Any], truth: NDArray[np.integer], rows: NDArray[np.int64]) -> None:
         def loss(batch: NDArray[np.int64]) -> Tensor:
             logits = _enlarged(self._forward(to_torch(features, batch, self.device)), self.mask_size_)
             pixels = torch.from_numpy(truth[batch].astype(np.int64)).to(self.device)
@@ -132,24 +138,24 @@ class DenseLinearProbe(BaseEstimator):  # type: ignore[misc]
 
         self.network_.train()
         self.loss_: list[float] = []
-        for losses in train(self, adamw(self, loss), np.arange(len(features)), seed=self.random_state):
+        for losses in train(self, adamw(self, loss), rows, seed=self.random_state):
             self.loss_.append(torch.stack(losses).mean().item())
             check_loss(self.loss_[-1], self.learning_rate)
         self.network_.eval()
 
-    def _logits(self, tokens: ArrayLike) -> Iterator[tuple[slice, Tensor]]:
+    def _logits(self, tokens: ArrayLike, rows: NDArray[np.int64] | None) -> Iterator[tuple[slice, Tensor]]:
         check_is_fitted(self, "network_")
-        features = checked_array(tokens, "M, h * w, D", "tokens")
+        features = checked_array(tokens, "M, h * w, D", "tokens", rows)
         expected = (self.grid_[0] * self.grid_[1], self.n_features_in_)
         if features.shape[1:] != expected:
             raise ValueError(
                 f"tokens must be (M, {expected[0]}, {expected[1]}), as in fit; found shape {features.shape}; "
                 "use the same output of the same backbone"
             )
-        for rows in row_slices(len(features), 1, rows=self.batch_size):
+        for part in row_slices(len(features) if rows is None else len(rows), 1, rows=self.batch_size):
             with torch.inference_mode():
-                logits = self._forward(to_torch(features, rows, self.device))
-            yield rows, logits
+                logits = self._forward(to_torch(features, part if rows is None else rows[part], self.device))
+            yield part, logits
 
     def _forward(self, tokens: Tensor) -> Tensor:
         """(B, h * w, D) to (B, K, h, w)."""
@@ -164,7 +170,7 @@ class DenseLinearProbe(BaseEstimator):  # type: ignore[misc]
             raise ValueError(f"masks must be integers; found {truth.dtype}")
         return truth
 
-    def _count_classes(self, truth: NDArray[np.integer]) -> int:
+    def _count_classes(self, truth: Iterable[NDArray[np.integer]]) -> int:
         present: set[int] = set()
         for mask in truth:
             present |= set(np.unique(mask).tolist())

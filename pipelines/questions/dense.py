@@ -58,12 +58,12 @@ class Dense(Question):
         fitting, held = held_out(np.zeros(len(masks), np.int64), HELD_OUT, np.random.default_rng(self.seed))
         ious = {}
         for rate in self.learning_rates:
-            probe = self._probe(rate, K).fit(train.features[fitting], masks[fitting], grid=self._grid(train))
-            _, parts = self._confusions(probe, train.features[held], masks[held], K)
+            probe = self._probe(rate, K).fit(train.features, masks, grid=self._grid(train), rows=fitting)
+            _, parts = self._confusions(probe, train.features, masks, K, held)
             ious[rate] = mean_iou(parts.sum(0)).mean
         rate = min(ious, key=lambda rate: (-ious[rate], rate))
         probe = self._probe(rate, K).fit(train.features, masks, grid=self._grid(train))
-        predictions, parts = self._confusions(probe, test.features, truth, K)
+        predictions, parts = self._confusions(probe, test.features, truth, K, np.arange(len(truth)))
         return Answer(
             scores=mask_scores(parts, seed=self.seed),
             chosen={"learning_rate": rate},
@@ -92,18 +92,19 @@ class Dense(Question):
         )
 
     def _confusions(
-        self, probe: Any, tokens: NDArray[Any], truth: NDArray[np.integer], K: int
+        self, probe: Any, tokens: NDArray[Any], truth: NDArray[np.integer], K: int, rows: NDArray[np.int64]
     ) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
-        """Predicted masks (M, H, W) in the smallest integers, and a confusion matrix (M, K, K) for each image."""
+        """Of some rows (m,), predicted masks (m, H, W) in the smallest integers and confusion matrices (m, K, K)."""
         from featurebank.probes.segmentation import confusion_matrix
 
-        found = np.empty(truth.shape, np.min_scalar_type(K - 1))
-        for rows, some in probe.predict_batches(tokens, size=truth.shape[1:]):
-            found[rows] = some
+        predicted = np.empty((len(rows), *truth.shape[1:]), np.min_scalar_type(K - 1))
+        for part, some in probe.predict_batches(tokens, size=truth.shape[1:], rows=rows):
+            predicted[part] = some
         parts = [
-            confusion_matrix(a, b, classes=K, ignore_index=self.ignore_index) for a, b in zip(truth, found, strict=True)
+            confusion_matrix(truth[row], mask, classes=K, ignore_index=self.ignore_index)
+            for row, mask in zip(rows, predicted, strict=True)
         ]
-        return found, np.stack(parts)
+        return predicted, np.stack(parts)
 
     def _grid(self, split: SplitRows) -> tuple[int, int]:
         if split.features.ndim != 3:

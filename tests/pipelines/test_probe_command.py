@@ -208,6 +208,28 @@ def test_dense_reads_tokens_and_masks_in_files(tmp_path: Path) -> None:
     assert probe(store, "city", "--task", "dense", *files, "--grid", 3, 2).code == 1
 
 
+def test_dense_trains_on_rows_of_the_file_and_copies_no_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from featurebank.probes.dense import DenseLinearProbe
+
+    store, seen = FeatureStore(tmp_path / "features"), list[Any]()
+    tokens = np.random.default_rng(0).standard_normal((10, 4, 4)).astype(np.float16)
+    for split in ("train", "test"):
+        np.save(tmp_path / f"{split}.npy", (tokens[..., 0] > 0).reshape(10, 2, 2).astype(np.uint8))
+        outputs = {"pooled": tokens.mean(1), "tokens": tokens}
+        write_set(store, f"city/{split}", "net", outputs, np.full(10, -1))
+    fit = DenseLinearProbe.fit
+
+    def noting(probe: Any, given: Any, *arguments: Any, **settings: Any) -> Any:
+        seen.append((given.shape, given.__array_interface__["data"][0]))
+        return fit(probe, given, *arguments, **settings)
+
+    monkeypatch.setattr(DenseLinearProbe, "fit", noting)
+    files = ("--train-masks", tmp_path / "train.npy", "--test-masks", tmp_path / "test.npy")
+    assert probe(store, "city", "--task", "dense", *files, "--epochs", 1).code == 0
+    assert len(seen) == 4  # three rates, then the best on all rows
+    assert set(seen) == {(tokens.shape, seen[0][1])}
+
+
 # shift
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone  # type: ignore[import-untyped]
 from sklearn.metrics import accuracy_score  # type: ignore[import-untyped]
 
+from featurebank.probes import _rows
 from featurebank.probes._training import cosine_factor, shuffled_batches
 from featurebank.probes.dense import DenseLinearProbe, _bilinear, _cross_entropy, _enlarged
 
@@ -109,6 +112,30 @@ def test_batches_are_the_prediction_in_parts() -> None:
     parts = list(probe.predict_batches(tokens))
     assert [(rows.start, rows.stop) for rows, _ in parts] == [(0, 4), (4, 8), (8, 10)]
     np.testing.assert_array_equal(np.concatenate([part for _, part in parts]), probe.predict(tokens))
+
+
+def test_rows_by_their_numbers_are_those_rows_and_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_rows, "SLICE_VALUES", 4096)
+    tokens, masks = scenes(600)
+    rows = np.random.default_rng(0).permutation(600)[:480]
+    probe = DenseLinearProbe(epochs=1, n_classes=int(masks[masks != IGNORE].max()) + 1)
+    copied = clone(probe).fit(tokens[rows], masks[rows], grid=GRID)  # first: what it imports is not measured
+    tracemalloc.start()
+    ours = probe.fit(tokens, masks, grid=GRID, rows=rows)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    parts = [part for _, part in ours.predict_batches(tokens, rows=rows[:40])]
+    assert ours.loss_ == copied.loss_
+    np.testing.assert_array_equal(np.concatenate(parts), copied.predict(tokens[rows[:40]]))
+    assert peak < tokens.nbytes / 2
+
+
+def test_a_row_that_was_not_chosen_is_not_looked_at() -> None:
+    tokens, masks = scenes(12)
+    tokens[3, 0, 0] = np.nan
+    DenseLinearProbe(epochs=1).fit(tokens, masks, grid=GRID, rows=np.array([0, 1, 2, 4, 5, 6]))
+    with pytest.raises(ValueError, match=r"NaN or infinity .* in row 3"):
+        DenseLinearProbe(epochs=1).fit(tokens, masks, grid=GRID, rows=np.array([5, 3]))
 
 
 def test_ignored_pixels_and_images_do_not_matter() -> None:
