@@ -1,6 +1,7 @@
 # make features [CONFIG=run.yaml] [STORE=folder]   extract, probe, print the table; without CONFIG: the demo, into features/
 # make test                                        lint, types, import rules, then tests and doctests
 # make bench [ONLY=name]                           every benchmark, then one table of ours against the reference
+# make docs                                        the documentation, into build/docs/index.html; warnings are errors
 # make env                                         what `features` needs, in .venv, and nothing else
 # make clean                                       removes the environment and the tools' caches; stores stay
 #
@@ -22,7 +23,7 @@ REMAKE := $(if $(PRESENT),$(if $(filter-out $(WANTED),$(PRESENT)),remake),remake
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONUNBUFFERED := 1
 
-.PHONY: features test lint types imports tests bench env clean remake
+.PHONY: features test lint types imports tests bench docs env clean remake
 .NOTPARALLEL:
 
 features: $(READY)-all
@@ -45,6 +46,9 @@ tests: $(READY)-dev
 
 bench: $(READY)-dev
 	@.venv/bin/python benchmarks/run_all.py $(ONLY)
+
+docs: $(READY)-dev
+	.venv/bin/python -m sphinx -W -n -b html docs build/docs
 
 env: $(READY)-all
 

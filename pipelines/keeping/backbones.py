@@ -47,7 +47,7 @@ Any other checkpoint, by its source:
 |---|---|
 | `timm:ARCHITECTURE.TAG` | timm's zoo; `checkpoint:` takes a local file, pruned ones too |
 | `torchvision:MODEL/WEIGHTS` | torchvision's classification models; of those with maps `stages.3.features` too |
-| `open_clip:ARCHITECTURE/TAG` | image towers, `pooled` and, projected, `embedding`; and [their texts](../README.md) |
+| `open_clip:ARCHITECTURE/TAG` | image towers, `pooled` and, projected, `embedding`; and [their texts](asking.md) |
 | `diffusers:REPOSITORY?px=512&prompt=TEXT` | Stable Diffusion's encoder; `vae.1.mean`, `mid.0.mean`, `down.2.mean_t9` |
 | `url:ARCHITECTURE=ADDRESS#SHA256` | a file on the web for an architecture of timm |
 | `hf:FOLDER` | a folder of transformers' own networks; its code is not run; CLIP and SigLIP have `embedding`, texts |

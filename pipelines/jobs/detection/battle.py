@@ -191,7 +191,8 @@ _INTRODUCTION = """
 Made from `pipelines/jobs/detection/battle.csv` by `python -m featurebank.pipelines.jobs.detection.battle`. A row is a
 configuration, with a detector for each of its rates:
 
-```
+<!-- not run: needs COCO -->
+```sh
 python -m featurebank.pipelines.jobs.detection.battle --row coco-convnext_tiny-frozen > run.yaml
 featurebank detect run.yaml
 ```
