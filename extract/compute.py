@@ -159,12 +159,12 @@ class Local:
     """This process: networks are built once and kept until they are forgotten.
 
     Args:
-        device: a resolved one, ``cpu``, ``cuda`` …
+        device: a resolved one, ``cpu``, ``cuda`` …, or several GPUs, ``cuda:0,cuda:1``.
         execution: lanes, strictness, and where prepared pixels are kept.
     """
 
     def __init__(self, device: str, execution: Execution) -> None:
-        self.device = device
+        self.device, *self._further = device.split(",")
         self.cache = _pixel_cache(execution)
         self.lanes = execution.workers or cpu_cores()
         self._strict = execution.strict
@@ -238,7 +238,8 @@ class Local:
     def note(self, recipe: Recipe) -> str:
         """See `Compute`."""
         runner = self._runners.get(recipe)
-        return runner.note if isinstance(runner, Runner) else ""
+        runners = (runner, *runner.beside) if isinstance(runner, Runner) else ()
+        return next((one.note for one in runners if one.note), "")
 
     def forget(self) -> None:
         """See `Compute`."""
@@ -271,7 +272,14 @@ class Local:
             module = self._module(recipe, recipe.kept or "nothing")
         else:
             module = self._agreeing(recipe, images)
-        return Runner(module, device=self.device, batch_size=recipe.batch_size, compiled=recipe.compiled)
+        size = recipe.batch_size
+        runner = Runner(module, device=self.device, batch_size=size, compiled=recipe.compiled)
+        # Built again, not copied: what a hook keeps would be the first one's.
+        runner.beside = tuple(
+            Runner(self._module(recipe, module.kept), device=device, batch_size=size, compiled=runner.compiled)
+            for device in self._further
+        )
+        return runner
 
     def _module(self, recipe: Recipe, kept: Kept, network: Any = None) -> PixelsToFeatures:
         network = backbones.build(recipe.spec) if network is None else network

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from featurebank.extract.key import Precision
 
-__all__ = ["Execution", "cpu_cores", "resolve_device", "resolve_precision"]
+__all__ = ["Execution", "cpu_cores", "resolve_device", "resolve_devices", "resolve_precision"]
 
 CompileMode = Literal["auto", "always", "never"]
 
@@ -20,7 +20,8 @@ class Execution:
     """How a run is carried out. Nothing here is part of the key.
 
     Attributes:
-        device: ``auto`` (the first CUDA device, else the CPU), ``cpu``, ``cuda``, ``cuda:1`` …
+        device: ``auto`` (the first CUDA device, else the CPU), ``cpu``, ``cuda``, ``cuda:1`` …; several GPUs, which
+            share the images, as ``cuda:0,cuda:1``.
         batch_size: images a forward pass, a power of two; ``None`` for 16 on a CPU, 256 on a GPU.
         workers: decode threads on a GPU, lanes on a CPU; ``None`` for one per core.
         compile: ``torch.compile`` with frozen weights: ``auto`` where a compiler exists and the images repay it.
@@ -87,6 +88,18 @@ def resolve_device(wanted: str) -> str:
     if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
         raise ValueError(f"device must be one of the {count} here, from cuda:0; found {wanted!r}; use cuda:{count - 1}")
     return wanted
+
+
+def resolve_devices(wanted: str) -> str:
+    """As `resolve_device`, of one device or several GPUs, ``cuda:0,cuda:1``.
+
+    Raises:
+        ValueError: one of them is none, or they are not different GPUs, each by its number.
+    """
+    names = wanted.split(",")
+    if len(names) > 1 and (len(set(names)) < len(names) or not all(name.startswith("cuda:") for name in names)):
+        raise ValueError(f"several devices must be GPUs by their numbers, such as cuda:0,cuda:1; found {wanted!r}")
+    return ",".join(resolve_device(name) for name in names)
 
 
 def resolve_precision(wanted: str, device: str) -> Precision:

@@ -23,7 +23,7 @@ from featurebank.extract.batches import Part
 from featurebank.extract.comparing import Compared, DonorError
 from featurebank.extract.compute import Compute, ComputeError, Facts, Feed, Local, Recipe, Walk, numerics
 from featurebank.extract.datasets.contract import Split
-from featurebank.extract.device import Execution, resolve_device
+from featurebank.extract.device import Execution, resolve_devices
 from featurebank.extract.errors import ImageError
 from featurebank.extract.forward import COMPILE_FROM_ROWS, can_compile
 from featurebank.extract.making import Making, after_others, described, facts_of, same_rows
@@ -78,7 +78,7 @@ def extract(
         ComputeError: there is no more place where networks run.
     """
     execution = execution or Execution()
-    device = resolve_device(execution.device) if compute is None else execution.device
+    device = resolve_devices(execution.device) if compute is None else execution.device
     with numerics():
         compute = compute or Local(device, execution)
         return _Engine(wanted, splits, replace(execution, device=device), observer, compute).run()
@@ -105,7 +105,7 @@ class _Engine:
         self.refused: set[Path] = set()
         self.postponed: list[Making] = []
         self.said: set[str] = set()
-        threads = stage_threads(cuda=self.cuda, lanes=self.compute.lanes)
+        threads = stage_threads(gpus=execution.device.count("cuda"), lanes=self.compute.lanes)
         self.meter = Meter(self._progress, self.clock, observer, threads)
 
     def run(self) -> list[Outcome]:

@@ -82,12 +82,16 @@ class Runner:
         device: ``cpu``, ``cuda``, ``cuda:1`` …
         batch_size: the most images a pass.
         compiled: whether to compile; falls back to eager, with a warning, where that fails.
+
+    Attributes:
+        beside: the same network on further devices.
     """
 
     def __init__(self, module: PixelsToFeatures, *, device: str, batch_size: int, compiled: bool) -> None:
         self.device = torch.device(device)
         self.module = module.to(self.device)
         self.batch_size = batch_size
+        self.beside: tuple[Runner, ...] = ()
         self.compiled = False
         self.note = ""
         self._call: Callable[[torch.Tensor], dict[str, torch.Tensor]] = self.module

@@ -2,7 +2,7 @@
 
 CPU: one lane per core, each decoding and forwarding its own batches on one thread. The lanes never wait for one
 another, a core is never idle while there is work, and a row's numbers do not depend on how many lanes there are.
-GPU: decode threads fill pinned batches slice by slice, one thread feeds the device and stays two batches ahead of it,
+GPU: decode threads fill pinned batches slice by slice, one thread feeds each device and stays two batches ahead of it,
 and the writing thread waits for results. Reading runs ahead, and writing lags behind, in threads of their own on both.
 """
 
@@ -11,9 +11,10 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -32,7 +33,7 @@ T = TypeVar("T")
 READERS = 2
 SLICE = 16
 IN_FLIGHT = 6
-"""Batches from their allocation until the device has passed them."""
+"""Batches from their allocation until a device has passed them, for each device."""
 LAUNCHED = 2
 """Batches that the device has been given and has not passed: enough that it never waits for the next."""
 
@@ -121,10 +122,10 @@ def run_pass(shared: Pass, *, cuda: bool, poll: Callable[[], None]) -> None:
         raise shared.errors[0]
 
 
-def stage_threads(*, cuda: bool, lanes: int) -> dict[tuple[str, ...], int]:
+def stage_threads(*, gpus: int, lanes: int) -> dict[tuple[str, ...], int]:
     """Which stages of a clock share threads, and how many these are."""
-    if cuda:
-        return {("read",): READERS, ("decode", "transform"): lanes, ("forward",): 1, ("write",): 1}
+    if gpus:
+        return {("read",): READERS, ("decode", "transform"): lanes, ("forward",): gpus, ("write",): 1}
     return {("read",): READERS, ("decode", "transform", "forward"): lanes, ("write",): 1}
 
 
@@ -208,16 +209,16 @@ class _GpuSchedule(_Schedule):
         super().__init__(shared, ahead=1)
         self._slices: queue.Queue[tuple[Batch, int, int] | None] = queue.Queue(4 * shared.workers)
         self._prepared: queue.Queue[Batch | None] = queue.Queue()
-        self._in_flight = threading.Semaphore(IN_FLIGHT)
+        self._devices = max(1 + len(line.runner.beside) for line in shared.lines)
+        self._in_flight = threading.Semaphore(IN_FLIGHT * self._devices)
         self._preparers = shared.workers
-        self._copying: torch.cuda.Stream | None = None
 
     def targets(self) -> list[tuple[str, Callable[[], None]]]:
         return [
             *self.readers(),
             ("slice", self._slice),
             *((f"prepare-{i}", self._prepare) for i in range(self.shared.workers)),
-            ("forward", self._forward),
+            *((f"forward-{number}", partial(self._forward, number)) for number in range(self._devices)),
         ]
 
     def _slice(self) -> None:
@@ -244,39 +245,45 @@ class _GpuSchedule(_Schedule):
             if last:
                 put(self._prepared, None, self.shared.stop)
 
-    def _forward(self) -> None:
+    def _forward(self, number: int) -> None:
+        """Feeds one of the devices; each takes the next batch that is prepared."""
         shared = self.shared
+        runners = {id(line): (line.runner, *line.runner.beside)[number] for line in shared.lines}
+        device = runners[id(shared.lines[0])].device
+        if device.index is not None:
+            torch.cuda.set_device(device)
+        copying: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         launched: deque[Callable[[], None]] = deque()
         while (batch := get(self._prepared, shared.stop)) is not None:
             on_device: dict[object, torch.Tensor] = {}
-            lines = list(shared.live(batch))
-            for line in lines:
+            for line in shared.live(batch):
                 with alone(line), shared.clock.stage("forward"):
                     if line.pixels not in on_device:
-                        on_device[line.pixels] = self._uploaded(batch.pixels[line.pixels], line.runner.device)
-                    fetch = _on_host(line.runner(on_device[line.pixels]))
+                        on_device[line.pixels] = _uploaded(batch.pixels[line.pixels], device, copying)
+                    fetch = _on_host(runners[id(line)](on_device[line.pixels]))
                 if line.target.error is None:
                     shared.sink.put(line.target, batch.start, fetch, batch.failed)
-            launched.append(_passed(batch, {line.runner.device for line in lines}))
+            launched.append(_passed(batch, device))
             if len(launched) > LAUNCHED:
                 launched.popleft()()
                 self._in_flight.release()
             shared.finished(batch)
+        put(self._prepared, None, shared.stop)  # for the next device's thread
         while launched:
             launched.popleft()()
+            self._in_flight.release()
 
-    def _uploaded(self, pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
-        """Once for all networks of a geometry, on a stream of its own: while the batch before is computed."""
-        if pixels.device.type == "cuda":
-            return pixels
-        if self._copying is None:
-            self._copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        with torch.cuda.stream(self._copying):
-            on_device = pixels.to(device, non_blocking=True)
-        computing = torch.cuda.current_stream(device)
-        computing.wait_stream(self._copying)
-        on_device.record_stream(computing)
-        return on_device
+
+def _uploaded(pixels: torch.Tensor, device: torch.device, copying: torch.cuda.Stream) -> torch.Tensor:
+    """Once for all networks of a geometry, on a stream of its own: while the batch before is computed."""
+    if pixels.device.type == "cuda":
+        return pixels.to(device, non_blocking=True)  # decoded on one of the devices
+    with torch.cuda.stream(copying):
+        on_device = pixels.to(device, non_blocking=True)
+    computing = torch.cuda.current_stream(device)
+    computing.wait_stream(copying)
+    on_device.record_stream(computing)
+    return on_device
 
 
 def _on_host(outputs: Mapping[str, torch.Tensor]) -> Callable[[], dict[str, NDArray[np.generic]]]:
@@ -293,13 +300,12 @@ def _on_host(outputs: Mapping[str, torch.Tensor]) -> Callable[[], dict[str, NDAr
     return fetch
 
 
-def _passed(batch: Batch, devices: Set[torch.device]) -> Callable[[], None]:
-    """Waits until all that they were given so far is done. Holds the batch, whose pinned pixels are in use."""
-    waits, held = [_event(device) for device in devices], [batch]
+def _passed(batch: Batch, device: torch.device) -> Callable[[], None]:
+    """Waits until all that a device was given so far is done. Holds the batch, whose pinned pixels are in use."""
+    wait, held = _event(device), [batch]
 
     def passed() -> None:
-        for wait in waits:
-            wait()
+        wait()
         held.clear()
 
     return passed

@@ -149,7 +149,7 @@ class ExtractionConfig(_Model):
     max_pixels: int | None = Field(default=None, ge=1)
     """Images of more are recorded as failed; part of the key."""
     device: str = "auto"
-    """Of torch, such as `cpu` or `cuda:0`."""
+    """Of torch, such as `cpu` or `cuda:0`; several GPUs share the images of an extraction: `cuda:0,cuda:1`."""
     batch_size: int | None = Field(default=None, ge=1)
     """Images in a batch; without it 256 on a GPU, 16 on a CPU."""
     workers: int | None = Field(default=None, ge=1)

@@ -80,7 +80,7 @@ def workshop_of(
         root=run.store,
         spec_of=spec_of,
         images_of=images_of,
-        wish=run.extraction.device,
+        wish=run.extraction.device.partition(",")[0],  # a job has one
         workers=reading_workers(),
         observe=observe or (lambda what, progress: log.debug("%s", told(what, progress))),
         say=say,

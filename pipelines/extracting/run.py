@@ -12,7 +12,7 @@ from typing import Any
 
 from featurebank.extract import backbones, datasets
 from featurebank.extract.datasets.contract import Split
-from featurebank.extract.device import Execution, cpu_cores, resolve_device, resolve_precision
+from featurebank.extract.device import Execution, cpu_cores, resolve_devices, resolve_precision
 from featurebank.extract.errors import fault
 from featurebank.extract.key import Precision
 from featurebank.extract.progress import Observer
@@ -109,7 +109,12 @@ def run_features(
     unavailable: dict[str, str] = {}
     with ExitStack() as stack:
         client = None if scheduler is None else stack.enter_context(connected(scheduler))
-        device, precision = _resolve_device(wish) if client is None else client.submit(_resolve_device, wish).result()
+        if client is None:
+            device, precision = _resolve_device(wish)
+        elif "," in wish.device:
+            raise ConfigError(f"extraction: a worker of a cluster has one device; found {wish.device!r}; use auto")
+        else:
+            device, precision = client.submit(_resolve_device, wish).result()
         specs = resolve_all(config, unavailable)
         splits, digests = open_all(config, unavailable)
         requests = [Request(backbone=spec, split=index) for spec in specs for index in digests]
@@ -142,7 +147,7 @@ def run_features(
         computed = sum(w.outcome.computed for w in wanted)
         say(f"{copied:,} rows copied from sets that had the same images, {computed:,} computed")
     outcomes = [w.outcome for w in wanted]
-    own_device = "cpu" if scheduler else device
+    own_device = "cpu" if scheduler else device.partition(",")[0]
     outcomes += make_run_texts(config.texts, wanted, splits, store, unavailable=unavailable, device=own_device)
     report = Report(outcomes=outcomes, unavailable=unavailable, precision=precision, device=device)
     report.answers = _ask_all(config.questions, report.outcomes, store, force=force, say=say)
@@ -153,11 +158,11 @@ def run_features(
 
 def _resolve_device(wish: ExtractionConfig) -> tuple[str, Precision]:
     try:
-        device = resolve_device(wish.device)
+        device = resolve_devices(wish.device)
         if wish.decoder != "pillow":
             from featurebank.extract.gpu_jpeg import check_decoder
 
-            check_decoder(wish.decoder, device)
+            check_decoder(wish.decoder, device.partition(",")[0])
         return device, resolve_precision(wish.precision, device)
     except ValueError as error:
         raise ConfigError(f"extraction: {error}") from error

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pretend_cuda import Card, OnCard, pretend_cuda
+from pretend_cuda import Card, OnCard, pretend_cards, pretend_cuda
 from torch import Tensor, nn
 
 
@@ -40,6 +40,20 @@ MIXED: dict[str, Callable[[Tensor], object]] = {
 def test_two_devices_do_not_meet(name: str) -> None:
     with pytest.raises(RuntimeError, match=r"found at least two devices|device type for generator"):
         MIXED[name](torch.arange(12.0).reshape(4, 3).to("cuda"))
+
+
+def test_two_cards_do_not_meet_and_each_has_its_own_memory() -> None:
+    with pretend_cards(2) as (first, second):
+        x, y = torch.ones(5, device="cuda:0"), torch.arange(5.0).to("cuda:1")
+        assert (x.device.index, (y + 1).device.index, torch.cuda.device_count()) == (0, 1, 2)
+        with pytest.raises(RuntimeError, match="two devices, cuda:0 and cuda:1"):
+            x + y
+        there = x.to("cuda:1")
+        assert (there + y).tolist() == [1, 2, 3, 4, 5]
+        assert (first.allocated, second.allocated) == (20, 40)
+        torch.cuda.set_device("cuda:1")
+        assert torch.ones(1, device="cuda").device.index == 1
+        torch.cuda.set_device("cuda:0")
 
 
 @pytest.mark.usefixtures("card")

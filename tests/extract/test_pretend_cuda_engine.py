@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pretend_cuda import Card, OnCard, pretend_cuda
+from pretend_cuda import Card, OnCard, pretend_cards, pretend_cuda
 from runs import RESNET, VIT, make_images, open_folder, run
 from sealed_arrays import sealed_arrays
 from tiny_network import TinyNetwork
@@ -25,7 +26,7 @@ from featurebank.extract.batches import Batch, Part, Preparer, Reader, batches, 
 from featurebank.extract.compute import Local, Recipe, numerics
 from featurebank.extract.datasets.contract import Split
 from featurebank.extract.decode import decode
-from featurebank.extract.device import Execution, resolve_device, resolve_precision
+from featurebank.extract.device import Execution, resolve_device, resolve_devices, resolve_precision
 from featurebank.extract.engine import extract
 from featurebank.extract.forward import PixelsToFeatures, Runner
 from featurebank.extract.gpu_jpeg import DeviceTransform, decode_jpegs, recognised
@@ -60,6 +61,38 @@ def test_what_is_sealed_is_what_the_cpu_seals(
         run(tmp_path / "card", split, names, outputs=outputs, execution=ON_CARD)
     assert card.peak > 0
     assert sealed_arrays(tmp_path / "card") == sealed_arrays(tmp_path / "cpu") != {}
+
+
+def test_gpu6_two_cards_share_the_images_of_one_process(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each waits in its first pass for the other: with one thread neither would go on."""
+    run(tmp_path / "cpu", split, [VIT, RESNET])
+    both, passing, met = threading.Barrier(2), Runner.__call__, set[str]()
+
+    def together(runner: Runner, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        if threading.current_thread().name.startswith("featurebank-forward") and str(runner.device) not in met:
+            met.add(str(runner.device))
+            both.wait(60)
+        return passing(runner, pixels)
+
+    monkeypatch.setattr(Runner, "__call__", together)
+    with pretend_cards(2):
+        on_both = replace(ON_CARD, device="cuda:0,cuda:1")
+        outcomes = run(tmp_path / "cards", split, [VIT, RESNET], execution=on_both)
+    assert [one.error for one in outcomes] == ["", ""]
+    assert met == {"cuda:0", "cuda:1"}
+    assert sealed_arrays(tmp_path / "cards") == sealed_arrays(tmp_path / "cpu") != {}
+
+
+def test_gpu6_several_devices_are_different_cards_that_are_there() -> None:
+    with pretend_cards(2):
+        assert resolve_devices("cuda:0,cuda:1") == "cuda:0,cuda:1"
+        for wrong in ("cuda:0,cuda:0", "cuda:0,cpu", "cuda,cuda:1", "cuda:0,"):
+            with pytest.raises(ValueError, match="several devices must be GPUs by their numbers"):
+                resolve_devices(wrong)
+        with pytest.raises(ValueError, match="device must be one of the 2 here"):
+            resolve_devices("cuda:0,cuda:2")
 
 
 def test_a_lower_precision_is_measured_there_too(split: Split, tmp_path: Path) -> None:
@@ -190,7 +223,7 @@ def test_gpu2_what_is_waited_for_is_the_device_of_the_outputs_whatever_device_a_
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
-    schedule._passed(cast("Any", None), {torch.device("cuda:1")})()
+    schedule._passed(cast("Any", None), torch.device("cuda:1"))()
     assert recorded == ["stream of cuda:1", "waited"]
 
 

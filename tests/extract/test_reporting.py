@@ -26,5 +26,5 @@ def test_gpu5_a_stage_is_compared_by_the_time_of_its_threads(name: str) -> None:
     clock, seen = Clock(), list[Snapshot]()
     for stage, busy in seconds.items():
         clock.add(stage, busy)
-    Meter(lambda: (), clock, seen.append, stage_threads(cuda=cuda, lanes=8)).show(force=True)
+    Meter(lambda: (), clock, seen.append, stage_threads(gpus=int(cuda), lanes=8)).show(force=True)
     assert seen[0].limit == expected

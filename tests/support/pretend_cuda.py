@@ -1,10 +1,12 @@
 """A card that is not there: values on the CPU, placement, copies and memory by CUDA's rules.
 
-Within `pretend_cuda()`, `torch.cuda` answers as if there were one card, and a tensor on ``cuda`` is an `OnCard`: a
-shell that says it is there, around a plain tensor with the values. Every function of torch is seen by `_Rules`, which
-runs it on the plain tensors and puts a shell around what comes out. So placement is checked, and nothing else changes:
+Within `pretend_cuda()`, `torch.cuda` answers as if there were one card (`pretend_cards`: several), and a tensor on
+``cuda`` is an `OnCard`: a shell that says it is there, around a plain tensor with the values. Every function of torch
+is seen by `_Rules`, which runs it on the plain tensors and puts a shell around what comes out. So placement is checked,
+and nothing else changes:
 
-* tensors of the CPU and of the card do not meet, but for those of no dimension; ``.numpy()`` of the card's raises;
+* tensors of the CPU and of a card, or of two cards, do not meet, but for those of the CPU without dimension;
+  ``.numpy()`` of a card's raises;
 * a copy into pinned memory that nobody waits for arrives when an event recorded after it is waited for, not before;
   pinned memory that changes before the card has copied it is an error at the next wait;
 * the card holds `Card.total` bytes; beyond them torch.OutOfMemoryError is raised. What autograd keeps is not counted.
@@ -27,9 +29,10 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-__all__ = ["Card", "OnCard", "pretend_cuda"]
+__all__ = ["Card", "OnCard", "pretend_cards", "pretend_cuda"]
 
-CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
+CPU = torch.device("cpu")
+CHOSEN = threading.local()  # the number of a thread's own card
 OF_PLACE = ("device", "is_cuda", "is_cpu")
 TO_HOST = ("numpy", "__array__", "__dlpack__")
 PLAIN = (torch.Tensor, torch.nn.Parameter)
@@ -41,9 +44,9 @@ class OnCard(torch.Tensor):
     held: torch.Tensor
 
     @staticmethod
-    def __new__(cls, held: torch.Tensor) -> OnCard:
+    def __new__(cls, held: torch.Tensor, number: int) -> OnCard:
         made: OnCard = torch.Tensor._make_wrapper_subclass(
-            cls, held.size(), strides=held.stride(), dtype=held.dtype, device=CUDA
+            cls, held.size(), strides=held.stride(), dtype=held.dtype, device=torch.device("cuda", number)
         )
         made.held = held
         return made
@@ -73,8 +76,8 @@ class Card:
         received: bytes that the host has sent so far.
     """
 
-    def __init__(self, total: int) -> None:
-        self.total = total
+    def __init__(self, total: int, number: int = 0) -> None:
+        self.total, self.number = total, number
         self.allocated = self.peak = self.emptied = self.uploads = self.received = 0
         self._tensors: dict[int, tuple[int, int]] = {}
         self._lock = threading.RLock()
@@ -98,7 +101,7 @@ class Card:
             self._tensors[key] = (shells + 1, size)
             self.allocated += 0 if shells else size
             self.peak = max(self.peak, self.allocated)
-        shell = OnCard(held)
+        shell = OnCard(held, self.number)
         # The storage is kept until the shell is gone, so that no other one has its number.
         weakref.finalize(shell, self._release, key, storage).atexit = False
         return shell
@@ -160,9 +163,9 @@ class _Copy(SimpleNamespace):
 
 
 class _Rules(TorchFunctionMode):
-    def __init__(self, card: Card) -> None:
+    def __init__(self, cards: Sequence[Card]) -> None:
         super().__init__()
-        self.card = card
+        self.cards, self.card = cards, cards[0]  # the first knows of the host's memory and of copies
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -177,7 +180,7 @@ class _Rules(TorchFunctionMode):
         if name in ("pin_memory", "is_pinned") and not isinstance(first, OnCard):
             return self.card.is_pinned(first) if name == "is_pinned" else self.card.pin(first.clone())
         if name == "__deepcopy__" and isinstance(first, OnCard):
-            return self._copied(first)
+            return self._copied(first, self.cards[_number(first)])
         if name in ("to", "cuda", "cpu", "type_as"):
             return self._moved(name, first, args[1:], kwargs)
         if name == "copy_":
@@ -187,27 +190,28 @@ class _Rules(TorchFunctionMode):
         on_card = bool(shells) if device is None else torch.device(device).type == "cuda"
         if on_card:
             _check(name, args, kwargs)
+        card = self.cards[_number(next(iter(shells.values())) if device is None else device)] if on_card else self.card
         if device is not None:
             kwargs["device"] = _on_cpu(device)
         out = func(*_plain(args), **_plain(kwargs))
         if pinned:
             return self.card.pin(out)
         if name == "__iter__" and shells:
-            return iter([self.card.hold(x) for x in out])
-        return self._held(out, shells) if on_card else out
+            return iter([card.hold(x) for x in out])
+        return self._held(out, shells, card) if on_card else out
 
-    def _held(self, out: Any, shells: dict[int, OnCard]) -> Any:
+    def _held(self, out: Any, shells: dict[int, OnCard], card: Card) -> Any:
         """What comes out on the card; what was put in comes out in the same shell."""
 
         def held(x: Any) -> Any:
             if type(x) not in PLAIN:
                 return x
-            return shells[id(x)] if id(x) in shells else self.card.hold(x)
+            return shells[id(x)] if id(x) in shells else card.hold(x)
 
         return tree_map(held, out)
 
-    def _copied(self, tensor: OnCard) -> OnCard:
-        copied = self.card.hold(tensor.held.detach().clone().requires_grad_(tensor.held.requires_grad))
+    def _copied(self, tensor: OnCard, card: Card) -> OnCard:
+        copied = card.hold(tensor.held.detach().clone().requires_grad_(tensor.held.requires_grad))
         vars(copied).update({key: value for key, value in vars(tensor).items() if key != "held"})
         return copied
 
@@ -216,6 +220,8 @@ class _Rules(TorchFunctionMode):
         was = isinstance(tensor, OnCard)
         places = [x for x in (*args, *kwargs.values()) if isinstance(x, str | torch.device | torch.Tensor)]
         goes = {"cuda": True, "cpu": False}.get(name, _is_on_card(places[0]) if places else was)
+        number = _number(places[0] if places else tensor if was else "cuda") if goes else -1
+        same = number == (_number(tensor) if was else -1)
         plain: torch.Tensor = _plain(tensor)
         if goes and not was and kwargs.get("non_blocking") and self.card.is_pinned(plain):
             self.card.watch(plain)
@@ -223,14 +229,14 @@ class _Rules(TorchFunctionMode):
         if name in ("to", "type_as"):
             like: list[Any] = [x.dtype if isinstance(x, torch.Tensor) else _on_cpu(x) for x in args]
             out = plain.to(*like, **{key: _on_cpu(x) for key, x in kwargs.items()})
-        if goes == was and out is plain:
+        if same and out is plain:
             return tensor
-        if goes != was and out.data_ptr() == plain.data_ptr():
+        if not same and out.data_ptr() == plain.data_ptr():
             out = out.clone()
         if was and not goes:
             self.card.wait(self.card.under_way())  # the host waits for all that was queued before
         self.card.received += out.nbytes if goes and not was else 0
-        return self.card.hold(out) if goes else out
+        return self.cards[number].hold(out) if goes else out
 
     def _written(self, to: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
         """``copy_``."""
@@ -257,14 +263,22 @@ def _check(name: str, args: Any, kwargs: Any) -> None:
     if any(isinstance(x, torch.Generator) for x in meeting):
         raise RuntimeError(f"Expected a 'cuda' device type for generator but found 'cpu' ({name})")
     off = any(isinstance(x, torch.Tensor) and not isinstance(x, OnCard) and x.dim() for x in meeting)
-    if off and any(isinstance(x, OnCard) for x in meeting):
+    places = {str(x.device) for x in meeting if isinstance(x, OnCard)} | ({"cpu"} if off else set())
+    if len(places) > 1:
         raise RuntimeError(
-            f"Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! ({name})"
+            "Expected all tensors to be on the same device, but found at least two devices, "
+            f"{' and '.join(sorted(places))}! ({name})"
         )
 
 
 def _is_on_card(x: Any) -> bool:
     return isinstance(x, OnCard) if isinstance(x, torch.Tensor) else torch.device(x).type == "cuda"
+
+
+def _number(x: Any) -> int:
+    """Of the card that a tensor is on, or that a place names: without an index the thread's own."""
+    index = x.device.index if isinstance(x, torch.Tensor) else torch.device(x).index
+    return getattr(CHOSEN, "number", 0) if index is None else index
 
 
 def _plain(values: Any) -> Any:
@@ -300,8 +314,13 @@ class _Event:
         return 1.0
 
 
-def _answers(card: Card) -> dict[str, Any]:
-    """What `torch.cuda` says of the card."""
+def _answers(cards: Sequence[Card]) -> dict[str, Any]:
+    """What `torch.cuda` says of the cards."""
+    card = cards[0]
+
+    def at(*device: Any) -> Card:
+        return cards[_number("cuda" if not device or device[0] is None else device[0])]
+
     stream = SimpleNamespace(
         synchronize=lambda: card.wait(card.under_way()), wait_stream=lambda _: None, wait_event=lambda _: None
     )
@@ -313,16 +332,16 @@ def _answers(card: Card) -> dict[str, Any]:
         "is_available": lambda: True,
         "is_initialized": lambda: True,
         "_lazy_init": lambda: None,
-        "device_count": lambda: 1,
-        "current_device": lambda: 0,
-        "set_device": lambda _: None,
+        "device_count": lambda: len(cards),
+        "current_device": lambda: _number("cuda"),
+        "set_device": lambda device: setattr(CHOSEN, "number", _number(device)),
         "get_device_name": lambda *_: "a pretended card",
         "get_device_capability": lambda *_: (9, 0),
-        "get_device_properties": lambda *_: SimpleNamespace(total_memory=card.total, uuid="pretended"),
+        "get_device_properties": lambda *d: SimpleNamespace(total_memory=at(*d).total, uuid="pretended"),
         "is_bf16_supported": lambda *_, **__: True,
-        "mem_get_info": lambda *_: (card.total - card.allocated, card.total),
-        "memory_allocated": lambda *_: card.allocated,
-        "memory_reserved": lambda *_: card.allocated,
+        "mem_get_info": lambda *d: (at(*d).total - at(*d).allocated, at(*d).total),
+        "memory_allocated": lambda *d: at(*d).allocated,
+        "memory_reserved": lambda *d: at(*d).allocated,
         "max_memory_allocated": lambda *_: card.peak,
         "reset_peak_memory_stats": lambda *_: setattr(card, "peak", card.allocated),
         "empty_cache": emptied,
@@ -341,18 +360,25 @@ def _answers(card: Card) -> dict[str, Any]:
 @contextmanager
 def pretend_cuda(total: int = 8 << 30) -> Iterator[Card]:
     """One card of so many bytes, for this thread and those that start within."""
-    card = Card(total)
+    with pretend_cards(1, total) as (card,):
+        yield card
+
+
+@contextmanager
+def pretend_cards(count: int, total: int = 8 << 30) -> Iterator[list[Card]]:
+    """Several cards of so many bytes, for this thread and those that start within."""
+    cards = [Card(total, number) for number in range(count)]
     run = threading.Thread.run
 
     def ruled(thread: threading.Thread) -> None:
-        with _Rules(card):
+        with _Rules(cards):
             run(thread)
 
     with (
-        mock.patch.multiple(torch.cuda, **_answers(card)),
+        mock.patch.multiple(torch.cuda, **_answers(cards)),
         # What optimisers ask before a step.
         mock.patch.object(torch.accelerator, "current_stream", return_value=mock.Mock(is_capturing=bool)),
         mock.patch.object(threading.Thread, "run", ruled),
-        _Rules(card),
+        _Rules(cards),
     ):
-        yield card
+        yield cards
