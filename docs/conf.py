@@ -53,9 +53,9 @@ napoleon_use_ivar = True  # an attribute of a NamedTuple is told once
 nitpick_ignore_regex = [
     # Types of other projects: their inventories lie on the network, which no build asks for.
     (r"py:.*", r"(numpy|np|torch|nn|collections\.abc|pathlib|os|typing|types|contextlib|xml)\..*"),
-    (r"py:.*", r"ArrayLike|NDArray|Path|Self|Any|Tensor"),
+    (r"py:.*", r"Array|ArrayLike|NDArray|Path|Self|Any|Tensor"),
     # What signatures of public names take from the engine's own parts: no user makes one.
-    (r"py:class", r"featurebank\.store\.(_disk|_header|_sealed|addresses|naming)\..*"),
+    (r"py:class", r"featurebank\.store\.(_disk|_header|_sealed|addresses|entries\.Served|naming)\b.*"),
     (r"py:exc", r"ComputeError"),
     (
         r"py:class",

@@ -37,7 +37,7 @@ VERBS = {  # what is no question, and the module that it is a function of
     "ls": "keeping.inspection", "show": "keeping.inspection", "verify": "keeping.inspection",
     "doctor": "keeping.doctor", "backbones": "keeping.backbones", "datasets": "keeping.datasets",
     "export": "keeping.export", "gc": "keeping.upkeep", "merge": "keeping.upkeep", "pack": "keeping.upkeep",
-    "unpack": "keeping.upkeep",
+    "unpack": "keeping.upkeep", "index": "keeping.upkeep",
 }  # fmt: skip
 PROBE = "Ask several questions of train and test sets at once: the main numbers of each in one table."
 DOCSTRING = r'\ndef {}\(.*?\n    """(.*?)(?:\n\n|""")'

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from featurebank.store._records import Output as Output
     from featurebank.store._records import Records as Records
     from featurebank.store.catalogue import FeatureStore as FeatureStore
+    from featurebank.store.entries import Entries as Entries
     from featurebank.store.entries import Entry as Entry
     from featurebank.store.errors import (
         AmbiguousError as AmbiguousError,
@@ -80,7 +81,7 @@ else:
             "_merging": "Merged",
             "_records": "Output Records",
             "catalogue": "FeatureStore",
-            "entries": "Entry",
+            "entries": "Entries Entry",
             "errors": (
                 "AmbiguousError CorruptError ExistsError FormatVersionError IncompleteError "
                 "InvalidInputError LockedError NonFiniteError NotAFeatureSetError NotFoundError "

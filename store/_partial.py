@@ -181,7 +181,7 @@ class PartialFile:
         Args:
             name: The output.
             index: The chunk.
-            values: (rows of this chunk, *row shape), of the output's dtype. Failed rows must be finite too: zeros.
+            values: ``(rows of this chunk, *row shape)``, of the output's dtype. Failed rows must be finite too: zeros.
 
         Raises:
             NonFiniteError: NaN or infinity, naming the rows.

@@ -174,9 +174,13 @@ class CheckedRemoteValues(ChunkedValues):
         stride, damaged = self.entry.chunk_stride, []
         at_once = max(1, _AT_ONCE // stride)
         for some in (numbers[start : start + at_once] for start in range(0, len(numbers), at_once)):
-            starts = [self.entry.values.address + number * stride for number in some]
-            fetched = self._file.read_ranges([(start, start + stride) for start in starts])
-            for number, data in zip(some, fetched, strict=True):
+            # Chunks that lie one after the other come as one range: a server is asked a few times, for much.
+            runs = np.split(np.asarray(some), np.flatnonzero(np.diff(some) != 1) + 1)
+            bounds = [(int(run[0]) * stride, (int(run[-1]) + 1) * stride) for run in runs]
+            begin = self.entry.values.address
+            fetched = self._file.read_ranges([(begin + first, begin + last) for first, last in bounds])
+            chunks = (run[at : at + stride] for run in fetched for at in range(0, len(run), stride))
+            for number, data in zip(some, chunks, strict=True):
                 if checksum(data) != self._expected[number]:
                     damaged.append(number)
                 yield data.reshape(self.chunk_rows, -1, self.dtype.itemsize)

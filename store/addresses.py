@@ -6,6 +6,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 __all__ = ["Url", "location", "without_secrets"]
 
@@ -40,6 +41,16 @@ class Url:
     def name(self) -> str:
         """The last part of its path."""
         return str(self).rpartition("/")[2]
+
+    def below(self, *names: str) -> Url:
+        """Of a file in the folder of this address: its query stays, and over HTTP what is special in a path is escaped.
+
+        >>> Url("https://host/store/?token=1").below("a%2Fb", "x.h5").url
+        'https://host/store/a%252Fb/x.h5?token=1'
+        """
+        place, query = re.fullmatch(r"([^?#]*)([^#]*).*", self.url, re.DOTALL).groups()  # type: ignore[union-attr]
+        escaped = [quote(name) for name in names] if place.startswith(("http://", "https://")) else names
+        return Url("/".join((place.rstrip("/"), *escaped)) + query)
 
     def __str__(self) -> str:
         return without_secrets(self.url)

@@ -5,24 +5,60 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from featurebank.store._records import Output
-from featurebank.store.errors import AmbiguousError, CorruptError, NotSealedError, StoreError
+from featurebank.store.addresses import Url
+from featurebank.store.errors import AmbiguousError, CorruptError, InvalidInputError, NotSealedError, StoreError
 from featurebank.store.fingerprint import differences
 from featurebank.store.naming import Network
 from featurebank.store.reader import FeatureSet, Verification
+from featurebank.store.requirements import advice
 from featurebank.store.stamps import is_ahead, is_own, secret_of
 from featurebank.store.verify import VerifyReport, reported
 
-__all__ = ["Entry", "State", "described", "newest_contents", "only", "shortest"]
+__all__ = ["Entries", "Entry", "Served", "State", "described", "newest_contents", "only", "shortest"]
 
 log = logging.getLogger("featurebank")
 
 State: TypeAlias = Literal["sealed", "partial", "damaged"]
 _SHORTEST = 16
+_COLUMNS = ("dataset", "split", "name", "fingerprint", "state", "n_rows", "n_done", "nbytes", "sealed_at", "message")
 _told: set[str] = set()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """A sealed set on a server.
+
+    Attributes:
+        url: The file's address.
+        fingerprint: Its fingerprint, 64 hex digits.
+        digest: Its file digest, 32 hex digits: it covers all but the outputs, whose checksums it covers.
+    """
+
+    url: Url
+    fingerprint: str
+    digest: str
+
+    def open(self, verify: Verification) -> FeatureSet:
+        """Opens the set that was listed.
+
+        Raises:
+            CorruptError: another one is there.
+            StoreError: as `FeatureSet`.
+        """
+        feature_set = FeatureSet(self.url, verify)
+        there = (feature_set.fingerprint, feature_set.header.file_digest.hex())
+        if there != (self.fingerprint, self.digest):
+            feature_set.close()
+            raise CorruptError(
+                f"{self.url} must be the file of the store's index, {self.fingerprint[:16]} of digest {self.digest}; "
+                f"found {there[0][:16]} of digest {there[1]}; write the index anew: featurebank index"
+            )
+        return feature_set
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +83,7 @@ class Entry:
         root: The store's folder, which the file must lie in when it is opened.
         network: Which network, where the file can be read.
         name: What the backbone is called among those of the store: see `featurebank.store.naming.names_of`.
+        served: Where it lies on a server, instead of in a folder; ``path`` then begins at the store's root.
     """
 
     dataset: str
@@ -66,6 +103,7 @@ class Entry:
     root: Path | None = None
     network: Network | None = None
     name: str = ""
+    served: Served | None = None
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -76,16 +114,24 @@ class Entry:
         """DATASET/SPLIT."""
         return f"{self.dataset}/{self.split}"
 
-    def open(self, verify: Verification = "header") -> FeatureSet:
+    def open(self, verify: Verification | None = None) -> FeatureSet:
         """Opens the sealed set, if it still lies in its store.
+
+        Args:
+            verify: As `FeatureSet` has it; by default ``"header"``, and ``"first_touch"`` of a set on a server.
 
         Raises:
             StoreError: as `FeatureSet`.
         """
-        return FeatureSet(self.path, verify, within=self.root)
+        if self.served is None:
+            return FeatureSet(self.path, verify or "header", within=self.root)
+        return self.served.open(verify or "first_touch")
 
     def verify(self) -> VerifyReport:
         """What verifying the file gives, whatever happens."""
+        if self.served is not None:
+            why = f"{self.served.url} is on a server: what is read of it is checked then; copy it here to verify it"
+            return VerifyReport(path=self.path, fingerprint=self.fingerprint, error=why, checked=False)
         if not self.message:
             return reported(self.path, self.fingerprint, self.root)
         return VerifyReport(path=self.path, fingerprint=self.fingerprint, error=self.message, checked=self.checked)
@@ -105,6 +151,36 @@ class Entry:
                 return is_own(feature_set, secret)
         except StoreError:
             return False
+
+
+class Entries(list[Entry]):
+    """What `FeatureStore.ls` gives: a list, and a table with a line for each file."""
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame``. Needs pandas.
+
+        Raises:
+            InvalidInputError: it is not installed.
+        """
+        return self._table("pandas")
+
+    def to_polars(self) -> Any:
+        """A ``polars.DataFrame``. Needs polars.
+
+        Raises:
+            InvalidInputError: it is not installed.
+        """
+        return self._table("polars")
+
+    def _table(self, package: str) -> Any:
+        try:
+            maker = import_module(package)
+        except ImportError as error:
+            raise InvalidInputError(f"a data frame {advice(package)}") from error
+        columns = {name: [getattr(entry, name) for entry in self] for name in _COLUMNS}
+        outputs = [" ".join(output.name for output in entry.outputs) for entry in self]
+        paths = [str(entry.served.url if entry.served else entry.path) for entry in self]
+        return maker.DataFrame({**columns, "outputs": outputs, "path": paths})
 
 
 def newest_contents(entries: Sequence[Entry], asked: Iterable[str] = ()) -> list[Entry]:

@@ -57,6 +57,27 @@ class FeatureSet(SealedFile):
 
     older: tuple[str, ...] = ()
 
+    @property
+    def X(self) -> NDArray[Any]:  # noqa: N802 - as scikit-learn calls it
+        """The features of the ok rows, (M, …), in the stored dtype: of ``pooled``, or of the only output.
+
+        Raises:
+            InvalidInputError: there are several outputs, none of them ``pooled``.
+
+        With `y` what scikit-learn takes: ``LogisticRegression().fit(fs.X, fs.y)``.
+        """
+        if "pooled" not in self.outputs and len(self.outputs) > 1:
+            raise InvalidInputError(
+                f"X must be of pooled, or of the only output; found {', '.join(self.outputs)}; take fs[name]"
+            )
+        name = "pooled" if "pooled" in self.outputs else self.outputs[0]
+        return self[name] if self.ok.all() else self[name][self.ok]
+
+    @property
+    def y(self) -> NDArray[np.int64]:
+        """The labels of the ok rows, (M,) or (M, L), in the order of `X`; -1 where there is none."""
+        return self.labels if self.ok.all() else self.labels[self.ok]
+
     def batches(
         self,
         batch_size: int,

@@ -126,7 +126,9 @@ def entries_table(entries: Sequence[Entry], root: Path) -> RenderableType:
 
 def entry_json(entry: Entry) -> dict[str, Any]:
     """One entry for programs."""
-    return {name: value for name, value in asdict(entry).items() if name != "root"} | {"path": str(entry.path)}
+    return {name: value for name, value in asdict(entry).items() if name not in ("root", "served")} | {
+        "path": str(entry.path)
+    }
 
 
 def set_json(feature_set: FeatureSet) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from featurebank.pipelines.keeping.inspection import size_text
+from featurebank.pipelines.keeping.inspection import entry_json, size_text
 from featurebank.pipelines.stores import (
     DEFAULT_STORE,
     BackboneOption,
@@ -21,7 +21,7 @@ from featurebank.pipelines.streams import JsonOption, console, print_json
 from featurebank.pipelines.tables import line, titled_table
 from featurebank.store import Entry, ExistsError, FeatureStore, StoreError
 
-__all__ = ["gc", "merge", "pack", "unpack"]
+__all__ = ["gc", "index", "merge", "pack", "unpack"]
 
 
 def gc(
@@ -76,6 +76,17 @@ def merge(
         console().print(table)
     if any(one.message for one in merged):
         raise typer.Exit(1)
+
+
+def index(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
+    """Write index.json into a store's folder: what there is, for those who read it from a server by its URL."""
+    there = existing_store(store)
+    path, sealed = there.index(), list(there)
+    if as_json:
+        print_json({"path": str(path), "sets": [entry_json(entry) for entry in sealed]})
+        return
+    console().print(f"{path}: {len(sealed)} sets, {size_text(sum(e.nbytes for e in sealed))}", highlight=False)
+    console().print("publish the folder without its .origin, and write the index anew after each change")
 
 
 def pack(

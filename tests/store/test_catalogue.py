@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from feature_sets import KEY, N_ROWS, OUTPUTS, fill, make_sealed, make_values, make_writer
 from hypothesis import given
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from featurebank.store import (
     AmbiguousError,
     CorruptError,
+    FeatureSet,
     FeatureStore,
     InvalidInputError,
     NotFoundError,
@@ -304,3 +306,32 @@ def test_f7_opening_looks_into_one_folder(tmp_path: Path, monkeypatch: pytest.Mo
     assert all(place.startswith(str(tmp_path / "demo" / "test")) for place in looked)
     with pytest.raises(NotFoundError, match="known: demo/test, other0/test, other1/test"):
         store.open("unlike/any", "tiny/net")
+
+
+def test_d13_a_set_is_asked_for_by_its_names_and_the_list_is_a_table(store: FeatureStore) -> None:
+    pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    values = np.eye(4, 8)
+    store.add("agnews/train", "minilm", values, labels=[0, 1, -1, 1])
+    store.add("agnews/train", "other", {"a": values, "b": values})
+    with store["agnews/train", "minilm"] as fs:
+        np.testing.assert_array_equal(fs.X, values)
+        assert fs.y.tolist() == [0, 1, -1, 1]
+    with store["agnews/train", "other"] as fs, pytest.raises(InvalidInputError, match="found a, b; take fs"):
+        fs.X  # noqa: B018
+    for names in ("agnews/train", ("agnews/train",), ("agnews/train", 3)):
+        with pytest.raises(InvalidInputError, match=r"\['dataset/split', 'backbone'\]; found"):
+            store[names]  # type: ignore[index]
+    tables = store.ls().to_pandas(), store.ls().to_polars()
+    assert (type(tables[0]), type(tables[1])) == (pandas.DataFrame, polars.DataFrame)
+    for table in tables:
+        assert list(table["name"]) == ["minilm", "other"]
+        assert list(table["n_rows"]) == [4, 4]
+        assert list(table["outputs"]) == ["pooled", "a b"]
+        assert list(table["path"]) == [str(entry.path) for entry in store]
+
+
+def test_d13_x_and_y_leave_out_what_has_no_features(sealed: Path) -> None:
+    with FeatureSet(sealed) as fs:
+        assert not fs.ok.all()
+        np.testing.assert_array_equal(fs.X, fs["pooled"][fs.ok])
+        np.testing.assert_array_equal(fs.y, fs.labels[fs.ok])

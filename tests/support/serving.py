@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 __all__ = ["Server", "serving"]
 
@@ -52,7 +53,7 @@ def serving(folder: Path) -> Iterator[Server]:
             self.answer(body=True)
 
         def answer(self, *, body: bool) -> None:
-            path = served.folder / self.path.partition("?")[0].lstrip("/")
+            path = served.folder / unquote(self.path.partition("?")[0]).lstrip("/")
             data = path.read_bytes() if path.is_file() else b""
             asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")) if served.ranges else None
             part = data[int(asked[1]) : int(asked[2]) + 1] if asked else data
