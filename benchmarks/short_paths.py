@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 import statistics
 import tempfile
 import tracemalloc
@@ -199,7 +200,7 @@ def choosing() -> None:
     probe.fit(tokens[:32], masks[:32], grid=(14, 14))  # what it imports is not measured
     ours, loss = taken(lambda: probe.fit(tokens, masks, grid=(14, 14), rows=rows))
     copied, same = taken(lambda: probe.fit(tokens[rows], masks[rows], grid=(14, 14)))
-    assert loss == same  # noqa: S101 - a benchmark compares like with like
+    assert math.isclose(loss, same, rel_tol=1e-5)  # noqa: S101 - a benchmark compares like with like
     report("short_paths_tokens", ours=ours, reference=copied, unit="bytes", bound="told", tokens=tokens.nbytes)
 
 

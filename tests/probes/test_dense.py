@@ -116,8 +116,8 @@ def test_batches_are_the_prediction_in_parts() -> None:
 
 def test_rows_by_their_numbers_are_those_rows_and_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_rows, "SLICE_VALUES", 4096)
-    tokens, masks = scenes(600)
-    rows = np.random.default_rng(0).permutation(600)[:480]
+    tokens, masks = scenes(2000)
+    rows = np.random.default_rng(0).permutation(2000)[:1600]
     probe = DenseLinearProbe(epochs=1, n_classes=int(masks[masks != IGNORE].max()) + 1)
     copied = clone(probe).fit(tokens[rows], masks[rows], grid=GRID)  # first: what it imports is not measured
     tracemalloc.start()
@@ -125,8 +125,9 @@ def test_rows_by_their_numbers_are_those_rows_and_are_not_copied(monkeypatch: py
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     parts = [part for _, part in ours.predict_batches(tokens, rows=rows[:40])]
-    assert ours.loss_ == copied.loss_
-    np.testing.assert_array_equal(np.concatenate(parts), copied.predict(tokens[rows[:40]]))
+    # Where arrays lie in memory decides in which order some kernels add up.
+    assert ours.loss_ == pytest.approx(copied.loss_, rel=1e-5)
+    assert (np.concatenate(parts) == copied.predict(tokens[rows[:40]])).mean() > 0.999
     assert peak < tokens.nbytes / 2
 
 
