@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from featurebank.probes._holding import held_out
 from featurebank.probes._rows import row_slices
 from featurebank.retrieval._features import FLOATS
+from featurebank.retrieval._room import held_on
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
@@ -202,5 +203,13 @@ def in_blocks(
 
 
 def to_torch(values: NDArray[Any], rows: NDArray[np.int64] | slice, device: str) -> Tensor:
-    """Some rows as a float32 tensor of its own."""
-    return torch.from_numpy(np.array(values[rows], np.float32, order="C")).to(device)
+    """Some rows as a float32 tensor of its own, sent as they come."""
+    return torch.from_numpy(np.array(values[rows], order="C")).to(device).float()
+
+
+def reader(values: NDArray[Any], device: str) -> Callable[[NDArray[np.int64]], Tensor]:
+    """`to_torch` of rows (B,) that are asked for again and again: a GPU with room for all values is sent them once."""
+    held = held_on(torch.device(device), values)
+    if held is None:
+        return lambda rows: to_torch(values, rows, device)
+    return lambda rows: held[torch.from_numpy(rows).to(held.device)].float()

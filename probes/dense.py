@@ -23,6 +23,7 @@ from featurebank.probes._training import (
     adamw,
     check_loss,
     checked_array,
+    reader,
     seeded,
     to_torch,
     train,
@@ -131,8 +132,10 @@ class DenseLinearProbe(BaseEstimator):  # type: ignore[misc]
         return nn.Sequential(norm, nn.Linear(self.n_features_in_, self.n_classes_))
 
     def _train(self, features: NDArray[Any], truth: NDArray[np.integer], rows: NDArray[np.int64]) -> None:
+        read = reader(features, self.device)
+
         def loss(batch: NDArray[np.int64]) -> Tensor:
-            logits = _enlarged(self._forward(to_torch(features, batch, self.device)), self.mask_size_)
+            logits = _enlarged(self._forward(read(batch)), self.mask_size_)
             pixels = torch.from_numpy(truth[batch].astype(np.int64)).to(self.device)
             return _cross_entropy(logits, pixels, self.ignore_index)
 

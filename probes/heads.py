@@ -26,6 +26,7 @@ from featurebank.probes._training import (
     Held,
     checked_array,
     in_blocks,
+    reader,
     split_rows,
     to_torch,
     train,
@@ -150,12 +151,11 @@ class LinearHeads(SoftmaxClassifier, ClassifierMixin, BaseEstimator):  # type: i
         heads = _Heads.initial(len(grid), len(self.classes_), features.shape[1], self.random_state, self.device)
         steps_of = _Sgd if self.optimizer == "sgd" else _Lars
         optimizer = steps_of(heads, grid, self.momentum, self.trust_coefficient)
-        labels = torch.from_numpy(codes)
+        labels, read = torch.from_numpy(codes), reader(features, self.device)
         scale = min(self.batch_size, len(rows)) / 256
 
         def step(batch: NDArray[np.int64], factor: float) -> None:
-            x = to_torch(features, batch, self.device)
-            optimizer.step(heads.gradients(x, labels[batch].to(self.device)), scale * factor)
+            optimizer.step(heads.gradients(read(batch), labels[batch].to(self.device)), scale * factor)
 
         for _ in train(self, step, rows, seed=(self.random_state, 0)):
             pass

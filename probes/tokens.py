@@ -29,6 +29,7 @@ from featurebank.probes._training import (
     check_loss,
     checked_array,
     in_blocks,
+    reader,
     seeded,
     split_rows,
     to_torch,
@@ -84,10 +85,10 @@ class _NetworkProbe(SoftmaxClassifier, ClassifierMixin, BaseEstimator):  # type:
         given = None if validation is None else (self._unlabelled(validation[0]), validation[1])
         rows, held = split_rows(self, features, codes, given)
         self.network_ = seeded(lambda: self._network(width, n_classes), self.random_state, self.device)
-        targets = torch.from_numpy(codes)
+        targets, read = torch.from_numpy(codes), reader(features, self.device)
 
         def loss(batch: NDArray[np.int64]) -> Tensor:
-            scores = self.network_.train()(to_torch(features, batch, self.device))
+            scores = self.network_.train()(read(batch))
             return nn.functional.cross_entropy(scores, targets[batch].to(self.device))
 
         best, state = np.inf, {}

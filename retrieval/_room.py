@@ -32,11 +32,11 @@ def room(device: torch.device, *, on_cpu: int) -> int:
 
 
 def held_on(device: torch.device, features: NDArray[Any], *, memory: int | None = None) -> torch.Tensor | None:
-    """Features (N, D) on a GPU, in the dtype that they come in; None on a CPU and where there is no room for them.
+    """Features (N, …) on a GPU, in the dtype that they come in; None on a CPU and where there is no room for them.
 
     Args:
         device: of torch.
-        features: (N, D), a memory map included.
+        features: (N, …), a memory map included.
         memory: bytes that they may take; `room` if None.
     """
     if device.type != "cuda" or features.nbytes > (room(device, on_cpu=0) if memory is None else memory):
@@ -45,7 +45,7 @@ def held_on(device: torch.device, features: NDArray[Any], *, memory: int | None 
 
     dtype = torch.from_numpy(np.empty(0, features.dtype)).dtype
     held = torch.empty(features.shape, dtype=dtype, device=device)
-    step = max(1, BLOCK_VALUES // features.shape[1])
+    step = max(1, BLOCK_VALUES // features[0].size)
     for start in range(0, len(features), step):
         held[start : start + step] = as_they_come(features, slice(start, start + step)).to(device)
     return held

@@ -168,6 +168,33 @@ def test_gpu8_logits_stay_on_a_card_that_has_room_for_them(
     assert bool(made) == kept
 
 
+WIDE = np.random.default_rng(3).normal(size=(200, 64)).astype(np.float16)
+SORTS = np.arange(200) % 2
+
+
+@pytest.mark.parametrize(
+    "fit",
+    [
+        lambda: MLPProbe(8, epochs=10, device="cuda").fit(WIDE, SORTS),
+        lambda: AttentivePoolProbe(epochs=10, n_heads=2, device="cuda").fit(WIDE.reshape(200, 8, 8), SORTS),
+        lambda: LinearHeads([0.01], epochs=10, device="cuda").fit(WIDE, SORTS),
+        lambda: DenseLinearProbe(epochs=10, device="cuda").fit(
+            WIDE.reshape(200, 4, 16), SORTS.astype(np.uint8).repeat(4).reshape(200, 2, 2), grid=(2, 2)
+        ),
+    ],
+    ids=["mlp", "attentive", "heads", "dense"],
+)
+def test_gpu8_rows_of_all_epochs_are_sent_once(fit: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = []
+    for free in (8 << 30, 2):
+        with pretend_cuda() as card:
+            with_free(free, monkeypatch)
+            fit()
+        sent.append(card.received)
+    # Ten epochs of at least three quarters of the rows are ten times that, and all rows once.
+    assert sent[1] - sent[0] >= 6.5 * WIDE.nbytes
+
+
 def test_gpu8_training_rows_are_sent_once_for_all_rows_that_are_scored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "ROWS", 8)
     rows, few = X.astype(np.float16), TEST.astype(np.float16)
