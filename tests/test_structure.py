@@ -8,7 +8,6 @@ import importlib.util
 import os
 import re
 import shutil
-import subprocess
 import sys
 import threading
 import tomllib
@@ -16,17 +15,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from checkout import ROOT, command, committed
 
-ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "featurebank"
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 FOLDERS = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "benchmarks"}
-
-
-def command(*words: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        words, cwd=cwd, env=os.environ | environment, capture_output=True, text=True, check=False, timeout=120
-    )
 
 
 def modules_loaded_by(imports: str, *, after: str = "sys") -> set[str]:
@@ -38,16 +31,6 @@ def modules_loaded_by(imports: str, *, after: str = "sys") -> set[str]:
     )
     assert done.returncode == 0, done.stderr
     return {name.partition(".")[0] for name in done.stdout.split()} - sys.stdlib_module_names
-
-
-def committed() -> list[str]:
-    """The files that git holds and those that it would take, from the root."""
-    done = (
-        command("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard") if shutil.which("git") else None
-    )
-    if done is None or done.returncode != 0:
-        pytest.skip("not a git checkout")
-    return [name for name in sorted(set(done.stdout.split("\0")) - {""}) if (ROOT / name).is_file()]
 
 
 # Folders, links, wheel.
