@@ -114,9 +114,11 @@ class Design:
             yield where, self._prepared(self._stored(where))
 
     def _stored(self, where: slice) -> torch.Tensor:
-        """Rows on the device, in the dtype that they come in."""
+        """Rows on the device; on a GPU in the dtype that they come in, on a CPU cast while they are copied."""
         if self._held is not None:
             return self._held[where]
+        if self.device.type == "cpu":
+            return torch.from_numpy(np.array(self.features[where], dtype=self._numpy, order="C"))
         return as_they_come(self.features, where).to(self.device)
 
     def _prepared(self, rows: torch.Tensor) -> torch.Tensor:
