@@ -64,7 +64,7 @@ else:
                 "bin_numbers brier class_scores confidence_bins ece multilabel_auroc multilabel_map nll "
                 "per_class_accuracy predicted_classes top_k_accuracy"
             ),
-            "multilabel": "MultiLabelProbe",
+            "multilabel": "MultiLabelProbe multilabel_path",
             "neighbours": "KNNProbe KNNSweep NearestClassMean knn_sweep",
             "numbering": "doubt",
             "placing": "Places places redrawn_settings redrawn_values",

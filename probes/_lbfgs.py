@@ -29,7 +29,7 @@ import torch
 
 from featurebank.probes._design import Design
 from featurebank.probes._preconditioner import Inverse, Preconditioner
-from featurebank.probes._softmax import KeptLogits, Recomputed, Rows, Steps, dot, kept_bytes
+from featurebank.probes._softmax import Classes, KeptLogits, Recomputed, Rows, Steps, dot, kept_bytes
 from featurebank.retrieval._room import room
 
 KEPT = 2**30  # bytes of logits and residuals that are kept on a CPU; where those of one problem take more, none are
@@ -99,32 +99,38 @@ def solve_path(
         tol: largest component of the gradient of f.
         max_iter: steps a C.
     """
-    rows = Rows.of(design, y, s)
+    rows = Classes.of(design, y, s)
     share = torch.zeros(n_classes, dtype=torch.float64, device=design.device)
     share = share.scatter_add(0, y, s.double()) / rows.total
     V = torch.zeros((n_classes, design.n_features + 1), dtype=design.dtype, device=design.device)
     if intercept:
         b = share.clamp_min(torch.finfo(design.dtype).tiny).log()
         V[:, -1] = (b - b.mean()).to(V.dtype)
-    path = _Path(rows, intercept=intercept, tol=tol, max_iter=max_iter)
+    path = Path(rows, intercept=intercept, tol=tol, max_iter=max_iter)
     kept = design.in_memory and kept_bytes(design, n_classes) <= path.kept
     together = max(1, path.kept // kept_bytes(design, n_classes) if kept else COLUMNS // n_classes)
     parts = list(_evenly(list(Cs), -(-len(Cs) // together)))
     if not kept:
-        V = _foreseen(path, parts[0][0], V)
+        V = _foreseen(path, rows, parts[0][0], V)
     for part in parts:
         for solution in path.solve(part, V):
             V = torch.cat([solution.W, solution.b[:, None]], 1)
             yield solution
 
 
-def _foreseen(path: _Path, C: float, V: torch.Tensor) -> torch.Tensor:
-    """The solution (K, D + 1) for some of the rows, then for more of them: a start that costs a fraction of a pass."""
-    design = path.rows.design
-    lam = torch.tensor([1 / (C * path.rows.total)], dtype=V.dtype, device=V.device)
+def _foreseen(path: Path, rows: Classes, C: float, V: torch.Tensor) -> torch.Tensor:
+    """The solution (K, D + 1) for some of the rows, then for more of them: a start that costs a fraction of a pass.
+
+    They are solved no further than the gradient of so few rows is worth.
+    """
+    design = rows.design
+    lam = torch.tensor([1 / (C * rows.total)], dtype=V.dtype, device=V.device)
     for step in THINNED:
         if design.n_rows // step >= FEWEST and design.n_bytes // step <= design.memory:
-            V = path.thinned(step, len(V)).minimise(V[None], lam)[1].V[0]
+            some = rows.thinned(step)
+            tol = max(path.tol, (len(V) * some.design.n_rows) ** -0.5)
+            part = Path(some, path.preconditioner, intercept=path.intercept, tol=tol, max_iter=path.max_iter)
+            V = part.minimise(V[None], lam)[1].V[0]
     return V
 
 
@@ -133,7 +139,17 @@ def _evenly(values: list[float], groups: int) -> Iterator[list[float]]:
     return (values[a:b] for a, b in itertools.pairwise(bounds))
 
 
-class _Path:
+class Path:
+    """Problems on the same rows, minimised together.
+
+    Args:
+        rows: what they are about.
+        preconditioner: of the rows; made where there is none.
+        intercept: whether b is free; else it stays 0.
+        tol: largest component of the gradient of f.
+        max_iter: steps.
+    """
+
     def __init__(
         self,
         rows: Rows,
@@ -146,12 +162,6 @@ class _Path:
         self.rows, self.intercept, self.tol, self.max_iter = rows, intercept, tol, max_iter
         self.kept = room(rows.design.device, on_cpu=KEPT)
         self.preconditioner = preconditioner or Preconditioner(rows.design)
-
-    def thinned(self, step: int, n_classes: int) -> _Path:
-        """The same of every ``step``-th row, solved no further than the gradient of so few rows is worth."""
-        rows = self.rows.thinned(step)
-        tol = max(self.tol, (n_classes * rows.design.n_rows) ** -0.5)
-        return _Path(rows, self.preconditioner, intercept=self.intercept, tol=tol, max_iter=self.max_iter)
 
     def solve(self, Cs: Sequence[float], start: torch.Tensor) -> list[Solution]:
         """All problems of a group from one starting point (K, D + 1)."""
@@ -178,9 +188,9 @@ class _Path:
             for j in range(len(Cs))
         ]
 
-    def minimise(self, V: torch.Tensor, lam: torch.Tensor) -> tuple[torch.Tensor, _Minima]:
+    def minimise(self, V: torch.Tensor, lam: torch.Tensor) -> tuple[torch.Tensor, Minima]:
         """Values (J,) and where they are lowest, from V (J, K, D + 1) at penalties lam (J,)."""
-        best = _Minima(V.clone(), torch.zeros_like(V), torch.zeros(len(V), dtype=torch.int64, device=V.device))
+        best = Minima(V.clone(), torch.zeros_like(V), torch.zeros(len(V), dtype=torch.int64, device=V.device))
         values = torch.zeros(len(V), dtype=torch.float64, device=V.device)
         kept = self.rows.design.in_memory and kept_bytes(self.rows.design, V.shape[0] * V.shape[1]) <= self.kept
         steps: Steps = KeptLogits(self.rows, V) if kept else Recomputed(self.rows, V)
@@ -287,7 +297,7 @@ class _Path:
 
 
 @dataclass
-class _Minima:
+class Minima:
     """Where minima are: V and gradient (J, K, D + 1), steps (J,)."""
 
     V: torch.Tensor

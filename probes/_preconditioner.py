@@ -1,4 +1,6 @@
-"""Approximate inverse Hessians of multinomial logistic problems, in the eigenbasis of the rows' second moments.
+"""Approximate inverse Hessians of logistic problems, in the eigenbasis of the rows' second moments.
+
+Multinomial ones have a weight vector for each class, binary ones a single one.
 
 Shapes: N rows, D features, J problems, K classes, n rows of a sample. V is (J, K, D + 1), intercepts last.
 """
@@ -28,9 +30,9 @@ class Preconditioner:
         """The approximate inverse Hessians at V (J, K, D + 1)."""
         j, k, d = V.shape[0], V.shape[1], V.shape[2] - 1
         Z = (V[..., :d].reshape(j * k, d).to(self.few.dtype) @ self.few.T).to(V.dtype).view(j, k, -1) + V[..., d:]
-        P = torch.softmax(Z, 1)
+        P = torch.softmax(Z, 1) if k > 1 else torch.sigmoid(Z)
         classes: torch.Tensor | None = None
-        if k > MANY_CLASSES:
+        if k > MANY_CLASSES or k == 1:
             strength = (P * (1 - P)).mean(2)
         else:
             between = torch.diag_embed(P.mean(2)) - P @ P.transpose(1, 2) / P.shape[2]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 
@@ -27,29 +27,27 @@ Pair = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class Rows:
-    """What every problem of a path is about.
+    """What problems are about, and how a row's logits become its loss.
 
     Attributes:
         design: (N, D).
-        y: (N,) classes 0..K-1.
-        s: (N,) weights in the design's dtype; ``None`` where they are all one.
-        total: their sum.
+        total: of the rows' weights.
+        alike: whether all problems have one loss, and differ in penalties alone.
     """
 
     design: Design
-    y: torch.Tensor
-    s: torch.Tensor | None
     total: float
+    alike: ClassVar[bool] = True
 
-    @classmethod
-    def of(cls, design: Design, y: torch.Tensor, s: torch.Tensor) -> Rows:
-        """Rows with weights s (N,)."""
-        return cls(design, y, None if bool((s == 1).all()) else s, float(s.sum(dtype=torch.float64)))
+    def residuals(self, Z: torch.Tensor, where: slice, which: torch.Tensor) -> Pair:
+        """Mean losses (J,) float64, and residuals, times ``total``, in the place of Z.
 
-    def thinned(self, step: int) -> Rows:
-        """Every ``step``-th of them."""
-        s = torch.ones_like(self.y[::step], dtype=self.design.dtype) if self.s is None else self.s[::step]
-        return Rows.of(self.design.thinned(step), self.y[::step], s)
+        Args:
+            Z: (J, K, n) logits; overwritten.
+            where: the rows.
+            which: (J,) positions of the problems among all.
+        """
+        raise NotImplementedError
 
     def blocks(self, columns: int) -> Iterator[slice]:
         """Ranges of rows whose (columns, n) values stay in the cache."""
@@ -57,16 +55,14 @@ class Rows:
         size = max(256, BLOCK_VALUES.get(self.design.device.type, 2**25) // columns)
         return (slice(start, min(start + size, n)) for start in range(0, n, size))
 
-    def residuals(self, Z: torch.Tensor, where: slice) -> Pair:
-        """As `residuals`, of the mean loss."""
-        loss, E = residuals(Z, self.y[where], None if self.s is None else self.s[where])
-        return loss / self.total, E
-
-    def gradient(self, V: torch.Tensor, Z: torch.Tensor | None = None, E: torch.Tensor | None = None) -> Pair:
+    def gradient(
+        self, V: torch.Tensor, which: torch.Tensor, Z: torch.Tensor | None = None, E: torch.Tensor | None = None
+    ) -> Pair:
         """Mean loss (J,) and its gradient (J, K, D + 1) at V, in the design's precision.
 
         Args:
             V: (J, K, D + 1).
+            which: (J,) positions of the problems among all.
             Z: (J, K, N), overwritten with the logits.
             E: (J, K, N), overwritten with the residuals.
         """
@@ -78,7 +74,7 @@ class Rows:
             z = torch.addmm(offsets, weights, x.T).view(j, k, -1)
             if Z is not None:
                 Z[..., where] = z
-            part, e = self.residuals(z, where)
+            part, e = self.residuals(z, where, which)
             loss += part
             flat = e.view(j * k, -1)
             G[:, :d] += flat @ x
@@ -86,6 +82,33 @@ class Rows:
             if E is not None:
                 E[..., where] = e
         return loss, (G / self.total).to(V.dtype).view(j, k, d + 1)
+
+
+@dataclass(frozen=True)
+class Classes(Rows):
+    """Rows of one class each.
+
+    Attributes:
+        y: (N,) classes 0..K-1.
+        s: (N,) weights in the design's dtype; ``None`` where they are all one.
+    """
+
+    y: torch.Tensor
+    s: torch.Tensor | None
+
+    @classmethod
+    def of(cls, design: Design, y: torch.Tensor, s: torch.Tensor) -> Classes:
+        """Rows with weights s (N,)."""
+        return cls(design, float(s.sum(dtype=torch.float64)), y, None if bool((s == 1).all()) else s)
+
+    def thinned(self, step: int) -> Classes:
+        """Every ``step``-th of them."""
+        s = torch.ones_like(self.y[::step], dtype=self.design.dtype) if self.s is None else self.s[::step]
+        return Classes.of(self.design.thinned(step), self.y[::step], s)
+
+    def residuals(self, Z: torch.Tensor, where: slice, which: torch.Tensor) -> Pair:  # noqa: ARG002 - all are alike
+        loss, E = residuals(Z, self.y[where], None if self.s is None else self.s[where])
+        return loss / self.total, E
 
 
 def residuals(Z: torch.Tensor, y: torch.Tensor, s: torch.Tensor | None) -> Pair:
@@ -144,23 +167,24 @@ class KeptLogits(Steps):
         self.Z, self.E, self.E_next = (V.new_empty(shape) for _ in range(3))
         self.dZ, self.change = (torch.empty(shape, dtype=rows.design.low, device=V.device) for _ in range(2))
         self.g = torch.zeros(shape[:2], dtype=torch.float64, device=V.device)
-        self.alike = True
+        self.which = torch.arange(len(V), device=V.device)
+        self.alike = rows.alike  # and all begin at one point
 
     def afresh(self, V: torch.Tensor, index: torch.Tensor) -> Pair:
         if self.alike:
             self.alike = False
-            loss, G = self.rows.gradient(V[:1], self.Z[:1], self.E[:1])
+            loss, G = self.rows.gradient(V[:1], self.which[:1], self.Z[:1], self.E[:1])
             self.Z[1:], self.E[1:] = self.Z[:1], self.E[:1]
             return loss.repeat(len(V)), G.repeat(len(V), 1, 1)
         if len(index) == len(V):
-            return self.rows.gradient(V, self.Z, self.E)
+            return self.rows.gradient(V, self.which, self.Z, self.E)
         Z, E = (V.new_empty((len(index), *self.Z.shape[1:])) for _ in range(2))
-        fresh = self.rows.gradient(V[index], Z, E)
+        fresh = self.rows.gradient(V[index], self.which[index], Z, E)
         self.Z[index], self.E[index] = Z, E
         return fresh
 
     def keep(self, chosen: torch.Tensor) -> None:
-        self.Z, self.E, self.g = self.Z[chosen], self.E[chosen], self.g[chosen]
+        self.Z, self.E, self.g, self.which = (of[chosen] for of in (self.Z, self.E, self.g, self.which))
         left = len(self.Z)
         self.E_next, self.change, self.dZ = self.E_next[:left], self.change[:left], self.dZ[:left]
 
@@ -172,12 +196,12 @@ class KeptLogits(Steps):
 
     def trial(self, t: torch.Tensor, index: torch.Tensor) -> Pair:
         chosen = slice(None) if len(index) == len(self.Z) else index
-        x, db = t.to(self.Z.dtype)[:, None, None], self.db[chosen]
+        x, db, which = t.to(self.Z.dtype)[:, None, None], self.db[chosen], self.which[chosen]
         loss, slope = (torch.zeros(len(index), dtype=torch.float64, device=t.device) for _ in range(2))
         g = torch.zeros_like(self.g[chosen])
         for where in self.rows.blocks(self.Z.shape[0] * self.Z.shape[1]):
             d = self.dZ[..., where][chosen] + db
-            part, E = self.rows.residuals(torch.addcmul(self.Z[..., where][chosen], d, x), where)
+            part, E = self.rows.residuals(torch.addcmul(self.Z[..., where][chosen], d, x), where, which)
             loss += part
             slope += d.mul_(E).sum((1, 2), dtype=torch.float64)
             self.E_next[chosen, :, where] = E
@@ -206,20 +230,21 @@ class Recomputed(Steps):
     def __init__(self, rows: Rows, V: torch.Tensor) -> None:
         self.rows = rows
         self.G, self.G_next = torch.zeros_like(V), torch.zeros_like(V)
+        self.which = torch.arange(len(V), device=V.device)
 
     def afresh(self, V: torch.Tensor, index: torch.Tensor) -> Pair:
-        loss, self.G[index] = self.rows.gradient(V[index])
+        loss, self.G[index] = self.rows.gradient(V[index], self.which[index])
         return loss, self.G[index]
 
     def keep(self, chosen: torch.Tensor) -> None:
-        self.G, self.G_next = self.G[chosen], self.G_next[chosen]
+        self.G, self.G_next, self.which = self.G[chosen], self.G_next[chosen], self.which[chosen]
 
     def along(self, V: torch.Tensor, D: torch.Tensor) -> None:
         self.V, self.D = V, D
 
     def trial(self, t: torch.Tensor, index: torch.Tensor) -> Pair:
         D = self.D[index]
-        loss, G = self.rows.gradient(self.V[index] + t.to(D.dtype)[:, None, None] * D)
+        loss, G = self.rows.gradient(self.V[index] + t.to(D.dtype)[:, None, None] * D, self.which[index])
         self.G_next[index] = G
         return loss, dot(G, D)
 

@@ -5,6 +5,7 @@ Shapes: N training rows, M test rows, L labels.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal
@@ -33,7 +34,7 @@ class MultiLabel(Question):
     """
 
     name: ClassVar[str] = "multilabel"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     cs: tuple[float, ...] = option(CS, "A candidate for C; repeatable.", flag="--c")
     missing: Literal["ignore", "zero", "one"] = option("ignore", "What -1 counts as in the training rows.")
@@ -49,9 +50,10 @@ class MultiLabel(Question):
         train, test = self._several(rows.train), matched(self._several(rows.test), rows.train)
         validation = rows.validation and matched(self._several(rows.validation), rows.train)
         fitting, held = _held_out(train, validation, self.seed)
-        areas = {C: multilabel_auroc(held.labels, self._fitted(fitting, C, held)).mean for C in self.cs}
+        candidates = zip(self.cs, self._fitted(fitting, self.cs, held), strict=True)
+        areas = {C: multilabel_auroc(held.labels, probabilities).mean for C, probabilities in candidates}
         C = min(areas, key=lambda C: (-areas[C], C))
-        scores = self._fitted(train, C, test)
+        (scores,) = self._fitted(train, (C,), test)
         measure = partial(intervals.resampled, rows=len(scores), seed=self.seed, draws=RANKING_DRAWS)
         return Answer(
             scores=[
@@ -72,14 +74,14 @@ class MultiLabel(Question):
             ],
         )
 
-    def _fitted(self, train: SplitRows, C: float, scored: SplitRows) -> NDArray[np.float64]:
-        """Probabilities of the scored rows (M, L); one half for a label that no training row has."""
-        from featurebank.probes.multilabel import MultiLabelProbe
+    def _fitted(self, train: SplitRows, Cs: Sequence[float], scored: SplitRows) -> Iterator[NDArray[np.float64]]:
+        """Probabilities of the scored rows (M, L) at each C; one half for a label that no training row has."""
+        from featurebank.probes.multilabel import multilabel_path
 
-        probe = MultiLabelProbe(C, missing=self.missing, device=self.device)
-        found = np.full(scored.labels.shape, np.nan)
-        found[:, : train.labels.shape[1]] = probe.fit(train.features, train.labels).predict_proba(scored.features)
-        return np.where(np.isnan(found), 0.5, found)
+        for probe in multilabel_path(train.features, train.labels, Cs, missing=self.missing, device=self.device):
+            found = np.full(scored.labels.shape, np.nan)
+            found[:, : train.labels.shape[1]] = probe.predict_proba(scored.features)
+            yield np.where(np.isnan(found), 0.5, found)
 
     def _several(self, split: SplitRows) -> SplitRows:
         if vectors(split).labels.ndim != 2:

@@ -39,7 +39,7 @@ DEFAULTS: list[tuple[str, int, dict[str, Any]]] = [
     ("knn", 2, {**EVERY, "k": [5, 10, 20, 50, 100, 200], "temperature": [0.02, 0.04, 0.07, 0.1, 0.2]}),
     ("linear", 2, {**EVERY, "protocol": "logistic", "cs": CS}),
     ("mlp", 1, {**EVERY, **TRAINED, "hidden": 512}),
-    ("multilabel", 2, {**EVERY, "cs": CS, "missing": "ignore"}),
+    ("multilabel", 3, {**EVERY, "cs": CS, "missing": "ignore"}),
     ("ood", 4, {**EVERY, "resamples": 1000, "parameters": "a7a0ade5"}),
     ("regression", 2, EVERY),
     ("retrieve", 2, {**EVERY, "protocol": "labels"}),

@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline  # type: ignore[import-untyped]
 from sklearn.preprocessing import StandardScaler  # type: ignore[import-untyped]
 from sklearn.utils.estimator_checks import parametrize_with_checks  # type: ignore[import-untyped]
 
-from featurebank.probes import _lbfgs, _preconditioner
+from featurebank.probes import _lbfgs, _preconditioner, _softmax
 from featurebank.probes.logistic import LogisticProbe, LogisticProbeCV, logistic_path
 
 Data = tuple[NDArray[Any], NDArray[Any]]
@@ -170,13 +170,13 @@ def test_without_an_intercept() -> None:
 @pytest.mark.parametrize("memory", [0, 400_000])
 def test_rows_that_do_not_fit_are_streamed(tmp_path: Path, memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_lbfgs, "FEWEST", 500)
-    steps, thinned = [], _lbfgs._Path.thinned
+    steps, thinned = [], _softmax.Classes.thinned
 
-    def recorded(path: _lbfgs._Path, step: int, n_classes: int) -> _lbfgs._Path:
+    def recorded(rows: _softmax.Classes, step: int) -> _softmax.Classes:
         steps.append(step)
-        return thinned(path, step, n_classes)
+        return thinned(rows, step)
 
-    monkeypatch.setattr(_lbfgs._Path, "thinned", recorded)
+    monkeypatch.setattr(_softmax.Classes, "thinned", recorded)
     X, y = made(6000, 24, 4)
     np.save(tmp_path / "x.npy", X.astype(np.float16))
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
