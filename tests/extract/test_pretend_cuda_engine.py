@@ -85,6 +85,14 @@ def test_gpu6_two_cards_share_the_images_of_one_process(
     assert sealed_arrays(tmp_path / "cards") == sealed_arrays(tmp_path / "cpu") != {}
 
 
+def test_gpu6_pixels_that_one_card_has_decoded_come_to_the_other() -> None:
+    with pretend_cards(2):
+        pixels, stream = torch.arange(3, device="cuda:0"), torch.cuda.Stream("cuda:1")  # type: ignore[no-untyped-call]
+        moved = schedule._uploaded(pixels, torch.device("cuda:1"), stream)
+        assert (moved.device.index, moved.tolist()) == (1, [0, 1, 2])
+        assert schedule._uploaded(pixels, torch.device("cuda:0"), stream) is pixels
+
+
 def test_gpu6_several_devices_are_different_cards_that_are_there() -> None:
     with pretend_cards(2):
         assert resolve_devices("cuda:0,cuda:1") == "cuda:0,cuda:1"
