@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import re
 import shutil
@@ -435,28 +434,6 @@ def test_verify_finds_one_flipped_byte_and_says_where(first: First, tmp_path: Pa
 
 
 # doctor, help, wrong words
-
-
-def test_doctor_says_what_a_run_would_use() -> None:
-    findings = featurebank_("doctor", "--json")
-    known = {f["check"]: f for f in findings.json["findings"]}
-    assert {"python", "torch", "device", "precision", "cores", "C++ compiler", "cache"} <= set(known)
-    assert known["python"]["found"] == ".".join(map(str, sys.version_info[:3]))
-    assert findings.code == int(not all(f["ok"] for f in known.values()))
-    done = featurebank_("doctor")
-    assert done.code == findings.code
-    assert "torch and torchvision" in done.out
-
-
-def test_doctor_exits_1_where_something_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> str:
-        raise importlib.metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(importlib.metadata, "version", missing)
-    monkeypatch.setenv("FEATUREBANK_CACHE", str(tmp_path))
-    done = featurebank_("doctor")
-    assert done.code == 1
-    assert "pip install 'featurebank[extract]'" in words(done.out)
 
 
 def test_version_and_help() -> None:
