@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from featurebank.store._merging import Merged as Merged
     from featurebank.store._records import Output as Output
     from featurebank.store._records import Records as Records
+    from featurebank.store._streaming import BatchWriter as BatchWriter
     from featurebank.store.catalogue import FeatureStore as FeatureStore
     from featurebank.store.entries import Entries as Entries
     from featurebank.store.entries import Entry as Entry
@@ -80,6 +81,7 @@ else:
             "_collecting": "Garbage",
             "_merging": "Merged",
             "_records": "Output Records",
+            "_streaming": "BatchWriter",
             "catalogue": "FeatureStore",
             "entries": "Entries Entry",
             "errors": (

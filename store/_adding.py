@@ -40,7 +40,7 @@ class Added:
     columns: Mapping[str, ArrayLike]
     head: tuple[NDArray[Any], NDArray[Any]] | None
     dtype: str
-    content_hash: ArrayLike | None
+    content_hash: ArrayLike | Sequence[bytes] | None
     key: Mapping[str, Any]
     provenance: Mapping[str, Any]
 
@@ -58,7 +58,7 @@ def add(place: Place, features: Features, added: Added) -> FeatureSet:
     counts["content_hash"] = _length(added.content_hash)
     with contextlib.closing(source_of(place("0" * 64).parent, features, added.dtype, counts)) as source:
         outputs, n_rows = source.outputs, source.n_rows
-        hashes = np.empty((n_rows, 16), np.uint8) if added.content_hash is None else np.asarray(added.content_hash)
+        hashes = np.empty((n_rows, 16), np.uint8) if added.content_hash is None else _hashes(added.content_hash)
         # Read whole before anything is laid out: what cannot be stored is found while there is nothing to take back.
         for start, stop in source.stretches():
             stored = [source.read(name, start, stop) for name in sorted(source.row_bytes)]
@@ -90,7 +90,8 @@ def add(place: Place, features: Features, added: Added) -> FeatureSet:
         path = place(fingerprint(key))
         if not os.path.lexists(path):
             names = {"class_names": list(added.class_names)} if added.class_names else {}
-            provenance = {"made_with": dict(added.provenance), **names}
+            unknown = {"content": "unknown"} if added.content_hash is None else {}
+            provenance = {"made_with": dict(added.provenance), **names, **unknown}
             try:
                 return _write(path, source, key=key, records=records, head=added.head, provenance=provenance)
             except ExistsError:
@@ -100,8 +101,19 @@ def add(place: Place, features: Features, added: Added) -> FeatureSet:
         return _same(path, source, columns, added)
 
 
-def _length(values: ArrayLike | None) -> int | None:
-    return None if values is None else len(np.atleast_1d(np.asarray(values)))
+def _hashes(given: Any) -> NDArray[Any]:
+    """Content hashes as they are given, or of the contents themselves."""
+    contents = given.tolist() if isinstance(given, np.ndarray) and given.dtype.kind in "UTO" else given
+    if isinstance(contents, np.ndarray) or not all(isinstance(content, str | bytes) for content in contents):
+        return np.asarray(given)
+    made = [content_hash(content.encode() if isinstance(content, str) else content) for content in contents]
+    return np.frombuffer(b"".join(made), np.uint8).reshape(-1, 16)
+
+
+def _length(values: Any) -> int | None:
+    return (
+        None if values is None else len(values) if isinstance(values, list) else len(np.atleast_1d(np.asarray(values)))
+    )
 
 
 def _labels(added: Added, n_rows: int) -> NDArray[np.int64]:

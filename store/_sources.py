@@ -47,26 +47,26 @@ class _Arrays(Source):
 
     def __init__(self, arrays: Mapping[str, Any], dtype: str) -> None:
         self._arrays = arrays
-        super().__init__(_outputs(arrays, dtype), len(next(iter(arrays.values()))))
+        super().__init__(outputs_of(arrays, dtype), len(next(iter(arrays.values()))))
 
     def read(self, name: str, start: int, stop: int) -> NDArray[Any]:
         output = next(output for output in self.outputs if output.name == name)
-        return _stored(output, self._arrays[name][start:stop], start)
+        return stored(output, self._arrays[name][start:stop], start)
 
 
 class _Spooled(Source):
     """Blocks that come once: kept in a file without a name until the key, which has their digest, is known."""
 
     def __init__(self, folder: Path, blocks: Iterator[Any], dtype: str, n_rows: int) -> None:
-        first = _named_arrays(next(blocks, {}))
-        super().__init__(_outputs(first, dtype), n_rows)
+        first = named_arrays(next(blocks, {}))
+        super().__init__(outputs_of(first, dtype), n_rows)
         make_folder(folder)
         self._disk = hidden_file(folder)
         self._disk.path.unlink()
         sizes = (self.row_bytes[output.name] * n_rows for output in self.outputs)
         self._begin = dict(zip(self.row_bytes, itertools.accumulate(sizes, initial=0), strict=False))
         try:
-            self._fill(itertools.chain([first], map(_named_arrays, blocks)))
+            self._fill(itertools.chain([first], map(named_arrays, blocks)))
         except BaseException:
             self.close()
             raise
@@ -74,14 +74,10 @@ class _Spooled(Source):
     def _fill(self, blocks: Iterator[Mapping[str, Any]]) -> None:
         done = 0
         for block in blocks:
-            if {o.name: o.shape for o in _outputs(block, "float16")} != {o.name: o.shape for o in self.outputs}:
-                raise InvalidInputError(
-                    f"every block must have the outputs of the first, {_shapes(self.outputs)}; "
-                    f"found {_shapes(_outputs(block, 'float16'))} from row {done} on"
-                )
+            check_outputs(outputs_of(block, "float16"), self.outputs, done)
             stop = done + len(next(iter(block.values())))
             for output in self.outputs if stop <= self.n_rows else ():
-                values = _stored(output, block[output.name], done)
+                values = stored(output, block[output.name], done)
                 address = self._begin[output.name] + done * self.row_bytes[output.name]
                 self._disk.write(address, values.reshape(-1).view(np.uint8))
             done = stop
@@ -107,7 +103,7 @@ def source_of(folder: Path, features: Features, dtype: str, counts: Mapping[str,
     known = {name: count for name, count in counts.items() if count is not None}
     source: Source | None = None
     if isinstance(features, Mapping) or not _is_blocks(features):
-        source = _Arrays(_named_arrays(features), dtype)
+        source = _Arrays(named_arrays(features), dtype)
         known = {"features": source.n_rows, **known}
     if len(set(known.values())) > 1:
         found = ", ".join(f"{count:,} {name}" for name, count in known.items())
@@ -135,7 +131,21 @@ def _is_blocks(features: object) -> bool:
     return True
 
 
-def _named_arrays(features: Any) -> dict[str, Any]:
+def check_outputs(outputs: Sequence[Output], first: Sequence[Output], done: int) -> None:
+    """Raises InvalidInputError where a block after so many rows has other outputs than the first, in any order."""
+    if {o.name: o.shape for o in outputs} != {o.name: o.shape for o in first}:
+        raise InvalidInputError(
+            f"every block must have the outputs of the first, {_shapes(first)}; "
+            f"found {_shapes(outputs)} from row {done} on"
+        )
+
+
+def named_arrays(features: Any) -> dict[str, Any]:
+    """The arrays of features by the names of their outputs.
+
+    Raises:
+        InvalidInputError: there is none, or what NumPy makes no array of real numbers of.
+    """
     given = dict(features) if isinstance(features, Mapping) else {"pooled": features}
     if not given:
         raise InvalidInputError("features must have at least one output and one row; found none")
@@ -143,7 +153,12 @@ def _named_arrays(features: Any) -> dict[str, Any]:
     return {n: v if hasattr(v, "dtype") and hasattr(v, "shape") else _asarray(n, v) for n, v in given.items()}
 
 
-def _outputs(arrays: Mapping[str, Any], dtype: str) -> list[Output]:
+def outputs_of(arrays: Mapping[str, Any], dtype: str) -> list[Output]:
+    """What the arrays are as outputs.
+
+    Raises:
+        InvalidInputError: they are no rows, or not of as many.
+    """
     shapes = {name: tuple(int(n) for n in values.shape) for name, values in arrays.items()}
     flat = [name for name, shape in shapes.items() if len(shape) < 2]
     if flat or len({shape[0] for shape in shapes.values()}) > 1:
@@ -172,7 +187,7 @@ def _asarray(name: str, values: Any) -> NDArray[Any]:
     return array
 
 
-def _stored(output: Output, given: Any, start: int) -> NDArray[Any]:
+def stored(output: Output, given: Any, start: int) -> NDArray[Any]:
     """Rows in the stored dtype, C-contiguous.
 
     Raises:
@@ -181,8 +196,8 @@ def _stored(output: Output, given: Any, start: int) -> NDArray[Any]:
     """
     values, dtype = _asarray(output.name, given), np.dtype(output.dtype).newbyteorder("<")
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        stored = np.ascontiguousarray(values, dtype)
-    flat = stored.reshape(len(stored), math.prod(output.shape))
+        kept = np.ascontiguousarray(values, dtype)
+    flat = kept.reshape(len(kept), math.prod(output.shape))
     advice = "; add them with dtype='float32'" if output.dtype == "float16" else "; scale them"
     exponent = flat.view(f"<u{dtype.itemsize}") & _EXPONENT[output.dtype]
     if (bad := np.flatnonzero((exponent == _EXPONENT[output.dtype]).any(axis=1))).size:
@@ -201,4 +216,4 @@ def _stored(output: Output, given: Any, start: int) -> NDArray[Any]:
             f"{np.finfo(output.dtype).smallest_normal:.2g} in {quantity(len(lost), 'row')}: "
             f"{first_few(start + lost)}{advice}"
         )
-    return stored
+    return kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ from featurebank.store._names import encode_component, partial_path
 from featurebank.store._noted import note, noted
 from featurebank.store._published import INDEX, index_of
 from featurebank.store._sources import Features
+from featurebank.store._streaming import BatchWriter
 from featurebank.store.errors import InvalidInputError
 from featurebank.store.filing import Filing
 from featurebank.store.reader import FeatureSet
@@ -75,7 +77,7 @@ class FeatureStore(Holdings):
         columns: Mapping[str, ArrayLike] | None = None,
         head: tuple[NDArray[Any], NDArray[Any]] | None = None,
         dtype: Literal["float16", "float32"] = "float16",
-        content_hash: ArrayLike | None = None,
+        content_hash: ArrayLike | Sequence[bytes] | None = None,
         key: Mapping[str, Any] | None = None,
         provenance: Mapping[str, Any] | None = None,
     ) -> FeatureSet:
@@ -97,8 +99,9 @@ class FeatureStore(Holdings):
             columns: Name to N more values of each row.
             head: The classifier's weight (K, D) and bias (K,), float16 or float32.
             dtype: What is stored, ``"float16"`` or ``"float32"``.
-            content_hash: uint8 (N, 16), what tells the contents apart, as `featurebank.store.fingerprint.content_hash`
-                makes it of their bytes; by default it is that of the features' bytes, as they are stored.
+            content_hash: What tells the contents apart: the contents themselves, N texts or bytes, or uint8 (N, 16), as
+                `featurebank.store.fingerprint.content_hash` makes it of bytes. By default the content is said to be
+                unknown, and the hash is that of the features' bytes, as they are stored.
             key: What determined the numbers, such as name, version and settings: plain JSON, in the fingerprint.
                 Sets of one backbone with different keys lie beside each other; `open` then needs a fingerprint.
             provenance: What did not: plain JSON.
@@ -139,6 +142,49 @@ class FeatureStore(Holdings):
             provenance=provenance or {},
         )
         return add(lambda fingerprint: self.path_for(name, split, backbone, fingerprint), features, added)
+
+    def writer(
+        self,
+        dataset: str,
+        backbone: str,
+        *,
+        class_names: Sequence[str] = (),
+        head: tuple[NDArray[Any], NDArray[Any]] | None = None,
+        dtype: Literal["float16", "float32"] = "float16",
+        key: Mapping[str, Any] | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> BatchWriter:
+        """Adds features that are made elsewhere as batches come, with their labels, ids and columns.
+
+        Where those are known before, or the number of rows is, `add` takes a generator of blocks.
+
+        Args:
+            dataset: ``"dataset/split"``.
+            backbone: What makes the features, by name.
+            class_names: As `add` takes them; so is what follows.
+            head: The classifier.
+            dtype: What is stored.
+            key: What determines the numbers.
+            provenance: What does not.
+
+        >>> import tempfile
+        >>> import numpy as np
+        >>> with FeatureStore(tempfile.mkdtemp()).writer("songs/train", "wav2vec", key={"layer": 6}) as writer:
+        ...     for number in range(3):
+        ...         writer.write(np.full((2, 8), number), labels=[0, 1], ids=[f"{number}a", f"{number}b"])
+        ...     fs = writer.seal()
+        >>> fs.X.shape, fs.y.tolist(), str(fs.ids[-1])
+        ((6, 8), [0, 1, 0, 1, 0, 1], '2b')
+        """
+        given: dict[str, Any] = {
+            "class_names": class_names,
+            "head": head,
+            "dtype": dtype,
+            "key": key,
+            "provenance": provenance,
+        }
+        folder = self.path_for(*parts(dataset), backbone, "0" * 64).parent
+        return BatchWriter(folder, functools.partial(self.add, dataset, backbone, **given), dtype)
 
     def state(
         self, dataset: str, split: str, backbone: str, fingerprint: str

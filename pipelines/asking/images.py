@@ -1,4 +1,4 @@
-"""The images that features were made from, opened once more, for the pages that show them."""
+"""What features were made from, for the pages that show it: images, opened once more, or texts of the records."""
 
 from __future__ import annotations
 
@@ -19,7 +19,24 @@ from featurebank.store.fingerprint import content_hash
 if TYPE_CHECKING:
     from featurebank.extract.datasets.contract import Split
 
-__all__ = ["SIDE", "Album", "class_names", "open_images", "row_names", "shown", "thumbnail", "thumbnails"]
+__all__ = [
+    "SIDE",
+    "TEXTS",
+    "Album",
+    "Picture",
+    "class_names",
+    "open_images",
+    "placed",
+    "row_names",
+    "thumbnail",
+    "thumbnails",
+]
+
+Picture = Callable[[int], bytes | str]
+"""A row by its number: the bytes of a small image, or a text."""
+
+TEXTS = ("text", "prompt", "caption", "sentence", "title")
+"""Columns of a set of features of one's own that say what its rows are, the first of which is shown."""
 
 SIDE = 128  # the pages show 96 pixels; screens may have more of them
 QUALITY = 85
@@ -74,6 +91,19 @@ class Album:
     def thumbnails(self, path: Path, place: str, *, side: int = SIDE) -> Callable[[int], bytes]:
         """A thumbnail of each row of a feature set by its number; see `thumbnails`."""
         return thumbnails(self.split(path, place), path, side=side)
+
+    def pictures(self, path: Path, place: str) -> Picture:
+        """What shows each row of a feature set by its number: a thumbnail, or a text where there are no images.
+
+        The latter are features of one's own of a dataset that was not said to be images: a column of their texts, or
+        their ids where they have none.
+
+        Raises:
+            ConfigError: images that cannot be opened.
+        """
+        if place in self.opened or self.named(place.rpartition("/")[0]) or (texts := _texts(path)) is None:
+            return self.thumbnails(path, place)
+        return lambda row: str(texts[row])
 
 
 def open_images(path: Path, images: str | None, *, before: str = "") -> Split:
@@ -135,10 +165,23 @@ def thumbnail(content: bytes | NDArray[np.uint8], *, side: int = SIDE) -> bytes:
     return file.getvalue()
 
 
-def shown(split: Split, rows: SplitRows) -> Callable[[int], bytes]:
-    """A thumbnail of each usable row by its position; see `thumbnails`."""
-    found = thumbnails(split, rows.path)
-    return lambda row: found(int(rows.rows[row]))
+def placed(picture: Picture, rows: SplitRows) -> Picture:
+    """What shows each usable row by its position, of what shows the rows of its set by their numbers."""
+    return lambda row: picture(int(rows.rows[row]))
+
+
+def _texts(path: Path) -> NDArray[np.str_] | None:
+    """What a set of features of one's own says of its rows; None of a set that was extracted from images."""
+    from featurebank.extract.datasets import is_data
+
+    with FeatureSet(path) as feature_set:
+        made, columns = feature_set.key.get("backbone"), feature_set.columns
+        if not (isinstance(made, dict) and made.get("source") == "added"):
+            return None
+        column = next((name for name in TEXTS if name in columns and columns[name].dtype.kind in "UT"), None)
+        if column is None and is_data(feature_set.dataset):
+            return None
+        return feature_set.ids if column is None else columns[column]
 
 
 def thumbnails(split: Split, path: Path, *, side: int = SIDE) -> Callable[[int], bytes]:

@@ -53,6 +53,7 @@ BREAKS = ("/", ":", "_")
 FILTERS = {"class": "Class", "family": "Family", "style": "Training", "licence": "Licence"}
 """What items may say of themselves, ``data-class`` and so on, and how a page calls it."""
 FEW = 100  # lines of a long table that are laid out before it is scrolled, as page.js has it
+WORDS = 240  # characters of a text
 LONGEST = 22  # characters of a caption's line; the whole stands in its title
 
 
@@ -221,12 +222,12 @@ def table_html(
 
 
 def figure(
-    image: bytes, lines: Sequence[str], *, kind: str = "", mark: str = "", name: str = "", about: str = ""
+    picture: bytes | str, lines: Sequence[str], *, kind: str = "", mark: str = "", name: str = "", about: str = ""
 ) -> str:
-    """A thumbnail with a caption of a few lines; framed and marked by its kind.
+    """A thumbnail, or a text, with a caption of a few lines; framed and marked by its kind.
 
     Args:
-        image: of a small JPEG, PNG, GIF or WebP file.
+        picture: bytes of a small JPEG, PNG, GIF or WebP file, or a text, whose beginning is shown.
         lines: of the caption.
         kind: ``right``, ``wrong``, ``junk`` or nothing.
         mark: before the first line, instead of the kind's own.
@@ -240,10 +241,12 @@ def figure(
     head = f'<b title="{kind}">{sign}</b> ' if sign else ""
     name, more = html_text(name or lines[-1]), f" {about}" if about else ""
     text = "<br>".join(html_text(shortened(line)) for line in lines)
-    return (
-        f'<figure class="{kind}"{more}><img src="{data_uri(image)}" alt="{name}" loading="lazy">'
-        f'<figcaption title="{name}">{head}{text}</figcaption></figure>'
-    )
+    if isinstance(picture, str):
+        words = picture if len(picture) <= WORDS else f"{picture[: WORDS - 1]}…"
+        seen = f"<blockquote>{html_text(words)}</blockquote>"
+    else:
+        seen = f'<img src="{data_uri(picture)}" alt="{name}" loading="lazy">'
+    return f'<figure class="{kind}"{more}>{seen}<figcaption title="{name}">{head}{text}</figcaption></figure>'
 
 
 def data_uri(image: bytes) -> str:

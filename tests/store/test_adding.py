@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from featurebank.store import (
     ExistsError,
+    FeatureSet,
     FeatureSetWriter,
     FeatureStore,
     InvalidInputError,
@@ -270,3 +271,69 @@ def test_d7_zeros_and_small_numbers_beside_larger_ones_are_kept(store: FeatureSt
     fs = store.add("a/train", "net", values, labels=masked)
     np.testing.assert_array_equal(fs["pooled"], values.astype(np.float16))
     assert fs.labels.tolist() == [3, -1, 2, 0]
+
+
+def write_in(store: FeatureStore, size: int, **given: Any) -> FeatureSet:
+    with store.writer("a/train", "net", class_names=NAMES, key=MADE) as writer:
+        for start in range(0, N, size):
+            rows = slice(start, start + size)
+            writer.write(X[rows], **{name: values[rows] for name, values in given.items()})
+        return writer.seal()
+
+
+def test_d7_batches_of_a_number_that_nobody_knows_give_the_very_same_set(tmp_path: Path) -> None:
+    texts = [f"text {'é' * (row % 7)}{row}" for row in range(N)]
+    ids = [f"row {row}" for row in range(N)]
+    whole = FeatureStore(tmp_path / "whole").add(
+        "a/train", "net", X, labels=Y, ids=ids, class_names=NAMES, key=MADE, content_hash=texts
+    )
+    streamed = write_in(FeatureStore(tmp_path / "streamed"), 7, labels=Y, ids=ids, content_hash=texts)
+    assert streamed.fingerprint == whole.fingerprint
+    np.testing.assert_array_equal(streamed.X, X.astype(np.float16), strict=True)
+    assert streamed.records_digest == whole.records_digest
+    assert bytes(whole.content_hash[3]) == content_hash(texts[3].encode())
+    assert "content" not in whole.provenance
+    assert (
+        write_in(FeatureStore(tmp_path / "streamed"), 300, labels=Y, ids=ids, content_hash=texts).path == streamed.path
+    )
+
+
+def test_d7_contents_may_be_bytes_and_unknown_ones_are_said_to_be(store: FeatureStore) -> None:
+    sounds = [b"\x00" + bytes([row % 256, row // 256]) for row in range(N)]
+    given = store.add("a/train", "net", X, content_hash=sounds)
+    assert bytes(given.content_hash[7]) == content_hash(sounds[7])
+    streamed = write_in(store, 50, content_hash=sounds)
+    np.testing.assert_array_equal(streamed.content_hash, given.content_hash)
+    assert store.add("b/train", "net", X).provenance["content"] == "unknown"
+
+
+def test_d7_what_is_not_sealed_leaves_nothing(store: FeatureStore) -> None:
+    with store.writer("a/train", "net") as writer:
+        writer.write({"pooled": X[:5], "cls": X[:5]}, labels=Y[:5], columns={"length": Y[:5]})
+        for features, more, text in (
+            (X[5:9], {"labels": Y[5:9]}, r"outputs of the first.*from row 5 on"),
+            (
+                {"pooled": X[5:9], "cls": X[5:9]},
+                {"labels": Y[5:9]},
+                "labels, column length; found labels from row 5 on",
+            ),
+            (
+                {"pooled": X[5:9], "cls": X[5:9]},
+                {"labels": Y[:3], "columns": {"length": Y[5:9]}},
+                "4 features, 3 labels",
+            ),
+        ):
+            with pytest.raises(InvalidInputError, match=text):
+                writer.write(features, **more)
+        assert writer.n_rows == 5
+        writer.write({"cls": X[5:9], "pooled": X[5:9] * 2}, labels=Y[5:9], columns={"length": Y[5:9]})
+        assert files(store) == {}
+        with writer.seal() as fs:
+            np.testing.assert_array_equal(fs["pooled"][5:], (X[5:9] * 2).astype(np.float16))
+            assert fs.columns["length"].tolist() == Y[:9].tolist()
+    before = files(store)
+    with store.writer("b/train", "net") as writer, pytest.raises(InvalidInputError, match="none written"):
+        writer.seal()
+    with store.writer("b/train", "net") as writer:
+        writer.write(X)
+    assert files(store) == before

@@ -129,7 +129,7 @@ def _worst(
         parts.append(f"<h4>{name_html(place)}: the {'lowest' if inside else 'highest'} {html_text(score)}</h4>")
         source = place.removesuffix(HELD_OUT)
         try:
-            image = album.thumbnails(entries[source].path, source)
+            image = album.pictures(entries[source].path, source)
             classes = _classes(entries[source])
             shown = [
                 figure(

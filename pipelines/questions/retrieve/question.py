@@ -174,7 +174,7 @@ class Retrieve(Search):
             raise ConfigError(f"--html needs a protocol with an average precision of each query; found {self.protocol}")
         for case in selection.cases:
             for entry in (entry for role in ("queries", "gallery") for entry in case.sets.get(role, ())):
-                album.split(entry.path, entry.place)
+                album.pictures(entry.path, entry.place)
 
     def section(self, answered: Sequence[Answered], results: Results, album: Album) -> str:
         """The queries of each backbone with their first rows, worst first; of recipes nothing."""

@@ -1,18 +1,17 @@
-"""Rankings to look at: each query with the first rows of its list, the worst queries first.
+"""Rankings to look at, of images or texts: each query with the first rows of its list, the worst queries first.
 
 Shapes: M queries, N gallery rows, k of them listed for each query.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featurebank.pipelines.asking.images import class_names, row_names
-from featurebank.pipelines.asking.images import shown as shown_image
+from featurebank.pipelines.asking.images import Picture, class_names, placed, row_names
 from featurebank.pipelines.asking.page import figure, name_html
 from featurebank.pipelines.asking.run import read_case
 from featurebank.pipelines.questions.retrieve.scores import main_metric
@@ -28,9 +27,7 @@ if TYPE_CHECKING:
     from featurebank.pipelines.questions.retrieve.search import Search
     from featurebank.store import Entry
 
-__all__ = ["Thumbnail", "ranking_html", "rankings_html"]
-
-Thumbnail = Callable[[int], bytes]
+__all__ = ["ranking_html", "rankings_html"]
 
 AP = "AP"
 ROWS = 10  # of each query
@@ -59,9 +56,9 @@ def _ranking(question: Search, one: Answered, results: Results, album: Album, *,
     precision = np.full(len(queries.rows), np.nan)
     precision[np.isin(queries.rows, kept["rows"])] = kept["score"]
 
-    def image(role: str, split: SplitRows) -> Thumbnail:
+    def image(role: str, split: SplitRows) -> Picture:
         entry: Entry = case.one(role if role in case.sets else "gallery")
-        return shown_image(album.split(entry.path, entry.place), split)
+        return placed(album.pictures(entry.path, entry.place), split)
 
     text = ranking_html(
         lists,
@@ -86,8 +83,8 @@ def ranking_html(
     relevance: Relevance,
     average_precision: ArrayLike,
     *,
-    query_image: Thumbnail,
-    gallery_image: Thumbnail,
+    query_image: Picture,
+    gallery_image: Picture,
     query_names: Sequence[str],
     gallery_names: Sequence[str],
     query_classes: Sequence[str] = (),
@@ -104,7 +101,7 @@ def ranking_html(
         lists: (M, k) gallery rows, best first; -1 where nothing was found.
         relevance: what is relevant among the N rows.
         average_precision: (M,) as an evaluation's ``per_query`` has it, NaN without relevant rows.
-        query_image: a query's thumbnail, by its row: bytes of a small JPEG, PNG, GIF or WebP file.
+        query_image: a query's thumbnail, by its row: bytes of a small JPEG, PNG, GIF or WebP file; or its text.
         gallery_image: a gallery row's, likewise.
         query_names: M names.
         gallery_names: N names.

@@ -102,7 +102,7 @@ def _pictures(shown: Sequence[_Mistake], row: Row, holdings: Holdings, album: Al
     if tested is None:
         return f"<p>No images: the set {html_text(row.test)} is not in this store any more.</p>"
     try:
-        image = album.thumbnails(tested.entry.path, row.test)
+        image = album.pictures(tested.entry.path, row.test)
         figures = [
             figure(
                 image(one.row),
