@@ -1,12 +1,12 @@
 """The YAML configuration of a batch run: unknown keys are refused, allowed values are named, paths are the file's own.
 
 Relative paths in a configuration are relative to the file that holds them, never to the working directory.
-``docs/configuration.md`` is made from these records.
+``docs/configuration.md`` and ``docs/configuration.schema.json`` are made from these records, by ``reference.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
@@ -19,10 +19,12 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     ValidationError,
     ValidationInfo,
     model_validator,
 )
+from pydantic_core import CoreSchema
 
 from featurebank.extract import backbones as known_backbones
 from featurebank.extract import datasets as known_datasets
@@ -55,9 +57,16 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
+class _OrText(BeforeValidator):
+    """What a plain string may stand for, in the JSON schema too."""
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [handler(core), {"type": "string"}]}
+
+
 def _short(key: str) -> BeforeValidator:
     """A plain string stands for a record with that key."""
-    return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
+    return _OrText(lambda value: {key: value} if isinstance(value, str) else value)
 
 
 def _rooted(at_folder: Callable[[str, Path], Any]) -> AfterValidator:
@@ -80,7 +89,7 @@ def _question(name: str) -> str:
 
 
 Place = Annotated[Path, AfterValidator(expanded), _rooted(lambda path, folder: folder / path)]
-Several = BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)
+Several = _OrText(lambda value: (value,) if isinstance(value, str) else value)
 
 
 class BackboneConfig(_Model):
@@ -323,77 +332,3 @@ RECORDS: Final[Mapping[str, type[BaseModel]]] = MappingProxyType(
     }
 )
 """The key in a configuration to the record that stands there."""
-
-
-def markdown() -> str:
-    """``docs/configuration.md``: every key of a configuration."""
-    lines = [
-        "# Configuration of a run",
-        "",
-        "Made by `python -m featurebank.pipelines.extracting.config` from the records in that file. What",
-        "`featurebank features FILE.yaml` reads. Relative paths in it are relative to its own folder; in every path,",
-        "and in names that are paths, `~` and `$NAME` stand for what they stand for in a shell. Unknown keys, and keys",
-        "that stand twice, are refused; all that is wrong is said at once.",
-        "",
-        "```yaml",
-        *EXAMPLE.strip().splitlines(),
-        "```",
-    ]
-    for key, record in RECORDS.items():
-        lines += ["", f"## {f'`{key}`' if key else 'The file'}", "", str(record.__doc__), ""]
-        lines += ["| key | value | without it | what it is |", "|---|---|---|---|"]
-        lines += [f"| {' | '.join(cells)} |" for cells in _rows(record)]
-    return "\n".join(lines) + "\n"
-
-
-EXAMPLE = """
-store: $HOME/features
-backbones:
-  - efficientnet_lite0
-  - {name: timm:resnet18.a1_in1k, checkpoint: weights/r18.safetensors, outputs: [pooled]}
-datasets:
-  - name: folder:~/pets
-    splits: [train, {split: test, subset: {size: 1000}}]
-extraction: {dtype: float32}
-questions:
-  - {question: linear, of: pets}
-  - {question: knn, of: pets/train:test, options: {k: [5, 20]}}
-"""
-
-
-def _rows(record: type[BaseModel]) -> Iterator[tuple[str, ...]]:
-    for name, field in record.model_fields.items():
-        default = "required" if field.is_required() else _value(field.default)
-        yield f"`{name}`", _kind(name, record), default, " ".join(str(field.description).split())
-
-
-def _value(default: object) -> str:
-    empty = default is None or default in ("", (), {}) or isinstance(default, BaseModel)
-    return "" if empty else f"`{str(default).lower() if isinstance(default, bool) else default}`"
-
-
-def _kind(name: str, record: type[BaseModel]) -> str:
-    """The values of a key, in words, from the record's JSON schema."""
-    schema = record.model_json_schema()["properties"][name]
-    schema = next((one for one in schema.get("anyOf", ()) if one.get("type") != "null"), schema)
-    if "enum" in schema:
-        return ", ".join(f"`{value}`" for value in schema["enum"])
-    if name in RECORDS:
-        return f"[a list](#{name})" if schema.get("type") == "array" else f"[a mapping](#{name})"
-    words = {
-        "object": "a mapping",
-        "string": "text",
-        "integer": "a whole number",
-        "number": "a number",
-        "boolean": "`true`, `false`",
-    }
-    bounds = {"minimum": "from", "exclusiveMinimum": "above"}
-    limit = "".join(f" {word} {schema[key]:g}" for key, word in bounds.items() if key in schema)
-    kind = "a list of text" if schema.get("type") == "array" else words[schema["type"]]
-    return "a path" if schema.get("format") == "path" else kind + limit
-
-
-if __name__ == "__main__":
-    import sys
-
-    sys.stdout.write(markdown())

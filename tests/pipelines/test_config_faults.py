@@ -9,7 +9,7 @@ from command_line import featurebank_
 from PIL import Image
 
 from featurebank.pipelines.errors import ConfigError
-from featurebank.pipelines.extracting.config import RunConfig, markdown
+from featurebank.pipelines.extracting.config import RunConfig
 from featurebank.pipelines.extracting.run import run_features
 
 GOOD = "backbones: [mobilenetv2]\ndatasets: [{name: mnist_5k, splits: [all]}]\n"
@@ -75,20 +75,6 @@ def test_d10_a_question_about_no_split_hides_no_other_fault(tmp_path: Path) -> N
     assert len(lines) == len(expected)
     assert all(line.startswith(start) for line, start in zip(lines, expected, strict=True)), lines
     assert not (tmp_path / "features").exists()
-
-
-def test_d10_the_reference_page_is_that_of_the_records() -> None:
-    page = Path(__file__).parents[2] / "docs/configuration.md"
-    made = "run: python -m featurebank.pipelines.extracting.config > docs/configuration.md"
-    assert page.read_text("utf-8") == markdown(), made
-    assert "|  |\n" not in markdown()  # every key says what it is
-
-
-def test_d10_the_example_of_the_page_is_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    path = tmp_path / "run.yaml"
-    path.write_text(markdown().split("```yaml\n")[1].split("```")[0], "utf-8")
-    assert RunConfig.read(path).store == tmp_path / "features"
 
 
 def test_d10_datasets_knows_a_folder(tmp_path: Path) -> None:
