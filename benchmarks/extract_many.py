@@ -20,21 +20,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--eager", action="store_true", help="do not compile")
+    parser.add_argument("--eager", action="store_true", help="do not pack")
     args = parser.parse_args()
     use, specs = setting(), [backbones.resolve(name) for name in NAMES]
-    compiled = not args.eager and use.device == "cpu"
+    packed = not args.eager and use.device == "cpu"
     seconds: dict[str, list[float]] = {"one decode": [], "sum of forwards": [], "four at once": [], "four runs": []}
     with photographs(args.images) as folder:
         split = open_folder(folder)
-        runners = [runner_of(spec, use, compiled=compiled) for spec in specs]
+        runners = [runner_of(spec, use, packed=packed) for spec in specs]
         for _ in range(args.repeats):
             seconds["one decode"].append(decode_only(split, specs, use))
             forwards = [forward_only(r, s, args.images, use) for r, s in zip(runners, specs, strict=True)]
             seconds["sum of forwards"].append(sum(forwards))
-            outcome = full_run(split, specs, use, compiled=compiled)[0]
+            outcome = full_run(split, specs, use, packed=packed)[0]
             seconds["four at once"].append(args.images / outcome.images_per_second)
-            apart = [full_run(split, [spec], use, compiled=compiled)[0] for spec in specs]
+            apart = [full_run(split, [spec], use, packed=packed)[0] for spec in specs]
             seconds["four runs"].append(sum(args.images / o.images_per_second for o in apart))
     table(f"{args.images} JPEGs through {', '.join(NAMES)}, {use.device}, {use.precision}", seconds)
     one, forwards_sum, many, runs = (median(values) for values in seconds.values())

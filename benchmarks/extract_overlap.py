@@ -20,21 +20,21 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--backbone", default="efficientnet_lite0")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--eager", action="store_true", help="do not compile")
+    parser.add_argument("--eager", action="store_true", help="do not pack")
     args = parser.parse_args()
     use, spec = setting(), backbones.resolve(args.backbone)
-    compiled = not args.eager and use.device == "cpu"
+    packed = not args.eager and use.device == "cpu"
     seconds: dict[str, list[float]] = {"decode only": [], "forward only": [], "whole run": []}
     with photographs(args.images) as folder:
         split = open_folder(folder)
-        runner = runner_of(spec, use, compiled=compiled)
+        runner = runner_of(spec, use, packed=packed)
         forward_only(runner, spec, 4 * use.batch_size, use)
         for _ in range(args.repeats):
             seconds["decode only"].append(decode_only(split, [spec], use))
             seconds["forward only"].append(forward_only(runner, spec, args.images, use))
-            outcome = full_run(split, [spec], use, compiled=compiled)[0]
+            outcome = full_run(split, [spec], use, packed=packed)[0]
             seconds["whole run"].append(args.images / outcome.images_per_second)
-    table(f"{args.images} JPEGs through {args.backbone}, {use.device}, {use.precision}, compiled: {compiled}", seconds)
+    table(f"{args.images} JPEGs through {args.backbone}, {use.device}, {use.precision}, packed: {packed}", seconds)
     decode, forward, whole = (median(seconds[name]) for name in ("decode only", "forward only", "whole run"))
     must = max(decode, forward) if use.device.startswith("cuda") else decode + forward
     print(f"{args.images / whole:.0f} images/s")

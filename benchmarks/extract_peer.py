@@ -1,7 +1,8 @@
 """Against the loop a user writes today: timm model, create_transform, DataLoader with two workers, float32.
 
 The same JPEGs, the same weights, the same size, crop, mean and std, each side in a process of its own. Images per
-second of both, compilation not counted and printed apart, and the smallest cosine between both sets of pooled features.
+second of both, laying the network out not counted and printed apart, and the smallest cosine between both sets of
+pooled features.
 ResNet-50 has random weights here: speed does not depend on them.
 """
 
@@ -27,7 +28,7 @@ from torchvision.datasets import ImageFolder  # type: ignore[import-untyped]
 from featurebank.extract import backbones
 from featurebank.extract.backbones.network import FrozenNetwork
 from featurebank.extract.datasets.contract import Split
-from featurebank.extract.device import CompileMode, Execution
+from featurebank.extract.device import Execution
 from featurebank.extract.engine import extract
 from featurebank.extract.wanted import Request, want
 from featurebank.store import FeatureSet, FeatureStore
@@ -67,8 +68,7 @@ def ours(split: Split, name: str, use: Setting) -> tuple[NDArray[np.float16], fl
         wanted = want(
             [Request(backbone=spec, split=0)], [split], FeatureStore(Path(temporary)), precision=use.precision
         )
-        mode: CompileMode = "never" if use.device.startswith("cuda") else "always"
-        outcome = extract(wanted, [split], execution=Execution(device=use.device, compile=mode))[0]
+        outcome = extract(wanted, [split], execution=Execution(device=use.device))[0]
         if outcome.state != "sealed":
             raise SystemExit(outcome.error)
         with FeatureSet(outcome.path) as made:
@@ -82,10 +82,10 @@ def compare(case: str, images: int, repeats: int) -> None:
     spec = backbones.resolve(name, outputs=["pooled"])
     rates: dict[str, list[float]] = {"peer": [], "ours": []}
     start = time.perf_counter()
-    eager = runner_of(spec, use, compiled=False)
+    eager = runner_of(spec, use, packed=False)
     built = time.perf_counter()
-    runner_of(spec, use, compiled=not use.device.startswith("cuda"))
-    compile_seconds = (time.perf_counter() - built) - (built - start)
+    runner_of(spec, use, packed=not use.device.startswith("cuda"))
+    packing_seconds = (time.perf_counter() - built) - (built - start)
     del eager
     with photographs(images) as folder, ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
         split = open_folder(folder)
@@ -98,7 +98,7 @@ def compare(case: str, images: int, repeats: int) -> None:
     cosine = float(((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min())
     print(f"\n{case}, {images} JPEGs, {use.device}, {use.precision}, {how}  [{environment()}]")
     print(f"peer {[round(r, 1) for r in rates['peer']]}, ours {[round(r, 1) for r in rates['ours']]} images/s")
-    print(f"compilation {compile_seconds:.1f} s (not counted), smallest cosine {cosine:.6f}")
+    print(f"packing {packing_seconds:.1f} s (not counted), smallest cosine {cosine:.6f}")
     report(
         f"extract_peer/{case}",
         ours=median(rates["ours"]),

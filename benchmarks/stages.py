@@ -72,13 +72,13 @@ def decode_only(split: Split, specs: Sequence[BackboneSpec], use: Setting) -> fl
     return _in_threads(work.__next__, one, use.workers)
 
 
-def runner_of(spec: BackboneSpec, use: Setting, *, compiled: bool) -> Runner:
+def runner_of(spec: BackboneSpec, use: Setting, *, packed: bool) -> Runner:
     """The backbone as the engine runs it."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         module = PixelsToFeatures(backbones.build(spec), spec, use.precision, "float16")
-        return Runner(module, device=use.device, batch_size=use.batch_size, compiled=compiled)
+        return Runner(module, device=use.device, batch_size=use.batch_size, compiled=False, packed=packed)
     finally:
         torch.set_num_threads(threads)
 
@@ -97,14 +97,14 @@ def forward_only(runner: Runner, spec: BackboneSpec, n: int, use: Setting) -> fl
     return _in_threads(remaining.__next__, one, 1 if use.device.startswith("cuda") else use.workers)
 
 
-def full_run(split: Split, specs: Sequence[BackboneSpec], use: Setting, *, compiled: bool) -> list[Outcome]:
+def full_run(split: Split, specs: Sequence[BackboneSpec], use: Setting, *, packed: bool) -> list[Outcome]:
     """One extraction into a fresh store; seconds of the passes are ``n / images_per_second`` of the outcomes."""
     with tempfile.TemporaryDirectory() as folder:
         store = FeatureStore(Path(folder))
         requests = [Request(backbone=spec, split=0) for spec in specs]
         wanted = want(requests, [split], store, precision=use.precision)
         execution = Execution(
-            device=use.device, batch_size=use.batch_size, workers=use.workers, compile="always" if compiled else "never"
+            device=use.device, batch_size=use.batch_size, workers=use.workers, compile="auto" if packed else "never"
         )
         outcomes = extract(wanted, [split], execution=execution)
     for outcome in outcomes:

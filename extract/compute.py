@@ -45,6 +45,7 @@ class Recipe:
         dtype: of its outputs.
         batch_size: images a pass; also the grid that batches are cells of.
         compiled: whether to compile it.
+        packed: whether to lay it out for oneDNN.
         kept: what stays in float32 all the same; ``None`` where that is still to be measured.
     """
 
@@ -53,6 +54,7 @@ class Recipe:
     dtype: StoredType
     batch_size: int
     compiled: bool
+    packed: bool = False
     kept: Kept | None = None
 
 
@@ -63,9 +65,9 @@ class Facts:
     Attributes:
         shapes: output to the shape of one row.
         head: the classifier's weight (K, D) and bias (K,), float32, where there is one.
-        execution: how it runs, for the manifest: ``compiled``, ``batch_size``, ``sparsity`` of a pruned network; in a
-            lower precision ``float32``, what is kept in it, and ``agreement``, the smallest cosine to float32 of all
-            that was tried.
+        execution: how it runs, for the manifest: ``compiled``, ``packed`` where it is, ``batch_size``, ``sparsity`` of
+            a pruned network; in a lower precision ``float32``, what is kept in it, and ``agreement``, the smallest
+            cosine to float32 of all that was tried.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -191,6 +193,8 @@ class Local:
             probe = runner.module(torch.zeros(size, dtype=torch.uint8, device=runner.device))
         head = network.head() if "pooled" in spec.outputs else None
         execution: dict[str, Any] = {"compiled": runner.compiled, "batch_size": runner.batch_size}
+        if runner.packed:
+            execution["packed"] = True
         if recipe.precision != "float32":
             execution["float32"] = runner.module.kept
             if runner.module.tried:
@@ -257,10 +261,11 @@ class Local:
                 runner = _without_frames(error)
             self._runners[recipe] = runner
             if isinstance(runner, Runner):
-                # As it turned out: a compilation may have failed, a lower precision may have cost too much.
-                known = replace(recipe, compiled=runner.compiled)
-                self._runners.setdefault(known, runner)
-                self._runners.setdefault(replace(known, kept=_kept(recipe, runner)), runner)
+                # As it turned out: a compilation may have failed, a lower precision may have cost too much. The next
+                # split asks for what was asked here, but knows what is kept.
+                for known in (recipe, replace(recipe, compiled=runner.compiled, packed=runner.packed)):
+                    self._runners.setdefault(known, runner)
+                    self._runners.setdefault(replace(known, kept=_kept(recipe, runner)), runner)
         found = self._runners[recipe]
         if isinstance(found, Exception):
             raise found
@@ -273,8 +278,8 @@ class Local:
         else:
             module = self._agreeing(recipe, images)
         size = recipe.batch_size
-        runner = Runner(module, device=self.device, batch_size=size, compiled=recipe.compiled)
-        # Built again, not copied: what a hook keeps would be the first one's.
+        runner = Runner(module, device=self.device, batch_size=size, compiled=recipe.compiled, packed=recipe.packed)
+        # Built again, not copied: what a hook keeps would be the first one's. They are GPUs, so nothing is packed.
         runner.beside = tuple(
             Runner(self._module(recipe, module.kept), device=device, batch_size=size, compiled=runner.compiled)
             for device in self._further

@@ -24,7 +24,8 @@ class Execution:
             share the images, as ``cuda:0,cuda:1``.
         batch_size: images a forward pass, a power of two; ``None`` for 16 on a CPU, 256 on a GPU.
         workers: decode threads on a GPU, lanes on a CPU; ``None`` for one per core.
-        compile: ``torch.compile`` with frozen weights: ``auto`` where a compiler exists and the images repay it.
+        compile: ``auto`` lays networks out for oneDNN on a CPU where the images repay it, as
+            `featurebank.extract.packing` says; ``always`` is ``torch.compile``, weights frozen; ``never`` is neither.
         strict: stop at the first image that cannot be decoded.
         backbones_per_pass: networks in memory at once.
         commit_seconds: how often finished chunks are synced to disk.

@@ -25,7 +25,7 @@ from featurebank.extract.compute import Compute, ComputeError, Facts, Feed, Loca
 from featurebank.extract.datasets.contract import Split
 from featurebank.extract.device import Execution, resolve_devices
 from featurebank.extract.errors import ImageError
-from featurebank.extract.forward import COMPILE_FROM_ROWS, can_compile
+from featurebank.extract.forward import PACK_FROM_ROWS, can_pack
 from featurebank.extract.making import Making, after_others, described, facts_of, same_rows
 from featurebank.extract.plan import Rows, Task, plan
 from featurebank.extract.progress import Clock, JobProgress, Observer
@@ -277,13 +277,17 @@ class _Engine:
         recipe = self._recipe(s)
         measuring = recipe.precision != "float32" and recipe.kept is None
         built = self.compute.built(recipe)
-        doing = "building" + " and compiling" * recipe.compiled + f", {recipe.precision} against float32:" * measuring
+        doing = "building" + " and compiling" * recipe.compiled + " and packing" * recipe.packed
+        doing += f", {recipe.precision} against float32:" * measuring
         if not built:
             self.meter.show(f"{doing} {s.outcome.backbone}", force=True)
         images = sample(self.splits[s.wanted.request.split], s.spec.preprocessing) if measuring else None
         facts = self.compute.facts(recipe, images)
         s.recipe = replace(
-            recipe, compiled=bool(facts.execution["compiled"]), kept=facts.execution.get("float32", recipe.kept)
+            recipe,
+            compiled=bool(facts.execution["compiled"]),
+            packed=bool(facts.execution.get("packed")),
+            kept=facts.execution.get("float32", recipe.kept),
         )
         if s.writer is None:
             self._create(s, facts)
@@ -300,7 +304,8 @@ class _Engine:
             precision=precision,
             dtype=s.wanted.key["dtype"],
             batch_size=int(s.execution.get("batch_size", self.batch_size)),
-            compiled=bool(s.execution.get("compiled", self._wants_compilation(s))),
+            compiled=bool(s.execution.get("compiled", self.execution.compile == "always")),
+            packed=bool(s.execution.get("packed")) if s.execution else self._wants_packing(s),
             # What was begun before this was measured goes on as it began.
             kept=execution.get("float32", "nothing") if execution else None,
         )
@@ -310,12 +315,10 @@ class _Engine:
         job = s.wanted.job.backbone
         return next((t.execution for t in self.sets if t.wanted.job.backbone == job and t.execution), {})
 
-    def _wants_compilation(self, s: Making) -> bool:
+    def _wants_packing(self, s: Making) -> bool:
         """Decided by the number of images alone, not by timings, so that two runs decide alike."""
-        if self.execution.compile != "auto":
-            return self.execution.compile == "always"
         rows = sum(t.wanted.job.n_rows for t in self.sets if t.wanted.job.backbone == s.wanted.job.backbone)
-        return not self.cuda and rows >= COMPILE_FROM_ROWS and can_compile(self.execution.device)
+        return self.execution.compile == "auto" and rows >= PACK_FROM_ROWS and can_pack(self.execution.device)
 
     def _create(self, s: Making, facts: Facts) -> None:
         """Lays the file out, unless another run has just done so."""

@@ -6,7 +6,7 @@ Shapes: B batch, H, W the network's input, C = 3 channels.
 from __future__ import annotations
 
 import logging
-import shutil
+import os
 import threading
 import warnings
 from collections.abc import Callable, Mapping
@@ -16,18 +16,24 @@ import torch
 from torch import nn
 
 from featurebank.extract.agreement import Kept, agreement, lower
+from featurebank.extract.assets import cache_dir
 from featurebank.extract.key import LEAST_AGREEMENT, Precision, StoredType
+from featurebank.extract.packing import packed as pack
+from featurebank.extract.packing import unpacked
 from featurebank.extract.transform import normalisation
 
 if TYPE_CHECKING:
     from featurebank.extract.backbones.contract import BackboneSpec, Network
 
-__all__ = ["COMPILE_FROM_ROWS", "PixelsToFeatures", "Runner", "can_compile", "is_out_of_memory"]
+__all__ = ["PACK_FROM_ROWS", "PixelsToFeatures", "Runner", "can_pack", "is_out_of_memory"]
 
 log = logging.getLogger("featurebank")
 
-COMPILE_FROM_ROWS = 2048
-"""Compiling costs about as much as it saves on this many images (benchmarks/extract_peer.py prints both)."""
+PACK_FROM_ROWS = 256
+"""Laying a network out costs a second at most, three passes of a few images among it."""
+
+PACKED_IMAGES = 4
+"""What packed and eager features are compared on."""
 
 
 class PixelsToFeatures(nn.Module):
@@ -66,7 +72,7 @@ class PixelsToFeatures(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         """(B, H, W, C) uint8 to one tensor (B, ...) per output."""
-        images = pixels.permute(0, 3, 1, 2).to(torch.float32) * self.scale + self.shift
+        images = pixels.permute(0, 3, 1, 2).to(torch.float32).mul_(self.scale).add_(self.shift)
         outputs = self.network(images.to(self.compute))
         return {name: value.to(self.stored) for name, value in outputs.items()}
 
@@ -82,17 +88,20 @@ class Runner:
         device: ``cpu``, ``cuda``, ``cuda:1`` …
         batch_size: the most images a pass.
         compiled: whether to compile; falls back to eager, with a warning, where that fails.
+        packed: whether to lay the network out for oneDNN, see `featurebank.extract.packing`; as with ``compiled``.
 
     Attributes:
         beside: the same network on further devices.
     """
 
-    def __init__(self, module: PixelsToFeatures, *, device: str, batch_size: int, compiled: bool) -> None:
+    def __init__(
+        self, module: PixelsToFeatures, *, device: str, batch_size: int, compiled: bool, packed: bool = False
+    ) -> None:
         self.device = torch.device(device)
         self.module = module.to(self.device)
         self.batch_size = batch_size
         self.beside: tuple[Runner, ...] = ()
-        self.compiled = False
+        self.compiled = self.packed = False
         self.note = ""
         self._call: Callable[[torch.Tensor], dict[str, torch.Tensor]] = self.module
         self._lock = threading.Lock()
@@ -100,6 +109,8 @@ class Runner:
             self._compile()
         elif compiled:
             self.note = "this network cannot be compiled, running eagerly"
+        elif packed and getattr(module.network, "compiles", True):
+            self._pack()
 
     def __call__(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         """(B, H, W, C) uint8 to one tensor (B, ...) per output, on the device."""
@@ -131,7 +142,7 @@ class Runner:
         # Compiled code tells tensors made in inference mode from others, so the input is always made outside.
         n = len(pixels)
         images = pixels.to(self.device, non_blocking=True)
-        if self.compiled and n < size:
+        if (self.compiled or self.packed) and n < size:
             images = torch.cat([images, images.new_zeros((size - n, *images.shape[1:]))])
         with torch.inference_mode():
             outputs = self._call(images)
@@ -147,12 +158,11 @@ class Runner:
             torch.cuda.empty_cache()
 
     def _compile(self) -> None:
-        spec = self.module.network.spec.preprocessing
-        generator = torch.Generator().manual_seed(0)
-        sample = torch.randint(
-            0, 256, (self.batch_size, spec.height, spec.width, 3), dtype=torch.uint8, generator=generator
-        )
+        sample = self._sample(self.batch_size)
         eager = self(sample)
+        # What was compiled once is read the next time, in a fifth of the time; its name has torch's version and the
+        # processor's instructions.
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
         from torch._inductor.async_compile import shutdown_compile_workers
 
         try:
@@ -168,24 +178,44 @@ class Runner:
             return
         finally:
             shutdown_compile_workers()
-        if (cosine := agreement(eager, compiled)) < LEAST_AGREEMENT:
-            self._use_eager(f"compiled features differ from eager ones (cosine {cosine:.5f}), running eagerly")
+        self.compiled = self._agree("compiled", eager, compiled)
+
+    def _pack(self) -> None:
+        sample = self._sample(min(self.batch_size, PACKED_IMAGES))
+        eager = self(sample)
+        try:
+            if not pack(self.module, sample[:1], self.batch_size):
+                return
+            again = self(sample)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            self._use_eager(f"oneDNN cannot lay it out, running eagerly: {str(error).splitlines()[0][:200]}")
             return
-        self.compiled = True
+        self.packed = self._agree("packed", eager, again)
+
+    def _sample(self, images: int) -> torch.Tensor:
+        spec = self.module.network.spec.preprocessing
+        generator = torch.Generator().manual_seed(0)
+        return torch.randint(0, 256, (images, spec.height, spec.width, 3), dtype=torch.uint8, generator=generator)
+
+    def _agree(self, how: str, eager: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:
+        """Whether features are the eager ones, within what is allowed; if not, eagerly it goes on."""
+        if (cosine := agreement(eager, other)) >= LEAST_AGREEMENT:
+            return True
+        self._use_eager(f"{how} features differ from eager ones (cosine {cosine:.5f}), running eagerly")
+        return False
 
     def _use_eager(self, note: str) -> None:
+        unpacked(self.module)
         self._call = self.module
         self.note = note
         log.warning("%s", note)
 
 
-def can_compile(device: str) -> bool:
-    """Whether there is a compiler for generated code: a C++ one for a CPU, Triton for a GPU."""
-    if device.startswith("cuda"):
-        from torch.utils._triton import has_triton
-
-        return bool(has_triton())
-    return shutil.which("g++") is not None or shutil.which("clang++") is not None
+def can_pack(device: str) -> bool:
+    """Whether networks can be laid out for oneDNN there."""
+    return device == "cpu" and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

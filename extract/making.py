@@ -127,7 +127,8 @@ class Making:
 
 def described(facts: Facts) -> str:
     """How a network runs: ``eager, batch 16, float32 beginning``."""
-    how, size = "compiled" if facts.execution["compiled"] else "eager", facts.execution["batch_size"]
+    size = facts.execution["batch_size"]
+    how = "compiled" if facts.execution["compiled"] else "packed" if facts.execution.get("packed") else "eager"
     kept = {"beginning": ", float32 beginning", "everything": ", float32"}
     return f"{how}, batch {size}" + kept.get(facts.execution.get("float32", "nothing"), "")
 

@@ -164,7 +164,7 @@ class ExtractionConfig(_Model):
     workers: int | None = Field(default=None, ge=1)
     """Threads that read and decode; without it, as the cores allow."""
     compile: Literal["auto", "always", "never"] = "auto"
-    """Whether networks are compiled; `auto` where it pays."""
+    """`auto` lays networks out for a CPU where it pays, `always` compiles them, `never` does neither."""
     strict: bool = False
     """Whether the first image that cannot be decoded ends the run."""
     backbones_per_pass: int = Field(default=8, ge=1)

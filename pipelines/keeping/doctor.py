@@ -147,7 +147,7 @@ def _devices() -> Iterator[Finding]:
     yield Finding(check="precision", found=precision, advice=f"what `precision: auto` means here{lacking}")
     yield Finding(check="cores", found=str(cpu_cores()))
     compiler = shutil.which("g++") or shutil.which("clang++")
-    advice = "" if compiler else "install g++ to let networks be compiled: about twice as fast on a CPU"
+    advice = "" if compiler else "install g++ if networks shall be compiled (`compile: always`)"
     yield Finding(check="C++ compiler", found=compiler or "none", advice=advice)
 
 

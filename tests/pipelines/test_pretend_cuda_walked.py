@@ -58,7 +58,7 @@ WALKED = {
 }
 # What takes a device and is not walked, with the reason.
 LEFT = {
-    "extract.forward.can_compile": "asks for Triton, which writes for real cards",
+    "extract.forward.can_pack": "asks for oneDNN, which is for CPUs",
     "extract.provenance.text_provenance": "names the device in a manifest",
     "extract.texts.make_texts": "passes it to TextTower",
     "pipelines.extracting.estimate.Estimate": "a name in a report",
