@@ -25,7 +25,7 @@ from featurebank.store.stamps import is_own, secret_of
 
 __all__ = ["Place", "note_place", "place_of"]
 
-PREFIXES: Final = ("folder:", "manifest:")
+PREFIXES: Final = ("folder:", "manifest:", "list:")
 """Of places that hold images and run nothing."""
 _FOLDER: Final = "places"
 _LONGEST: Final = 64 << 10

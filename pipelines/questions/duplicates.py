@@ -1,4 +1,4 @@
-"""Images that lie close together: within a set, or test images that stand in train.
+"""Rows that lie close together: within a set, or test rows that stand in train.
 
 Shapes: P pairs.
 """
@@ -36,13 +36,13 @@ class Pairs(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Duplicates(Question):
-    """Images that lie close together: within a set, or, of DATASET/TRAIN:TEST, test images that stand in train."""
+    """Rows that lie close together: within a set, or, of DATASET/TRAIN:TEST, test rows that stand in train."""
 
     name: ClassVar[str] = "duplicates"
     primary: ClassVar[str] = "images"
     layout: ClassVar[Layout] = Layout(fitted="first", scored="second", alone=True)
 
-    threshold: float = option(0.98, "Cosine from which two images are alike.")
+    threshold: float = option(0.98, "Cosine from which two rows are alike.")
     gallery: str | None = option(
         None,
         "The set that KEY's rows are looked for in instead.",
@@ -59,7 +59,7 @@ class Duplicates(Question):
             raise ValueError(f"--threshold must be above 0 and at most 1; found {self.threshold:g}")
 
     def run(self, rows: Rows) -> Answer:
-        """How many images have a near duplicate, how many pairs there are, and how many of the same bytes."""
+        """How many rows have a near duplicate, how many pairs there are, and how many of the same bytes."""
         if "gallery" in rows.sets and "first" in rows.sets:
             raise ValueError("--gallery is for a KEY of one set; found two, TRAIN:TEST")
         second = vectors(rows.one("second"))
@@ -84,6 +84,10 @@ class Duplicates(Question):
                 Score(metric="images", value=float(images), n=n, details=shown),
                 Score(metric="pairs", value=float(len(same)), n=n),
                 Score(metric="same_bytes", value=float(same.sum()), n=n),
+            ],
+            notes=[
+                f"{name}: the contents are unknown; rows of the same bytes are those of the same features"
+                for name in dict.fromkeys(side.name for side in (first, second) if _is_unknown(side))
             ],
             arrays={"first": first.rows[pairs.first], "second": second.rows[pairs.second], "cosine": pairs.similarity},
         )
@@ -154,6 +158,12 @@ def _class_name(split: SplitRows, row: int) -> str | None:
     if label.ndim > 0 or label < 0:
         return None
     return split.class_names[label] if label < len(split.class_names) else str(label)
+
+
+def _is_unknown(split: SplitRows) -> bool:
+    """Whether features of one's own came without what they are of."""
+    with FeatureSet(split.path) as feature_set:
+        return feature_set.provenance.get("content") == "unknown"
 
 
 def _hashes(split: SplitRows) -> NDArray[np.uint8]:

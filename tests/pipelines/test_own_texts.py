@@ -105,3 +105,17 @@ def test_another_project_reads_them_from_a_static_server(store: FeatureStore) ->
     with store["emoji-names/train", "letters"] as here, store["emoji-names/test", "letters"] as there:
         assert score == RidgeClassifier(alpha=0.1).fit(here.X, here.y).score(there.X, there.y) > 0.5
     assert sent <= 1.2 * used
+
+
+def test_what_is_the_same_is_the_same_text_or_said_to_be_the_same_features(tmp_path: Path) -> None:
+    other = FeatureStore(tmp_path)
+    other.add("texts/a", "net", np.eye(3), content_hash=["one", "two", "three"])
+    other.add("texts/b", "net", np.eye(3), content_hash=["three", "two", "four"])
+    other.add("texts/c", "net", np.eye(3))
+    (answer,) = asked(other, "duplicates", "texts/a:b", "--exact")["answers"]
+    assert answer["notes"] == []
+    assert [row["value"] for row in answer["rows"] if row["metric"] == "same_bytes"] == [2]
+    (answer,) = asked(other, "duplicates", "texts/a:c", "--exact")["answers"]
+    assert answer["notes"] == [
+        "texts/c: the contents are unknown; rows of the same bytes are those of the same features"
+    ]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command_line import featurebank_
 from PIL import Image
@@ -14,6 +15,7 @@ from probe_sets import clusters, write_set
 
 from featurebank.extract.backbones import resolve
 from featurebank.extract.datasets import DatasetSpec, open_split
+from featurebank.pipelines.asking.places import Place, note_place, place_of
 from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.extracting.config import RunConfig
 from featurebank.store import FeatureStore, StoreError
@@ -129,3 +131,15 @@ def test_d12_shells_can_complete_verbs_and_options(typed: str, completed: set[st
     words = {*done.stdout.split()}
     assert words >= completed, done.stderr
     assert typed.endswith("--") or words == completed
+
+
+@pytest.mark.parametrize("name", ["folder:pets", "manifest:pets.csv", "list:pets.txt", "python:pets.py:PETS"])
+def test_d8_where_images_are_is_remembered_of_what_runs_nothing(
+    home: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("FEATUREBANK_CACHE", str(home / "cache"))
+    monkeypatch.chdir(home)
+    with FeatureStore(home / "store").add("pets/all", "net", np.eye(3)) as feature_set:
+        note_place(DatasetSpec(name=name, split="all"), feature_set.key["dataset"])
+        kind, _, path = name.partition(":")
+        assert place_of(feature_set) == (None if kind == "python" else Place(f"{kind}:{home / path}"))

@@ -121,7 +121,7 @@ def _pictures(shown: Sequence[_Mistake], row: Row, holdings: Holdings, album: Al
 
 
 def _table(shown: Sequence[_Mistake], title: str) -> str:
-    heads = "".join(f'<th class="name" scope="col">{name}</th>' for name in ("image", "is", "taken for"))
+    heads = "".join(f'<th class="name" scope="col">{name}</th>' for name in ("id", "is", "taken for"))
     heads += '<th scope="col">confidence</th>'
     lines = []
     for one in shown:
