@@ -39,7 +39,7 @@ def features(  # noqa: PLR0917 - one for each option
     ] = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Extract nothing: say what is missing, how large it is, how long it takes."),
+        typer.Option("--dry-run", help="Extract nothing: say what is missing, its size, its time, what is copied."),
     ] = False,
     trust_merged: Annotated[
         bool, typer.Option("--trust-merged", help="Copy rows of merged sets too, where they have the same images.")

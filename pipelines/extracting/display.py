@@ -107,10 +107,12 @@ def _duration(seconds: float) -> str:
 
 def _planned(plan: Sequence[Estimate]) -> str:
     """What a dry run says at its end; a sum of what is known."""
-    sizes, times = [one.nbytes for one in plan if one.nbytes], [one.seconds for one in plan if one.seconds]
+    sizes, times = [one.nbytes for one in plan if one.nbytes], [one.seconds for one in plan if one.seconds is not None]
     known = [f"features of {size_text(sum(sizes))}"] if sizes else []
-    devices = " and ".join(sorted({one.device for one in plan if one.seconds}))
+    devices = " and ".join(sorted({one.device for one in plan if one.seconds is not None}))
     known += [f"at most {_duration(sum(times))}, as earlier on {devices}"] if times else []
+    if copied := sum(one.copied for one in plan):
+        known.append(f"{copied:,} rows copied from sets of the same images")
     few = min(len(sizes), len(times))
     unknown = f"; not all is known of {len(plan) - few}" if few < len(plan) else ""
     text = ", ".join(known) or "size unknown"
@@ -130,6 +132,7 @@ def outcome_table(outcomes: Sequence[Outcome], plan: Mapping[str, Estimate] | No
     numbers: dict[str, Sequence[str | Text]] = {
         "rows": [f"{o.n_rows:,}" for o in outcomes],
         "size": [size_text(e.nbytes) if (e := made(o)).nbytes else "" for o in outcomes],
+        "copied": [f"{e.copied:,}" if (e := made(o)).copied else "" for o in outcomes],
         "time": [_duration(e.seconds) if (e := made(o)).seconds else "" for o in outcomes],
         "failed": [Text(f"{len(o.failed):,}" if o.failed else "", "yellow") for o in outcomes],
         "images/s": [f"{o.images_per_second:,.0f}" if o.images_per_second else "" for o in outcomes],

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from featurebank.extract import backbones
+from featurebank.extract.datasets.contract import Split
+from featurebank.extract.reuse import find_copies
 from featurebank.extract.wanted import Wanted
 from featurebank.store import Entry, FeatureStore, StoreError
 
@@ -23,22 +25,39 @@ class Estimate:
 
     Attributes:
         nbytes: of its features; None where no set of the network tells the shapes.
-        seconds: for all of its rows, alone; None where no set tells the speed.
+        copied: rows that sets of the store have already, by their content.
+        seconds: for its other rows, alone; None where no set tells the speed.
         device: where that speed was measured.
     """
 
     nbytes: int | None = None
+    copied: int = 0
     seconds: float | None = None
     device: str = ""
 
 
-def estimates(wanted: Sequence[Wanted], store: FeatureStore) -> dict[str, Estimate]:
-    """An estimate of each missing set by its fingerprint; nothing is built or opened but sets of the store."""
+def estimates(
+    wanted: Sequence[Wanted], splits: Sequence[Split], store: FeatureStore, *, trust_merged: bool = False
+) -> dict[str, Estimate]:
+    """An estimate of each missing set by its fingerprint; nothing is built or opened but sets of the store.
+
+    Args:
+        wanted: what a run wants.
+        splits: the splits that it points into.
+        store: where it would be written.
+        trust_merged: whether rows of sets that another store made would be copied too.
+    """
     sealed = list(store) if store.root.is_dir() else []
-    return {w.outcome.fingerprint: _estimate(w, sealed) for w in wanted if w.outcome.state == "missing"}
+    plan = {}
+    for w in (w for w in wanted if w.outcome.state == "missing"):
+        hashes = splits[w.request.split].content_hashes()
+        copies = find_copies(w.outcome.path, w.key, hashes, trust_merged=trust_merged) if sealed else None
+        copied = 0 if copies is None else int(np.count_nonzero(copies.mask))
+        plan[w.outcome.fingerprint] = _estimate(w, sealed, copied)
+    return plan
 
 
-def _estimate(wanted: Wanted, sealed: Sequence[Entry]) -> Estimate:
+def _estimate(wanted: Wanted, sealed: Sequence[Entry], copied: int) -> Estimate:
     spec, n_rows = wanted.request.backbone, wanted.outcome.n_rows
     own = [e for e in sealed if e.network and (e.backbone, e.network.weights) == (spec.name, spec.weights.identity)]
     shapes = {output.name: output.shape for entry in own for output in entry.outputs}
@@ -53,8 +72,9 @@ def _estimate(wanted: Wanted, sealed: Sequence[Entry]) -> Estimate:
             made = feature_set.provenance
             rate, device = made.get("images_per_second"), made.get("device", "")
             if isinstance(rate, int | float) and rate > 0:
-                return Estimate(nbytes=nbytes, seconds=n_rows / rate, device=str(device))
-    return Estimate(nbytes=nbytes)
+                seconds = (n_rows - copied) / rate
+                return Estimate(nbytes=nbytes, copied=copied, seconds=seconds, device=str(device))
+    return Estimate(nbytes=nbytes, copied=copied)
 
 
 def _dimension(name: str) -> int | None:

@@ -127,7 +127,7 @@ def run_features(
         missing = sum(w.outcome.state == "missing" for w in wanted)
         say(f"{len(wanted)} feature sets wanted: {len(wanted) - missing} sealed already, {missing} to make")
         if dry:
-            plan = estimates(wanted, store)
+            plan = estimates(wanted, splits, store, trust_merged=wish.trust_merged)
             outcomes = [w.outcome for w in wanted]
             return Report(outcomes=outcomes, unavailable=unavailable, plan=plan, precision=precision, device=device)
         if missing:

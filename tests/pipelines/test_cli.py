@@ -317,9 +317,22 @@ def test_d12_a_dry_run_says_what_is_missing_and_writes_nothing(first: First, tmp
     assert "to make" in text
     assert "Dry run: nothing was extracted. 2 feature sets to make: features of 87.3 KiB, at most " in text
     assert "not all is known" not in text
+    assert "copied" not in text
     unknown = featurebank_("features", config, "--dry-run", "--store", tmp_path / "none")
     assert "2 feature sets to make: size unknown; not all is known of 2." in words(unknown.out)
     assert not (tmp_path / "none").exists()
+
+
+def test_d12_a_dry_run_says_what_would_be_copied(first: First, tmp_path: Path) -> None:
+    shutil.copytree(first.config.parent, tmp_path / "run")
+    config = changed(tmp_path / "run" / "run.yaml", "splits: [train, test]", "splits: [train, test], label: again")
+    config.write_text(config.read_text("utf-8").partition("questions:")[0], "utf-8")
+    plan = [one["estimate"] for one in featurebank_("features", config, "--dry-run", "--json").json["sets"]]
+    text = words(featurebank_("features", config, "--dry-run").out)
+    made = featurebank_("features", config, "--json").json["sets"]
+    assert [one["copied"] for one in plan] == [one["copied"] for one in made]
+    assert sum(one["copied"] for one in plan) > 0
+    assert f"{sum(one['copied'] for one in plan)} rows copied from sets of the same images" in text
 
 
 # ls, show, verify
