@@ -6,18 +6,21 @@ Shapes: B rows of a batch, H, W a backbone's input, C = 3 channels.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from featurebank.extract import in_flight
-from featurebank.extract.datasets.contract import DatasetSpec, Split
+from featurebank.extract.contents import Part, Raw
+from featurebank.extract.datasets.contract import Split
 from featurebank.extract.decode import decoded
 from featurebank.extract.errors import DatasetError, ImageError, fault
 from featurebank.extract.gpu_jpeg import DeviceTransform, Jpeg, decode_jpegs, recognised
@@ -30,8 +33,14 @@ from featurebank.store.fingerprint import content_hash
 
 __all__ = ["Batch", "Part", "Preparer", "Reader", "Shelves", "batches", "pixels_key"]
 
-Raw: TypeAlias = bytes | NDArray[np.uint8]
 Later: TypeAlias = Callable[[], Raw | None]
+
+READERS: Final = 32
+"""Requests under way at once, where storage is waited for."""
+REQUEST: Final = "featurebank-request"
+WAITED_SECONDS: Final = 0.002
+REMEMBERED: Final = 16
+"""Reads that the mean of how long they were waited for is of."""
 
 
 @dataclass
@@ -101,53 +110,6 @@ def batches(ranges: Sequence[tuple[int, int]], pending: Sequence[Rows], size: in
                 yield Batch(first, last, members, waiting=last - first)
 
 
-class Part:
-    """Some records of a split, in an order, with the contents that the key was made from.
-
-    Args:
-        split: the records.
-        rows: (n,) which of them; ``None`` for all.
-        hashes: (n, 16) their content hashes, where they are known already.
-    """
-
-    def __init__(
-        self, split: Split, rows: NDArray[np.int64] | None = None, hashes: NDArray[np.uint8] | None = None
-    ) -> None:
-        self._split = split
-        self.rows = rows
-        if hashes is None:
-            hashes = split.content_hashes() if rows is None else split.content_hashes()[rows]
-        self.hashes = hashes
-
-    def __len__(self) -> int:
-        return len(self.hashes)
-
-    @property
-    def spec(self) -> DatasetSpec:
-        """The split's."""
-        return self._split.spec
-
-    def take(self, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-        """The split's rows, and their hashes, at positions [start, stop)."""
-        rows = np.arange(start, stop) if self.rows is None else self.rows[start:stop]
-        return rows, self.hashes[start:stop]
-
-    def read(self, position: int) -> Raw:
-        """The content of one record.
-
-        Raises:
-            OSError: it cannot be read.
-        """
-        return self._split.read(self._row(position))
-
-    def id(self, position: int) -> str:
-        """The id of one record."""
-        return self._split.ids[self._row(position)]
-
-    def _row(self, position: int) -> int:
-        return position if self.rows is None else int(self.rows[position])
-
-
 class Shelves:
     """The part of a pixel cache that a walk uses.
 
@@ -181,10 +143,11 @@ class Shelves:
 
 
 class Reader:
-    """Reads a batch's contents and checks that they are what the key was made from.
+    """Reads a batch's contents; hashes them, or checks that they are what the key was made from.
 
     It reads ahead as many bytes as `in_flight.encoded` says, of all batches together; what does not fit is read when
-    it is decoded. So nobody ever waits for room, and no order of batches can end in a lock.
+    it is decoded. So nobody ever waits for room, and no order of batches can end in a lock. Where storage is waited
+    for, the images of a batch are read at once. Close it at the end.
 
     Args:
         records: what is walked over.
@@ -199,6 +162,13 @@ class Reader:
         self._strict = strict
         self._shelves = shelves
         self._ahead = in_flight.Ahead(in_flight.encoded)
+        self._waited = 0.0
+        self._largest = 0
+        self._pool = ThreadPoolExecutor(READERS, REQUEST)
+
+    def close(self) -> None:
+        """Ends its threads; nothing is read any more."""
+        self._pool.shutdown(cancel_futures=True)
 
     def __call__(self, batch: Batch) -> None:
         """Fills ``batch.known`` and ``batch.raw``.
@@ -214,17 +184,42 @@ class Reader:
                 whole = self._shelves.find(batch, self._part.hashes)
         rows = range(batch.start, batch.stop)
         batch.raw = [None if row in whole else partial(self._read, batch, row) for row in rows]
-        for offset in range(len(batch)):
-            if self._ahead.full:
-                return
+        read, offsets = partial(self._read_ahead, batch), range(len(batch))
+        if not self._is_waiting:
+            for offset in offsets:
+                read(offset)
+            return
+        with self._clock.stage("read"):
+            for _ in self._pool.map(read, offsets):
+                pass
+
+    @property
+    def _is_waiting(self) -> bool:
+        """Whether more requests at a time would help, and what they bring would not fill the room there is."""
+        return self._waited > WAITED_SECONDS and 2 * READERS * self._largest < in_flight.encoded
+
+    def _read_ahead(self, batch: Batch, offset: int) -> None:
+        if not self._ahead.full:
             batch.content(offset)
 
+    def _timed(self, row: int) -> Raw:
+        """One record's content; how long its bytes were waited for goes into a running mean."""
+        busy, start = time.thread_time(), time.perf_counter()
+        # What a batch's requests take together, the thread that waits for them counts.
+        is_request = threading.current_thread().name.startswith(REQUEST)
+        with nullcontext() if is_request else self._clock.stage("read"):
+            raw = self._part.read(row)
+        waited = time.perf_counter() - start - (time.thread_time() - busy)
+        # Without a lock: what two threads do at once may be lost.
+        self._waited += (waited - self._waited) / REMEMBERED
+        self._largest = max(self._largest, _nbytes(raw))
+        return raw
+
     def _read(self, batch: Batch, row: int) -> Raw | None:
-        expected = self._part.hashes[row].tobytes()
+        known, expected = bool(self._part.known[row]), self._part.hashes[row].tobytes()
         try:
-            with self._clock.stage("read"):
-                raw = self._part.read(row)
-            if not any(expected):
+            raw = self._timed(row)
+            if known and not any(expected):
                 raise ImageError("it could not be when the run began, now it can; run again")
         except Exception as error:
             reason = f"cannot be read: {getattr(error, 'strerror', None) or fault(error)}"
@@ -232,12 +227,17 @@ class Reader:
                 raise ImageError(f"{self._part.id(row)}: {reason}") from error
             with batch.lock:
                 batch.failed[row] = reason
+            if not known:
+                self._part.learn(row, bytes(16))
             return None
-        if content_hash(raw) != expected:
+        digest = content_hash(raw)
+        if not known:
+            self._part.learn(row, digest)
+        elif digest != expected:
             spec = self._part.spec
             raise DatasetError(
                 f"{spec.name}/{spec.split}: the content of {self._part.id(row)!r} changed after the run began; "
-                f"expected XXH3 {expected.hex()}, found {content_hash(raw).hex()}. Run again: "
+                f"expected XXH3 {expected.hex()}, found {digest.hex()}. Run again: "
                 f"what is stored so far belongs to the old content and stays under its own key"
             )
         return raw

@@ -6,7 +6,7 @@ Another place, such as a cluster, gives the same answers; the engine keeps the f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -219,10 +219,11 @@ class Local:
         if self.cache is not None and geometries[0].decode.library == "pillow":
             # What a GPU decodes differs from one generation to the next, so it is not kept.
             shelves = Shelves(self.cache, geometries)
+        read = Reader(walk.part, clock, strict=self._strict, shelves=shelves)
         shared = Pass(
             lines=lines,
             work=batches(walk.ranges, [feed.pending for feed in walk.feeds], size),
-            read=Reader(walk.part, clock, strict=self._strict, shelves=shelves),
+            read=read,
             prepare=Preparer(
                 walk.part,
                 geometries,
@@ -236,7 +237,8 @@ class Local:
             clock=clock,
             workers=self.lanes,
         )
-        run_pass(shared, cuda=self._cuda, poll=lambda: poll(shared.rows_done))
+        with closing(read):
+            run_pass(shared, cuda=self._cuda, poll=lambda: poll(shared.rows_done))
         return shared.rows_done
 
     def note(self, recipe: Recipe) -> str:

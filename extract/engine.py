@@ -19,20 +19,20 @@ from typing import Any
 import numpy as np
 
 from featurebank.extract.agreement import sample
-from featurebank.extract.batches import Part
 from featurebank.extract.comparing import Compared, DonorError
 from featurebank.extract.compute import Compute, ComputeError, Facts, Feed, Local, Recipe, Walk, numerics
+from featurebank.extract.contents import SAVE_SECONDS, Part
 from featurebank.extract.datasets.contract import Split
 from featurebank.extract.device import Execution, resolve_devices
 from featurebank.extract.errors import ImageError
 from featurebank.extract.forward import PACK_FROM_ROWS, can_pack
 from featurebank.extract.making import Making, after_others, described, facts_of, same_rows
-from featurebank.extract.plan import Rows, Task, plan
+from featurebank.extract.plan import Task, plan
 from featurebank.extract.progress import Clock, JobProgress, Observer
 from featurebank.extract.reporting import Meter
 from featurebank.extract.reuse import DONORS, copied_from_others, find_copies
 from featurebank.extract.schedule import stage_threads
-from featurebank.extract.sink import Assembler, Scattered, Sink, pending_rows
+from featurebank.extract.sink import Assembler, Scattered, Sink
 from featurebank.extract.wanted import Outcome, Wanted, look
 from featurebank.store import (
     ExistsError,
@@ -100,6 +100,7 @@ class _Engine:
         self.batch_size = execution.batch_size or (256 if self.cuda else 16)
         self.clock = Clock()
         self.sets = [Making(w) for w in wanted]
+        self.contents = {w.request.split: w.contents for w in wanted}
         self.whole: dict[int, Part] = {}
         self.parts: list[tuple[int, Part]] = []
         self.refused: set[Path] = set()
@@ -133,6 +134,8 @@ class _Engine:
                 if s.outcome.state == "missing":
                     s.outcome.state = "interrupted"
                 s.let_go()
+            for contents in self.contents.values():
+                contents.save()
 
     @contextmanager
     def _alone(self, *sets: Making) -> Iterator[None]:
@@ -151,14 +154,13 @@ class _Engine:
 
     def _begin(self, s: Making) -> None:
         """A set that was begun gets its writer back, unless another run has it; then, which rows can be copied."""
-        path = s.outcome.path
         s.busy = False
-        if path.exists():
+        s.settle_early()
+        if s.outcome.path.exists():
             look(s.outcome)
             return
         try:
-            if s.writer is None and path.with_name(f"{path.name}.partial").exists():
-                s.writer = FeatureSetWriter.resume(path)
+            s.writer = s.writer or s.resume(FeatureSetWriter)
         except (LockedError, NotFoundError):
             s.busy = True
         except ExistsError:
@@ -177,17 +179,18 @@ class _Engine:
 
     def _find_part(self, s: Making) -> None:
         """Which rows can be copied, and the part of its split that is left to compute."""
-        index = s.wanted.request.split
+        index, contents = s.wanted.request.split, s.wanted.contents
         if index not in self.whole:
-            self.whole[index] = Part(self.splits[index])
-        part = self.whole[index]
-        s.copies = find_copies(
-            s.outcome.path,
-            s.wanted.key,
-            part.hashes,
-            trust_merged=self.execution.trust_merged,
-            refused=self.refused,
-        )
+            self.whole[index] = Part(self.splits[index], None, contents.hashes, contents.known)
+        part, s.copies = self.whole[index], None
+        if not s.wanted.is_provisional:
+            s.copies = find_copies(
+                s.outcome.path,
+                s.wanted.key,
+                part.hashes,
+                trust_merged=self.execution.trust_merged,
+                refused=self.refused,
+            )
         if s.copies is not None:
             rows = np.flatnonzero(~s.copies.mask)
             part = Part(self.splits[index], rows, part.hashes[rows])
@@ -202,7 +205,7 @@ class _Engine:
         provenance = writer.manifest["provenance"]
         if (donors := s.donors()) != provenance.get(DONORS, []):
             writer.set_provenance({**provenance, DONORS: donors})
-        s.assembler = Assembler(writer, s.copies)
+        s.assembler = Assembler(writer, s.copies, s.wanted.contents.hashes if writer.is_provisional else None)
         s.outcome.copied = s.assembler.copied
         s.assembler.copy(self.execution.commit_seconds)
         if s.assembler.complete:
@@ -215,7 +218,7 @@ class _Engine:
         while True:
             for s in todo:
                 try:
-                    s.writer = FeatureSetWriter.resume(s.outcome.path)
+                    s.writer = s.resume(FeatureSetWriter)
                 except LockedError:
                     continue
                 except StoreError:
@@ -234,7 +237,7 @@ class _Engine:
         jobs = [replace(s.wanted.job, split=s.part, n_rows=len(self.parts[s.part][1])) for s in sets]
         tasks = plan(
             jobs,
-            {s.wanted.job.fingerprint: self._pending(s) for s in sets if s.writer is not None},
+            {s.wanted.job.fingerprint: s.pending(self.parts[s.part][1].rows) for s in sets if s.writer is not None},
             backbones_per_pass=self.execution.backbones_per_pass,
         )
         self.meter.begin(tasks)
@@ -242,16 +245,6 @@ class _Engine:
             self.compute.forget()
             for part, some in itertools.groupby(group, key=lambda task: task.split):
                 self._pass(part, list(some))
-
-    def _pending(self, s: Making) -> Rows:
-        """The positions of its part that a set still needs."""
-        assert s.writer is not None  # noqa: S101 - asked of sets that were begun
-        rows = self.parts[s.part][1].rows
-        pending = pending_rows(s.writer)
-        if rows is None:
-            return pending
-        places = ((int(np.searchsorted(rows, start)), int(np.searchsorted(rows, stop))) for start, stop in pending)
-        return tuple((start, stop) for start, stop in places if start < stop)
 
     def _pass(self, part: int, tasks: Sequence[Task]) -> None:
         """One walk over a part of a split, for the backbones of a group."""
@@ -324,6 +317,8 @@ class _Engine:
         """Lays the file out, unless another run has just done so."""
         split = self.splits[s.wanted.request.split]
         dtype = s.wanted.key["dtype"]
+        if s.wanted.contents.whole:
+            s.wanted.settle()
         known = self._execution_of_others(s)
         s.execution = {name: known[name] for name in ("float32", "agreement") if name in known} | dict(facts.execution)
         try:
@@ -332,7 +327,7 @@ class _Engine:
                 key=s.wanted.key,
                 outputs=[Output(name=name, shape=facts.shapes[name], dtype=dtype) for name in s.spec.outputs],
                 records=Records(
-                    ids=split.ids, labels=split.labels, content_hash=split.content_hashes(), columns=split.columns
+                    ids=split.ids, labels=split.labels, content_hash=s.wanted.contents.hashes, columns=split.columns
                 ),
                 head=facts.head,
                 provenance=self.compute.provenance(s.execution, split, s.spec),
@@ -351,7 +346,7 @@ class _Engine:
         ranges = [(t.start, t.stop) for t in tasks]
         walk = Walk(split=split, part=records, ranges=ranges, feeds=[self._feed(s, records) for s in ready])
         with self.meter.measure() as measured, sink:
-            images = self.compute.run(walk, sink, self.clock, lambda rows: self.meter.show(rows=rows))
+            images = self.compute.run(walk, sink, self.clock, lambda rows: self._poll(rows, split))
         if sink.error is not None:
             return sink.error
         for s, done in zip(ready, earlier, strict=True):
@@ -376,7 +371,7 @@ class _Engine:
         assert s.recipe is not None  # noqa: S101
         rows = s.assembler if s.copies is None else Compared(s.assembler, s.copies)
         target = rows if records.rows is None else Scattered(rows, records.rows)
-        return Feed(recipe=s.recipe, pending=self._pending(s), target=target)
+        return Feed(recipe=s.recipe, pending=s.pending(records.rows), target=target)
 
     def _seal(self, s: Making) -> None:
         assert s.writer is not None  # noqa: S101 - an assembler has a writer
@@ -385,12 +380,21 @@ class _Engine:
             made[DONORS] = donors
         made["seconds"] = {name: round(value, 3) for name, value in s.outcome.seconds.items()}
         made["images_per_second"] = round(s.outcome.images_per_second, 2)
-        with s.writer.seal(made) as sealed:
-            s.outcome.failed = dict(sealed.reasons)
-        s.outcome.state = "sealed"
+        try:
+            s.identify()
+            with s.writer.seal(made) as sealed:
+                s.outcome.failed = dict(sealed.reasons)
+            s.outcome.state = "sealed"
+        except ExistsError:  # another run had the same contents under another name
+            s.begin_anew()
+            look(s.outcome)
         s.assembler = s.copies = None
 
     # -- for a display -----------------------------------------------------------------------------------------------
+
+    def _poll(self, rows: int, split: int) -> None:
+        self.meter.show(rows=rows)
+        self.contents[split].save(every=SAVE_SECONDS)
 
     def _progress(self) -> tuple[JobProgress, ...]:
         return tuple(s.progress("" if s.recipe is None else self.compute.note(s.recipe)) for s in self.sets)

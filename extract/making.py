@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 from featurebank.extract.backbones.contract import BackboneSpec
 from featurebank.extract.compute import Compute, Facts, Recipe
+from featurebank.extract.contents import recall
 from featurebank.extract.errors import fault
 from featurebank.extract.forward import is_out_of_memory
 from featurebank.extract.key import LEAST_AGREEMENT
+from featurebank.extract.plan import Rows
 from featurebank.extract.progress import JobProgress
 from featurebank.extract.reuse import DONORS, Copies
-from featurebank.extract.sink import Assembler
+from featurebank.extract.sink import Assembler, pending_rows
 from featurebank.extract.wanted import Outcome, Wanted
 from featurebank.store import FeatureSetWriter, StoreError
 
@@ -89,6 +91,50 @@ class Making:
         self.writer.partial_path.unlink(missing_ok=True)
         self.writer.close()
         self.writer = self.assembler = self.copies = None
+
+    def resume(self, kind: type[FeatureSetWriter]) -> FeatureSetWriter | None:
+        """What was begun of it, where something was; rows whose contents have changed since are pending again.
+
+        Raises:
+            LockedError: another run has it.
+            StoreError: it has been sealed or deleted meanwhile, or is damaged.
+        """
+        for place in self.wanted.places:
+            if place.with_name(f"{place.name}.partial").exists():
+                writer = kind.resume(place)
+                if writer.is_provisional:
+                    recall(writer, self.wanted.contents)
+                return writer
+        return None
+
+    def settle_early(self) -> None:
+        """Gives it the key of its contents where all are known, or where they must be: a set lies in its folder by now.
+
+        Then they are read, to know whether it is the same.
+        """
+        if self.writer is None and self.wanted.is_provisional:
+            if any(self.outcome.path.parent.glob("*.h5")):
+                self.wanted.contents.read()
+            if self.wanted.contents.whole:
+                self.wanted.settle()
+
+    def identify(self) -> None:
+        """Gives what stands under a provisional key the one of its contents, which are known by now."""
+        assert self.writer is not None  # noqa: S101 - asked of sets that are complete
+        self.wanted.contents.save()
+        self.wanted.settle()
+        if self.writer.is_provisional:
+            self.writer.set_content_hash(0, self.wanted.contents.hashes)
+            self.writer.identify(self.outcome.path, self.wanted.key)
+
+    def pending(self, rows: NDArray[np.int64] | None) -> Rows:
+        """The positions, among those rows of its split or all, that it still needs; asked of sets that were begun."""
+        assert self.writer is not None  # noqa: S101
+        pending = pending_rows(self.writer)
+        if rows is None:
+            return pending
+        places = ((int(np.searchsorted(rows, start)), int(np.searchsorted(rows, stop))) for start, stop in pending)
+        return tuple((start, stop) for start, stop in places if start < stop)
 
     def donors(self) -> list[dict[str, Any]]:
         """The sets that rows have been or will be copied from, for the provenance."""

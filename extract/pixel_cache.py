@@ -209,7 +209,8 @@ class Shelf:
         places = np.concatenate([self._sorted[1], places])
         order = np.argsort(contents, kind="stable")
         contents, places = contents[order], places[order]
-        last = np.append(contents[1:] != contents[:-1], True)
+        last = np.ones(len(contents), np.bool_)
+        last[:-1] = contents[1:] != contents[:-1]
         self._sorted = contents[last], places[last]
 
     def _open(self, path: Path) -> _Sorted:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +21,14 @@ from numpy.typing import NDArray
 from featurebank.extract.plan import Rows
 from featurebank.extract.progress import Clock
 from featurebank.extract.reuse import Copies, runs
-from featurebank.store import FeatureSetWriter
+from featurebank.store import FeatureSetWriter, InvalidInputError, StorageError
 
 __all__ = ["Assembler", "Passing", "Scattered", "Sink", "Target", "pending_rows"]
 
 Arrays = Mapping[str, NDArray[np.generic]]
+
+KEEP_SECONDS: Final = 30.0
+"""So much of the work on chunks that are not full may be lost at most."""
 
 
 class Target(Protocol):
@@ -59,10 +63,14 @@ class Assembler:
     Args:
         writer: of the feature set.
         copies: rows that need no computing: a chunk has them from the moment it is begun.
+        hashes: (N, 16) content hashes, known for a row when it arrives, where the writer has not got them yet.
     """
 
-    def __init__(self, writer: FeatureSetWriter, copies: Copies | None = None) -> None:
+    def __init__(
+        self, writer: FeatureSetWriter, copies: Copies | None = None, hashes: NDArray[np.uint8] | None = None
+    ) -> None:
         self.writer = writer
+        self._hashes = hashes
         self._known = np.zeros(writer.n_rows, np.bool_) if copies is None else copies.mask
         missing = _missing(writer)
         self.copied = int(np.count_nonzero(missing & self._known))
@@ -72,6 +80,7 @@ class Assembler:
         self.error: Exception | None = None
         self.chunks_written = 0
         self._copies = copies
+        self._kept_at = -math.inf
         self._pending = {output.name: writer.pending(output.name).copy() for output in writer.outputs}
         self._open: dict[tuple[str, int], _Open] = {}
 
@@ -93,6 +102,7 @@ class Assembler:
         """
         for start, stop in runs(np.flatnonzero(self._known)):
             self.writer.mark_ok(start, stop)
+            self._tell(start, stop)
         last_commit = time.monotonic()
         for name, pending in self._pending.items():
             held = self._known | self.writer.held(name)
@@ -110,6 +120,7 @@ class Assembler:
         """See `Target`."""
         stop = start + len(next(iter(outputs.values())))
         self.writer.mark_ok(start, stop)
+        self._tell(start, stop)
         for row, reason in failed.items():
             self.writer.mark_failed(row, reason)
             self.failed[row] = reason
@@ -119,8 +130,13 @@ class Assembler:
         self.computed += stop - start
 
     def commit(self) -> None:
-        """See `Target`."""
+        """See `Target`; at first and now and then, also rows of chunks that are not full."""
         self.writer.commit()
+        if time.monotonic() - self._kept_at >= KEEP_SECONDS:
+            self._kept_at = time.monotonic()
+            # More parts than can be told of, or a disk that will fail again: nothing that was committed is lost.
+            with contextlib.suppress(InvalidInputError, StorageError):
+                self.keep()
 
     def keep(self) -> int:
         """Commits also the rows of chunks that are not full, before a run ends early; how many rows are committed.
@@ -131,6 +147,10 @@ class Assembler:
         some = {place: (chunk.filled.copy(), chunk.values) for place, chunk in list(self._open.items())}
         self.writer.keep_parts(some)
         return self.writer.n_rows - int(np.count_nonzero(_missing(self.writer)))
+
+    def _tell(self, start: int, stop: int) -> None:
+        if self._hashes is not None:
+            self.writer.set_content_hash(start, self._hashes[start:stop])
 
     def _add(self, name: str, start: int, stop: int, values: NDArray[np.generic], failed: Mapping[int, str]) -> None:
         rows = self.writer.chunk_rows(name)
@@ -269,7 +289,7 @@ class Sink:
         self._queue.put(_Rows(target, start, fetch, failed))
 
     def _run(self) -> None:
-        last_commit = time.monotonic()
+        last_commit = -math.inf
         while True:
             with contextlib.suppress(queue.Empty):
                 item = self._queue.get(timeout=self.commit_seconds)

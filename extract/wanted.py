@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from featurebank.extract.backbones.contract import BackboneSpec
-from featurebank.extract.datasets import dataset_digest, label_of
+from featurebank.extract.contents import Contents, are_likely_there
+from featurebank.extract.datasets import label_of
 from featurebank.extract.datasets.contract import Split
 from featurebank.extract.errors import fault
 from featurebank.extract.key import DatasetKey, Precision, StoredType, feature_key
 from featurebank.extract.plan import Job
 from featurebank.store import CorruptError, FeatureSet, FeatureStore, StoreError
-from featurebank.store.fingerprint import fingerprint
+from featurebank.store.fingerprint import fingerprint, is_provisional
 
 __all__ = ["Outcome", "Request", "Wanted", "want"]
 
@@ -69,14 +70,43 @@ class Outcome:
     error: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Wanted:
-    """A request with its key, its place in the store and its part in the plan."""
+    """A request with its key, its place in the store and its part in the plan.
+
+    Attributes:
+        request: what is wanted.
+        contents: what is known of the contents of its split.
+        key: its key; a provisional one for as long as not all contents are known, and so are the outcome's fingerprint
+            and path.
+        begun: where it lies under the provisional key, if it was begun under that; ``None`` where there is no such key.
+        job: its part in the plan, under the fingerprint of the first key that it had.
+        outcome: what becomes of it.
+    """
 
     request: Request
+    contents: Contents
     key: Mapping[str, Any]
+    begun: Path | None
     job: Job
     outcome: Outcome
+
+    @property
+    def is_provisional(self) -> bool:
+        """Whether its key is."""
+        return is_provisional(self.key)
+
+    @property
+    def places(self) -> list[Path]:
+        """Where its unfinished file may lie, without the ending of such."""
+        return list(dict.fromkeys([self.outcome.path, *([] if self.begun is None else [self.begun])]))
+
+    def settle(self) -> None:
+        """Gives it the key of its contents, which are all known by now."""
+        if self.is_provisional:
+            self.key = {**self.key, "dataset": {**self.key["dataset"], "digest": self.contents.digest()}}
+            self.outcome.fingerprint = fingerprint(self.key)
+            self.outcome.path = self.outcome.path.with_name(f"{self.outcome.fingerprint[:16]}.h5")
 
 
 def look(outcome: Outcome) -> None:
@@ -107,8 +137,13 @@ def want(
     precision: Precision,
     dtype: StoredType = "float16",
     digests: Mapping[int, str] | None = None,
+    read_once: bool = False,
 ) -> list[Wanted]:
     """The key of every request, and whether the store has it. A request that is made twice is wanted once.
+
+    Contents that are not known are read now, for the key; or they are read once, by the run that decodes them, and
+    until then the key is a provisional one. That is for splits whose files tell by their stamps whether they are known
+    (`Stamped`), and where nothing speaks for some of the images being in the store already.
 
     Args:
         requests: what is wanted, in the order in which it shall be reported.
@@ -117,20 +152,30 @@ def want(
         precision: the arithmetic of the networks; part of the key.
         dtype: what is stored; part of the key.
         digests: `dataset_digest` of the splits, where it is known already.
+        read_once: whether a key may be provisional until all contents are read.
     """
-    digests = digests or {
-        index: dataset_digest(splits[index]) for index in sorted({request.split for request in requests})
-    }
+    contents = {index: Contents(splits[index]) for index in sorted({request.split for request in requests})}
+    names = {index: (label_of(splits[index].spec), splits[index].spec.split) for index in contents}
+    known = dict(digests or {})
+    for index, content in contents.items():
+        if index in known:
+            content.read()
+        else:
+            folders = [store.path_for(*names[index], r.backbone.name, "0" * 64) for r in requests if r.split == index]
+            first = not read_once or content.nearly_whole
+            if first or any(are_likely_there(path, splits[index].ids) for path in dict.fromkeys(folders)):
+                content.read()
+            known[index] = content.digest() if content.whole else content.stand_in
     found: dict[str, Wanted] = {}
     for request in requests:
         split, spec = splits[request.split], request.backbone
-        dataset = DatasetKey(
-            name=label_of(split.spec),
-            split=split.spec.split,
-            digest=digests[request.split],
-            subset=split.spec.subset,
-        )
+        name, part = names[request.split]
+        dataset = DatasetKey(name=name, split=part, digest=known[request.split], subset=split.spec.subset)
         key = feature_key(spec, dataset, precision=precision, dtype=dtype)
+        begun = None
+        if stand_in := contents[request.split].stand_in:
+            standing = feature_key(spec, replace(dataset, digest=stand_in), precision=precision, dtype=dtype)
+            begun = store.path_for(name, part, spec.name, fingerprint(standing))
         digest = fingerprint(key)
         path = store.path_for(dataset.name, dataset.split, spec.name, digest)
         outcome = Outcome(
@@ -149,5 +194,6 @@ def want(
             decode=spec.preprocessing.decode,
             n_rows=len(split),
         )
-        found.setdefault(digest, Wanted(request=request, key=key, job=job, outcome=outcome))
+        one = Wanted(request=request, contents=contents[request.split], key=key, begun=begun, job=job, outcome=outcome)
+        found.setdefault(digest, one)
     return list(found.values())

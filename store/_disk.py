@@ -180,6 +180,14 @@ class Disk:
                 except OSError as error:
                     raise storage_error(error, self.path, "write", len(view) - done) from error
 
+    def truncate(self, size: int) -> None:
+        """Makes the file as long as this."""
+        with self.descriptor() as fd:
+            try:
+                os.ftruncate(fd, size)
+            except OSError as error:
+                raise storage_error(error, self.path, "cut") from error
+
     def begin_writeback(self) -> None:
         """Has the system begin to put what was written on the disk, so that `sync` waits for less; a hint only."""
         if (begin := _sync_file_range()) is not None:

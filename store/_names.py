@@ -68,10 +68,15 @@ def partial_path(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
+def is_named(path: Path | Url, fingerprint: str) -> bool:
+    """Whether the file name, where it is 16 hex digits, begins the fingerprint."""
+    stem = path.name.split(".", 1)[0]
+    return not _FINGERPRINT_STEM.fullmatch(stem) or fingerprint.startswith(stem)
+
+
 def check_file_name(path: Path | Url, fingerprint: str, error: type[Exception] = InvalidInputError) -> None:
     """Raises unless the file name, where it is 16 hex digits, begins the fingerprint."""
-    stem = path.name.split(".", 1)[0]
-    if _FINGERPRINT_STEM.fullmatch(stem) and not fingerprint.startswith(stem):
+    if not is_named(path, fingerprint):
         raise error(
             f"{path} must be named after its fingerprint, {fingerprint[:16]}.h5; found {path.name}: "
             f"it was renamed, or belongs to another key; name it so, or choose a name that is not 16 hex digits"

@@ -18,6 +18,7 @@ from featurebank.store._chunks import checked_chunk, checksum, holds
 from featurebank.store._claiming import claim, is_there
 from featurebank.store._disk import Disk, lock
 from featurebank.store._header import Header
+from featurebank.store._identity import check_known, check_named, settled, taken_back
 from featurebank.store._layout import LARGEST_CHUNK, Contents, lay_out
 from featurebank.store._names import check_file_name, final_path, partial_path
 from featurebank.store._opening import read_partial
@@ -108,7 +109,7 @@ class PartialFile:
             chunk_bytes=chunk_bytes,
         )
         check_file_name(path, fingerprint(key))
-        _check_absent(path)
+        check_absent(path)
         disk = lay_out(partial_path(path), contents)
         text = _manifest.encode(key, contents.provenance)
         return cls(path, disk, _header.read_header(disk), _manifest.decode(text))
@@ -124,11 +125,13 @@ class PartialFile:
             CorruptError: the header or the key is damaged; delete the partial and extract again.
         """
         path = final_path(path)
-        _check_absent(path)
+        check_absent(path)
         disk = Disk(partial_path(path), writable=True)
         try:
             lock(disk)
             _check_still_there(disk)
+            taken_back(disk)
+            check_named(disk, _header.read_header(disk))
             header, manifest = read_partial(disk)
             if header.state == _header.SEALED:
                 # The crash came between seal and rename: sealing again gives the same bytes.
@@ -308,8 +311,10 @@ class PartialFile:
         return b"".join(_header.array_digest(self._disk, array) for array in self._header.table.digested)
 
     def _seal(self, digests: bytes, provenance: Mapping[str, Any]) -> None:
+        check_known(self._disk, self.manifest["key"])
         self.set_provenance({name: value for name, value in provenance.items() if name != PARTS})
         _header.seal(self._disk, self._header, digests)
+        settled(self._disk, self._header)
         # Both names are the same file; a crash in between leaves the partial's to `FeatureStore.gc`.
         claim(self.partial_path, self.path)
         with contextlib.suppress(OSError):
@@ -367,7 +372,8 @@ class PartialFile:
         self._parts = read_parts(self._disk, self._header.table, self.manifest["provenance"])
 
 
-def _check_absent(path: Path) -> None:
+def check_absent(path: Path) -> None:
+    """Raises ExistsError where something has the name of a sealed set."""
     if os.path.lexists(path):
         raise ExistsError(f"{path} already exists: it is sealed and never written again; open it, or delete it first")
 

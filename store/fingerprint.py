@@ -24,12 +24,15 @@ __all__ = [
     "differences",
     "fingerprint",
     "is_default",
+    "is_provisional",
+    "provisional",
     "record",
     "records_digest",
 ]
 
 _DIGEST_HEADER = b"featurebank dataset 1\n"
 _IDS_AT_ONCE = 1 << 14
+_PROVISIONAL = "provisional:"
 JSON: TypeAlias = "str | int | float | bool | list[JSON] | tuple[JSON, ...] | dict[str, JSON] | None"
 
 
@@ -142,6 +145,21 @@ def records_digest(ids: Iterable[str], labels: NDArray[Any], content_hashes: NDA
     sha256.update(labels.tobytes())
     sha256.update(np.ascontiguousarray(content_hashes, np.uint8).tobytes())
     return sha256.hexdigest()
+
+
+def provisional(digest: str) -> str:
+    """What stands for the digest of contents that are not known yet: as long as a digest, and never taken for one.
+
+    >>> provisional("0123456789abcdef" * 4)
+    'provisional:0123456789abcdef0123456789abcdef0123456789abcdef0123'
+    """
+    return f"{_PROVISIONAL}{digest}"[:64]
+
+
+def is_provisional(key: Mapping[str, Any]) -> bool:
+    """Whether a key has something else in place of the digest of its dataset's contents."""
+    dataset = key.get("dataset")
+    return isinstance(dataset, Mapping) and str(dataset.get("digest")).startswith(_PROVISIONAL)
 
 
 def _encoded(ids: Sequence[str] | NDArray[Any]) -> Iterator[list[bytes]]:

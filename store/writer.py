@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,9 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurebank.store._chunks import checked_chunk
-from featurebank.store._partial import PartialFile
+from featurebank.store._identity import identified
+from featurebank.store._names import check_file_name, final_path
+from featurebank.store._partial import PartialFile, check_absent
 from featurebank.store._parts import PARTS, digest, part_bytes, plain, rows_held
 from featurebank.store.errors import NonFiniteError
+from featurebank.store.fingerprint import fingerprint, is_provisional
 from featurebank.store.reader import FeatureSet
 from featurebank.store.stamps import new_stamp
 
@@ -82,6 +86,54 @@ class FeatureSetWriter(PartialFile):
         }
         self.set_provenance({**self.manifest["provenance"], PARTS: plain(told)})
         self._disk.sync()
+
+    @property
+    def is_provisional(self) -> bool:
+        """Whether its key stands in for that of contents that are not known yet."""
+        return is_provisional(self.manifest["key"])
+
+    @property
+    def content_hash(self) -> NDArray[np.uint8]:
+        """(N, 16) The content hashes as the file has them: of rows without features they may mean nothing yet."""
+        array = self._array("content_hash")
+        return self._disk.read(array.address, array.nbytes).reshape(array.shape)
+
+    def set_content_hash(self, start: int, hashes: NDArray[np.uint8]) -> None:
+        """Of a partial with a provisional key: the content hashes (n, 16) of the rows from ``start`` on.
+
+        Set them before the `commit` that makes the rows' chunks valid, so that both survive together.
+        """
+        self._disk.write(self._array("content_hash").address + 16 * start, np.ascontiguousarray(hashes))
+
+    def forget(self, rows: NDArray[np.bool_]) -> None:
+        """Every committed chunk that has one of the rows (N,) is pending again, durably."""
+        self.commit()
+        with self._guard:
+            for name, entry in self._entries.items():
+                for index in np.unique(np.flatnonzero(rows) // entry.chunk_rows).tolist():
+                    self._disk.write(entry.checksums.address + 8 * index, bytes(8))
+                    self._recorded[name][index] = 0
+                    self._parts.pop((name, index), None)
+        self.keep_parts({})
+
+    def identify(self, path: str | os.PathLike[str], key: Mapping[str, Any]) -> None:
+        """Gives a partial with a provisional key its own, now that all contents are known, and a place to be sealed at.
+
+        Args:
+            path: The final path of the key, in the same folder.
+            key: The provisional key with the digest of the contents.
+
+        Raises:
+            InvalidInputError: the keys differ in more than that digest, or the path is that of another key.
+            ExistsError: there is a sealed set of that key.
+            StorageError: the disk is full or fails; the partial is what it was, and can be resumed.
+        """
+        path = final_path(path)
+        check_file_name(path, fingerprint(key))
+        check_absent(path)
+        self.commit()
+        self._header = identified(self._disk, self._header, key, self.manifest["provenance"])
+        self.manifest, self.path = {**self.manifest, "key": dict(key)}, path
 
     def seal(self, provenance: Mapping[str, Any] | None = None) -> FeatureSet:
         """Commits, sets every digest, marks the file sealed, gives it its name, and opens it; closes the writer.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -58,9 +58,12 @@ class CropSplit(FileSplit):
 
     def _hashed(self) -> NDArray[np.uint8]:
         # Of the pixels, decoded once, then remembered as files' hashes are.
-        paths = [self.path(index) for index in range(len(self))]
-        parts = [f"box {box}" for box in self._boxes.tolist()]
-        return file_hashes(paths, parts=parts, digest=lambda row, file: content_hash(self._cut(row, file)))
+        rows = range(len(self))
+        digest = lambda row, file: content_hash(self._cut(row, file))  # noqa: E731
+        return file_hashes(self._paths(rows), parts=self._parts(rows), digest=digest)
+
+    def _parts(self, rows: Iterable[int]) -> list[str]:
+        return [f"box {self._boxes[row].tolist()}" for row in rows]
 
     def _cut(self, index: int, content: bytes) -> NDArray[np.uint8]:
         from featurebank.extract.decode import decode

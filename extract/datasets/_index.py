@@ -14,6 +14,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,49 @@ Digest = Callable[[int, bytes], bytes]
 """The hash of a row, from its file's bytes; raises OSError where the bytes are none that it can use."""
 
 
+@dataclass(frozen=True)
+class Stamps:
+    """What tells of N files, or parts of them, whether they have changed; nothing of them is read.
+
+    Attributes:
+        keys: (N, 16) keys of the index, all zero for a file that is not there.
+        sizes: (N,) bytes of each file, -1 for one that is not there.
+        settled: (N,) whether it was changed long enough ago that another change would have another time.
+    """
+
+    keys: Hashes
+    sizes: NDArray[np.int64]
+    settled: NDArray[np.bool_]
+
+
+def stamps(paths: Sequence[str], parts: Sequence[str] | None = None, *, threads: int | None = None) -> Stamps:
+    """The stamps of N files as they are now.
+
+    Args:
+        paths: N absolute paths.
+        parts: what of each file is meant, see `file_hashes`.
+        threads: how many files are looked at at once.
+    """
+    parts = parts or [""] * len(paths)
+    batches = [slice(first, first + FILES_A_BATCH) for first in range(0, max(1, len(paths)), FILES_A_BATCH)]
+    with ThreadPoolExecutor(threads or _threads(), "stat") as pool:
+        some = list(pool.map(lambda rows: _stamps(paths[rows], parts[rows]), batches))
+    keys = np.frombuffer(b"".join(stamp.keys.tobytes() for stamp in some), np.uint8).reshape(-1, DIGEST)
+    sizes, settled = (np.concatenate(values) for values in zip(*((s.sizes, s.settled) for s in some), strict=True))
+    return Stamps(keys, sizes, settled)
+
+
+def remembered(keys: Hashes, *, folder: Path | None = None) -> tuple[Hashes, NDArray[np.bool_]]:
+    """(N, 16) hashes of the contents that the index has under these keys, and (N,) which of them it has."""
+    return _look_up(_load(_place(folder)), keys)
+
+
+def remember(keys: Hashes, hashes: Hashes, *, folder: Path | None = None) -> None:
+    """Adds the hashes (n, 16) of contents that were read between two looks that gave these keys (n, 16)."""
+    if len(keys):
+        _save(_place(folder), np.concatenate([keys, hashes], axis=1))
+
+
 def file_hashes(
     paths: Sequence[str],
     *,
@@ -60,18 +104,13 @@ def file_hashes(
         threads: how many files are read at once.
     """
     parts = parts or [""] * len(paths)
-    folder = cache_dir() / "index" if folder is None else folder
-    batches = [slice(first, first + FILES_A_BATCH) for first in range(0, len(paths), FILES_A_BATCH)]
-    with ThreadPoolExecutor(threads or min(32, 4 * (os.cpu_count() or 1)), "hash") as pool:
-        keys = np.concatenate(
-            [np.empty((0, DIGEST), np.uint8), *pool.map(lambda rows: _keys(paths[rows], parts[rows]), batches)]
-        )
-        hashes, known = _look_up(_load(folder), keys)
-        missing = np.flatnonzero(~known)
-        if not len(missing):
-            return hashes
-        log.info("hashing %d of %d files", len(missing), len(paths))
-        rows = [missing[first : first + FILES_A_BATCH] for first in range(0, len(missing), FILES_A_BATCH)]
+    hashes, known = remembered(stamps(paths, parts, threads=threads).keys, folder=folder)
+    missing = np.flatnonzero(~known)
+    if not len(missing):
+        return hashes
+    log.info("hashing %d of %d files", len(missing), len(paths))
+    rows = [missing[first : first + FILES_A_BATCH] for first in range(0, len(missing), FILES_A_BATCH)]
+    with ThreadPoolExecutor(threads or _threads(), "hash") as pool:
         read = np.concatenate(
             list(
                 pool.map(
@@ -80,8 +119,16 @@ def file_hashes(
             )
         )
     hashes[missing] = read[:, DIGEST:]
-    _save(folder, read[read[:, :DIGEST].any(axis=1)])
+    _save(_place(folder), read[read[:, :DIGEST].any(axis=1)])
     return hashes
+
+
+def _place(folder: Path | None) -> Path:
+    return cache_dir() / "index" if folder is None else folder
+
+
+def _threads() -> int:
+    return min(32, 4 * (os.cpu_count() or 1))
 
 
 def _key(path: str, part: str, status: os.stat_result) -> bytes:
@@ -89,15 +136,24 @@ def _key(path: str, part: str, status: os.stat_result) -> bytes:
     return xxhash.xxh3_128_digest(facts.encode() + os.fsencode(path) + (f"\0{part}" if part else "").encode())
 
 
-def _keys(paths: Sequence[str], parts: Sequence[str]) -> Hashes:
-    """(n, 16) keys of the files as they are now, all zero for those that are not there."""
-    keys = []
+def _stamps(paths: Sequence[str], parts: Sequence[str]) -> Stamps:
+    keys, sizes, times = [], [], []
+    settled = time.time_ns() - RACY_NS
     for path, part in zip(paths, parts, strict=True):
         try:
-            keys.append(_key(path, part, os.stat(path)))  # noqa: PTH116 (called a million times)
+            status = os.stat(path)  # noqa: PTH116 (called a million times)
+            keys.append(_key(path, part, status))
+            sizes.append(status.st_size)
+            times.append(status.st_mtime_ns < settled)
         except (OSError, ValueError):
             keys.append(bytes(DIGEST))
-    return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, DIGEST)
+            sizes.append(-1)
+            times.append(False)
+    return Stamps(
+        np.frombuffer(b"".join(keys), np.uint8).reshape(-1, DIGEST),
+        np.array(sizes, np.int64),
+        np.array(times, np.bool_),
+    )
 
 
 def _read(paths: Sequence[str], parts: Sequence[str], rows: NDArray[np.int64], digest: Digest) -> Hashes:

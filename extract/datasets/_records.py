@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featurebank.extract.datasets._columns import storable
-from featurebank.extract.datasets._index import file_hashes
+from featurebank.extract.datasets._index import Stamps, file_hashes, remember, remembered, stamps
 from featurebank.extract.datasets._labels import whole_labels
 from featurebank.extract.datasets._reading import is_unicode, read_file, reason, shown
 from featurebank.extract.datasets.contract import Columns, DatasetSpec, Split, Subset
@@ -124,11 +124,14 @@ class FileSplit(Records):
         super().__init__(spec, ids, labels, class_names, columns, notes=notes)
         self._folder = str(folder.absolute())
         self._files = files
+        self._stamps: Stamps | None = None
+        self._known = np.empty((0, 16), np.uint8), np.empty(0, np.bool_)
 
     def take(self, rows: NDArray[np.int64]) -> Self:
         """The records at these rows, in this order."""
         part = super().take(rows)
         part._files = [self._files[row] for row in rows]
+        part._stamps = None
         return part
 
     def path(self, index: int) -> str:
@@ -139,9 +142,38 @@ class FileSplit(Records):
         """The encoded file's bytes."""
         return read_file(self.path(index))
 
+    def known_hashes(self) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.int64]]:
+        """See `Stamped`."""
+        rows = range(len(self))
+        self._stamps = stamps(self._paths(rows), self._parts(rows))
+        if self._hashes is not None:
+            return self._hashes, np.ones(len(self), np.bool_), self._stamps.sizes
+        self._known = remembered(self._stamps.keys)
+        return *self._known, self._stamps.sizes
+
+    def learn(self, rows: NDArray[np.int64], hashes: NDArray[np.uint8]) -> None:
+        """See `Stamped`."""
+        if (before := self._stamps) is None or self._hashes is not None:
+            return
+        self._known[0][rows], self._known[1][rows] = hashes, True
+        if self._known[1].all():
+            self._hashes = self._known[0]
+        now = stamps(self._paths(rows), self._parts(rows))
+        same = (now.keys == before.keys[rows]).all(axis=1) & before.settled[rows] & hashes.any(axis=1)
+        remember(now.keys[same], hashes[same])
+
     def _hashed(self) -> NDArray[np.uint8]:
         # Files seen before and unchanged are not read again.
-        return file_hashes([self.path(index) for index in range(len(self))])
+        return file_hashes(self._paths(range(len(self))))
+
+    def _paths(self, rows: Iterable[int]) -> list[str]:
+        # As `path`, for a million at once.
+        files = [self._files[row] for row in rows]
+        return [file if file.startswith("/") else f"{self._folder}/{file}" for file in files]
+
+    def _parts(self, rows: Iterable[int]) -> list[str] | None:  # noqa: ARG002 (whole files)
+        """What of each file is meant, in words; nothing for all of it."""
+        return None
 
 
 class ReaderSplit(Records):

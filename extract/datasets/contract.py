@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Columns", "DatasetSource", "DatasetSpec", "Split", "Subset"]
+__all__ = ["Columns", "DatasetSource", "DatasetSpec", "Split", "Stamped", "Subset"]
 
 Columns = Mapping[str, NDArray[np.generic]]
 
@@ -88,6 +88,25 @@ class Split(Protocol):
 
         Files are hashed once and remembered by path, size, modification time and inode. A file that cannot be read
         has an all-zero hash.
+        """
+        ...
+
+
+@runtime_checkable
+class Stamped(Split, Protocol):
+    """A split that can tell without reading which of its contents are known, and remembers those that were read."""
+
+    def known_hashes(self) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.int64]]:
+        """(N, 16) content hashes, all zero where not known; (N,) which are known; (N,) bytes of the encoded files.
+
+        Sizes are -1 for files that are not there. Contents are told by their files' stamps: nothing is read.
+        """
+        ...
+
+    def learn(self, rows: NDArray[np.int64], hashes: NDArray[np.uint8]) -> None:
+        """Remembers the content hashes (n, 16) of rows that were read since `known_hashes`.
+
+        Those whose files' stamps are no longer what they were then are passed over.
         """
         ...
 

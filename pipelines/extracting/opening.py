@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from featurebank.extract import backbones, datasets
 from featurebank.extract.backbones.contract import BackboneSpec
-from featurebank.extract.datasets.contract import DatasetSpec, Split, Subset
+from featurebank.extract.datasets.contract import DatasetSpec, Split, Stamped, Subset
 from featurebank.extract.errors import fault
 from featurebank.pipelines.errors import ConfigError
 from featurebank.pipelines.extracting.config import DatasetConfig, ExtractionConfig, RunConfig
@@ -40,8 +40,14 @@ def _decoded_by(spec: BackboneSpec, wish: ExtractionConfig) -> BackboneSpec:
     return replace(spec, preprocessing=replace(preprocessing, decode=decode))
 
 
-def open_all(config: RunConfig, unavailable: dict[str, str]) -> tuple[list[Split], dict[int, str]]:
-    """The splits, and the digest of each, for which every record is read."""
+def open_all(config: RunConfig, unavailable: dict[str, str], *, read_once: bool) -> tuple[list[Split], dict[int, str]]:
+    """The splits, and the digest of each, for which every record is read.
+
+    Args:
+        config: of the run.
+        unavailable: takes why a split cannot be had.
+        read_once: whether a split whose records may be read once, by the run itself, has no digest yet.
+    """
     splits: list[Split] = []
     digests: dict[int, str] = {}
     seen: dict[tuple[str, str], str] = {}
@@ -56,12 +62,13 @@ def open_all(config: RunConfig, unavailable: dict[str, str]) -> tuple[list[Split
             seen[place] = dataset.name
             try:
                 split = datasets.open_split(spec)
-                digest = datasets.dataset_digest(split)
+                digest = "" if read_once and isinstance(split, Stamped) else datasets.dataset_digest(split)
             except Exception as error:
                 unavailable[f"{spec.name}/{spec.split}"] = fault(error)
                 log.error("dataset %s/%s cannot be had; why stands at the end", spec.name, spec.split)
                 continue
-            digests[len(splits)] = digest
+            if digest:
+                digests[len(splits)] = digest
             splits.append(split)
     return splits, digests
 

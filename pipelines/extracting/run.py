@@ -116,13 +116,14 @@ def run_features(
         else:
             device, precision = client.submit(_resolve_device, wish).result()
         specs = resolve_all(config, unavailable)
-        splits, digests = open_all(config, unavailable)
-        requests = [Request(backbone=spec, split=index) for spec in specs for index in digests]
-        wanted = want(requests, splits, store, precision=precision, dtype=wish.dtype, digests=digests)
-        for w in wanted if not dry else ():
-            source = splits[w.request.split].spec
-            store.note_content(f"{source.name} in {source.root or ''}", w.key["dataset"])
-            note_place(source, w.key["dataset"])
+        # Who asks what a run would do, a cluster's workers, and a cache that has pixels already must know the contents.
+        read_once = not (dry or workers or client or _has_pixels(execution))
+        splits, digests = open_all(config, unavailable, read_once=read_once)
+        requests = [Request(backbone=spec, split=index) for spec in specs for index in range(len(splits))]
+        wanted = want(
+            requests, splits, store, precision=precision, dtype=wish.dtype, digests=digests, read_once=read_once
+        )
+        _note(wanted if not dry else (), splits, store)
         _name_backbones(wanted, store)
         missing = sum(w.outcome.state == "missing" for w in wanted)
         say(f"{len(wanted)} feature sets wanted: {len(wanted) - missing} sealed already, {missing} to make")
@@ -138,6 +139,7 @@ def run_features(
             if execution.pixel_cache is not None:
                 say(_cache_size(wanted, execution.pixel_cache, execution.pixel_cache_gb))
             cached = _extract(wanted, splits, replace(execution, device=device), observer, client)
+            _note(wanted, splits, store)
             if cached:
                 say(f"{cached:,} images taken from the pixel cache, their files not read")
     for w in wanted:
@@ -154,6 +156,19 @@ def run_features(
     if jobs := jobs_of(config, store, *JOBS):
         report.answers = report.answers.with_(ask(store, jobs, force=force, say=say, workshop=workshop_of(config, say)))
     return report
+
+
+def _has_pixels(execution: Execution) -> bool:
+    return execution.pixel_cache is not None and execution.pixel_cache.exists()
+
+
+def _note(wanted: Sequence[Wanted], splits: Sequence[Split], store: FeatureStore) -> None:
+    """Where contents came from, of those that are known."""
+    for w in wanted:
+        if not w.is_provisional:
+            source = splits[w.request.split].spec
+            store.note_content(f"{source.name} in {source.root or ''}", w.key["dataset"])
+            note_place(source, w.key["dataset"])
 
 
 def _resolve_device(wish: ExtractionConfig) -> tuple[str, Precision]:

@@ -41,7 +41,7 @@ def outputs_of(spec: BackboneSpec, rows: SplitRows, workshop: Workshop) -> dict[
         precision: Any = feature_set.key["precision"]
     splits = [workshop.images(rows)]
     execution = Execution(device=workshop.device)
-    (wanted,) = want([Request(backbone=spec, split=0)], splits, store, precision=precision)
+    (wanted,) = want([Request(backbone=spec, split=0)], splits, store, precision=precision, read_once=True)
     what = ", ".join(spec.outputs)
     if wanted.outcome.state != "present" and ranks.is_first():
         workshop.say(f"{spec.name} on {rows.name}: extracting {what}")

@@ -47,7 +47,7 @@ def wanted_sets(
     outputs: Sequence[str] | None = None,
 ) -> list[Wanted]:
     requests = [Request(backbone=backbones.resolve(name, outputs=outputs), split=0) for name in names]
-    return want(requests, [split], FeatureStore(root), precision=precision)
+    return want(requests, [split], FeatureStore(root), precision=precision, read_once=True)
 
 
 def run(

@@ -185,7 +185,7 @@ def extracted(
     splits = _open(benchmark, data, data / LISTS if lists is None else lists)
     requests = [Request(backbone=resolve(name), split=index) for name in backbones for index in range(len(splits))]
     device = resolve_device(device)
-    wanted = want(requests, splits, store, precision=resolve_precision("auto", device))
+    wanted = want(requests, splits, store, precision=resolve_precision("auto", device), read_once=True)
     if any(one.outcome.state == "missing" for one in wanted):
         extract(wanted, splits, execution=Execution(device=device), observer=observer)
     if failed := [one.outcome for one in wanted if one.outcome.state not in ("present", "sealed")]:
