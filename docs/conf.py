@@ -57,7 +57,7 @@ nitpick_ignore_regex = [
     (r"py:exc", r"ComputeError"),
     (
         r"py:class",
-        r"featurebank\.extract\.(compute|plan|progress|datasets\._place|backbones\.(contract|text_tower))\..*",
+        r"featurebank\.extract\.(compute|contents|plan|progress|datasets\._place|backbones\.(contract|text_tower))\..*",
     ),
     (r"py:class", r"featurebank\.probes\.ood\.(block|moments)\..*"),
     # Aliases of types, which Python keeps no name of.
