@@ -79,6 +79,8 @@ class Contents:
             self._saved[:] = True
             return
         missing = np.flatnonzero(~self.known if rows is None else rows & ~self.known)
+        if not missing.size:
+            return
         blocks = [missing[first : first + BLOCK].tolist() for first in range(0, len(missing), BLOCK)]
         with ThreadPoolExecutor(READERS, "hash") as pool:
             digests = b"".join(pool.map(self._digests, blocks))

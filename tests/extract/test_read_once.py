@@ -286,3 +286,25 @@ def test_as_many_requests_as_storage_is_waited_for_and_memory_allows(
     assert Waiting.most == most
     assert contents.known.tolist() == [True] * 24 + [False] * (IMAGES - 24)
     assert np.array_equal(contents.hashes[:24], plain.content_hashes()[:24])
+
+
+def test_contents_that_nobody_may_write_to_are_not_read_again(folder: Path) -> None:
+    split = open_folder(folder)
+    hashes = split.content_hashes()
+    hashes.flags.writeable = False
+
+    class Unstamped:
+        """A split whose contents are always known, as arrays in memory are."""
+
+        ids, labels, spec = split.ids, split.labels, split.spec
+
+        def __len__(self) -> int:
+            return len(self.ids)
+
+        def content_hashes(self) -> Any:
+            return hashes
+
+    contents = Contents(Unstamped())  # type: ignore[arg-type]
+    contents.read()
+    assert contents.whole
+    assert contents.hashes is hashes
