@@ -22,7 +22,7 @@ from featurebank.store import FeatureStore
 
 PAGE = (Path(__file__).parents[3] / "docs" / "adding-a-backbone.md").read_text(encoding="utf-8")
 FENCED: list[tuple[str, str]] = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
-BLOCKS = dict(FENCED)
+BLOCKS = dict(reversed(FENCED))  # the first of each language
 CONFIGURATIONS = [yaml.safe_load(text) for language, text in FENCED if language == "yaml"]
 NAME = "python:nets.py:tiny"
 
