@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from featurebank.extract.plan import Rows
 from featurebank.extract.progress import Clock
 from featurebank.extract.reuse import Copies, runs
-from featurebank.store import FeatureSetWriter, InvalidInputError, StorageError
+from featurebank.store import FeatureSetWriter, InvalidInputError
 
 __all__ = ["Assembler", "Passing", "Scattered", "Sink", "Target", "pending_rows"]
 
@@ -134,8 +134,8 @@ class Assembler:
         self.writer.commit()
         if time.monotonic() - self._kept_at >= KEEP_SECONDS:
             self._kept_at = time.monotonic()
-            # More parts than can be told of, or a disk that will fail again: nothing that was committed is lost.
-            with contextlib.suppress(InvalidInputError, StorageError):
+            # Where there are more parts than can be told of, nothing that was committed is lost.
+            with contextlib.suppress(InvalidInputError):
                 self.keep()
 
     def keep(self) -> int:

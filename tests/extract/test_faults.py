@@ -81,6 +81,8 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
 @pytest.fixture(scope="module")
 def whole(split: Split, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], int]:
     """What an undisturbed run makes, and in how many operations."""
+    # Once before: from then on the contents are known, in this run as in those that are disturbed.
+    assert run(tmp_path_factory.mktemp("before"), split, [VIT], execution=EXECUTION)[0].state == "sealed"
     store = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch, disk() as operations:
         patch.setattr(engine, "FeatureSetWriter", small_chunks())
