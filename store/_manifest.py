@@ -90,13 +90,20 @@ class _LimitError(ValueError):
     """More values or levels than the format allows."""
 
 
+def marks(text: bytes) -> int:
+    """How many brackets and commas a JSON text has.
+
+    As objects, JSON takes up to a hundred times the memory of its text; each object needs one of these.
+    """
+    return sum(text.count(mark) for mark in (b"[", b"{", b","))
+
+
 def _check_marks(text: bytes) -> None:
-    # As objects, JSON takes up to a hundred times the memory of its text; each object needs one of these.
     # Most of the text is padding, which is told at once; where anything else follows the last brace, all is counted.
     end = text.rfind(b"}") + 1
     counted = text[:end] if text[end:] == b" " * (len(text) - end) else text
-    if (marks := sum(counted.count(mark) for mark in (b"[", b"{", b","))) > limits.MANIFEST_MARKS:
-        raise _LimitError(f"must have at most {limits.MANIFEST_MARKS:,} brackets and commas; found {marks:,}")
+    if (found := marks(counted)) > limits.MANIFEST_MARKS:
+        raise _LimitError(f"must have at most {limits.MANIFEST_MARKS:,} brackets and commas; found {found:,}")
 
 
 def _check_depth(value: object) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import xxhash
 
 from featurebank.store import limits
+from featurebank.store._manifest import marks
 from featurebank.store._names import encode_component
 from featurebank.store._records import Output, checked_outputs
 from featurebank.store._remote import RemoteFile
@@ -144,9 +145,8 @@ class Published:
 
 def _sets(text: bytes) -> list[Mapping[str, Any]]:
     """The sets of an index, checked against its digest."""
-    # As objects, JSON takes up to a hundred times the memory of its text; each needs one of these.
-    if (marks := sum(text.count(mark) for mark in (b"[", b"{", b","))) > limits.INDEX_MARKS:
-        raise InvalidInputError(f"{marks:,} brackets and commas, of at most {limits.INDEX_MARKS:,}")
+    if (found := marks(text)) > limits.INDEX_MARKS:
+        raise InvalidInputError(f"{found:,} brackets and commas, of at most {limits.INDEX_MARKS:,}")
     index = json.loads(text)
     if index["version"] != VERSION:
         raise FormatVersionError(

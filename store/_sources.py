@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featurebank.store._claiming import hidden_file, make_folder
+from featurebank.store._disk import Disk
 from featurebank.store._records import Output, checked_outputs, first_few, quantity
 from featurebank.store.errors import InvalidInputError, NonFiniteError
 
@@ -47,63 +47,95 @@ class _Arrays(Source):
 
     def __init__(self, arrays: Mapping[str, Any], dtype: str) -> None:
         self._arrays = arrays
-        super().__init__(outputs_of(arrays, dtype), len(next(iter(arrays.values()))))
+        super().__init__(_outputs(arrays, dtype), len(next(iter(arrays.values()))))
 
     def read(self, name: str, start: int, stop: int) -> NDArray[Any]:
         output = next(output for output in self.outputs if output.name == name)
-        return stored(output, self._arrays[name][start:stop], start)
+        return _stored(output, self._arrays[name][start:stop], start)
 
 
-class _Spooled(Source):
-    """Blocks that come once: kept in a file without a name until the key, which has their digest, is known."""
+class Spool(Source):
+    """Rows of blocks that come once: kept in a file without a name for each output, until their key is known.
 
-    def __init__(self, folder: Path, blocks: Iterator[Any], dtype: str, n_rows: int) -> None:
-        first = named_arrays(next(blocks, {}))
-        super().__init__(outputs_of(first, dtype), n_rows)
-        make_folder(folder)
-        self._disk = hidden_file(folder)
-        self._disk.path.unlink()
-        sizes = (self.row_bytes[output.name] * n_rows for output in self.outputs)
-        self._begin = dict(zip(self.row_bytes, itertools.accumulate(sizes, initial=0), strict=False))
-        try:
-            self._fill(itertools.chain([first], map(named_arrays, blocks)))
-        except BaseException:
-            self.close()
-            raise
+    Args:
+        folder: where the files are, made if need be.
+        dtype: what is stored.
+    """
 
-    def _fill(self, blocks: Iterator[Mapping[str, Any]]) -> None:
-        done = 0
-        for block in blocks:
-            check_outputs(outputs_of(block, "float16"), self.outputs, done)
-            stop = done + len(next(iter(block.values())))
-            for output in self.outputs if stop <= self.n_rows else ():
-                values = stored(output, block[output.name], done)
-                address = self._begin[output.name] + done * self.row_bytes[output.name]
-                self._disk.write(address, values.reshape(-1).view(np.uint8))
-            done = stop
-            if done > self.n_rows:
-                break
-        if done != self.n_rows:
-            found = "more" if done > self.n_rows else f"{done:,}"
-            raise InvalidInputError(f"the blocks must have {quantity(self.n_rows, 'row')} together; found {found}")
+    def __init__(self, folder: Path, dtype: str) -> None:
+        self.outputs, self.n_rows, self.row_bytes = (), 0, {}
+        self._folder, self._dtype = folder, dtype
+        self._disks: dict[str, Disk] = {}
+
+    def ready(self, features: Any) -> dict[str, NDArray[Any]]:
+        """The next block, output to rows, as `append` takes it.
+
+        Raises:
+            InvalidInputError: it has other outputs than the first, or cannot be stored.
+        """
+        arrays = _named_arrays(features)
+        outputs = _outputs(arrays, self._dtype)
+        first = self.outputs or outputs
+        if {o.name: o.shape for o in outputs} != {o.name: o.shape for o in first}:
+            raise InvalidInputError(
+                f"every block must have the outputs of the first, {_shapes(first)}; "
+                f"found {_shapes(outputs)} from row {self.n_rows} on"
+            )
+        return {output.name: _stored(output, arrays[output.name], self.n_rows) for output in outputs}
+
+    def append(self, block: Mapping[str, NDArray[Any]]) -> None:
+        """Writes the rows of a block.
+
+        Raises:
+            StorageError: the disk is full, failing, …
+        """
+        if not self.outputs:
+            super().__init__(_outputs(block, self._dtype), 0)
+            make_folder(self._folder)
+            for name in block:
+                self._disks[name] = hidden_file(self._folder)
+                self._disks[name].path.unlink()
+        for name, rows in block.items():
+            self._disks[name].write(self.n_rows * self.row_bytes[name], rows.reshape(-1).view(np.uint8))
+        self.n_rows += len(next(iter(block.values())))
 
     def read(self, name: str, start: int, stop: int) -> NDArray[Any]:
         output = next(output for output in self.outputs if output.name == name)
         size = self.row_bytes[name]
-        data = self._disk.read(self._begin[name] + start * size, (stop - start) * size)
+        data = self._disks[name].read(start * size, (stop - start) * size)
         return data.view(output.dtype).reshape(stop - start, *output.shape)
 
     def close(self) -> None:
-        self._disk.close()
+        for disk in self._disks.values():
+            disk.close()
+
+
+def _spooled(folder: Path, blocks: Iterator[Any], dtype: str, n_rows: int) -> Spool:
+    spool = Spool(folder, dtype)
+    try:
+        for features in blocks:
+            block = spool.ready(features)
+            if spool.n_rows + len(next(iter(block.values()))) > n_rows:
+                raise InvalidInputError(f"the blocks must have {quantity(n_rows, 'row')} together; found more")
+            spool.append(block)
+        if not spool.outputs:
+            spool.ready({})
+        if spool.n_rows < n_rows:
+            raise InvalidInputError(f"the blocks must have {quantity(n_rows, 'row')} together; found {spool.n_rows:,}")
+    except BaseException:
+        spool.close()
+        raise
+    return spool
 
 
 def source_of(folder: Path, features: Features, dtype: str, counts: Mapping[str, int | None]) -> Source:
     if dtype not in ("float16", "float32"):
         raise InvalidInputError(f"dtype must be float16 or float32; found {dtype!r}")
     known = {name: count for name, count in counts.items() if count is not None}
-    source: Source | None = None
-    if isinstance(features, Mapping) or not _is_blocks(features):
-        source = _Arrays(named_arrays(features), dtype)
+    source = features if isinstance(features, Source) else None
+    if source is None and (isinstance(features, Mapping) or not _is_blocks(features)):
+        source = _Arrays(_named_arrays(features), dtype)
+    if source is not None:
         known = {"features": source.n_rows, **known}
     if len(set(known.values())) > 1:
         found = ", ".join(f"{count:,} {name}" for name, count in known.items())
@@ -115,7 +147,7 @@ def source_of(folder: Path, features: Features, dtype: str, counts: Mapping[str,
             "of features that come in blocks the number of rows must be known before; found none; "
             "give n_rows, labels or ids"
         )
-    return _Spooled(folder, iter(features), dtype, next(iter(known.values())))  # type: ignore[arg-type]
+    return _spooled(folder, iter(features), dtype, next(iter(known.values())))  # type: ignore[arg-type]
 
 
 def _is_blocks(features: object) -> bool:
@@ -131,16 +163,7 @@ def _is_blocks(features: object) -> bool:
     return True
 
 
-def check_outputs(outputs: Sequence[Output], first: Sequence[Output], done: int) -> None:
-    """Raises InvalidInputError where a block after so many rows has other outputs than the first, in any order."""
-    if {o.name: o.shape for o in outputs} != {o.name: o.shape for o in first}:
-        raise InvalidInputError(
-            f"every block must have the outputs of the first, {_shapes(first)}; "
-            f"found {_shapes(outputs)} from row {done} on"
-        )
-
-
-def named_arrays(features: Any) -> dict[str, Any]:
+def _named_arrays(features: Any) -> dict[str, Any]:
     """The arrays of features by the names of their outputs.
 
     Raises:
@@ -153,7 +176,7 @@ def named_arrays(features: Any) -> dict[str, Any]:
     return {n: v if hasattr(v, "dtype") and hasattr(v, "shape") else _asarray(n, v) for n, v in given.items()}
 
 
-def outputs_of(arrays: Mapping[str, Any], dtype: str) -> list[Output]:
+def _outputs(arrays: Mapping[str, Any], dtype: str) -> list[Output]:
     """What the arrays are as outputs.
 
     Raises:
@@ -187,7 +210,7 @@ def _asarray(name: str, values: Any) -> NDArray[Any]:
     return array
 
 
-def stored(output: Output, given: Any, start: int) -> NDArray[Any]:
+def _stored(output: Output, given: Any, start: int) -> NDArray[Any]:
     """Rows in the stored dtype, C-contiguous.
 
     Raises:

@@ -10,10 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featurebank.store._claiming import hidden_file, make_folder
-from featurebank.store._disk import Disk
-from featurebank.store._records import Output
-from featurebank.store._sources import check_outputs, named_arrays, outputs_of, stored
+from featurebank.store._sources import Spool
 from featurebank.store.errors import InvalidInputError
 from featurebank.store.reader import FeatureSet
 
@@ -29,11 +26,13 @@ class BatchWriter:
 
     def __init__(self, folder: Path, add: Callable[..., FeatureSet], dtype: str) -> None:
         self._folder, self._add, self._dtype = folder, add, dtype
-        self._outputs: list[Output] = []
-        self._disks: dict[str, Disk] = {}
+        self._spool = Spool(folder, dtype)
         self._rest: dict[str, list[NDArray[Any]]] = {}
-        self.n_rows = 0
+
+    @property
+    def n_rows(self) -> int:
         """Rows that were written."""
+        return self._spool.n_rows
 
     def write(
         self,
@@ -57,28 +56,16 @@ class BatchWriter:
             InvalidInputError: it does not fit the first batch, or cannot be stored; the batch then is not written.
             StorageError: the disk is full, failing, …
         """
-        block = named_arrays(features)
-        outputs = outputs_of(block, self._dtype)
-        check_outputs(outputs, self._outputs or outputs, self.n_rows)
+        block = self._spool.ready(features)
         rest = {
             name: given for name, given in zip(_RECORDS, (labels, ids, content_hash), strict=True) if given is not None
         }
         rest |= {f"column {name}": values for name, values in (columns or {}).items()}
         arrays = {name: _array(values) for name, values in rest.items()}
-        n_rows = len(next(iter(block.values())))
-        self._check(arrays, n_rows)
-        values = {output.name: stored(output, block[output.name], self.n_rows) for output in outputs}
-        if not self._outputs:
-            make_folder(self._folder)
-            for output in outputs:
-                self._disks[output.name] = hidden_file(self._folder)
-                self._disks[output.name].path.unlink()
-            self._outputs = outputs
-        for name, rows in values.items():
-            self._disks[name].write(self.n_rows * rows[:1].nbytes, rows.reshape(-1).view(np.uint8))
+        self._check(arrays, len(next(iter(block.values()))))
+        self._spool.append(block)
         for name, array in arrays.items():
             self._rest.setdefault(name, []).append(array)
-        self.n_rows += n_rows
 
     def seal(self) -> FeatureSet:
         """Makes a feature set of all rows, as `FeatureStore.add` does, and opens it; the writer is done.
@@ -87,21 +74,19 @@ class BatchWriter:
             InvalidInputError: nothing was written, or what `FeatureStore.add` refuses.
             ExistsError: a set of that key, ids, labels and content hashes is there with something else in it.
         """
-        if not self._outputs:
+        if not self.n_rows:
             raise InvalidInputError("a feature set must have at least one row; found none written")
         rest = {name: np.concatenate(arrays) for name, arrays in self._rest.items()}
         columns = {name.removeprefix("column "): rest.pop(name) for name in [*rest] if name not in _RECORDS}
-        features = {o.name: _Kept(self._disks[o.name], o, self.n_rows) for o in self._outputs}
         try:
-            return self._add(features, columns=columns, **rest)
+            return self._add(self._spool, columns=columns, **rest)
         finally:
             self.close()
 
     def close(self) -> None:
         """Lets go of what was written."""
-        for disk in self._disks.values():
-            disk.close()
-        self._disks, self._outputs, self._rest, self.n_rows = {}, [], {}, 0
+        self._spool.close()
+        self._spool, self._rest = Spool(self._folder, self._dtype), {}
 
     def __enter__(self) -> Self:
         return self
@@ -113,7 +98,7 @@ class BatchWriter:
 
     def _check(self, arrays: Mapping[str, NDArray[Any]], n_rows: int) -> None:
         """Raises where a batch has not what the first one has, or of another number of rows."""
-        if self._outputs and arrays.keys() != self._rest.keys():
+        if self.n_rows and arrays.keys() != self._rest.keys():
             raise InvalidInputError(
                 f"every batch must have what the first has beside features, {', '.join(self._rest) or 'nothing'}; "
                 f"found {', '.join(arrays) or 'nothing'} from row {self.n_rows} on"
@@ -122,23 +107,6 @@ class BatchWriter:
         if len(set(counts.values())) > 1:
             found = ", ".join(f"{count:,} {name}" for name, count in counts.items())
             raise InvalidInputError(f"all that is given of a batch must be of as many rows; found {found}")
-
-
-class _Kept:
-    """Rows in a file, read by slices as of an array."""
-
-    def __init__(self, disk: Disk, output: Output, n_rows: int) -> None:
-        self._disk = disk
-        self.shape, self.dtype = (n_rows, *output.shape), np.dtype(output.dtype)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: slice) -> NDArray[Any]:
-        start, stop, _ = rows.indices(len(self))
-        size = self.dtype.itemsize * int(np.prod(self.shape[1:]))
-        data = self._disk.read(start * size, (stop - start) * size)
-        return data.view(self.dtype).reshape(stop - start, *self.shape[1:])
 
 
 def _array(values: Any) -> NDArray[Any]:
