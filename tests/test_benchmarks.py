@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from checkout import ROOT, loaded
 
-RUNNER = Path(__file__).parent.parent / "benchmarks" / "run_all.py"
 LINE = '{"name": "%s", "ours": 2.0, "reference": 8.0, "ratio": 0.25, "unit": "s", "bound": "at most 0.5"}'
 
 
 @pytest.fixture(scope="module")
 def run_all() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("run_all", RUNNER)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded(ROOT / "benchmarks" / "run_all.py")
 
 
 @pytest.fixture

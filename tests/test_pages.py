@@ -6,7 +6,6 @@ of the demo's shape, whose features are made up. Blocks that cannot run here are
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shlex
@@ -16,13 +15,13 @@ import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from checkout import ROOT, loaded
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -30,7 +29,6 @@ from featurebank.pipelines.cli import _command
 from featurebank.pipelines.extracting.config import RunConfig
 from featurebank.store import FeatureStore
 
-ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 NEWCOMER = ROOT / "benchmarks" / "newcomer.py"
 DEMO = yaml.safe_load((ROOT / "pipelines" / "extracting" / "demo.yaml").read_text(encoding="utf-8"))
@@ -38,16 +36,7 @@ N_ROWS, N_FEATURES, N_CLASSES = 120, 32, 10
 AT_MOST = 600  # seconds of one page, beside everything else that runs
 
 
-def _newcomer() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("newcomer", NEWCOMER)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-newcomer = _newcomer()
+newcomer = loaded(ROOT / "benchmarks" / "newcomer.py")
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCKS = [block for page in PAGES for block in newcomer.blocks_of(page)]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import graphlib
-import importlib.util
 import os
 import re
 import shutil
@@ -15,7 +14,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from checkout import ROOT, command, committed
+from checkout import ROOT, command, committed, loaded
 
 PACKAGE = ROOT / "src" / "featurebank"
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -188,11 +187,7 @@ def test_constraints_pin_each_package_once_by_name_and_version() -> None:
 
 
 def test_d16_looking_for_children_outlives_threads_that_end_meanwhile() -> None:
-    found = importlib.util.spec_from_file_location("root_conftest", ROOT / "tests" / "conftest.py")
-    assert found is not None
-    assert found.loader is not None
-    conftest = importlib.util.module_from_spec(found)
-    found.loader.exec_module(conftest)
+    conftest = loaded(ROOT / "tests" / "conftest.py")
     stop = threading.Event()
 
     def come_and_go() -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from serving import Server, serving
+from serving import Server
 
 from featurebank.store import (
     CorruptError,
@@ -28,12 +28,6 @@ pytest.importorskip("aiohttp")
 N, D = 6000, 192
 X = np.random.default_rng(0).normal(size=(N, D)).astype(np.float16)
 Y = np.arange(N) % 3
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    with serving(tmp_path) as served:
-        yield served
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import gzip
 import pickle
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from feature_sets import KEY, N_ROWS, make_values
-from serving import Server, serving
+from serving import Server
 
 from featurebank.store import (
     CorruptError,
@@ -34,12 +34,6 @@ from featurebank.store.addresses import Url
 pytest.importorskip("fsspec")
 pytest.importorskip("aiohttp")
 ROWS, WIDTH, AT_ONCE = 20_000, 192, 1024
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    with serving(tmp_path) as served:
-        yield served
 
 
 @pytest.fixture

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-__all__ = ["ROOT", "command", "committed"]
+__all__ = ["ROOT", "command", "committed", "loaded"]
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -28,3 +30,13 @@ def committed() -> list[str]:
     if done is None or done.returncode != 0:
         pytest.skip("not a git checkout")
     return [name for name in sorted(set(done.stdout.split("\0")) - {""}) if (ROOT / name).is_file()]
+
+
+def loaded(script: Path) -> ModuleType:
+    """A script as a module, wherever it lies."""
+    spec = importlib.util.spec_from_file_location(script.stem, script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
