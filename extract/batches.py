@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from featurebank.extract import in_flight
-from featurebank.extract.contents import Part, Raw
+from featurebank.extract.contents import REQUESTS, Part, Raw
 from featurebank.extract.datasets.contract import Split
 from featurebank.extract.decode import decoded
 from featurebank.extract.errors import DatasetError, ImageError, fault
@@ -35,8 +35,6 @@ __all__ = ["Batch", "Part", "Preparer", "Reader", "Shelves", "batches", "pixels_
 
 Later: TypeAlias = Callable[[], Raw | None]
 
-READERS: Final = 32
-"""Requests under way at once, where storage is waited for."""
 REQUEST: Final = "featurebank-request"
 WAITED_SECONDS: Final = 0.002
 REMEMBERED: Final = 16
@@ -164,7 +162,7 @@ class Reader:
         self._ahead = in_flight.Ahead(in_flight.encoded)
         self._waited = 0.0
         self._largest = 0
-        self._pool = ThreadPoolExecutor(READERS, REQUEST)
+        self._pool = ThreadPoolExecutor(REQUESTS, REQUEST)
 
     def close(self) -> None:
         """Ends its threads; nothing is read any more."""
@@ -196,7 +194,7 @@ class Reader:
     @property
     def _is_waiting(self) -> bool:
         """Whether more requests at a time would help, and what they bring would not fill the room there is."""
-        return self._waited > WAITED_SECONDS and 2 * READERS * self._largest < in_flight.encoded
+        return self._waited > WAITED_SECONDS and 2 * REQUESTS * self._largest < in_flight.encoded
 
     def _read_ahead(self, batch: Batch, offset: int) -> None:
         if not self._ahead.full:

@@ -28,7 +28,8 @@ FEW: Final = 0.01
 """Where no larger share of all contents is unknown, these are read first, and then all are known."""
 SAVE_SECONDS: Final = 30.0
 SAMPLE: Final = 64
-READERS: Final = 32
+REQUESTS: Final = 32
+"""Of contents, under way at once, where storage is waited for."""
 BLOCK: Final = 16
 
 
@@ -82,7 +83,7 @@ class Contents:
         if not missing.size:
             return
         blocks = [missing[first : first + BLOCK].tolist() for first in range(0, len(missing), BLOCK)]
-        with ThreadPoolExecutor(READERS, "hash") as pool:
+        with ThreadPoolExecutor(REQUESTS, "hash") as pool:
             digests = b"".join(pool.map(self._digests, blocks))
         self.hashes[missing] = np.frombuffer(digests, np.uint8).reshape(-1, 16)
         self.known[missing] = True
